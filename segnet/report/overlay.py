@@ -1,0 +1,317 @@
+"""A preview PNG: axial slices through a lesion with the outlines of prediction and truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+
+from segnet.errors import InputError
+from segnet.metrics import as_mask, dice, volume_ml
+from segnet.report._png import font, save_png
+
+SCALE = 2  # device pixels per point: the page is drawn at twice its nominal size
+PANEL, GAP, MARGIN = 300 * SCALE, 8 * SCALE, 20 * SCALE
+BACKGROUND, INK, QUIET = (17, 19, 23), (240, 242, 245), (154, 160, 170)
+# Sky blue and orange of the Okabe-Ito palette: distinct on grey under every common colour vision.
+PRED_RGB, TRUTH_RGB = (240, 160, 30), (86, 190, 245)
+LINE, HALO, DASH = 1.5 * SCALE, 3.0 * SCALE, 7 * SCALE
+
+# Squares of one dash length; a line through them is cut into dashes, whatever its direction.
+_CHECKER = np.add.outer(np.arange(PANEL) // DASH, np.arange(PANEL) // DASH) % 2 == 0
+
+_Box = tuple[float, float, float, float]
+
+
+def overlay_png(
+    path: str | Path,
+    image_zyx: ArrayLike,
+    pred_zyx: ArrayLike,
+    truth_zyx: ArrayLike | None = None,
+    *,
+    window_hu: tuple[float, float],
+    spacing_zyx_mm: Sequence[float],
+    n_slices: int = 4,
+    title: str | None = None,
+) -> None:
+    """Write a PNG of `n_slices` axial slices around the lesion with its outlines.
+
+    Slices are spread over the lesion's extent and include the one of largest area (of the truth, else of the
+    prediction). Display is radiological: the patient's right is on the left, anterior is up. Arrays are
+    canonical RAS turned to (Z, Y, X). Outlines run along the half level of the masks; where both coincide the
+    line alternates between the two colours.
+
+    Parameters
+    ----------
+    path : file to write, atomically
+    image_zyx : HU, shape (Z, Y, X)
+    pred_zyx, truth_zyx : masks of the same shape; either may be empty
+    window_hu : grey levels from black to white
+    spacing_zyx_mm : mm, in that order; panels keep the true proportions in plane
+    n_slices : panels in a row, fewer where the volume has fewer slices
+    title : heading, such as the case
+
+    Raises
+    ------
+    InputError
+        If shapes differ, a mask is not 0/1, the window or spacing is not usable, or `n_slices` is below 1.
+    """
+    image = np.asarray(image_zyx)
+    pred = as_mask(pred_zyx, "pred_zyx")
+    truth = None if truth_zyx is None else as_mask(truth_zyx, "truth_zyx")
+    spacing = _check(image, pred, truth, window_hu, spacing_zyx_mm, n_slices)
+    either = pred if truth is None else pred | truth
+    main = truth if truth is not None and truth.any() else pred
+    slices = _choose_slices(either, main, n_slices)
+    box = _field_of_view(either, spacing[1:])
+    panels = [_panel(image[z], pred[z], None if truth is None else truth[z], box, window_hu) for z in slices]
+    top = (74 if title else 48) * SCALE
+    page = _page(panels, _captions(slices, main, len(image), spacing[0]), _field_mm(box, spacing[1:]), top)
+    _header(page, pred, truth, spacing, title)
+    save_png(page, path)
+
+
+def _check(
+    image: NDArray[np.generic],
+    pred: NDArray[np.bool_],
+    truth: NDArray[np.bool_] | None,
+    window_hu: tuple[float, float],
+    spacing_zyx_mm: Sequence[float],
+    n_slices: int,
+) -> NDArray[np.float64]:
+    if image.ndim != 3 or 0 in image.shape:
+        raise InputError(
+            f"image_zyx: expected shape (Z, Y, X) without empty axes, got {image.shape}; pass one volume"
+        )
+    for name, mask in (("pred_zyx", pred), ("truth_zyx", truth)):
+        if mask is not None and mask.shape != image.shape:
+            raise InputError(
+                f"{name}: expected shape {image.shape} like image_zyx, got {mask.shape}; "
+                "resample the mask onto the image's grid"
+            )
+    lo, hi = window_hu
+    if not (np.isfinite(lo) and np.isfinite(hi) and lo < hi):
+        raise InputError(
+            f"window_hu: expected two finite levels, low before high, got {tuple(window_hu)}; "
+            "(-1000, 400) suits lung, (-160, 240) soft tissue"
+        )
+    spacing = np.asarray(spacing_zyx_mm, dtype=np.float64)
+    if spacing.shape != (3,) or not np.all(np.isfinite(spacing)) or not np.all(spacing > 0):
+        raise InputError(
+            f"spacing_zyx_mm: expected three positive lengths in mm, got {tuple(spacing_zyx_mm)}; "
+            "give them in the order Z, Y, X"
+        )
+    if n_slices < 1:
+        raise InputError(f"n_slices: expected at least 1, got {n_slices}; 4 is usual")
+    return spacing
+
+
+def _choose_slices(either: NDArray[np.bool_], main: NDArray[np.bool_], n: int) -> list[int]:
+    """Up to `n` ascending slice numbers spread over the lesion, the one of largest area among them."""
+    depth = len(either)
+    n = min(n, depth)
+    held = np.flatnonzero(either.any(axis=(1, 2)))
+    largest = int(main.sum(axis=(1, 2)).argmax()) if held.size else depth // 2
+    first, last = (int(held[0]), int(held[-1])) if held.size else (largest, largest)
+    extent = last - first + 1
+    if extent <= n:
+        start = min(max(first - (n - extent) // 2, 0), depth - n)
+        return list(range(start, start + n))
+    chosen = [first + int((i + 0.5) * extent / n) for i in range(n)]
+    nearest = min(range(n), key=lambda i: abs(chosen[i] - largest))
+    chosen[nearest] = largest
+    return sorted(chosen)
+
+
+def _field_of_view(either: NDArray[np.bool_], spacing_yx: NDArray[np.float64]) -> _Box:
+    """Square field around the lesion, (top, left, bottom, right) in pixel edges; may exceed the image."""
+    shape = np.array(either.shape[1:], dtype=np.float64)
+    if either.any():
+        rows, columns = np.flatnonzero(either.any(axis=(0, 2))), np.flatnonzero(either.any(axis=(0, 1)))
+        low = np.array([rows[0], columns[0]], dtype=np.float64)
+        high = np.array([rows[-1], columns[-1]], dtype=np.float64) + 1.0
+    else:
+        low, high = shape / 4.0, shape * 3.0 / 4.0
+    side_mm = max(2.0 * float(((high - low) * spacing_yx).max()), 48.0)
+    side = min(side_mm, float((shape * spacing_yx).max())) / spacing_yx
+    start = (low + high) / 2.0 - side / 2.0
+    # Shift into the image where it is large enough, centre the image where it is not.
+    start = np.where(side <= shape, np.clip(start, 0.0, np.maximum(shape - side, 0.0)), (shape - side) / 2.0)
+    return float(start[0]), float(start[1]), float(start[0] + side[0]), float(start[1] + side[1])
+
+
+def _field_mm(box: _Box, spacing_yx: NDArray[np.float64]) -> float:
+    return (box[2] - box[0]) * float(spacing_yx[0])
+
+
+def _resample(
+    plane: NDArray[np.float32], box: _Box, method: Image.Resampling, outside: Literal["edge", "constant"]
+) -> NDArray[np.float32]:
+    """Sample plane (Y, X) over `box` onto (PANEL, PANEL): anterior up, patient's right on the left."""
+    top, left, bottom, right = box
+    y0, x0 = max(int(np.floor(top)), 0), max(int(np.floor(left)), 0)
+    plane = plane[y0 : int(np.ceil(bottom)) + 1, x0 : int(np.ceil(right)) + 1]
+    pad = [
+        (max(int(np.ceil(y0 - top)), 0), max(int(np.ceil(bottom)) - y0 - plane.shape[0], 0)),
+        (max(int(np.ceil(x0 - left)), 0), max(int(np.ceil(right)) - x0 - plane.shape[1], 0)),
+    ]
+    source = Image.fromarray(np.pad(plane, pad, mode=outside))
+    dy, dx = pad[0][0] - y0, pad[1][0] - x0
+    inner = (left + dx, top + dy, min(right + dx, source.width), min(bottom + dy, source.height))
+    return np.asarray(source.resize((PANEL, PANEL), method, box=inner), dtype=np.float32)[::-1, ::-1]
+
+
+def _panel(
+    image: NDArray[np.generic],
+    pred: NDArray[np.bool_],
+    truth: NDArray[np.bool_] | None,
+    box: _Box,
+    window_hu: tuple[float, float],
+) -> Image.Image:
+    lo, hi = window_hu
+    # Clipped first so that cubic interpolation does not ring at metal or at the border of padding.
+    grey = (np.clip(np.nan_to_num(image.astype(np.float32)), lo, hi) - lo) / (hi - lo)
+    level = np.clip(_resample(grey, box, Image.Resampling.BICUBIC, "edge"), 0.0, 1.0)[
+        :, :, None
+    ] * np.float32(255.0)
+    held = _resample(np.ones_like(grey), box, Image.Resampling.NEAREST, "constant")[:, :, None] > 0.5
+    colour = np.where(held, level, np.array(BACKGROUND, dtype=np.float32))
+    lines = [
+        (_distance(mask, box), rgb)
+        for mask, rgb in ((truth, TRUTH_RGB), (pred, PRED_RGB))
+        if mask is not None and mask.any()
+    ]
+    # All halos lie below all lines.
+    for distance, _ in lines:
+        _stroke(colour, distance, (0, 0, 0), HALO, 0.45)
+    for k, (distance, rgb) in enumerate(lines):
+        shared = k == 1 and (lines[0][0] < LINE) & _CHECKER
+        _stroke(colour, np.where(shared, np.inf, distance), rgb, LINE, 1.0)
+    return Image.fromarray(np.rint(colour).astype(np.uint8))
+
+
+def _distance(mask: NDArray[np.bool_], box: _Box) -> NDArray[np.float64]:
+    """Distance in device pixels of each point of the panel to the half-level contour of `mask`."""
+    # Only a change inside the panel is a contour: a lesion cut by the panel's border has no line along it.
+    inside = _resample(mask.astype(np.float32), box, Image.Resampling.BILINEAR, "constant") >= 0.5
+    if inside.all() or not inside.any():
+        return np.full(inside.shape, np.inf)
+    distance: NDArray[np.float64] = (
+        np.where(inside, ndimage.distance_transform_edt(inside), ndimage.distance_transform_edt(~inside))
+        - 0.5
+    )
+    return distance
+
+
+def _stroke(
+    colour: NDArray[np.float32],
+    distance: NDArray[np.float64],
+    rgb: tuple[int, int, int],
+    width: float,
+    strength: float,
+) -> None:
+    """Blend an antialiased line of `width` device pixels into `colour` (PANEL, PANEL, 3), in place."""
+    alpha = (strength * np.clip(width / 2 + 0.5 - distance, 0.0, 1.0)).astype(np.float32)[:, :, None]
+    colour *= 1.0 - alpha
+    colour += alpha * np.array(rgb, dtype=np.float32)
+
+
+def _captions(slices: list[int], main: NDArray[np.bool_], depth: int, dz_mm: float) -> list[tuple[str, str]]:
+    largest = int(main.sum(axis=(1, 2)).argmax()) if main.any() else slices[len(slices) // 2]
+    out = []
+    for z in slices:
+        offset = (z - largest) * dz_mm
+        where = ("largest area" if main.any() else "centre") if z == largest else f"{offset:+.1f} mm"
+        out.append((f"slice {z + 1} of {depth}", where))
+    return out
+
+
+def _page(
+    panels: list[Image.Image], captions: list[tuple[str, str]], field_mm: float, top: int
+) -> Image.Image:
+    foot = 34 * SCALE
+    width = 2 * MARGIN + max(len(panels) * PANEL + (len(panels) - 1) * GAP, 400 * SCALE)  # 400: the legend
+    page = Image.new("RGB", (width, top + PANEL + foot), BACKGROUND)
+    draw = ImageDraw.Draw(page)
+    for i, (panel, (name, where)) in enumerate(zip(panels, captions, strict=True)):
+        left = MARGIN + i * (PANEL + GAP)
+        page.paste(panel, (left, top))
+        base = top + PANEL + 20 * SCALE
+        draw.text((left, base), name, font=font(12 * SCALE), fill=INK, anchor="ls")
+        after = left + font(12 * SCALE).getlength(name) + 10 * SCALE
+        draw.text((after, base), where, font=font(12 * SCALE), fill=QUIET, anchor="ls")
+    _orientation(draw, MARGIN, top)
+    _scale_bar(draw, MARGIN, top, field_mm)
+    return page
+
+
+def _shadowed(draw: ImageDraw.ImageDraw, xy: tuple[float, float], text: str, size: int, anchor: str) -> None:
+    draw.text(xy, text, font=font(size), fill=INK, anchor=anchor, stroke_width=SCALE, stroke_fill=(0, 0, 0))
+
+
+def _orientation(draw: ImageDraw.ImageDraw, left: int, top: int) -> None:
+    inset = 9 * SCALE
+    _shadowed(draw, (left + inset, top + PANEL / 2), "R", 12 * SCALE, "lm")
+    _shadowed(draw, (left + PANEL - inset, top + PANEL / 2), "L", 12 * SCALE, "rm")
+    _shadowed(draw, (left + PANEL / 2, top + inset), "A", 12 * SCALE, "mt")
+
+
+def _scale_bar(draw: ImageDraw.ImageDraw, left: int, top: int, field_mm: float) -> None:
+    length = round(PANEL * 10.0 / field_mm)
+    x, y = left + 12 * SCALE, top + PANEL - 14 * SCALE
+    draw.rectangle((x - SCALE, y - SCALE, x + length - 1 + SCALE, y + 2 * SCALE - 1 + SCALE), fill=(0, 0, 0))
+    draw.rectangle((x, y, x + length - 1, y + 2 * SCALE - 1), fill=INK)
+    _shadowed(draw, (x, y - 6 * SCALE), "10 mm", 11 * SCALE, "ls")
+
+
+def _header(
+    page: Image.Image,
+    pred: NDArray[np.bool_],
+    truth: NDArray[np.bool_] | None,
+    spacing: NDArray[np.float64],
+    title: str | None,
+) -> None:
+    draw = ImageDraw.Draw(page)
+    room = page.width - 2 * MARGIN
+    if title:
+        draw.text(
+            (MARGIN, 30 * SCALE),
+            _fit(title, font(17 * SCALE), room),
+            font=font(17 * SCALE),
+            fill=INK,
+            anchor="ls",
+        )
+    volumes = [
+        f"{volume_ml(m, spacing.tolist()):.2f} ml" if m.any() else "empty"
+        for m in (pred, truth)
+        if m is not None
+    ]
+    entries: list[tuple[str, tuple[int, int, int] | None]] = [(f"prediction {volumes[0]}", PRED_RGB)]
+    if truth is not None:
+        score = dice(pred, truth)
+        entries.append((f"truth {volumes[1]}", TRUTH_RGB))
+        if not np.isnan(score):
+            entries.append((f"Dice {score:.3f}", None))
+    x, base, face = float(MARGIN), (56 if title else 30) * SCALE, font(13 * SCALE)
+    for text, rgb in entries:
+        if rgb is not None:
+            y = base - 4.5 * SCALE
+            draw.rectangle((x, y - LINE / 2, x + 18 * SCALE, y + LINE / 2), fill=rgb)
+            x += 25 * SCALE
+        draw.text((x, base), text, font=face, fill=INK if rgb is None else QUIET, anchor="ls")
+        x += face.getlength(text) + 24 * SCALE
+
+
+def _fit(text: str, face: ImageFont.FreeTypeFont, room: float) -> str:
+    """`text`, shortened at its end to `room` device pixels."""
+    text = " ".join(text.split())
+    if face.getlength(text) <= room:
+        return text
+    while text and face.getlength(text + "…") > room:
+        text = text[:-1]
+    return text + "…"

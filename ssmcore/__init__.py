@@ -1,0 +1,29 @@
+"""State space model kernels for CPUs: NumPy in, NumPy out. `ssmcore.torch` has the same for tensors, with gradients."""
+
+from __future__ import annotations
+
+from ._explain import explain
+from ._spec import ArgumentError, ArgumentTypeError
+from .backends import BackendError, use_backend
+from .backends import names as backend_names
+from .ops.discretize import DiscretizeGradients, discretize, discretize_vjp
+from .ops.gate_crop import gate_crop, gate_crop_vjp
+from .ops.selective_scan import SelectiveScanGradients, selective_scan, selective_scan_vjp
+
+__version__ = "0.1.0"
+__all__ = [
+    "ArgumentError",
+    "ArgumentTypeError",
+    "BackendError",
+    "DiscretizeGradients",
+    "SelectiveScanGradients",
+    "backend_names",
+    "discretize",
+    "discretize_vjp",
+    "explain",
+    "gate_crop",
+    "gate_crop_vjp",
+    "selective_scan",
+    "selective_scan_vjp",
+    "use_backend",
+]

@@ -1,0 +1,30 @@
+/* x86-64 with AVX-512 F, BW, DQ and VL. */
+#if defined(__x86_64__)
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))), apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512")
+#endif
+#include <immintrin.h>
+
+#define ISA avx512
+#define VECTOR_BYTES 64
+#define SCALE2_F32(p, k) ((vec)_mm512_scalef_ps((__m512)(p), (__m512)(k)))
+#define SCALE2_F64(p, k) ((vec)_mm512_scalef_pd((__m512d)(p), (__m512d)(k)))
+#define RECIPROCAL_F32(x) ((vec)reciprocal_f32_avx512((__m512)(x)))
+
+/* Estimate (14 bits) and one Newton step; where the step itself is not a number (0 or infinity) the estimate is exact. */
+static inline __attribute__((always_inline)) __m512 reciprocal_f32_avx512(__m512 x) {
+    __m512 estimate = _mm512_rcp14_ps(x);
+    __m512 error = _mm512_fnmadd_ps(x, estimate, _mm512_set1_ps(1.0f));
+    __m512 refined = _mm512_fmadd_ps(estimate, error, estimate);
+    return _mm512_mask_mov_ps(refined, _mm512_cmp_ps_mask(refined, refined, _CMP_UNORD_Q), estimate);
+}
+
+#include "selective_scan_types.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#else
+typedef int ssmcore_no_avx512;
+#endif

@@ -1,0 +1,33 @@
+/* Both types of one instruction set. The including file sets ISA and VECTOR_BYTES. */
+#include <stdint.h>
+#include <stdlib.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#include "selective_scan.h"
+
+#define JOIN3(a, b, c) a##b##c
+#define NAMED(x, type, isa) JOIN3(x, type, isa)
+
+#define REAL float
+#define INT int32_t
+#define REAL_IS_DOUBLE 0
+#define VL (VECTOR_BYTES / 4)
+#define NAME(x) NAMED(x, _f32_, ISA)
+#ifdef SCALE2_F32
+#define SCALE2(p, k_real, k_int) SCALE2_F32(p, k_real)
+#define RECIPROCAL(x) RECIPROCAL_F32(x)
+#endif
+#include "selective_scan_impl.h"
+#include "vecmath_end.h"
+
+#define REAL double
+#define INT int64_t
+#define REAL_IS_DOUBLE 1
+#define VL (VECTOR_BYTES / 8)
+#define NAME(x) NAMED(x, _f64_, ISA)
+#ifdef SCALE2_F64
+#define SCALE2(p, k_real, k_int) SCALE2_F64(p, k_real)
+#endif
+#include "selective_scan_impl.h"
+#include "vecmath_end.h"

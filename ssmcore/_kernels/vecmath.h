@@ -1,0 +1,177 @@
+/* Vectors of VL lanes in the compiler's portable vector extension, and the few functions a scan needs.
+ *
+ * The including file sets REAL (float or double), INT (an integer of the same size), VL, NAME(x) (the suffix of this
+ * instruction set and type) and, where the instruction set has them, SCALE2(p, k) = p * 2^k and RECIPROCAL(x).
+ * No fast-math anywhere: NaN and infinity come out where IEEE arithmetic has them. Results below 2^-125
+ * (2^-1021) become 0.
+ */
+#include <stdint.h>
+
+typedef REAL NAME(vec) __attribute__((vector_size(VL * sizeof(REAL))));
+typedef INT NAME(ivec) __attribute__((vector_size(VL * sizeof(REAL))));
+#define vec NAME(vec)
+#define ivec NAME(ivec)
+#define INLINE static inline __attribute__((always_inline, unused))
+
+#if REAL_IS_DOUBLE
+#define MANTISSA 52
+#define EXPONENT_BIAS 1023
+#define ROUND_MAGIC 6755399441055744.0
+#define EXP2_HIGH 1024.0
+#define EXP2_LOW -1021.0
+#define LN2_HIGH 6.93147180369123816490e-01
+#define LN2_LOW 1.90821492927058770002e-10
+#else
+#define MANTISSA 23
+#define EXPONENT_BIAS 127
+#define ROUND_MAGIC 12582912.0f
+#define EXP2_HIGH 128.0f
+#define EXP2_LOW -125.0f
+#define LN2_HIGH 6.93359375e-1f
+#define LN2_LOW -2.12194440e-4f
+#endif
+#define LOG2_E ((REAL)1.44269504088896340736)
+
+INLINE vec NAME(splat)(REAL x) { return x - (vec){0}; }
+INLINE vec NAME(select)(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
+
+/* Nearest integer, |x| < 2^22 (2^51); `bits` receives it as an integer. */
+INLINE vec NAME(round)(vec x, ivec *bits) {
+    vec shifted = x + ROUND_MAGIC;
+    *bits = (ivec)shifted - (ivec)NAME(splat)(ROUND_MAGIC);
+    return shifted - ROUND_MAGIC;
+}
+
+/* p * 2^k for p near 1 and -125 <= k <= 128 (-1021, 1024): two factors, so that 2^128 overflows only where it should. */
+#ifndef SCALE2
+INLINE vec NAME(scale2)(vec p, ivec k) {
+    ivec half = (k - 1 + EXPONENT_BIAS) << MANTISSA;
+    return p * (vec)half * 2;
+}
+#define SCALE2(p, k_real, k_int) NAME(scale2)(p, k_int)
+#endif
+#ifndef RECIPROCAL
+#define RECIPROCAL(x) (1 / (x))
+#endif
+
+/* The two ends, kept out of the polynomial's way: values above are clamped to overflow, below to the smallest result. */
+INLINE vec NAME(clamp_exp2)(vec x) {
+    x = NAME(select)(x > EXP2_HIGH, NAME(splat)(EXP2_HIGH), x);
+    return NAME(select)(x < EXP2_LOW, NAME(splat)(EXP2_LOW), x);
+}
+
+/* 2^x. 2^0 is exactly 1, so that a step of length 0 leaves the state alone. */
+INLINE vec NAME(exp2)(vec x) {
+    ivec k;
+    vec clamped = NAME(clamp_exp2)(x);
+    vec whole = NAME(round)(clamped, &k);
+    vec r = clamped - whole;
+#if REAL_IS_DOUBLE
+    vec q = NAME(splat)(4.4549605981865183938e-10);
+    q = q * r + 7.0725859492692236999e-9;
+    q = q * r + 1.0178062445845773521e-7;
+    q = q * r + 1.3215442587921689653e-6;
+    q = q * r + 0.000015252733829836118394;
+    q = q * r + 0.00015403530441736050155;
+    q = q * r + 0.001333355814641693531;
+    q = q * r + 0.0096181291076068885273;
+    q = q * r + 0.055504108664821594339;
+    q = q * r + 0.2402265069591009822;
+    q = q * r + 0.69314718055994530942;
+#else
+    vec q = NAME(splat)(0.00015453162945120690177f);
+    q = q * r + 0.0013390863364671234381f;
+    q = q * r + 0.0096180825572778514913f;
+    q = q * r + 0.055503571142190778186f;
+    q = q * r + 0.24022650760568126945f;
+    q = q * r + 0.69314718802622878106f;
+#endif
+    vec p = q * r + 1;
+    return NAME(select)(x < EXP2_LOW, NAME(splat)(0), SCALE2(p, whole, k));
+}
+
+/* Everything the exact (zoh) discretisation needs of e^x, without cancellation near 0:
+ * exp_x = e^x, phi = (e^x - 1)/x, dphi = phi'(x) = (e^x - phi)/x. */
+INLINE void NAME(exp_phi)(vec x, vec *exp_x, vec *phi, vec *dphi) {
+    ivec k;
+    vec clamped = NAME(clamp_exp2)(x * LOG2_E);
+    vec whole = NAME(round)(clamped, &k);
+    ivec low = x < EXP2_LOW * (LN2_HIGH + LN2_LOW);
+    ivec high = x > EXP2_HIGH * (LN2_HIGH + LN2_LOW);
+    vec r = x - whole * LN2_HIGH - whole * LN2_LOW;
+    r = NAME(select)(low | high, NAME(splat)(0), r);
+#if REAL_IS_DOUBLE
+    vec q = NAME(splat)(1.6086627956780368844e-10);
+    q = q * r + 2.0918137737642736429e-9;
+    q = q * r + 2.5052071094293546753e-8;
+    q = q * r + 2.7557263278088496905e-7;
+    q = q * r + 2.7557319247218730776e-6;
+    q = q * r + 0.000024801587336442237861;
+    q = q * r + 0.00019841269841263299129;
+    q = q * r + 0.0013888888888879073994;
+    q = q * r + 0.008333333333333334007;
+    q = q * r + 0.041666666666666676774;
+    q = q * r + 0.16666666666666666667;
+    q = q * r + 0.5;
+#else
+    vec q = NAME(splat)(0.00019890990824673653848f);
+    q = q * r + 0.001393364999630925043f;
+    q = q * r + 0.0083333109254809008349f;
+    q = q * r + 0.041666464925285905408f;
+    q = q * r + 0.16666666681623231402f;
+    q = q * r + 0.50000000134658092001f;
+#endif
+    vec p = (q * r + 1) * r; /* e^r - 1 */
+    vec e = SCALE2(p + 1, whole, k);
+    e = NAME(select)(low, NAME(splat)(0), e);
+    vec scale = SCALE2(NAME(splat)(1), whole, k);
+    vec em1 = p * scale + (scale - 1);
+    em1 = NAME(select)(low, NAME(splat)(-1), em1);
+    em1 = NAME(select)(k > MANTISSA + 8, e, em1);
+    ivec near = k == 0;
+    vec inv = 1 / x;
+    vec f = NAME(select)(near, q * r + 1, em1 * inv);
+    *exp_x = e;
+    *phi = f;
+    *dphi = NAME(select)(near, q * (r - 1) + 1, (e - f) * inv);
+}
+
+INLINE vec NAME(exp)(vec x) {
+    vec e, phi, dphi;
+    NAME(exp_phi)(x, &e, &phi, &dphi);
+    return e;
+}
+
+/* log(1 + e^x) = max(x, 0) + 2 artanh(s), s = e/(2 + e), e = exp(-|x|); above 20 the identity, as torch has it. */
+INLINE vec NAME(softplus)(vec x) {
+    vec e = NAME(exp)(NAME(select)(x < 0, x, -x));
+    vec s = e / (e + 2);
+    vec w = s * s;
+#if REAL_IS_DOUBLE
+    vec q = NAME(splat)(0.080362830673391359166);
+    q = q * w + 0.028927044988338250322;
+    q = q * w + 0.050490927343170297784;
+    q = q * w + 0.052274737577654313479;
+    q = q * w + 0.058853092776241545906;
+    q = q * w + 0.066664997601925853657;
+    q = q * w + 0.076923141106323210244;
+    q = q * w + 0.090909089260906135886;
+    q = q * w + 0.11111111113820865993;
+    q = q * w + 0.14285714285687825765;
+    q = q * w + 0.2000000000000013402;
+    q = q * w + 0.33333333333333330667;
+#else
+    vec q = NAME(splat)(0.12196954042011512453f);
+    q = q * w + 0.10699280253339271618f;
+    q = q * w + 0.14310103704218619165f;
+    q = q * w + 0.19999355623431165808f;
+    q = q * w + 0.3333333951321698478f;
+#endif
+    q = q * w + 1;
+    vec tail = s * q * 2;
+    vec positive = NAME(select)(x > 0, x, NAME(splat)(0));
+    vec sum = positive + tail;
+    return NAME(select)(x > 20, x, sum);
+}
+
+INLINE vec NAME(sigmoid)(vec x) { return 1 / (1 + NAME(exp)(-x)); }

@@ -1,0 +1,19 @@
+/* Takes back what vecmath.h and its includer defined, for the next type. */
+#undef REAL
+#undef INT
+#undef REAL_IS_DOUBLE
+#undef VL
+#undef NAME
+#undef SCALE2
+#undef RECIPROCAL
+#undef MANTISSA
+#undef EXPONENT_BIAS
+#undef ROUND_MAGIC
+#undef EXP2_HIGH
+#undef EXP2_LOW
+#undef LN2_HIGH
+#undef LN2_LOW
+#undef LOG2_E
+#undef vec
+#undef ivec
+#undef INLINE

@@ -1,0 +1,124 @@
+"""Inlined elementary functions for numba kernels, in the argument's own precision, so that loops over channels vectorise.
+
+numba's own `math.exp` stays a scalar call. Coefficients are those of vecmath.h.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+_EXP2 = {  # (2^r - 1)/r on |r| <= 1/2, lowest power first
+    32: (
+        0.69314718802622878106,
+        0.24022650760568126945,
+        0.055503571142190778186,
+        0.0096180825572778514913,
+        0.0013390863364671234381,
+        0.00015453162945120690177,
+    ),
+    64: (
+        0.69314718055994530942,
+        0.2402265069591009822,
+        0.055504108664821594339,
+        0.0096181291076068885273,
+        0.001333355814641693531,
+        0.00015403530441736050155,
+        0.000015252733829836118394,
+        1.3215442587921689653e-6,
+        1.0178062445845773521e-7,
+        7.0725859492692236999e-9,
+        4.4549605981865183938e-10,
+    ),
+}
+_SECOND_DIFFERENCE = {  # (e^r - 1 - r)/r^2 on |r| <= 0.3466
+    32: (
+        0.50000000134658092001,
+        0.16666666681623231402,
+        0.041666464925285905408,
+        0.0083333109254809008349,
+        0.001393364999630925043,
+        0.00019890990824673653848,
+    ),
+    64: (
+        0.5,
+        0.16666666666666666667,
+        0.041666666666666676774,
+        0.008333333333333334007,
+        0.0013888888888879073994,
+        0.00019841269841263299129,
+        0.000024801587336442237861,
+        2.7557319247218730776e-6,
+        2.7557263278088496905e-7,
+        2.5052071094293546753e-8,
+        2.0918137737642736429e-9,
+        1.6086627956780368844e-10,
+    ),
+}
+_FORMAT = {32: (23, 127, 128.0, -125.0), 64: (52, 1023, 1024.0, -1021.0)}  # mantissa bits, bias, ends of exp2
+
+
+def _horner(builder: Any, kind: ir.Type, coefficients: tuple[float, ...], r: Any) -> Any:
+    total = ir.Constant(kind, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        total = builder.fadd(builder.fmul(total, r), ir.Constant(kind, coefficient))
+    return total
+
+
+@intrinsic
+def like(typingctx: Any, number: Any, x: Any) -> Any:
+    """`number` in the type of x, where a plain literal would turn float32 arithmetic into float64."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return context.cast(builder, args[0], signature.args[0], x)
+
+    return x(number, x), codegen
+
+
+@intrinsic
+def exp2(typingctx: Any, x: Any) -> Any:
+    """2^x; exactly 1 at 0, 0 below 2^-125 (2^-1021), infinity and NaN as IEEE has them."""
+    if x not in (types.float32, types.float64):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        (value,) = args
+        bits = x.bitwidth
+        mantissa, bias, high, low = _FORMAT[bits]
+        real, integer = value.type, ir.IntType(bits)
+
+        def constant(number: float) -> ir.Constant:
+            return ir.Constant(real, number)
+
+        above = builder.fcmp_ordered(">", value, constant(high))
+        clamped = builder.select(above, constant(high), value)
+        below = builder.fcmp_ordered("<", value, constant(low))
+        clamped = builder.select(below, constant(low), clamped)
+        rint = builder.module.declare_intrinsic("llvm.rint", [real])
+        whole = builder.call(rint, [clamped])
+        r = builder.fsub(clamped, whole)
+        p = builder.fadd(builder.fmul(_horner(builder, real, _EXP2[bits], r), r), constant(1.0))
+        finite = builder.fcmp_ordered("==", whole, whole)
+        k = builder.fptosi(builder.select(finite, whole, constant(0.0)), integer)
+        exponent = builder.add(k, ir.Constant(integer, bias - 1))
+        scale = builder.bitcast(builder.shl(exponent, ir.Constant(integer, mantissa)), real)
+        scaled = builder.fmul(builder.fmul(p, scale), constant(2.0))
+        return builder.select(below, constant(0.0), scaled)
+
+    return x(x), codegen
+
+
+@intrinsic
+def second_difference(typingctx: Any, x: Any) -> Any:
+    """(e^x - 1 - x)/x^2 for |x| <= 0.3466."""
+    if x not in (types.float32, types.float64):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        (value,) = args
+        return _horner(builder, value.type, _SECOND_DIFFERENCE[x.bitwidth], value)
+
+    return x(x), codegen

@@ -1,0 +1,125 @@
+"""One record per operation: arguments, shapes, dtypes, tolerances, samples. Tests, benchmarks and docs derive from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Sizes = dict[str, int]
+Case = dict[str, Any]
+
+
+class ArgumentError(ValueError):
+    """An argument with a wrong shape or value. The message names argument, expectation, value and remedy."""
+
+
+class ArgumentTypeError(ArgumentError, TypeError):
+    """An argument with a wrong type or dtype."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An array argument. `shapes` are the admitted shapes as axis names, `""` being a scalar; `...` stands for any axes."""
+
+    name: str
+    shapes: tuple[str, ...]
+    meaning: str
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Bound on |got - reference| / max|reference|, from the arithmetic: see `reason`."""
+
+    float32: float
+    float64: float
+    reason: str
+
+    def of(self, dtype: Any) -> float:
+        return self.float64 if np.dtype(dtype) == np.float64 else self.float32
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A named case. `make(rng, dtype)` returns the keyword arguments of the operation."""
+
+    name: str
+    make: Callable[[np.random.Generator, Any], Case]
+
+
+@dataclass(frozen=True)
+class ErrorSample:
+    """A case every backend refuses in the same words: `says` are fragments of the message, in order."""
+
+    name: str
+    make: Callable[[np.random.Generator], Case]
+    error: type[Exception]
+    says: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class OpSpec:
+    """Everything the rest of the project needs to know of an operation."""
+
+    name: str
+    summary: str
+    formula: str
+    source: str
+    entries: tuple[str, ...]
+    arguments: tuple[Argument, ...]
+    options: Mapping[str, tuple[Any, ...]]
+    forward: Tolerance
+    gradient: Tolerance
+    samples: tuple[Sample, ...]
+    error_samples: tuple[ErrorSample, ...]
+    benchmarks: tuple[Sample, ...] = ()
+
+    def fail(self, argument: str, expected: str, got: object, remedy: str, *, kind: type[ArgumentError] = ArgumentError) -> None:
+        raise kind(f"{self.name}: {argument}: expected {expected}, got {got}; {remedy}")
+
+    def check_option(self, name: str, value: object) -> None:
+        """Raises ArgumentError unless `value` is one of the option's values."""
+        choices = self.options[name]
+        if value not in choices:
+            words = ", ".join(repr(choice) for choice in choices)
+            self.fail(name, f"one of {words}", repr(value), "pass one of these")
+
+    def check_dtype(self, name: str, array: Any) -> None:
+        """Raises ArgumentTypeError unless `array` is a NumPy array of float32 or float64 (or float16, computed in float32)."""
+        if not isinstance(array, np.ndarray):
+            self.fail(name, "a NumPy array", type(array).__name__, "convert it with numpy.asarray", kind=ArgumentTypeError)
+        if array.dtype.kind != "f" or array.dtype.itemsize > 8:
+            self.fail(
+                name, "dtype float16, float32 or float64", array.dtype, f"convert it with {name}.astype", kind=ArgumentTypeError
+            )
+
+    def check_shapes(self, shapes: Mapping[str, tuple[int, ...] | None], *, hint: str = "check the order of its axes") -> Sizes:
+        """Binds the axis names of the arguments in order and returns their sizes.
+
+        Raises ArgumentError naming the first argument whose shape disagrees, with the shape the earlier ones imply.
+        """
+        sizes: Sizes = {}
+        bound_by: dict[str, str] = {}
+        for argument in self.arguments:
+            shape = shapes.get(argument.name)
+            if shape is None:
+                if not argument.optional:
+                    self.fail(argument.name, "an array", None, "it is not optional", kind=ArgumentTypeError)
+                continue
+            patterns = [pattern.split() for pattern in argument.shapes]
+            fitting = [axes for axes in patterns if len(axes) == len(shape)]
+            match = next((axes for axes in fitting if all(sizes.get(a, s) == s for a, s in zip(axes, shape, strict=True))), None)
+            if match is None:
+                axes = fitting[0] if fitting else patterns[0]
+                expected = " or ".join(f"({', '.join(str(sizes.get(a, a)) for a in p)})" for p in ([axes] if fitting else patterns))
+                like = next((bound_by[a] for a in axes if a in bound_by), None)
+                remedy = hint if sorted(shape) == sorted(sizes.get(a, -1) for a in axes) else f"its axes are ({', '.join(axes)})"
+                self.fail(argument.name, f"shape {expected}" + (f" like {like}" if like else ""), tuple(shape), remedy)
+                continue
+            for axis, size in zip(match, shape, strict=True):
+                sizes.setdefault(axis, size)
+                bound_by.setdefault(axis, argument.name)
+        return sizes

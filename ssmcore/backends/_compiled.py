@@ -1,0 +1,303 @@
+"""What the cython and numba backends share: they allocate, hand plain arrays to kernels, and sum the partial gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """float64 for float64, else float32."""
+    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
+
+
+def cast(dtype: np.dtype[Any], *arrays: Array | None, contiguous: bool = False) -> list[Any]:
+    """The arrays as `dtype`, copied only where they are not that already."""
+    if contiguous:
+        return [None if a is None else np.ascontiguousarray(a, dtype=dtype) for a in arrays]
+    return [None if a is None else np.asarray(a, dtype=dtype) for a in arrays]
+
+
+class MatrixGradient(NamedTuple):
+    """Where a kernel writes the gradient of B or C: one of the two, and the sum that finishes it."""
+
+    varying: Array | None
+    constant: Array | None
+
+    @classmethod
+    def like(cls, matrix: Array, batch: int, nblocks: int) -> MatrixGradient:
+        if matrix.ndim == 2:
+            return cls(None, np.empty((batch, *matrix.shape), matrix.dtype))
+        # no block where there is no channel: the sum over none of them is the zero gradient
+        return cls(np.empty((nblocks, *matrix.shape), matrix.dtype), None)
+
+    def total(self) -> Array:
+        partial = self.constant if self.varying is None else self.varying
+        assert partial is not None
+        return partial[0] if partial.shape[0] == 1 else partial.sum(axis=0)
+
+
+def split(matrix: Array) -> tuple[Array | None, Array | None]:
+    """(varying, None) or (None, constant), the two being different arguments of a kernel."""
+    return (None, np.ascontiguousarray(matrix)) if matrix.ndim == 2 else (matrix, None)
+
+
+def broadcast_diagonal(
+    A: Array, B: Array, delta: Array
+) -> tuple[Array, Array, tuple[int, ...], np.dtype[Any]]:
+    """A and delta, flat and of the common shape (..., dstate), that shape, and the compute dtype."""
+    dtype = compute_dtype(np.result_type(A, B, delta))
+    shape = np.broadcast_shapes(A.shape, B.shape, (*delta.shape, 1))
+    wide_A = np.ascontiguousarray(np.broadcast_to(A, shape), dtype=dtype).reshape(-1)
+    wide_delta = np.ascontiguousarray(np.broadcast_to(delta[..., None], shape), dtype=dtype).reshape(-1)
+    return wide_A, wide_delta, shape, dtype
+
+
+class Discretize:
+    """`discretize` and its vjp for diagonal systems over one kernel module."""
+
+    def __init__(self, kernels: Any) -> None:
+        self.kernels = kernels
+
+    def limits(self, structure: str) -> str | None:
+        if structure == "dense":
+            return "its kernels discretise diagonal systems; the numpy and torch backends also do dense ones"
+        return None
+
+    def forward(
+        self, A: Array, B: Array, delta: Array, *, method: str, structure: str, num_threads: int
+    ) -> tuple[Array, Array]:
+        wide_A, wide_delta, shape, dtype = broadcast_diagonal(A, B, delta)
+        A_bar, gain = np.empty(wide_A.shape, dtype), np.empty(wide_A.shape, dtype)
+        code = self.kernels.DISCRETIZATIONS.index(method)
+        self.kernels.discretize(wide_A, wide_delta, code, A_bar, gain, num_threads)
+        return A_bar.reshape(shape), gain.reshape(shape) * B
+
+    def backward(
+        self,
+        dA_bar: Array,
+        dB_bar: Array,
+        A: Array,
+        B: Array,
+        delta: Array,
+        *,
+        method: str,
+        structure: str,
+        num_threads: int,
+    ) -> tuple[Array, Array, Array]:
+        wide_A, wide_delta, shape, dtype = broadcast_diagonal(A, B, delta)
+        code = self.kernels.DISCRETIZATIONS.index(method)
+        A_bar, gain = np.empty(wide_A.shape, dtype), np.empty(wide_A.shape, dtype)
+        dA, ddelta = np.empty(wide_A.shape, dtype), np.empty(wide_A.shape, dtype)
+        self.kernels.discretize(wide_A, wide_delta, code, A_bar, gain, num_threads)
+        dgain = np.ascontiguousarray(np.broadcast_to(dB_bar * B, shape), dtype=dtype).reshape(-1)
+        flat_dA_bar = np.ascontiguousarray(dA_bar, dtype=dtype).reshape(-1)
+        self.kernels.discretize_vjp(flat_dA_bar, dgain, wide_A, wide_delta, code, dA, ddelta, num_threads)
+        return dA.reshape(shape), dB_bar * gain.reshape(shape), ddelta.reshape(shape).sum(axis=-1)
+
+
+class GateCrop:
+    """`gate_crop` and its vjp over kernels that copy (outer, height, width) rows."""
+
+    def __init__(self, kernels: Any) -> None:
+        self.kernels = kernels
+
+    def forward(self, g: Array, size: tuple[int, ...]) -> Array:
+        dtype = compute_dtype(g.dtype)
+        lead, trailing = g.shape[: g.ndim - len(size)], g.shape[g.ndim - len(size) :]
+        outer = g
+        # axes before the last two are slices of views; the kernel copies the planes
+        for axis, (full, part) in enumerate(zip(trailing[:-2], size[:-2], strict=True), start=len(lead)):
+            first = (full - part) // 2
+            outer = outer[(slice(None),) * axis + (slice(first, first + part),)]
+        full_plane, plane = self._plane(trailing), self._plane(size)
+        out = np.empty((*lead, *size), dtype)
+        source = np.ascontiguousarray(outer, dtype=dtype).reshape(-1, *full_plane)
+        top, left = ((f - p) // 2 for f, p in zip(full_plane, plane, strict=True))
+        self.kernels.gate_crop(source, top, left, out.reshape(-1, *plane))
+        return out.astype(g.dtype, copy=False)
+
+    def backward(self, dout: Array, g_size: tuple[int, ...]) -> Array:
+        dtype = compute_dtype(dout.dtype)
+        lead, size = dout.shape[: dout.ndim - len(g_size)], dout.shape[dout.ndim - len(g_size) :]
+        full_plane, plane = self._plane(g_size), self._plane(size)
+        top, left = ((f - p) // 2 for f, p in zip(full_plane, plane, strict=True))
+        planes = np.empty((*lead, *size[:-2], *g_size[-2:]), dtype)
+        source = np.ascontiguousarray(dout, dtype=dtype).reshape(-1, *plane)
+        self.kernels.gate_crop_vjp(source, top, left, planes.reshape(-1, *full_plane))
+        if len(g_size) <= 2:
+            return planes.astype(dout.dtype, copy=False)
+        dg = np.zeros((*lead, *g_size), dout.dtype)
+        window = tuple(
+            slice((f - p) // 2, (f - p) // 2 + p) for f, p in zip(g_size[:-2], size[:-2], strict=True)
+        )
+        dg[(slice(None),) * len(lead) + window] = planes
+        return dg
+
+    @staticmethod
+    def _plane(size: tuple[int, ...]) -> tuple[int, int]:
+        return (1, size[0]) if len(size) == 1 else (size[-2], size[-1])
+
+
+class SelectiveScan:
+    """`selective_scan` and its vjp over one kernel module.
+
+    `contiguous` kernels want C-contiguous sequences, the others take any strides; `extra` gives the arguments only this
+    module's kernels have.
+    """
+
+    def __init__(
+        self, kernels: Any, *, contiguous: bool, extra: Callable[[], tuple[int, ...]] = tuple
+    ) -> None:
+        self.kernels = kernels
+        self.contiguous = contiguous
+        self.extra = extra
+
+    def _empty(self, batch: int, seqlen: int, dim: int, dtype: np.dtype[Any], channel_first: bool) -> Array:
+        """Unset (batch, seqlen, dim), contiguous as (batch, dim, seqlen) where `channel_first` and the kernels can."""
+        if channel_first and not self.contiguous:
+            return np.empty((batch, dim, seqlen), dtype).swapaxes(1, 2)
+        return np.empty((batch, seqlen, dim), dtype)
+
+    def forward(
+        self,
+        u: Array,
+        delta: Array,
+        A: Array,
+        B: Array,
+        C: Array,
+        D: Array | None,
+        z: Array | None,
+        delta_bias: Array | None,
+        initial_state: Array | None,
+        *,
+        delta_softplus: bool,
+        discretization: str,
+        channel_first: bool,
+        keep_checkpoints: bool,
+        num_threads: int,
+    ) -> tuple[Array, Array, Array | None]:
+        dtype = compute_dtype(u.dtype)
+        batch, seqlen, dim = u.shape
+        dstate = A.shape[1]
+        wide_u, delta, B, C, z = cast(dtype, u, delta, B, C, z, contiguous=self.contiguous)
+        A, D, delta_bias, initial_state = cast(dtype, A, D, delta_bias, initial_state, contiguous=True)
+        out = self._empty(batch, seqlen, dim, dtype, channel_first)
+        last_state = np.empty((batch, dim, dstate), dtype)
+        checkpoints = (
+            np.empty((batch, -(-seqlen // self.kernels.CHUNK), dstate, dim), dtype)
+            if keep_checkpoints
+            else None
+        )
+        self.kernels.selective_scan_fwd(
+            wide_u,
+            delta,
+            A,
+            *split(B),
+            *split(C),
+            D,
+            z,
+            delta_bias,
+            initial_state,
+            out,
+            last_state,
+            checkpoints,
+            self.kernels.DISCRETIZATIONS.index(discretization),
+            delta_softplus,
+            num_threads,
+            *self.extra(),
+        )
+        return out.astype(u.dtype, copy=False), last_state.astype(u.dtype, copy=False), checkpoints
+
+    def backward(
+        self,
+        dout: Array,
+        dlast_state: Array | None,
+        u: Array,
+        delta: Array,
+        A: Array,
+        B: Array,
+        C: Array,
+        D: Array | None,
+        z: Array | None,
+        delta_bias: Array | None,
+        initial_state: Array | None,
+        checkpoints: Array | None,
+        *,
+        delta_softplus: bool,
+        discretization: str,
+        channel_first: bool,
+        num_threads: int,
+    ) -> tuple[Array | None, ...]:
+        dtype = compute_dtype(u.dtype)
+        batch, seqlen, dim = u.shape
+        if checkpoints is None:
+            _, _, checkpoints = self.forward(
+                u,
+                delta,
+                A,
+                B,
+                C,
+                D,
+                z,
+                delta_bias,
+                initial_state,
+                delta_softplus=delta_softplus,
+                discretization=discretization,
+                channel_first=channel_first,
+                keep_checkpoints=True,
+                num_threads=num_threads,
+            )
+        wide_u, delta, B, C, z, dout = cast(dtype, u, delta, B, C, z, dout, contiguous=self.contiguous)
+        A, D, delta_bias, dlast_state = cast(dtype, A, D, delta_bias, dlast_state, contiguous=True)
+        ngroups = next((m.shape[2] for m in (B, C) if m.ndim == 4), 1)
+        nblocks = -(-(dim // ngroups) // self.kernels.BLOCK)
+        du, ddelta = (self._empty(batch, seqlen, dim, dtype, channel_first) for _ in range(2))
+        dz = None if z is None else self._empty(batch, seqlen, dim, dtype, channel_first)
+        dB, dC = MatrixGradient.like(B, batch, nblocks), MatrixGradient.like(C, batch, nblocks)
+        dA, dinitial_state = (np.empty((batch, *A.shape), dtype) for _ in range(2))
+        dD = None if D is None else np.empty((batch, dim), dtype)
+        ddelta_bias = None if delta_bias is None else np.empty((batch, dim), dtype)
+        self.kernels.selective_scan_bwd(
+            dout,
+            dlast_state,
+            wide_u,
+            delta,
+            A,
+            *split(B),
+            *split(C),
+            D,
+            z,
+            delta_bias,
+            checkpoints,
+            du,
+            ddelta,
+            dA,
+            *dB,
+            *dC,
+            dD,
+            dz,
+            ddelta_bias,
+            dinitial_state,
+            self.kernels.DISCRETIZATIONS.index(discretization),
+            delta_softplus,
+            num_threads,
+            *self.extra(),
+        )
+        grads = (
+            du,
+            ddelta,
+            dA.sum(axis=0),
+            dB.total(),
+            dC.total(),
+            None if dD is None else dD.sum(axis=0),
+            dz,
+            None if ddelta_bias is None else ddelta_bias.sum(axis=0),
+            dinitial_state,
+        )
+        return tuple(None if g is None else g.astype(u.dtype, copy=False) for g in grads)

@@ -1,0 +1,29 @@
+"""How many threads a kernel may use."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def resolve(num_threads: int | None) -> int:
+    """`num_threads`, else SSMCORE_NUM_THREADS, else torch's setting where torch is loaded, else the processors this process may use."""
+    if num_threads is None:
+        value = os.environ.get("SSMCORE_NUM_THREADS")
+        if value is not None:
+            if not value.isdigit() or int(value) < 1:
+                raise ValueError(
+                    f"SSMCORE_NUM_THREADS: expected a whole number of at least 1, got {value!r}; unset it for automatic"
+                )
+            return int(value)
+        torch = sys.modules.get("torch")
+        if torch is not None and hasattr(torch, "get_num_threads"):
+            return int(torch.get_num_threads())
+        if hasattr(os, "sched_getaffinity"):
+            return len(os.sched_getaffinity(0))
+        return os.cpu_count() or 1
+    if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
+        raise ValueError(
+            f"num_threads: expected a whole number of at least 1, got {num_threads!r}; pass None for automatic"
+        )
+    return num_threads

@@ -1,0 +1,28 @@
+"""Kernels compiled by numba at first use and cached: the fast path where there is no C compiler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .._kernels import discretize_numba, gate_crop_numba, selective_scan_numba
+from ._compiled import Discretize, GateCrop, SelectiveScan
+
+_discretize = Discretize(discretize_numba)
+_crop = GateCrop(gate_crop_numba)
+_scan = SelectiveScan(selective_scan_numba, contiguous=True)
+
+
+def about(op: str) -> str:
+    return "numba kernels, on numba's threads"
+
+
+def limits(op: str, *, structure: str = "diagonal", **_: Any) -> str | None:
+    return _discretize.limits(structure) if op == "discretize" else None
+
+
+discretize = _discretize.forward
+discretize_vjp = _discretize.backward
+gate_crop = _crop.forward
+gate_crop_vjp = _crop.backward
+selective_scan_fwd = _scan.forward
+selective_scan_bwd = _scan.backward

@@ -1,0 +1,326 @@
+"""The reference: plain loops over time in double precision, which a reader checks by hand against ops/*.md.
+
+Sequences are (batch, seqlen, dim); B and C are (batch, seqlen, ngroups, dstate), or constant (dim, dstate).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+def about(op: str) -> str:
+    return "NumPy loops in double precision: the reference, not made for speed"
+
+
+# ---- discretize ----
+
+
+def _phi(x: Array) -> Array:
+    """(e^x - 1)/x, 1 at 0."""
+    safe = np.where(x == 0, 1.0, x)
+    return np.where(x == 0, 1.0, np.expm1(safe) / safe)
+
+
+def _dphi(x: Array) -> Array:
+    """phi'(x) = (e^x - phi(x))/x; its series where the two terms cancel."""
+    series = np.zeros_like(x)
+    small = np.where(np.abs(x) <= 0.5, x, 0.0)
+    coefficient = 0.5
+    for k in range(14):
+        series += coefficient * small**k
+        coefficient *= (k + 2) / ((k + 1) * (k + 3))
+    safe = np.where(np.abs(x) <= 0.5, 1.0, x)
+    return np.where(np.abs(x) <= 0.5, series, (np.exp(safe) - _phi(safe)) / safe)
+
+
+def _diagonal(x: Array, method: str) -> tuple[Array, Array]:
+    """A_bar and B_bar/(delta B) for x = delta A."""
+    if method == "bilinear":
+        return (1 + x / 2) / (1 - x / 2), 1 / (1 - x / 2)
+    return np.exp(x), _phi(x) if method == "zoh" else np.ones_like(x)
+
+
+def _diagonal_slopes(x: Array, method: str) -> tuple[Array, Array]:
+    """Derivatives of both by x."""
+    if method == "bilinear":
+        return 1 / (1 - x / 2) ** 2, 0.5 / (1 - x / 2) ** 2
+    return np.exp(x), _dphi(x) if method == "zoh" else np.zeros_like(x)
+
+
+def _expm(X: Array) -> Array:
+    """e^X by its Taylor series after scaling to a norm of at most 1/2, then squaring back."""
+    norm = np.abs(X).sum(axis=-1).max(axis=-1, initial=0.0)
+    squarings = int(max(0.0, np.ceil(np.log2(max(float(np.max(norm, initial=0.0)), 1e-300)) + 1)))
+    scaled = X / 2.0**squarings
+    term = np.broadcast_to(np.eye(X.shape[-1], dtype=X.dtype), X.shape)
+    total = term.copy()
+    for k in range(1, 19):
+        term = term @ scaled / k
+        total = total + term
+    for _ in range(squarings):
+        total = total @ total
+    return total
+
+
+def _augmented(A: Array, B: Array, step: Array) -> Array:
+    """delta [[A, B], [0, 0]], whose exponential is [[A_bar, B_bar], [0, I]] (zero-order hold, A may be singular)."""
+    n, m = B.shape[-2:]
+    batch = np.broadcast_shapes(A.shape[:-2], B.shape[:-2], step.shape[:-2])
+    M = np.zeros((*batch, n + m, n + m), dtype=np.result_type(A, B, step))
+    M[..., :n, :n] = step * A
+    M[..., :n, n:] = step * B
+    return M
+
+
+def discretize(
+    A: Array, B: Array, delta: Array, *, method: str, structure: str, num_threads: int
+) -> tuple[Array, Array]:
+    if structure == "diagonal":
+        step = delta[..., None]
+        A_bar, gain = _diagonal(step * A, method)
+        return A_bar, gain * step * B
+    n = A.shape[-1]
+    step = delta[..., None, None]
+    if method == "bilinear":
+        left = np.eye(n) - step / 2 * A
+        return np.linalg.solve(left, np.eye(n) + step / 2 * A), np.linalg.solve(left, step * B)
+    if method == "mamba":
+        return _expm(step * A), step * B
+    E = _expm(_augmented(A, B, step))
+    return E[..., :n, :n], E[..., :n, n:]
+
+
+def discretize_vjp(
+    dA_bar: Array,
+    dB_bar: Array,
+    A: Array,
+    B: Array,
+    delta: Array,
+    *,
+    method: str,
+    structure: str,
+    num_threads: int,
+) -> tuple[Array, Array, Array]:
+    """Gradients with respect to A, B, delta, still of the broadcast shape."""
+    if structure == "diagonal":
+        step = delta[..., None]
+        x = step * A
+        _, gain = _diagonal(x, method)
+        slope, gain_slope = _diagonal_slopes(x, method)
+        dx = dA_bar * slope + dB_bar * B * step * gain_slope
+        return dx * step, dB_bar * gain * step, (dx * A + dB_bar * B * gain).sum(axis=-1)
+    n = A.shape[-1]
+    step = delta[..., None, None]
+    if method == "bilinear":
+        # left A_bar = right, left B_bar = delta B
+        left = np.eye(n) - step / 2 * A
+        A_bar, B_bar = discretize(A, B, delta, method=method, structure=structure, num_threads=num_threads)
+        dright = np.linalg.solve(np.swapaxes(left, -1, -2), dA_bar)
+        dinput = np.linalg.solve(np.swapaxes(left, -1, -2), dB_bar)
+        dleft = -dright @ np.swapaxes(A_bar, -1, -2) - dinput @ np.swapaxes(B_bar, -1, -2)
+        dX = (dright - dleft) / 2
+        return dX * step, dinput * step, (dX * A).sum(axis=(-1, -2)) + (dinput * B).sum(axis=(-1, -2))
+    if method == "mamba":
+        dX = _expm_adjoint(step * A, dA_bar)
+        return dX * step, dB_bar * step, (dX * A).sum(axis=(-1, -2)) + (dB_bar * B).sum(axis=(-1, -2))
+    M = _augmented(A, B, step)
+    dE = np.zeros_like(M)
+    dE[..., :n, :n] = dA_bar
+    dE[..., :n, n:] = dB_bar
+    dM = _expm_adjoint(M, dE)
+    dX, dinput = dM[..., :n, :n], dM[..., :n, n:]
+    return dX * step, dinput * step, (dX * A).sum(axis=(-1, -2)) + (dinput * B).sum(axis=(-1, -2))
+
+
+def _expm_adjoint(X: Array, G: Array) -> Array:
+    """Adjoint of the derivative of e^X, applied to G: the corner of exp [[X^T, G], [0, X^T]]."""
+    n = X.shape[-1]
+    M = np.zeros((*X.shape[:-2], 2 * n, 2 * n), dtype=np.result_type(X, G))
+    M[..., :n, :n] = M[..., n:, n:] = np.swapaxes(X, -1, -2)
+    M[..., :n, n:] = G
+    return _expm(M)[..., :n, n:]
+
+
+# ---- selective_scan ----
+
+
+def _softplus(x: Array) -> Array:
+    return np.where(x > 20, x, np.log1p(np.exp(np.minimum(x, 20))))
+
+
+def _sigmoid(x: Array) -> Array:
+    with np.errstate(over="ignore"):
+        return 1 / (1 + np.exp(-x))
+
+
+def _wide(*arrays: Array | None) -> list[Any]:
+    return [None if a is None else a.astype(np.float64) for a in arrays]
+
+
+def _at(matrix: Array, t: int, dim: int) -> Array:
+    """B[t] or C[t] for every channel: (batch or 1, dim, dstate). Channel d belongs to group d // (dim // ngroups)."""
+    if matrix.ndim == 2:
+        return matrix[None]
+    return np.repeat(matrix[:, t], dim // matrix.shape[2], axis=1)
+
+
+def selective_scan_fwd(
+    u: Array,
+    delta: Array,
+    A: Array,
+    B: Array,
+    C: Array,
+    D: Array | None,
+    z: Array | None,
+    delta_bias: Array | None,
+    initial_state: Array | None,
+    *,
+    delta_softplus: bool,
+    discretization: str,
+    channel_first: bool,
+    keep_checkpoints: bool,
+    num_threads: int,
+) -> tuple[Array, Array, Array | None]:
+    dtype = u.dtype
+    u, delta, A, B, C, D, z, delta_bias, initial_state = _wide(
+        u, delta, A, B, C, D, z, delta_bias, initial_state
+    )
+    batch, seqlen, dim = u.shape
+    if delta_bias is not None:
+        delta = delta + delta_bias
+    if delta_softplus:
+        delta = _softplus(delta)
+    h = np.zeros((batch, dim, A.shape[1])) if initial_state is None else initial_state
+    y = np.empty((batch, seqlen, dim))
+    kept = []
+    for t in range(seqlen):
+        if t % 64 == 0:
+            kept.append(h.swapaxes(1, 2))
+        step = delta[:, t, :, None]
+        A_bar, gain = _diagonal(step * A, discretization)
+        h = A_bar * h + gain * step * _at(B, t, dim) * u[:, t, :, None]
+        y[:, t] = (_at(C, t, dim) * h).sum(axis=-1)
+    if D is not None:
+        y = y + D * u
+    if z is not None:
+        y = y * z * _sigmoid(z)
+    checkpoints = None
+    if keep_checkpoints:
+        checkpoints = np.zeros((batch, len(kept), A.shape[1], dim), np.float64 if dtype == np.float64 else np.float32)
+        for chunk, state in enumerate(kept):
+            checkpoints[:, chunk] = state
+    return y.astype(dtype), h.astype(dtype), checkpoints
+
+
+def selective_scan_bwd(
+    dout: Array,
+    dlast_state: Array | None,
+    u: Array,
+    delta: Array,
+    A: Array,
+    B: Array,
+    C: Array,
+    D: Array | None,
+    z: Array | None,
+    delta_bias: Array | None,
+    initial_state: Array | None,
+    checkpoints: Array | None,
+    *,
+    delta_softplus: bool,
+    discretization: str,
+    channel_first: bool,
+    num_threads: int,
+) -> tuple[Array | None, ...]:
+    dtype = u.dtype
+    dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, initial_state = _wide(
+        dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, initial_state
+    )
+    batch, seqlen, dim = u.shape
+    raw = delta if delta_bias is None else delta + delta_bias
+    delta = _softplus(raw) if delta_softplus else raw
+
+    h = np.zeros((batch, seqlen + 1, dim, A.shape[1]))
+    if initial_state is not None:
+        h[:, 0] = initial_state
+    y = np.zeros((batch, seqlen, dim))
+    for t in range(seqlen):
+        step = delta[:, t, :, None]
+        A_bar, gain = _diagonal(step * A, discretization)
+        h[:, t + 1] = A_bar * h[:, t] + gain * step * _at(B, t, dim) * u[:, t, :, None]
+        y[:, t] = (_at(C, t, dim) * h[:, t + 1]).sum(axis=-1)
+    if D is not None:
+        y = y + D * u
+
+    dz = None
+    dy = dout
+    if z is not None:
+        gate = _sigmoid(z)
+        dz = dout * y * gate * (1 + z * (1 - gate))
+        dy = dout * z * gate
+
+    du, ddelta = np.zeros_like(u), np.zeros_like(u)
+    dA = np.zeros_like(A)
+    dB, dC = np.zeros_like(B), np.zeros_like(C)
+    dh = np.zeros_like(h[:, 0]) if dlast_state is None else dlast_state.copy()
+    for t in reversed(range(seqlen)):
+        step, Bt = delta[:, t, :, None], _at(B, t, dim)
+        x = step * A
+        A_bar, gain = _diagonal(x, discretization)
+        slope, gain_slope = _diagonal_slopes(x, discretization)
+        _add(dC, t, dy[:, t, :, None] * h[:, t + 1])
+        dh = dh + _at(C, t, dim) * dy[:, t, :, None]
+        entering = u[:, t, :, None] * Bt
+        dx = dh * (slope * h[:, t] + gain_slope * step * entering)
+        dA += (dx * step).sum(axis=0)
+        ddelta[:, t] = (dx * A + dh * gain * entering).sum(axis=-1)
+        du[:, t] = (dh * gain * step * Bt).sum(axis=-1)
+        _add(dB, t, dh * gain * step * u[:, t, :, None])
+        dh = A_bar * dh
+    dD = None
+    if D is not None:
+        du += D * dy
+        dD = (dy * u).sum(axis=(0, 1))
+    if delta_softplus:
+        ddelta *= np.where(raw > 20, 1.0, _sigmoid(raw))
+    ddelta_bias = None if delta_bias is None else ddelta.sum(axis=(0, 1))
+    grads = (du, ddelta, dA, dB, dC, dD, dz, ddelta_bias, dh)
+    return tuple(None if g is None else g.astype(dtype) for g in grads)
+
+
+def _add(gradient: Array, t: int, per_channel: Array) -> None:
+    """Adds (batch, dim, dstate) into the gradient of B or C: the adjoint of `_at`."""
+    if gradient.ndim == 2:
+        gradient += per_channel.sum(axis=0)
+    else:
+        batch, ngroups, dstate = gradient[:, t].shape
+        members = per_channel.shape[1] // ngroups
+        gradient[:, t] += per_channel.reshape(batch, ngroups, members, dstate).sum(axis=2)
+
+
+# ---- gate_crop ----
+
+
+def gate_crop(g: Array, size: tuple[int, ...]) -> Array:
+    return g[_window(g.shape, size)].copy()
+
+
+def gate_crop_vjp(dout: Array, g_size: tuple[int, ...]) -> Array:
+    dg = np.zeros((*dout.shape[: dout.ndim - len(g_size)], *g_size), dout.dtype)
+    dg[_window(dg.shape, dout.shape[dout.ndim - len(g_size) :])] = dout
+    return dg
+
+
+def _window(shape: tuple[int, ...], size: tuple[int, ...]) -> tuple[Any, ...]:
+    trailing = shape[len(shape) - len(size) :]
+    return (
+        ...,
+        *(
+            slice((full - part) // 2, (full - part) // 2 + part)
+            for full, part in zip(trailing, size, strict=True)
+        ),
+    )

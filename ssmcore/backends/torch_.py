@@ -1,0 +1,214 @@
+"""Plain torch, on any device: what `ssmcore.torch` runs where there is no kernel, and an independent check of the others.
+
+The `*_tensors` functions take and return tensors and are differentiable by autograd; the functions named as operations
+take NumPy arrays. Sequences are (batch, seqlen, dim); B and C (batch, seqlen, ngroups, dstate) or (dim, dstate).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+Array = NDArray[Any]
+
+
+def about(op: str) -> str:
+    return f"plain torch {torch.__version__}"
+
+
+# ---- on tensors ----
+
+
+def _phi(x: Tensor) -> Tensor:
+    """(e^x - 1)/x, by its series near 0, so that value and derivative are free of cancellation."""
+    near = x.abs() < 0.5
+    small = torch.where(near, x, torch.zeros_like(x))
+    series = torch.zeros_like(x)
+    for k in range(17, 0, -1):
+        series = (series * small + 1) / k if k > 1 else series * small + 1
+    far = torch.where(near, torch.ones_like(x), x)
+    return torch.where(near, series, torch.expm1(far) / far)
+
+
+def _diagonal(x: Tensor, method: str) -> tuple[Tensor, Tensor]:
+    if method == "bilinear":
+        return (1 + x / 2) / (1 - x / 2), 1 / (1 - x / 2)
+    return torch.exp(x), _phi(x) if method == "zoh" else torch.ones_like(x)
+
+
+def discretize_tensors(A: Tensor, B: Tensor, delta: Tensor, *, method: str, structure: str) -> tuple[Tensor, Tensor]:
+    if structure == "diagonal":
+        step = delta[..., None]
+        A_bar, gain = _diagonal(step * A, method)
+        return A_bar, gain * step * B
+    n, m = B.shape[-2:]
+    step = delta[..., None, None]
+    if method == "bilinear":
+        eye = torch.eye(n, dtype=A.dtype, device=A.device)
+        left = eye - step / 2 * A
+        return torch.linalg.solve(left, eye + step / 2 * A), torch.linalg.solve(left, step * B)
+    if method == "mamba":
+        return torch.linalg.matrix_exp(step * A), step * B
+    X, Y = torch.broadcast_tensors(step * A, torch.zeros_like(step))[0], step * B
+    batch = torch.broadcast_shapes(X.shape[:-2], Y.shape[:-2])
+    top = torch.cat([X.expand(*batch, n, n), Y.expand(*batch, n, m)], dim=-1)
+    E = torch.linalg.matrix_exp(torch.cat([top, top.new_zeros(*batch, m, n + m)], dim=-2))
+    return E[..., :n, :n], E[..., :n, n:]
+
+
+def selective_scan_tensors(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    initial_state: Tensor | None = None,
+    *,
+    delta_softplus: bool,
+    discretization: str,
+    keep_checkpoints: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(out, last_state, checkpoints) by a loop over time, in float64 for float64 input and float32 otherwise."""
+    dtype, wide = u.dtype, torch.float64 if u.dtype == torch.float64 else torch.float32
+    u, delta, A, B, C = (x.to(wide) for x in (u, delta, A, B, C))
+    batch, seqlen, dim = u.shape
+    if delta_bias is not None:
+        delta = delta + delta_bias.to(wide)
+    if delta_softplus:
+        delta = F.softplus(delta)
+    h = u.new_zeros(batch, dim, A.shape[1]) if initial_state is None else initial_state.to(wide)
+    steps, kept = [], []
+    for t in range(seqlen):
+        if keep_checkpoints and t % 64 == 0:
+            kept.append(h.transpose(1, 2))
+        step = delta[:, t, :, None]
+        A_bar, gain = _diagonal(step * A, discretization)
+        h = A_bar * h + gain * step * _at(B, t, dim) * u[:, t, :, None]
+        steps.append((_at(C, t, dim) * h).sum(-1))
+    y = torch.stack(steps, dim=1) if steps else torch.zeros_like(u)
+    if D is not None:
+        y = y + D.to(wide) * u
+    if z is not None:
+        y = y * F.silu(z.to(wide))
+    checkpoints = torch.stack(kept, dim=1) if kept else h.new_empty((batch, 0, A.shape[1], dim) if keep_checkpoints else 0)
+    return y.to(dtype), h.to(dtype), checkpoints
+
+
+def _at(matrix: Tensor, t: int, dim: int) -> Tensor:
+    if matrix.ndim == 2:
+        return matrix[None]
+    return matrix[:, t].repeat_interleave(dim // matrix.shape[2], dim=1)
+
+
+def gate_crop_tensors(g: Tensor, size: Sequence[int]) -> Tensor:
+    lead = g.ndim - len(size)
+    for axis, part in enumerate(size, start=lead):
+        g = g.narrow(axis, (g.shape[axis] - part) // 2, part)
+    return g.clone(memory_format=torch.contiguous_format)
+
+
+def gradients(outputs: Sequence[Tensor], inputs: Sequence[Tensor | None], douts: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Gradients of sum(output * dout), None for an absent input, zeros for one that nothing depends on."""
+    pairs = [(o, d) for o, d in zip(outputs, douts, strict=True) if d is not None and o.requires_grad]
+    wanted = [x for x in inputs if x is not None]
+    if not pairs:
+        return [None if x is None else torch.zeros_like(x) for x in inputs]
+    found = iter(torch.autograd.grad([o for o, _ in pairs], wanted, [d for _, d in pairs], allow_unused=True))
+    return [None if x is None else (torch.zeros_like(x) if (g := next(found)) is None else g) for x in inputs]
+
+
+# ---- on NumPy arrays ----
+
+
+def _tensors(*arrays: Array | None, requires_grad: bool = False) -> list[Any]:
+    return [None if a is None else torch.tensor(np.ascontiguousarray(a), requires_grad=requires_grad) for a in arrays]
+
+
+def _arrays(tensors: Sequence[Tensor | None]) -> tuple[Any, ...]:
+    return tuple(None if t is None else t.detach().numpy() for t in tensors)
+
+
+def discretize(A: Array, B: Array, delta: Array, *, method: str, structure: str, num_threads: int) -> tuple[Array, Array]:
+    A_bar, B_bar = _arrays(discretize_tensors(*_tensors(A, B, delta), method=method, structure=structure))
+    return A_bar, B_bar
+
+
+def discretize_vjp(
+    dA_bar: Array, dB_bar: Array, A: Array, B: Array, delta: Array, *, method: str, structure: str, num_threads: int
+) -> tuple[Array, Array, Array]:
+    inputs = _tensors(A, B, delta, requires_grad=True)
+    outputs = discretize_tensors(*inputs, method=method, structure=structure)
+    dA, dB, ddelta = _arrays(gradients(outputs, inputs, _tensors(dA_bar, dB_bar)))
+    return dA, dB, ddelta
+
+
+def selective_scan_fwd(
+    u: Array,
+    delta: Array,
+    A: Array,
+    B: Array,
+    C: Array,
+    D: Array | None,
+    z: Array | None,
+    delta_bias: Array | None,
+    initial_state: Array | None,
+    *,
+    delta_softplus: bool,
+    discretization: str,
+    channel_first: bool,
+    keep_checkpoints: bool,
+    num_threads: int,
+) -> tuple[Array, Array, Array | None]:
+    inputs = _tensors(u, delta, A, B, C, D, z, delta_bias, initial_state)
+    out, last, kept = selective_scan_tensors(
+        *inputs, delta_softplus=delta_softplus, discretization=discretization, keep_checkpoints=keep_checkpoints
+    )
+    return out.numpy(), last.numpy(), kept.contiguous().numpy() if keep_checkpoints else None
+
+
+def selective_scan_bwd(
+    dout: Array,
+    dlast_state: Array | None,
+    u: Array,
+    delta: Array,
+    A: Array,
+    B: Array,
+    C: Array,
+    D: Array | None,
+    z: Array | None,
+    delta_bias: Array | None,
+    initial_state: Array | None,
+    checkpoints: Array | None,
+    *,
+    delta_softplus: bool,
+    discretization: str,
+    channel_first: bool,
+    num_threads: int,
+) -> tuple[Array | None, ...]:
+    if initial_state is None:
+        initial_state = np.zeros((u.shape[0], *A.shape), u.dtype)
+    inputs = _tensors(u, delta, A, B, C, D, z, delta_bias, initial_state, requires_grad=True)
+    out, last, _ = selective_scan_tensors(*inputs, delta_softplus=delta_softplus, discretization=discretization)
+    return _arrays(gradients((out, last), inputs, _tensors(dout, dlast_state)))
+
+
+def gate_crop(g: Array, size: tuple[int, ...]) -> Array:
+    cropped: Array = gate_crop_tensors(torch.tensor(np.ascontiguousarray(g)), size).numpy()
+    return cropped
+
+
+def gate_crop_vjp(dout: Array, g_size: tuple[int, ...]) -> Array:
+    g = torch.zeros(*dout.shape[: dout.ndim - len(g_size)], *g_size, dtype=torch.from_numpy(dout[:0].copy()).dtype, requires_grad=True)
+    cropped = gate_crop_tensors(g, dout.shape[dout.ndim - len(g_size) :])
+    (dg,) = torch.autograd.grad(cropped, g, torch.tensor(np.ascontiguousarray(dout)))
+    result: Array = dg.numpy()
+    return result

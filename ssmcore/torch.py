@@ -1,0 +1,374 @@
+"""The operations for tensors: custom ops with fake kernels and gradients, for eager, `torch.compile` and `torch.export`.
+
+On CPU tensors the NumPy backends run on the tensors' own memory; elsewhere plain torch runs. Gradients of gradients are
+not offered and raise.
+
+>>> import torch, ssmcore.torch
+>>> one = torch.ones(1, 1, 3, dtype=torch.float64)
+>>> ssmcore.torch.selective_scan(one, one, torch.zeros(1, 1, dtype=torch.float64), one, one)
+tensor([[[1., 2., 3.]]], dtype=torch.float64)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import backends
+from ._spec import ArgumentTypeError
+from .backends._threads import resolve
+from .backends.torch_ import discretize_tensors, gate_crop_tensors, gradients, selective_scan_tensors
+from .ops import discretize as _discretize
+from .ops import gate_crop as _gate_crop
+from .ops import selective_scan as _scan
+
+__all__ = ["discretize", "gate_crop", "selective_scan"]
+
+_REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def _array(x: Tensor | None) -> Any:
+    """The tensor's memory as an array; bfloat16, which NumPy lacks, widened to float32."""
+    if x is None:
+        return None
+    x = x.detach()
+    return (x.float() if x.dtype == torch.bfloat16 else x).numpy()
+
+
+def _tensor(array: Any, like: Tensor) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).to(like.dtype)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """The dtype a scan of x is computed in."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _check_dtypes(op: str, tensors: dict[str, Tensor | None]) -> None:
+    first = next(iter(tensors.values()))
+    for name, x in tensors.items():
+        if x is None:
+            continue
+        if not isinstance(x, Tensor):
+            raise ArgumentTypeError(f"{op}: {name}: expected a tensor, got {type(x).__name__}; convert it with torch.as_tensor")
+        if x.dtype not in _REAL:
+            raise ArgumentTypeError(f"{op}: {name}: expected a real floating dtype, got {x.dtype}; convert it with {name}.float()")
+        assert first is not None
+        if x.device != first.device:
+            raise ArgumentTypeError(f"{op}: {name}: expected device {first.device} like the first argument, got {x.device}; move it there")
+
+
+# ---- selective_scan ----
+
+
+def _scan_shapes(u: Tensor, A: Tensor, layout: str) -> tuple[int, int, int, int]:
+    batch, dim, seqlen = u.shape if layout == "bdl" else (u.shape[0], u.shape[2], u.shape[1])
+    return batch, dim, seqlen, A.shape[1]
+
+
+@torch.library.custom_op("ssmcore::selective_scan_fwd", mutates_args=())
+def _scan_fwd(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    delta_softplus: bool,
+    discretization: str,
+    layout: str,
+    keep_checkpoints: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(out, last_state, checkpoints); the last as `ops.selective_scan.checkpoint_shape`, or empty."""
+    tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    views = [_scan.canonical(name, x, layout) for name, x in zip(_scan.ARGUMENTS, tensors, strict=True)]
+    if u.device.type != "cpu":
+        with torch.no_grad():
+            out, last, kept = selective_scan_tensors(
+                *views, delta_softplus=delta_softplus, discretization=discretization, keep_checkpoints=keep_checkpoints
+            )
+        return _scan.uncanonical("out", out, layout, 3).clone(), last.clone(), kept
+    choice = backends.choose("selective_scan", _scan.ENTRIES)
+    out_array, last_array, kept_array = backends.entry(choice, "selective_scan_fwd")(
+        *[_array(x) for x in views],
+        delta_softplus=delta_softplus,
+        discretization=discretization,
+        channel_first=layout == "bdl",
+        keep_checkpoints=keep_checkpoints,
+        num_threads=resolve(None),
+    )
+    kept = torch.empty(0, dtype=_wide(u)) if kept_array is None else torch.from_numpy(kept_array)
+    return _tensor(_scan.uncanonical("out", out_array, layout, 3), u), _tensor(last_array, u), kept
+
+
+@_scan_fwd.register_fake
+def _(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    delta_softplus: bool,
+    discretization: str,
+    layout: str,
+    keep_checkpoints: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, dim, seqlen, dstate = _scan_shapes(u, A, layout)
+    kept = _scan.checkpoint_shape(batch, dim, seqlen, dstate) if keep_checkpoints else (0,)
+    return u.new_empty(u.shape), u.new_empty((batch, dim, dstate)), u.new_empty(kept, dtype=_wide(u))
+
+
+@torch.library.custom_op("ssmcore::selective_scan_bwd", mutates_args=())
+def _scan_bwd(
+    dout: Tensor,
+    dlast_state: Tensor | None,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    checkpoints: Tensor,
+    delta_softplus: bool,
+    discretization: str,
+    layout: str,
+) -> list[Tensor]:
+    """Gradients in the order of `ARGUMENTS`, empty for an absent argument; that of initial_state always."""
+    tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    views = [_scan.canonical(name, x, layout) for name, x in zip(_scan.ARGUMENTS, tensors, strict=True)]
+    dout = _scan.canonical("out", dout, layout)
+    grads: Sequence[Any]
+    if u.device.type != "cpu":
+        batch, dim, _, dstate = _scan_shapes(u, A, layout)
+        views[-1] = u.new_zeros((batch, dim, dstate)) if initial_state is None else initial_state
+        with torch.enable_grad():
+            inputs = [None if x is None else x.detach().requires_grad_() for x in views]
+            out, last, _ = selective_scan_tensors(*inputs, delta_softplus=delta_softplus, discretization=discretization)
+            grads = gradients((out, last), inputs, (dout, dlast_state))
+    else:
+        choice = backends.choose("selective_scan", _scan.ENTRIES)
+        grads = backends.entry(choice, "selective_scan_bwd")(
+            _array(dout),
+            _array(dlast_state),
+            *[_array(x) for x in views],
+            checkpoints.numpy(),
+            delta_softplus=delta_softplus,
+            discretization=discretization,
+            channel_first=layout == "bdl",
+            num_threads=resolve(None),
+        )
+    results = []
+    for name, x, g in zip(_scan.ARGUMENTS, tensors, grads, strict=True):
+        if g is None:
+            results.append(u.new_empty(0))
+            continue
+        g = _scan.uncanonical(name, g, layout, 3 if x is None else x.ndim)
+        like = u if x is None else x
+        results.append(g.to(like.dtype).clone() if isinstance(g, Tensor) else _tensor(g, like))
+    return results
+
+
+@_scan_bwd.register_fake
+def _(
+    dout: Tensor,
+    dlast_state: Tensor | None,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    checkpoints: Tensor,
+    delta_softplus: bool,
+    discretization: str,
+    layout: str,
+) -> list[Tensor]:
+    tensors = (u, delta, A, B, C, D, z, delta_bias)
+    batch, dim, _, dstate = _scan_shapes(u, A, layout)
+    grads = [u.new_empty(0) if x is None else x.new_empty(x.shape) for x in tensors]
+    return [*grads, (u if initial_state is None else initial_state).new_empty((batch, dim, dstate))]
+
+
+def _scan_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    *tensors, ctx.delta_softplus, ctx.discretization, ctx.layout, ctx.keep = inputs
+    ctx.present = [x is not None for x in tensors]
+    ctx.mark_non_differentiable(output[2])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(output[2], *[x for x in tensors if x is not None])
+
+
+def _scan_backward(ctx: Any, dout: Tensor | None, dlast_state: Tensor | None, _: None) -> tuple[Any, ...]:
+    if dout is None and dlast_state is None:
+        return (None,) * (len(ctx.present) + 4)
+    checkpoints, *given = ctx.saved_tensors
+    tensors = iter(given)
+    arguments = [next(tensors) if present else None for present in ctx.present]
+    u = arguments[0]
+    grads = _scan_bwd(
+        torch.zeros_like(u) if dout is None else dout,
+        dlast_state,
+        *arguments,
+        checkpoints,
+        ctx.delta_softplus,
+        ctx.discretization,
+        ctx.layout,
+    )
+    return (*[g if present else None for g, present in zip(grads, ctx.present, strict=True)], None, None, None, None)
+
+
+_scan_fwd.register_autograd(_scan_backward, setup_context=_scan_setup)
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+    *,
+    discretization: str = "mamba",
+    initial_state: Tensor | None = None,
+    layout: str = "bdl",
+) -> Any:
+    """Selective scan of tensors; shapes, formula and options as in `ssmcore.selective_scan`.
+
+    Differentiable in every tensor, through `last_state` too. Computed in float32 (float64 for float64 input); `out` has
+    the dtype and shape of u and is contiguous. bfloat16 and float16 are read and written, the state stays float32.
+
+    Returns
+    -------
+    out, or (out, last_state) where `return_last_state`
+
+    Raises
+    ------
+    ArgumentError
+        A shape, dtype, device or option is wrong.
+    BackendError
+        The backend named by `use_backend` or SSMCORE_BACKEND cannot run.
+
+    Source: Mamba-AHNet, eq. 2; Gu and Dao, Mamba, algorithm 2.
+    """
+    tensors = dict(zip(_scan.ARGUMENTS, (u, delta, A, B, C, D, z, delta_bias, initial_state), strict=True))
+    _check_dtypes("selective_scan", tensors)
+    shapes = {name: None if x is None else tuple(x.shape) for name, x in tensors.items()}
+    _scan.check(shapes, discretization=discretization, layout=layout)
+    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors.values())
+    out, last_state, _ = _scan_fwd(*tensors.values(), bool(delta_softplus), discretization, layout, keep)
+    return (out, last_state) if return_last_state else out
+
+
+# ---- gate_crop ----
+
+
+@torch.library.custom_op("ssmcore::gate_crop", mutates_args=())
+def _crop(g: Tensor, size: Sequence[int]) -> Tensor:
+    if g.device.type != "cpu":
+        return gate_crop_tensors(g, size)
+    choice = backends.choose("gate_crop", _gate_crop.ENTRIES)
+    return _tensor(backends.entry(choice, "gate_crop")(_array(g), tuple(size)), g)
+
+
+@_crop.register_fake
+def _(g: Tensor, size: Sequence[int]) -> Tensor:
+    return g.new_empty((*g.shape[: g.ndim - len(size)], *size))
+
+
+@torch.library.custom_op("ssmcore::gate_crop_vjp", mutates_args=())
+def _crop_vjp(dout: Tensor, g_size: Sequence[int]) -> Tensor:
+    if dout.device.type != "cpu":
+        pads: list[int] = []
+        for full, part in zip(reversed(list(g_size)), reversed(dout.shape), strict=False):
+            pads += [(full - part) // 2, full - part - (full - part) // 2]
+        return torch.nn.functional.pad(dout, pads)
+    choice = backends.choose("gate_crop", _gate_crop.ENTRIES)
+    return _tensor(backends.entry(choice, "gate_crop_vjp")(_array(dout), tuple(g_size)), dout)
+
+
+@_crop_vjp.register_fake
+def _(dout: Tensor, g_size: Sequence[int]) -> Tensor:
+    return dout.new_empty((*dout.shape[: dout.ndim - len(g_size)], *g_size))
+
+
+def _crop_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    g, size = inputs
+    ctx.g_size = list(g.shape[g.ndim - len(size) :])
+    ctx.size = list(size)
+
+
+def _crop_backward(ctx: Any, dout: Tensor) -> tuple[Tensor, None]:
+    return _crop_vjp(dout, ctx.g_size), None
+
+
+def _crop_vjp_backward(ctx: Any, ddg: Tensor) -> tuple[Tensor, None]:
+    return _crop(ddg, ctx.size), None
+
+
+def _crop_vjp_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    dout, g_size = inputs
+    ctx.size = list(dout.shape[dout.ndim - len(g_size) :])
+
+
+_crop.register_autograd(_crop_backward, setup_context=_crop_setup)
+_crop_vjp.register_autograd(_crop_vjp_backward, setup_context=_crop_vjp_setup)
+
+
+def gate_crop(g: Tensor, size: Sequence[int]) -> Tensor:
+    """Centre of the trailing axes of g, as `ssmcore.gate_crop`; differentiable any number of times.
+
+    Parameters
+    ----------
+    g : (..., *g_size)
+    size : trailing axes of the result, each at most that of g
+
+    Raises
+    ------
+    ArgumentError
+        `size` is larger than g or has more axes.
+
+    Source: Mamba-AHNet, algorithm 3, steps 1 to 4.
+    """
+    _check_dtypes("gate_crop", {"g": g})
+    return _crop(g, list(_gate_crop.check(tuple(g.shape), tuple(size))))
+
+
+# ---- discretize ----
+
+
+def discretize(
+    A: Tensor, B: Tensor, delta: Tensor, *, method: str = "zoh", structure: str = "diagonal"
+) -> tuple[Tensor, Tensor]:
+    """A_bar and B_bar of x' = A x + B u at step delta, as `ssmcore.discretize`, in torch's own operations on any device.
+
+    Raises
+    ------
+    ArgumentError
+        A dtype, device or option is wrong.
+
+    Source: Mamba-AHNet, eq. 2.
+    """
+    _check_dtypes("discretize", {"A": A, "B": B, "delta": delta})
+    _discretize.SPEC.check_option("method", method)
+    _discretize.SPEC.check_option("structure", structure)
+    return discretize_tensors(A, B, delta, method=method, structure=structure)
