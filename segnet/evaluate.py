@@ -202,9 +202,9 @@ class Evaluation:
             lo, hi = self.iou_bounds
             lines.append(f"WARNING: mean IoU is outside of [{lo:.4f}, {hi:.4f}], which the mean Dice allows")
         if self.missing:
-            lines.append(f"missing predictions, counted as empty: {', '.join(self.missing)}")
+            lines.append(f"missing predictions, counted as empty: {_few(self.missing, 20)}")
         if self.unmatched_predictions:
-            lines.append(f"predictions without a truth, not scored: {', '.join(self.unmatched_predictions)}")
+            lines.append(f"predictions without a truth, not scored: {_few(self.unmatched_predictions, 20)}")
         return lines
 
 
@@ -261,6 +261,7 @@ def evaluate(
             f"missing: expected zero or error, got {missing!r}; zero counts a missing prediction as empty"
         )
     source = _find_truths(truths, patient_regex)
+    matched, unmatched = _match(Path(predictions), source, single=_is_file(truths))
     if cases is not None:
         unknown = sorted(set(cases) - {t.case for t in source})
         if unknown:
@@ -269,7 +270,7 @@ def evaluate(
                 f"the truths hold {_few([t.case for t in source])}"
             )
         source = [t for t in source if t.case in set(cases)]
-    matched, unmatched = _match(Path(predictions), source, single=_is_file(truths))
+        matched = {case: path for case, path in matched.items() if case in set(cases)}
     absent = tuple(t.case for t in source if t.case not in matched)
     if not matched:
         raise InputError(
@@ -329,14 +330,14 @@ def _evaluation(
     empty = {
         "dice": "skip",
         "iou": "skip",
-        "ravd": "both 0, truth alone left out",
+        "ravd": "both 0, truth only: left out",
         "long_axis_error": "both 0",
         "short_axis_error": "both 0",
     }
     units = {"assd_mm": "mm", "hd95_mm": "mm"}
     summary = {
         name: _summarise(
-            rows, name, empty=empty.get(name, "both 0, one left out"), units=units.get(name, "1")
+            rows, name, empty=empty.get(name, "both 0, one only: left out"), units=units.get(name, "1")
         )
         for name in ("dice", "iou", "ravd", "assd_mm", "hd95_mm", "long_axis_error", "short_axis_error")
     }
@@ -531,26 +532,27 @@ def _match(predictions: Path, truths: Sequence[_Truth], *, single: bool) -> tupl
         return {truths[0].case: predictions}, []
     files = [predictions] if predictions.is_file() else _nifti_files(predictions)
     known = {t.case for t in truths}
-    claims: dict[str, list[Path]] = {}
+    claims: dict[str, dict[int, list[Path]]] = {}
     unmatched = []
     for path in files:
-        stem = _stem(path)
-        case = stem if stem in known else _strip(stem, _MASK_SUFFIXES + _IMAGE_SUFFIXES)
-        if case in known:
-            claims.setdefault(case, []).append(path)
-        else:
+        # The exact name is a better claim than one with the suffix of a mask, and that than one of an image.
+        readings = [_strip(_stem(path), s) for s in ((), _MASK_SUFFIXES, _MASK_SUFFIXES + _IMAGE_SUFFIXES)]
+        rank = next((k for k, case in enumerate(readings) if case in known), None)
+        if rank is None:
             unmatched.append(path.name)
-    for case, paths in claims.items():
-        exact = [p for p in paths if _stem(p) == case]
-        if len(paths) > 1 and len(exact) != 1:
+        else:
+            claims.setdefault(readings[rank], {}).setdefault(rank, []).append(path)
+    matched = {}
+    for case, by_rank in claims.items():
+        best, *others = (by_rank[rank] for rank in sorted(by_rank))
+        if len(best) > 1:
             raise InputError(
-                f"predictions: expected one file for case {case}, got {_few([p.name for p in paths])}; "
+                f"predictions: expected one file for case {case}, got {_few([p.name for p in best])}; "
                 "keep one of them"
             )
-        if exact:
-            unmatched += [p.name for p in paths if p != exact[0]]
-            claims[case] = exact
-    return {case: paths[0] for case, paths in claims.items()}, sorted(unmatched)
+        matched[case] = best[0]
+        unmatched += [p.name for group in others for p in group]
+    return matched, sorted(unmatched)
 
 
 def _is_file(truths: Path | str | Sequence[Pair]) -> bool:

@@ -105,7 +105,7 @@ def dice(pred: ArrayLike, truth: ArrayLike, *, empty: Empty = "skip") -> float:
     p, t = _pair(pred, truth)
     value = _empty_value(empty)
     total = np.count_nonzero(p) + np.count_nonzero(t)
-    return 2.0 * np.count_nonzero(p & t) / total if total else value
+    return float(2.0 * np.count_nonzero(p & t) / total) if total else value
 
 
 def iou(pred: ArrayLike, truth: ArrayLike, *, empty: Empty = "skip") -> float:
@@ -123,7 +123,7 @@ def iou(pred: ArrayLike, truth: ArrayLike, *, empty: Empty = "skip") -> float:
     p, t = _pair(pred, truth)
     value = _empty_value(empty)
     union = np.count_nonzero(p | t)
-    return np.count_nonzero(p & t) / union if union else value
+    return float(np.count_nonzero(p & t) / union) if union else value
 
 
 def ravd(pred: ArrayLike, truth: ArrayLike) -> float:
@@ -144,7 +144,7 @@ def ravd(pred: ArrayLike, truth: ArrayLike) -> float:
     n_pred, n_truth = np.count_nonzero(p), np.count_nonzero(t)
     if n_truth == 0:
         return math.inf if n_pred else 0.0
-    return abs(n_pred - n_truth) / n_truth
+    return float(abs(n_pred - n_truth) / n_truth)
 
 
 def volume_ml(mask: ArrayLike, spacing_mm: Sequence[float]) -> float:

@@ -77,7 +77,9 @@ class OpSpec:
     error_samples: tuple[ErrorSample, ...]
     benchmarks: tuple[Sample, ...] = ()
 
-    def fail(self, argument: str, expected: str, got: object, remedy: str, *, kind: type[ArgumentError] = ArgumentError) -> None:
+    def fail(
+        self, argument: str, expected: str, got: object, remedy: str, *, kind: type[ArgumentError] = ArgumentError
+    ) -> None:
         raise kind(f"{self.name}: {argument}: expected {expected}, got {got}; {remedy}")
 
     def check_option(self, name: str, value: object) -> None:
@@ -90,13 +92,21 @@ class OpSpec:
     def check_dtype(self, name: str, array: Any) -> None:
         """Raises ArgumentTypeError unless `array` is a NumPy array of float32 or float64 (or float16, computed in float32)."""
         if not isinstance(array, np.ndarray):
-            self.fail(name, "a NumPy array", type(array).__name__, "convert it with numpy.asarray", kind=ArgumentTypeError)
+            self.fail(
+                name, "a NumPy array", type(array).__name__, "convert it with numpy.asarray", kind=ArgumentTypeError
+            )
         if array.dtype.kind != "f" or array.dtype.itemsize > 8:
             self.fail(
-                name, "dtype float16, float32 or float64", array.dtype, f"convert it with {name}.astype", kind=ArgumentTypeError
+                name,
+                "dtype float16, float32 or float64",
+                array.dtype,
+                f"convert it with {name}.astype",
+                kind=ArgumentTypeError,
             )
 
-    def check_shapes(self, shapes: Mapping[str, tuple[int, ...] | None], *, hint: str = "check the order of its axes") -> Sizes:
+    def check_shapes(
+        self, shapes: Mapping[str, tuple[int, ...] | None], *, hint: str = "check the order of its axes"
+    ) -> Sizes:
         """Binds the axis names of the arguments in order and returns their sizes.
 
         Raises ArgumentError naming the first argument whose shape disagrees, with the shape the earlier ones imply.
@@ -111,12 +121,20 @@ class OpSpec:
                 continue
             patterns = [pattern.split() for pattern in argument.shapes]
             fitting = [axes for axes in patterns if len(axes) == len(shape)]
-            match = next((axes for axes in fitting if all(sizes.get(a, s) == s for a, s in zip(axes, shape, strict=True))), None)
+            match = next(
+                (axes for axes in fitting if all(sizes.get(a, s) == s for a, s in zip(axes, shape, strict=True))), None
+            )
             if match is None:
                 axes = fitting[0] if fitting else patterns[0]
-                expected = " or ".join(f"({', '.join(str(sizes.get(a, a)) for a in p)})" for p in ([axes] if fitting else patterns))
+                expected = " or ".join(
+                    f"({', '.join(str(sizes.get(a, a)) for a in p)})" for p in ([axes] if fitting else patterns)
+                )
                 like = next((bound_by[a] for a in axes if a in bound_by), None)
-                remedy = hint if sorted(shape) == sorted(sizes.get(a, -1) for a in axes) else f"its axes are ({', '.join(axes)})"
+                remedy = (
+                    hint
+                    if sorted(shape) == sorted(sizes.get(a, -1) for a in axes)
+                    else f"its axes are ({', '.join(axes)})"
+                )
                 self.fail(argument.name, f"shape {expected}" + (f" like {like}" if like else ""), tuple(shape), remedy)
                 continue
             for axis, size in zip(match, shape, strict=True):

@@ -54,12 +54,18 @@ def _check_dtypes(op: str, tensors: dict[str, Tensor | None]) -> None:
         if x is None:
             continue
         if not isinstance(x, Tensor):
-            raise ArgumentTypeError(f"{op}: {name}: expected a tensor, got {type(x).__name__}; convert it with torch.as_tensor")
+            raise ArgumentTypeError(
+                f"{op}: {name}: expected a tensor, got {type(x).__name__}; convert it with torch.as_tensor"
+            )
         if x.dtype not in _REAL:
-            raise ArgumentTypeError(f"{op}: {name}: expected a real floating dtype, got {x.dtype}; convert it with {name}.float()")
+            raise ArgumentTypeError(
+                f"{op}: {name}: expected a real floating dtype, got {x.dtype}; convert it with {name}.float()"
+            )
         assert first is not None
         if x.device != first.device:
-            raise ArgumentTypeError(f"{op}: {name}: expected device {first.device} like the first argument, got {x.device}; move it there")
+            raise ArgumentTypeError(
+                f"{op}: {name}: expected device {first.device} like the first argument, got {x.device}; move it there"
+            )
 
 
 # ---- selective_scan ----

@@ -5,7 +5,8 @@ from __future__ import annotations
 from numba import njit, types
 
 _PLANES = {
-    real: (types.Array(real, 3, "C", readonly=True), types.Array(real, 3, "C")) for real in (types.float32, types.float64)
+    real: (types.Array(real, 3, "C", readonly=True), types.Array(real, 3, "C"))
+    for real in (types.float32, types.float64)
 }
 _SIGNATURES = [types.void(read, types.int64, types.int64, write) for read, write in _PLANES.values()]
 

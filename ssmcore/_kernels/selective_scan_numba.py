@@ -149,8 +149,25 @@ def _unit(index, dim, ngroups):
     fastmath={"contract", "reassoc", "nsz"},
 )
 def _forward(
-    u, delta, A, B, B_constant, C, C_constant, D, z, bias, initial_state, out, last_state, checkpoints, disc, softplus,
-    gated, ngroups, keep,
+    u,
+    delta,
+    A,
+    B,
+    B_constant,
+    C,
+    C_constant,
+    D,
+    z,
+    bias,
+    initial_state,
+    out,
+    last_state,
+    checkpoints,
+    disc,
+    softplus,
+    gated,
+    ngroups,
+    keep,
 ):
     batch, seqlen, dim = u.shape
     dstate = A.shape[1]
@@ -187,17 +204,41 @@ def _forward(
 
 
 @njit(
-    _signatures(
-        3, 3, 3, 3, 2, 4, 2, 4, 2, 1, 3, 1, 4, 3, 3, 3, 5, 3, 5, 3, 2, 3, 2, 3, reads=13, flags=4
-    ),
+    _signatures(3, 3, 3, 3, 2, 4, 2, 4, 2, 1, 3, 1, 4, 3, 3, 3, 5, 3, 5, 3, 2, 3, 2, 3, reads=13, flags=4),
     parallel=True,
     cache=True,
     error_model="numpy",
     fastmath={"contract", "reassoc", "nsz"},
 )
 def _backward(
-    dout, dlast_state, u, delta, A, B, B_constant, C, C_constant, D, z, bias, checkpoints, du, ddelta, dA, dB, dB_constant,
-    dC, dC_constant, dD, dz, ddelta_bias, dinitial_state, disc, softplus, gated, ngroups,
+    dout,
+    dlast_state,
+    u,
+    delta,
+    A,
+    B,
+    B_constant,
+    C,
+    C_constant,
+    D,
+    z,
+    bias,
+    checkpoints,
+    du,
+    ddelta,
+    dA,
+    dB,
+    dB_constant,
+    dC,
+    dC_constant,
+    dD,
+    dz,
+    ddelta_bias,
+    dinitial_state,
+    disc,
+    softplus,
+    gated,
+    ngroups,
 ):
     batch, seqlen, dim = u.shape
     dstate = A.shape[1]
@@ -261,7 +302,21 @@ def _backward(
                     if C.size > 0:
                         dc[n] = 0
                     _retreat(
-                        disc, dt[k], ut, dtu[k], At[n], b, c, dy, h[k, n], h[k + 1, n], dh[n], dAt[n], sum_A, sum_B, db[n],
+                        disc,
+                        dt[k],
+                        ut,
+                        dtu[k],
+                        At[n],
+                        b,
+                        c,
+                        dy,
+                        h[k, n],
+                        h[k + 1, n],
+                        dh[n],
+                        dAt[n],
+                        sum_A,
+                        sum_B,
+                        db[n],
                         dc[n],
                     )
                     if B.size > 0:
@@ -371,6 +426,4 @@ def selective_scan_bwd(
     ranks = (3, 3, 3, 3, 2, 4, 2, 4, 2, 1, 3, 1, 4, 3, 3, 3, 5, 3, 5, 3, 2, 3, 2, 3)
     arrays = [_present(a, rank, u.dtype) for a, rank in zip(given, ranks, strict=True)]
     with threads(num_threads):
-        _backward(
-            *arrays, discretization, int(delta_softplus), int(z is not None), _groups(B_varying, C_varying)
-        )
+        _backward(*arrays, discretization, int(delta_softplus), int(z is not None), _groups(B_varying, C_varying))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -47,9 +48,7 @@ def split(matrix: Array) -> tuple[Array | None, Array | None]:
     return (None, np.ascontiguousarray(matrix)) if matrix.ndim == 2 else (matrix, None)
 
 
-def broadcast_diagonal(
-    A: Array, B: Array, delta: Array
-) -> tuple[Array, Array, tuple[int, ...], np.dtype[Any]]:
+def broadcast_diagonal(A: Array, B: Array, delta: Array) -> tuple[Array, Array, tuple[int, ...], np.dtype[Any]]:
     """A and delta, flat and of the common shape (..., dstate), that shape, and the compute dtype."""
     dtype = compute_dtype(np.result_type(A, B, delta))
     shape = np.broadcast_shapes(A.shape, B.shape, (*delta.shape, 1))
@@ -117,9 +116,10 @@ class GateCrop:
             outer = outer[(slice(None),) * axis + (slice(first, first + part),)]
         full_plane, plane = self._plane(trailing), self._plane(size)
         out = np.empty((*lead, *size), dtype)
-        source = np.ascontiguousarray(outer, dtype=dtype).reshape(-1, *full_plane)
+        planes = math.prod((*lead, *size[:-2]))
+        source = np.ascontiguousarray(outer, dtype=dtype).reshape(planes, *full_plane)
         top, left = ((f - p) // 2 for f, p in zip(full_plane, plane, strict=True))
-        self.kernels.gate_crop(source, top, left, out.reshape(-1, *plane))
+        self.kernels.gate_crop(source, top, left, out.reshape(planes, *plane))
         return out.astype(g.dtype, copy=False)
 
     def backward(self, dout: Array, g_size: tuple[int, ...]) -> Array:
@@ -127,15 +127,14 @@ class GateCrop:
         lead, size = dout.shape[: dout.ndim - len(g_size)], dout.shape[dout.ndim - len(g_size) :]
         full_plane, plane = self._plane(g_size), self._plane(size)
         top, left = ((f - p) // 2 for f, p in zip(full_plane, plane, strict=True))
+        count = math.prod((*lead, *size[:-2]))
         planes = np.empty((*lead, *size[:-2], *g_size[-2:]), dtype)
-        source = np.ascontiguousarray(dout, dtype=dtype).reshape(-1, *plane)
-        self.kernels.gate_crop_vjp(source, top, left, planes.reshape(-1, *full_plane))
+        source = np.ascontiguousarray(dout, dtype=dtype).reshape(count, *plane)
+        self.kernels.gate_crop_vjp(source, top, left, planes.reshape(count, *full_plane))
         if len(g_size) <= 2:
             return planes.astype(dout.dtype, copy=False)
         dg = np.zeros((*lead, *g_size), dout.dtype)
-        window = tuple(
-            slice((f - p) // 2, (f - p) // 2 + p) for f, p in zip(g_size[:-2], size[:-2], strict=True)
-        )
+        window = tuple(slice((f - p) // 2, (f - p) // 2 + p) for f, p in zip(g_size[:-2], size[:-2], strict=True))
         dg[(slice(None),) * len(lead) + window] = planes
         return dg
 
@@ -151,9 +150,7 @@ class SelectiveScan:
     module's kernels have.
     """
 
-    def __init__(
-        self, kernels: Any, *, contiguous: bool, extra: Callable[[], tuple[int, ...]] = tuple
-    ) -> None:
+    def __init__(self, kernels: Any, *, contiguous: bool, extra: Callable[[], tuple[int, ...]] = tuple) -> None:
         self.kernels = kernels
         self.contiguous = contiguous
         self.extra = extra
@@ -190,9 +187,7 @@ class SelectiveScan:
         out = self._empty(batch, seqlen, dim, dtype, channel_first)
         last_state = np.empty((batch, dim, dstate), dtype)
         checkpoints = (
-            np.empty((batch, -(-seqlen // self.kernels.CHUNK), dstate, dim), dtype)
-            if keep_checkpoints
-            else None
+            np.empty((batch, -(-seqlen // self.kernels.CHUNK), dstate, dim), dtype) if keep_checkpoints else None
         )
         self.kernels.selective_scan_fwd(
             wide_u,

@@ -37,11 +37,7 @@ def isa() -> str:
 
 def about(op: str) -> str:
     threads = "OpenMP threads" if kernels.has_openmp() else "one thread, built without OpenMP"
-    return (
-        f"compiled C kernels, {isa()}, {threads}"
-        if op == "selective_scan"
-        else f"compiled kernels, {threads}"
-    )
+    return f"compiled C kernels, {isa()}, {threads}" if op == "selective_scan" else f"compiled kernels, {threads}"
 
 
 def limits(op: str, *, structure: str = "diagonal", **_: Any) -> str | None:

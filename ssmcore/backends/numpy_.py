@@ -187,9 +187,7 @@ def selective_scan_fwd(
     num_threads: int,
 ) -> tuple[Array, Array, Array | None]:
     dtype = u.dtype
-    u, delta, A, B, C, D, z, delta_bias, initial_state = _wide(
-        u, delta, A, B, C, D, z, delta_bias, initial_state
-    )
+    u, delta, A, B, C, D, z, delta_bias, initial_state = _wide(u, delta, A, B, C, D, z, delta_bias, initial_state)
     batch, seqlen, dim = u.shape
     if delta_bias is not None:
         delta = delta + delta_bias
@@ -319,8 +317,5 @@ def _window(shape: tuple[int, ...], size: tuple[int, ...]) -> tuple[Any, ...]:
     trailing = shape[len(shape) - len(size) :]
     return (
         ...,
-        *(
-            slice((full - part) // 2, (full - part) // 2 + part)
-            for full, part in zip(trailing, size, strict=True)
-        ),
+        *(slice((full - part) // 2, (full - part) // 2 + part) for full, part in zip(trailing, size, strict=True)),
     )

@@ -99,7 +99,9 @@ def selective_scan_tensors(
         y = y + D.to(wide) * u
     if z is not None:
         y = y * F.silu(z.to(wide))
-    checkpoints = torch.stack(kept, dim=1) if kept else h.new_empty((batch, 0, A.shape[1], dim) if keep_checkpoints else 0)
+    checkpoints = (
+        torch.stack(kept, dim=1) if kept else h.new_empty((batch, 0, A.shape[1], dim) if keep_checkpoints else 0)
+    )
     return y.to(dtype), h.to(dtype), checkpoints
 
 
@@ -116,7 +118,9 @@ def gate_crop_tensors(g: Tensor, size: Sequence[int]) -> Tensor:
     return g.clone(memory_format=torch.contiguous_format)
 
 
-def gradients(outputs: Sequence[Tensor], inputs: Sequence[Tensor | None], douts: Sequence[Tensor | None]) -> list[Tensor | None]:
+def gradients(
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor | None], douts: Sequence[Tensor | None]
+) -> list[Tensor | None]:
     """Gradients of sum(output * dout), None for an absent input, zeros for one that nothing depends on."""
     pairs = [(o, d) for o, d in zip(outputs, douts, strict=True) if d is not None and o.requires_grad]
     wanted = [x for x in inputs if x is not None]
@@ -130,14 +134,16 @@ def gradients(outputs: Sequence[Tensor], inputs: Sequence[Tensor | None], douts:
 
 
 def _tensors(*arrays: Array | None, requires_grad: bool = False) -> list[Any]:
-    return [None if a is None else torch.tensor(np.ascontiguousarray(a), requires_grad=requires_grad) for a in arrays]
+    return [None if a is None else torch.from_numpy(a.copy()).requires_grad_(requires_grad) for a in arrays]
 
 
 def _arrays(tensors: Sequence[Tensor | None]) -> tuple[Any, ...]:
     return tuple(None if t is None else t.detach().numpy() for t in tensors)
 
 
-def discretize(A: Array, B: Array, delta: Array, *, method: str, structure: str, num_threads: int) -> tuple[Array, Array]:
+def discretize(
+    A: Array, B: Array, delta: Array, *, method: str, structure: str, num_threads: int
+) -> tuple[Array, Array]:
     A_bar, B_bar = _arrays(discretize_tensors(*_tensors(A, B, delta), method=method, structure=structure))
     return A_bar, B_bar
 
@@ -202,13 +208,15 @@ def selective_scan_bwd(
 
 
 def gate_crop(g: Array, size: tuple[int, ...]) -> Array:
-    cropped: Array = gate_crop_tensors(torch.tensor(np.ascontiguousarray(g)), size).numpy()
+    cropped: Array = gate_crop_tensors(torch.from_numpy(g.copy()), size).numpy()
     return cropped
 
 
 def gate_crop_vjp(dout: Array, g_size: tuple[int, ...]) -> Array:
-    g = torch.zeros(*dout.shape[: dout.ndim - len(g_size)], *g_size, dtype=torch.from_numpy(dout[:0].copy()).dtype, requires_grad=True)
+    g = torch.zeros(
+        *dout.shape[: dout.ndim - len(g_size)], *g_size, dtype=torch.from_numpy(dout.copy()).dtype, requires_grad=True
+    )
     cropped = gate_crop_tensors(g, dout.shape[dout.ndim - len(g_size) :])
-    (dg,) = torch.autograd.grad(cropped, g, torch.tensor(np.ascontiguousarray(dout)))
+    (dg,) = torch.autograd.grad(cropped, g, torch.from_numpy(dout.copy()))
     result: Array = dg.numpy()
     return result

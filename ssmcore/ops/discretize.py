@@ -23,7 +23,9 @@ class DiscretizeGradients(NamedTuple):
     delta: Array
 
 
-def _diagonal(rng: np.random.Generator, dtype: Any, *, shape: tuple[int, ...] = (5,), dstate: int = 4, **options: Any) -> Case:
+def _diagonal(
+    rng: np.random.Generator, dtype: Any, *, shape: tuple[int, ...] = (5,), dstate: int = 4, **options: Any
+) -> Case:
     return {
         "A": (-np.exp(rng.uniform(-2, 2, (*shape[-1:], dstate)))).astype(dtype),
         "B": rng.standard_normal((*shape[-1:], dstate)).astype(dtype),
@@ -33,7 +35,15 @@ def _diagonal(rng: np.random.Generator, dtype: Any, *, shape: tuple[int, ...] = 
     }
 
 
-def _dense(rng: np.random.Generator, dtype: Any, *, shape: tuple[int, ...] = (3,), dstate: int = 4, inputs: int = 2, **options: Any) -> Case:
+def _dense(
+    rng: np.random.Generator,
+    dtype: Any,
+    *,
+    shape: tuple[int, ...] = (3,),
+    dstate: int = 4,
+    inputs: int = 2,
+    **options: Any,
+) -> Case:
     skew = rng.standard_normal((dstate, dstate))
     return {
         "A": (skew - skew.T - np.eye(dstate)).astype(dtype),
@@ -107,7 +117,12 @@ def _check(A: Array, B: Array, delta: Array, method: str, structure: str) -> Non
         np.broadcast_shapes(A.shape[:-core], B.shape[:-core], delta.shape)
     except ValueError:
         lead = A.shape[:-core]
-        SPEC.fail("delta", f"a shape that broadcasts with {lead}, the leading axes of A", delta.shape, "delta has no state axis")
+        SPEC.fail(
+            "delta",
+            f"a shape that broadcasts with {lead}, the leading axes of A",
+            delta.shape,
+            "delta has no state axis",
+        )
 
 
 def discretize(
@@ -207,7 +222,12 @@ def discretize_vjp(
         except ValueError:
             fits = False
         if not fits:
-            SPEC.fail(name, f"a shape that broadcasts to {full}", array.shape, "pass the gradient of the output as it came out")
+            SPEC.fail(
+                name,
+                f"a shape that broadcasts to {full}",
+                array.shape,
+                "pass the gradient of the output as it came out",
+            )
     wide_A, wide_B, wide_delta, wide_dA_bar, wide_dB_bar = _wide(A, B, delta, dA_bar, dB_bar)
     grads = backends.entry(choice, "discretize_vjp")(
         np.broadcast_to(wide_dA_bar, (*lead, *A.shape[-core:])),
@@ -219,7 +239,9 @@ def discretize_vjp(
         structure=structure,
         num_threads=resolve(num_threads),
     )
-    return DiscretizeGradients(*(_sum_to(g, x.shape).astype(x.dtype, copy=False) for g, x in zip(grads, (A, B, delta), strict=True)))
+    return DiscretizeGradients(
+        *(_sum_to(g, x.shape).astype(x.dtype, copy=False) for g, x in zip(grads, (A, B, delta), strict=True))
+    )
 
 
 def _wide(*arrays: Array) -> list[Array]:

@@ -59,7 +59,12 @@ def check(shape: tuple[int, ...], size: tuple[int, ...], name: str = "g") -> tup
     """`size` as a tuple of ints. Raises ArgumentError where it does not fit into the trailing axes of `shape`."""
     size = tuple(int(part) for part in size)
     if len(size) > len(shape) or not size:
-        SPEC.fail("size", f"at most {len(shape)} axes like {name}" if size else "at least one axis", len(size), "name only trailing axes")
+        SPEC.fail(
+            "size",
+            f"at most {len(shape)} axes like {name}" if size else "at least one axis",
+            len(size),
+            "name only trailing axes",
+        )
     trailing = shape[len(shape) - len(size) :]
     if any(part < 0 or part > full for part, full in zip(size, trailing, strict=True)):
         SPEC.fail("size", f"at most {trailing}, the trailing axes of {name}", size, "crop to the smaller of the two")

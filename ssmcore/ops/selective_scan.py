@@ -70,7 +70,8 @@ def _case(
         "C": matrix(constant_C),
     }
     if extras:
-        case |= {"D": normal(dim), "z": sequence(), "delta_bias": (0.1 * normal(dim)).astype(dtype)}
+        bias = 0.1 * normal(dim)
+        case |= {"D": normal(dim), "z": sequence(), "delta_bias": bias if softplus else abs(bias)}
         case["initial_state"] = normal(batch, dim, dstate)
     return case | {"layout": layout} | options
 
@@ -97,8 +98,8 @@ SPEC = OpSpec(
         Argument("u", ("batch seqlen dim",), "input"),
         Argument("delta", ("batch seqlen dim",), "step, before bias and softplus"),
         Argument("A", ("dim dstate",), "diagonal of the system matrix"),
-        Argument("B", ("batch seqlen ngroups dstate", "dim dstate"), "input matrix"),
-        Argument("C", ("batch seqlen ngroups dstate", "dim dstate"), "output matrix"),
+        Argument("B", ("batch seqlen ngroups dstate", "batch seqlen dstate", "dim dstate"), "input matrix"),
+        Argument("C", ("batch seqlen ngroups dstate", "batch seqlen dstate", "dim dstate"), "output matrix"),
         Argument("D", ("dim",), "skip", optional=True),
         Argument("z", ("batch seqlen dim",), "gate, through SiLU", optional=True),
         Argument("delta_bias", ("dim",), "added to delta", optional=True),
@@ -146,7 +147,9 @@ SPEC = OpSpec(
                 A=lambda rng: -np.ones((7, 4), np.float32)),
         _broken("groups that do not divide", ("selective_scan: B: expected", "divides dim = 6", "got 4"),
                 B=lambda rng: np.ones((2, 4, 4, 5), np.float32)),
-        _broken("C of another dstate", ("selective_scan: C: expected shape (2, ngroups, 4, 5)", "got (2, 1, 3, 5)"),
+        _broken("groups of B alone", ("selective_scan: C: expected 3 groups like the other of B and C, got (2, 4, 5)",),
+                B=lambda rng: np.ones((2, 3, 4, 5), np.float32)),
+        _broken("C of another dstate", ("selective_scan: C: expected shape (2, 4, 5)", "got (2, 3, 5)"),
                 C=lambda rng: np.ones((2, 3, 5), np.float32)),
         _broken("integer u", ("selective_scan: u: expected dtype", "got int64", "astype"), TypeError,
                 u=lambda rng: np.ones((2, 6, 5), np.int64)),
@@ -213,27 +216,31 @@ def check(shapes: Mapping[str, tuple[int, ...] | None], *, discretization: str, 
     """Sizes of the axes, from shapes in the caller's layout. Raises ArgumentError."""
     SPEC.check_option("discretization", discretization)
     SPEC.check_option("layout", layout)
-    in_layout = {"bdl": _BDL, "bld": SPEC}[layout]
-    grouped = {name: _with_group(name, shape, layout) for name, shape in shapes.items()}
+    A = shapes["A"]
+    if A is not None and len(A) == 2 and A[1] < 1:
+        SPEC.fail("A", "a dstate of at least 1", f"shape {A}", "use a state of one entry and A = 0 for none")
     other = "bld" if layout == "bdl" else "bdl"
-    sizes = in_layout.check_shapes(grouped, hint=f'transpose it, or pass layout="{other}" for all of them')
-    if sizes["dstate"] < 1:
-        SPEC.fail("A", "a dstate of at least 1", f"shape {shapes['A']}", "use a state of one entry and A = 0 for none")
+    in_layout = {"bdl": _BDL, "bld": SPEC}[layout]
+    sizes = in_layout.check_shapes(shapes, hint=f'transpose it, or pass layout="{other}" for all of them')
     ngroups = sizes.setdefault("ngroups", 1)
-    if ngroups < 1 or sizes["dim"] % ngroups:
-        name = next(n for n in ("B", "C") if len(shapes[n] or ()) == 4)
-        SPEC.fail(name, f"a number of groups that divides dim = {sizes['dim']}", ngroups, "channel d reads group d // (dim // ngroups)")
+    for name in ("B", "C"):
+        rank = len(shapes[name] or ())
+        if rank == 4 and (ngroups < 1 or sizes["dim"] % ngroups):
+            expected = f"a number of groups that divides dim = {sizes['dim']}"
+            SPEC.fail(name, expected, ngroups, "channel d reads group d // (dim // ngroups)")
+        if rank == 3 and ngroups != 1:
+            SPEC.fail(
+                name, f"{ngroups} groups like the other of B and C", shapes[name], "repeat it along a groups axis"
+            )
     return sizes
 
 
-def _with_group(name: str, shape: tuple[int, ...] | None, layout: str) -> tuple[int, ...] | None:
-    if name in ("B", "C") and shape is not None and len(shape) == 3:
-        return (shape[0], 1, *shape[1:]) if layout == "bdl" else (*shape[:2], 1, shape[2])
-    return shape
-
-
 def _channel_first(argument: Argument) -> Argument:
-    shapes = {"batch seqlen dim": "batch dim seqlen", "batch seqlen ngroups dstate": "batch ngroups dstate seqlen"}
+    shapes = {
+        "batch seqlen dim": "batch dim seqlen",
+        "batch seqlen dstate": "batch dstate seqlen",
+        "batch seqlen ngroups dstate": "batch ngroups dstate seqlen",
+    }
     return Argument(
         argument.name, tuple(shapes.get(s, s) for s in argument.shapes), argument.meaning, argument.optional
     )
@@ -246,7 +253,9 @@ def _prepare(arrays: Mapping[str, Array | None], discretization: str, layout: st
     for name, array in arrays.items():
         if array is not None:
             SPEC.check_dtype(name, array)
-    sizes = check({n: None if a is None else a.shape for n, a in arrays.items()}, discretization=discretization, layout=layout)
+    sizes = check(
+        {n: None if a is None else a.shape for n, a in arrays.items()}, discretization=discretization, layout=layout
+    )
     return sizes, [canonical(name, arrays[name], layout) for name in ARGUMENTS]
 
 

@@ -125,8 +125,10 @@ def test_missing_prediction_counts_as_empty_or_is_an_error(folders: tuple[Path, 
     with pytest.raises(InputError, match="got none for bone_00007_lesion_01"):
         evaluate(predictions, truths, missing="error")
     # Limited to the others, nothing is missing.
-    others = [r.case for r in result.rows[:-1]]
-    assert evaluate(predictions, truths, missing="error", cases=others).missing == ()
+    others = [r.case for r in result.rows[:2]]
+    limited = evaluate(predictions, truths, missing="error", cases=others)
+    assert [r.case for r in limited.rows] == others
+    assert (limited.missing, limited.unmatched_predictions) == ((), ())
 
 
 def test_predictions_without_truth_are_listed(folders: tuple[Path, Path]) -> None:
@@ -168,6 +170,8 @@ def test_pairs_and_pair_folder(tmp_path: Path) -> None:
         save(tmp_path / "d" / f"{case}_mask.nii.gz", lesion())
         save(tmp_path / "p" / f"{case}.nii.gz", lesion())
     folder = evaluate(tmp_path / "p", tmp_path / "d")
+    # In the folder itself the masks are taken, not the images of the same cases.
+    assert evaluate(tmp_path / "d", tmp_path / "d").unmatched_predictions == ("a_ct.nii.gz", "b_ct.nii.gz")
     assert [r.dice for r in folder.rows] == [1.0, 1.0]
     pairs = [Pair("b", "someone", tmp_path / "d" / "b_ct.nii.gz", tmp_path / "d" / "b_mask.nii.gz")]
     result = evaluate(tmp_path / "p", pairs)
@@ -217,7 +221,9 @@ def test_other_grids_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"corners 0.01 mm away"):
         evaluate(tmp_path / "p", tmp_path / "t")
     save(tmp_path / "p" / "c.nii.gz", lesion()[:-1])
-    with pytest.raises(InputError, match=r"expected shape \(20, 18, 10\) like the truth of c, got \(19, 18, 10\)"):
+    with pytest.raises(
+        InputError, match=r"expected shape \(20, 18, 10\) like the truth of c, got \(19, 18, 10\)"
+    ):
         evaluate(tmp_path / "p", tmp_path / "t")
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import ndimage
 
 from segnet import metrics
 from segnet.errors import InputError
@@ -45,7 +48,7 @@ def test_overlap_counts_by_hand() -> None:
 
 
 @pytest.mark.parametrize("score", [metrics.dice, metrics.iou])
-def test_empty_masks_follow_the_named_convention(score) -> None:  # type: ignore[no-untyped-def]
+def test_empty_masks_follow_the_named_convention(score: Callable[..., float]) -> None:
     some = box(EMPTY.shape, (0, 1), (0, 2), (0, 2))
     assert math.isnan(score(EMPTY, EMPTY))
     assert math.isnan(score(EMPTY, EMPTY, empty="skip"))
@@ -84,7 +87,7 @@ def test_empty_masks_have_decided_volumes_and_distances() -> None:
         lambda p, t: metrics.score_lesion(p, t, (1, 1, 1)),
     ],
 )
-def test_shapes_and_values_are_refused(call) -> None:  # type: ignore[no-untyped-def]
+def test_shapes_and_values_are_refused(call: Callable[..., Any]) -> None:
     with pytest.raises(InputError, match=r"pred: expected shape \(2, 4, 5\) like truth, got \(2, 5, 4\)"):
         call(np.zeros((2, 5, 4), bool), EMPTY)
     with pytest.raises(InputError, match="truth: expected booleans or only 0 and 1, got int64 from 0 to 2"):
@@ -115,7 +118,7 @@ def test_distances_of_two_plates_by_hand() -> None:
     pred, truth = box((6, 5, 5), (1, 2), (0, 5), (0, 5)), box((6, 5, 5), (4, 5), (0, 5), (0, 5))
     assert metrics.assd_mm(pred, truth, (2.5, 0.8, 0.8)) == 7.5
     assert metrics.hd95_mm(pred, truth, (2.5, 0.8, 0.8)) == 7.5
-    # A line of 21 pixels against its first pixel: distances 0 … 20 one way, 0 the other; the percentile at 19.
+    # A line of 21 pixels against its first pixel: distances 0 … 20 one way, 0 the other.
     line, point = box((21,), (0, 21)), box((21,), (0, 1))
     assert metrics.hd95_mm(line[None], point[None], (1.0, 1.0)) == pytest.approx(19.0, rel=1e-15)
     assert metrics.assd_mm(line[None], point[None], (1.0, 1.0)) == pytest.approx(210 / 22, rel=1e-15)
@@ -248,7 +251,7 @@ def test_axes_of_boxes(height: int, width: int) -> None:
     assert long_mm == pytest.approx(max(math.hypot(h - dy, w), math.hypot(h, w - dx)), rel=1e-12)
     # The documented tolerance: one pixel below the rectangle's diagonal.
     assert math.hypot(h, w) - math.hypot(dy, dx) <= long_mm <= math.hypot(h, w) + 1e-9
-    # The longest chord perpendicular to the diagonal of a rectangle is h w / diagonal from corner to line, twice.
+    # Perpendicular to the diagonal, a chord between the long sides has length h diagonal / w.
     ideal = min(h, w) * math.hypot(h, w) / max(h, w)
     assert abs(short_mm - ideal) <= math.hypot(dy, dx)
 
@@ -295,8 +298,6 @@ def test_axes_against_all_pairs_of_directions() -> None:
     mask[0, walk[:, 0], walk[:, 1]] = True
     mask[0, 6:18, 12] = True
     mask[0, 12, 6:18] = True
-    from scipy import ndimage
-
     labels, n = ndimage.label(mask[0], structure=np.ones((3, 3)))
     spacing = np.array([0.8, 1.3])
     widest = 0.0

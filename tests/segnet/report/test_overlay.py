@@ -19,7 +19,9 @@ def volume() -> np.ndarray:
     return np.full(SHAPE, -900, dtype=np.int16)
 
 
-def box_mask(z: tuple[int, int] = (3, 7), y: tuple[int, int] = (30, 45), x: tuple[int, int] = (35, 55)) -> np.ndarray:
+def box_mask(
+    z: tuple[int, int] = (3, 7), y: tuple[int, int] = (30, 45), x: tuple[int, int] = (35, 55)
+) -> np.ndarray:
     mask = np.zeros(SHAPE, bool)
     mask[slice(*z), slice(*y), slice(*x)] = True
     return mask
@@ -72,7 +74,12 @@ def test_display_is_radiological(tmp_path: Path, y: int, x: int, direction: tupl
     panel = panels(tmp_path / "o.png", 1)[0].astype(int)
     outline = np.argwhere(near(panel, overlay.PRED_RGB)).mean(axis=0)
     bright = (panel.min(axis=2) > 128) & (np.ptp(panel, axis=2) == 0)
-    bright[:50], bright[:, :60], bright[:, -60:], bright[-80:] = False, False, False, False  # letters, scale bar
+    bright[:50], bright[:, :60], bright[:, -60:], bright[-80:] = (
+        False,
+        False,
+        False,
+        False,
+    )  # letters, scale bar
     offset = np.argwhere(bright).mean(axis=0) - outline
     # The square is 10 mm or more from the lesion's centre along one axis, at 12.5 device pixels per mm.
     along = offset @ np.array(direction)
@@ -90,7 +97,9 @@ def test_pixels_keep_their_proportions(tmp_path: Path) -> None:
 
 
 def test_scale_bar_is_ten_mm(tmp_path: Path) -> None:
-    overlay_png(tmp_path / "o.png", volume(), box_mask(), window_hu=WINDOW, spacing_zyx_mm=SPACING, n_slices=1)
+    overlay_png(
+        tmp_path / "o.png", volume(), box_mask(), window_hu=WINDOW, spacing_zyx_mm=SPACING, n_slices=1
+    )
     panel = panels(tmp_path / "o.png", 1)[0]
     y = overlay.PANEL - 14 * overlay.SCALE
     bar = near(panel[y : y + 1], overlay.INK)
@@ -99,7 +108,9 @@ def test_scale_bar_is_ten_mm(tmp_path: Path) -> None:
 
 def test_both_colours_show_where_outlines_coincide(tmp_path: Path) -> None:
     mask = box_mask()
-    overlay_png(tmp_path / "o.png", volume(), mask, mask, window_hu=WINDOW, spacing_zyx_mm=SPACING, n_slices=1)
+    overlay_png(
+        tmp_path / "o.png", volume(), mask, mask, window_hu=WINDOW, spacing_zyx_mm=SPACING, n_slices=1
+    )
     panel = panels(tmp_path / "o.png", 1)[0]
     shares = [near(panel, rgb).sum() for rgb in (overlay.PRED_RGB, overlay.TRUTH_RGB)]
     assert 0.5 < shares[0] / shares[1] < 2.0
@@ -134,7 +145,9 @@ def test_largest_slice_is_always_shown() -> None:
         assert chosen == sorted(chosen)
 
 
-@pytest.mark.parametrize("case", ["empty prediction", "both empty", "no truth, empty", "whole image", "tiny image"])
+@pytest.mark.parametrize(
+    "case", ["empty prediction", "both empty", "no truth, empty", "whole image", "tiny image"]
+)
 def test_odd_masks(tmp_path: Path, case: str) -> None:
     image, mask = volume(), box_mask()
     truth: np.ndarray | None = mask
@@ -149,7 +162,13 @@ def test_odd_masks(tmp_path: Path, case: str) -> None:
     else:
         image, mask, truth = image[:1, :3, :2], np.ones((1, 3, 2), bool), None
     overlay_png(
-        tmp_path / "o.png", image, mask, truth, window_hu=WINDOW, spacing_zyx_mm=SPACING, title="A title " * 60
+        tmp_path / "o.png",
+        image,
+        mask,
+        truth,
+        window_hu=WINDOW,
+        spacing_zyx_mm=SPACING,
+        title="A title " * 60,
     )
     page = Image.open(tmp_path / "o.png")
     assert page.height == (74 + 34) * overlay.SCALE + overlay.PANEL
@@ -158,7 +177,10 @@ def test_odd_masks(tmp_path: Path, case: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pred_zyx": np.zeros((10, 90, 80), bool)}, r"pred_zyx: expected shape \(10, 80, 90\) like image_zyx"),
+        (
+            {"pred_zyx": np.zeros((10, 90, 80), bool)},
+            r"pred_zyx: expected shape \(10, 80, 90\) like image_zyx",
+        ),
         ({"truth_zyx": np.zeros((9, 80, 90), bool)}, "truth_zyx: expected shape"),
         ({"truth_zyx": np.full(SHAPE, 2)}, "truth_zyx: expected booleans or only 0 and 1"),
         ({"image_zyx": np.zeros((80, 90))}, "image_zyx: expected shape"),

@@ -1,0 +1,140 @@
+"""One configuration: defaults < YAML file < environment SEGNET_* < flags. Every default lives here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import InputError
+
+ENVIRONMENT_PREFIX = "SEGNET_"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(_Frozen):
+    """A network. The paper's own reading of a row stays a switch; the default is the repaired one."""
+
+    name: Literal["mamba-ahnet", "mamba-ahnet-r"] = "mamba-ahnet"
+    in_channels: Annotated[int, Field(ge=1)] = 1
+    classes: Annotated[int, Field(ge=2)] = 2
+    base_width: Annotated[int, Field(ge=4)] = 16
+    depths: tuple[int, int, int, int] = (2, 2, 2, 2)
+    dstate: Annotated[int, Field(ge=1)] = 16
+    expand: Annotated[int, Field(ge=1)] = 2
+    discretization: Literal["bilinear", "mamba", "zoh"] = "bilinear"
+    gate_target: Literal["up", "skip"] = "up"
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    reconstruction_width: Annotated[float, Field(gt=0, le=1)] = 0.25
+
+    @property
+    def reconstructs(self) -> bool:
+        return self.name.endswith("-r")
+
+
+class DataConfig(_Frozen):
+    """How a slice reaches the network."""
+
+    window_hu: tuple[float, float] = (-1000.0, 400.0)
+    patch_px: Annotated[int, Field(ge=16)] = 64
+    """Side of the square field of view, in pixels of the image."""
+    input_px: Annotated[int, Field(ge=32, multiple_of=32)] = 128
+    """Side of the network's input, to which the field of view is resampled."""
+    lesion_fraction: Annotated[float, Field(ge=0, le=1)] = 0.8
+    """Share of training slices drawn from those that hold lesion."""
+    split_fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    """Patients for training, validation and test."""
+
+
+class TrainConfig(_Frozen):
+    """The recipe."""
+
+    seed: int = 0
+    minutes: Annotated[float, Field(gt=0)] = 20.0
+    """Wall time of training; the cosine schedule runs over it."""
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    """Stop, and end the schedule, after this many steps instead."""
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    gradient_clip: Annotated[float, Field(gt=0)] = 1.0
+    reconstruction_weight: Annotated[float, Field(ge=0)] = 0.1
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    validate_every_s: Annotated[float, Field(gt=0)] = 60.0
+    threads: Annotated[int, Field(ge=1)] | None = None
+    bfloat16: bool = False
+    """bfloat16 autocast of convolutions; the scan stays float32."""
+
+
+class Config(_Frozen):
+    """What a training run was made with; goes into its checkpoint."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _window_is_ordered(self) -> Config:
+        low, high = self.data.window_hu
+        if not low < high:
+            raise ValueError(f"data.window_hu: expected low < high, got {low} {high}")
+        return self
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _from_environment() -> dict[str, Any]:
+    """SEGNET_TRAIN__MINUTES=5 sets train.minutes; values are read as YAML."""
+    found: dict[str, Any] = {}
+    for variable, text in os.environ.items():
+        section, double, field = variable.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+        if variable.startswith(ENVIRONMENT_PREFIX) and double:
+            found.setdefault(section, {})[field] = yaml.safe_load(text)
+    return found
+
+
+def load_config(path: Path | None = None, flags: Mapping[str, Mapping[str, Any]] | None = None) -> Config:
+    """Resolves the configuration.
+
+    Parameters
+    ----------
+    path : YAML file with the sections model, data, train; any may be missing
+    flags : section -> field -> value; None values are left out
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, or a field is unknown or out of range.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = yaml.safe_load(path.read_text()) or {}
+        except (OSError, yaml.YAMLError) as error:
+            raise InputError(f"config {path}: expected a YAML file, got {type(error).__name__}: {error}; check the path and its syntax") from None
+        if not isinstance(values, dict):
+            raise InputError(f"config {path}: expected sections model, data, train, got {type(values).__name__}; see `segnet info --config`")
+    values = _merge(values, _from_environment())
+    given = {s: {k: v for k, v in fields.items() if v is not None} for s, fields in (flags or {}).items()}
+    try:
+        return Config.model_validate(_merge(values, given))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "config"
+        raise InputError(f"config: {where}: {first['msg']}, got {first['input']!r}; see `segnet info --config` for the fields") from None

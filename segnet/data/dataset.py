@@ -1,0 +1,147 @@
+"""Training batches: slices of a prepared dataset, cut to the field of view, augmented, resampled to the network's input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..config import DataConfig
+from ..errors import InputError
+from .prepare import load_dataset
+
+CANVAS = 1.5
+"""Side of the piece cut out of a slice, in fields of view: what a rotation by 45 degrees can reach, and a little more."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prepared volume. image is HU clipped to the window; lesion holds the (z, y, x) of every lesion voxel."""
+
+    name: str
+    patient: str
+    image: NDArray[np.int16]
+    mask: NDArray[np.uint8]
+    spacing_zyx_mm: tuple[float, float, float]
+    affine: NDArray[np.float64]
+    lesion: NDArray[np.int32]
+
+
+def normalise(image_hu: NDArray[np.generic], window_hu: tuple[float, float]) -> NDArray[np.float32]:
+    """HU clipped to the window and brought to [0, 1]."""
+    low, high = window_hu
+    return ((np.clip(image_hu, low, high) - low) / (high - low)).astype(np.float32)
+
+
+def load_cases(root: Path, names: list[str] | None = None) -> list[Case]:
+    """Reads the cases of a prepared dataset into memory, all or those named.
+
+    Raises
+    ------
+    InputError
+        The folder is not a prepared dataset, or a named case is not in it.
+    """
+    dataset = load_dataset(root)
+    entries = {entry.case: entry for entry in dataset.cases}
+    unknown = sorted(set(names or ()) - set(entries))
+    if unknown:
+        raise InputError(f"cases: expected cases of {root}, got {unknown[0]!r}; prepare the data again or use its own split")
+    cases = []
+    for name in names if names is not None else sorted(entries):
+        entry = entries[name]
+        with h5py.File(Path(root) / entry.file, "r") as file:
+            group = file[name]
+            mask = group["mask"][:]
+            cases.append(
+                Case(
+                    name,
+                    entry.patient,
+                    group["image"][:],
+                    mask,
+                    tuple(float(v) for v in group.attrs["spacing_zyx_mm"]),
+                    np.asarray(group.attrs["affine"], dtype=np.float64),
+                    np.argwhere(mask).astype(np.int32),
+                )
+            )
+    return cases
+
+
+def cut(plane: NDArray[np.generic], centre_yx: tuple[float, float], side: int, fill: float) -> NDArray[np.generic]:
+    """A square of `side` pixels around a point of (height, width), `fill` beyond the edge."""
+    out = np.full((side, side), fill, dtype=plane.dtype)
+    top, left = (round(c) - side // 2 for c in centre_yx)
+    y0, x0 = max(top, 0), max(left, 0)
+    y1, x1 = min(top + side, plane.shape[0]), min(left + side, plane.shape[1])
+    if y1 > y0 and x1 > x0:
+        out[y0 - top : y1 - top, x0 - left : x1 - left] = plane[y0:y1, x0:x1]
+    return out
+
+
+class BatchSource:
+    """Draws augmented training batches. All randomness comes from one generator, so a seed fixes the sequence.
+
+    Parameters
+    ----------
+    cases : training volumes
+    config : field of view, input size, window, share of lesion slices
+    seed : of the generator
+    """
+
+    def __init__(self, cases: list[Case], config: DataConfig, seed: int) -> None:
+        if not cases:
+            raise InputError("cases: expected at least one training case, got none; prepare more patients")
+        self.cases, self.config = cases, config
+        self.rng = np.random.default_rng(seed)
+        self.lesion_slices = [(i, int(z)) for i, case in enumerate(cases) for z in np.unique(case.lesion[:, 0])]
+        with_lesion = set(self.lesion_slices)
+        self.other_slices = [
+            (i, z) for i, case in enumerate(cases) for z in range(len(case.image)) if (i, z) not in with_lesion
+        ]
+
+    def draw(self, count: int) -> tuple[Tensor, Tensor]:
+        """(images (count, 1, side, side) in [0, 1], masks (count, side, side) of 0 and 1)."""
+        side = int(self.config.patch_px * CANVAS)
+        images = np.empty((count, 1, side, side), np.float32)
+        masks = np.empty((count, 1, side, side), np.float32)
+        low = self.config.window_hu[0]
+        for k in range(count):
+            lesion = not self.other_slices or self.rng.random() < self.config.lesion_fraction
+            pool = self.lesion_slices if lesion else self.other_slices
+            i, z = pool[self.rng.integers(len(pool))]
+            case = self.cases[i]
+            # a click is somewhere in the lesion, so the field of view is centred on one of its voxels, give or take
+            centre = case.lesion[self.rng.integers(len(case.lesion)), 1:] + self.rng.uniform(-1, 1, 2) * self.config.patch_px / 8
+            centre_yx = (float(centre[0]), float(centre[1]))
+            images[k, 0] = normalise(cut(case.image[z], centre_yx, side, low), self.config.window_hu)
+            masks[k, 0] = cut(case.mask[z], centre_yx, side, 0)
+        return self._augment(torch.from_numpy(images), torch.from_numpy(masks))
+
+    def _uniform(self, low: float, high: float, count: int) -> Tensor:
+        return torch.from_numpy(self.rng.uniform(low, high, count).astype(np.float32))
+
+    def _augment(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Flip, rotation, scale, then contrast, brightness, gamma and noise."""
+        count, size = len(images), self.config.input_px
+        angle = self._uniform(-np.pi, np.pi, count)
+        scale = torch.exp(self._uniform(-0.25, 0.25, count)) / CANVAS
+        flip = torch.where(self._uniform(0, 1, count) < 0.5, -1.0, 1.0)
+        cos, sin, zero = torch.cos(angle) * scale, torch.sin(angle) * scale, torch.zeros(count)
+        theta = torch.stack([torch.stack([cos * flip, -sin, zero], -1), torch.stack([sin * flip, cos, zero], -1)], 1)
+        grid = F.affine_grid(theta, [count, 1, size, size], align_corners=False)
+        images = F.grid_sample(images, grid, mode="bilinear", align_corners=False)
+        masks = F.grid_sample(masks, grid, mode="nearest", align_corners=False)
+
+        def each(values: Tensor) -> Tensor:
+            return values[:, None, None, None]
+
+        images = images.clamp(0, 1) ** each(torch.exp(self._uniform(-0.3, 0.3, count)))
+        images = images * each(self._uniform(0.8, 1.2, count)) + each(self._uniform(-0.1, 0.1, count))
+        noise = torch.from_numpy(self.rng.standard_normal(tuple(images.shape), dtype=np.float32))
+        images = images + noise * each(self._uniform(0, 0.04, count))
+        return images.clamp(0, 1), masks[:, 0]

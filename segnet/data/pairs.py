@@ -1,0 +1,230 @@
+"""Which image belongs to which mask, and which case to which patient."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import overload
+
+from segnet.errors import InputError
+
+_ENDINGS = (".nii.gz", ".nii")
+_FOLDERS = (  # image folder, mask folders that may stand beside it
+    ("imagesTr", ("labelsTr",)),
+    ("imagesTs", ("labelsTs",)),
+    ("images", ("labels", "label", "nodule_mask", "mask", "masks")),
+    ("image", ("labels", "label", "nodule_mask", "mask", "masks")),
+)
+_IMAGE_SUFFIXES = ("_ct", "_image")
+_MASK_SUFFIXES = ("_mask", "_label", "_seg")
+_IN_FOLDER = (("CT_image", "CT_mask"), ("image", "mask"))
+_LAYOUTS = ("images/ + labels/ (or masks/, mask/, nodule_mask/, imagesTr/ + labelsTr/) with equal file "
+            "names, <case>_ct.nii.gz + <case>_mask.nii.gz, or <case>/CT_image.nii.gz + <case>/CT_mask.nii.gz")
+
+_PATIENT_RULES = (re.compile(r"(\d{6})(?!\d)"), re.compile(r"(LIDC-IDRI-\d+)"), re.compile(r"(.+?)_lesion"))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One case: an image, the mask of its lesion, and the patient both are of."""
+
+    case: str
+    patient: str
+    image: Path
+    mask: Path
+
+
+@dataclass(frozen=True)
+class PairList(Sequence[Pair]):
+    """Pairs sorted by case, and the images that were discarded because no mask belongs to them."""
+
+    pairs: list[Pair]
+    unpaired_images: list[Path] = field(default_factory=list)
+
+    @overload
+    def __getitem__(self, index: int) -> Pair: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Pair]: ...
+    def __getitem__(self, index: int | slice) -> Pair | list[Pair]:
+        return self.pairs[index]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __iter__(self) -> Iterator[Pair]:
+        return iter(self.pairs)
+
+
+def patient_id(case: str, regex: str | None = None) -> str:
+    """The patient a case is of: what must not be on both sides of a split.
+
+    The leading six digits (ULS23 DeepLesion), ``LIDC-IDRI-`` and its number, the text before ``_lesion``, or
+    else the case itself.
+
+    Parameters
+    ----------
+    case : name of the case, without ending
+    regex : searched in `case` instead of these rules; its first group is the patient
+
+    Raises
+    ------
+    InputError
+        If `regex` is no regular expression with a group, or does not match.
+
+    Examples
+    --------
+    >>> patient_id("000010_02_02_100_lesion_01"), patient_id("bone_00002_lesion_03")
+    ('000010', 'bone_00002')
+    >>> patient_id("LIDC-IDRI-0001_R_1"), patient_id("STS_002")
+    ('LIDC-IDRI-0001', 'STS_002')
+    >>> patient_id("siteB-17-scan2", r"(.+)-scan")
+    'siteB-17'
+    """
+    if regex is None:
+        for rule in _PATIENT_RULES:
+            if match := rule.match(case):
+                return match[1]
+        return case
+    try:
+        own = re.compile(regex)
+    except re.error as error:
+        raise InputError(f"patient_regex: expected a regular expression, got {regex!r} ({error}); "
+                         r"write for instance '(.+)_scan\d+'") from error
+    if own.groups < 1:
+        raise InputError(f"patient_regex: expected a group around the patient, got {regex!r}; "
+                         "add parentheses")
+    found = own.search(case)
+    if not found or not found[1]:
+        raise InputError(f"patient_regex: expected a match in every case, got none of {regex!r} in {case!r}; "
+                         "widen the expression")
+    return found[1]
+
+
+def find_pairs(root: str | Path | tuple[str | Path, str | Path], *,
+               patient_regex: str | None = None) -> PairList:
+    """Pair the images of a folder with their masks, sorted by case.
+
+    Parameters
+    ----------
+    root : (image folder, mask folder) with equal file names, or one folder that holds, by preference,
+
+        - images/ beside labels/, masks/, mask/ or nodule_mask/, or imagesTr/ beside labelsTr/, with equal
+          file names (the image may end in ``_0000``);
+        - ``<case>_ct.nii.gz`` or ``_image`` beside ``<case>_mask.nii.gz``, ``_label`` or ``_seg``;
+        - a folder for each case with CT_image.nii.gz and CT_mask.nii.gz, or image.nii.gz and mask.nii.gz
+    patient_regex : see `patient_id`
+
+    Returns
+    -------
+    PairList
+        A sequence of pairs. Images without a mask are in its `unpaired_images`.
+
+    Raises
+    ------
+    InputError
+        If a folder is missing, holds no pair, or more than one file could be a case's image or mask.
+    """
+    if isinstance(root, tuple):
+        image_dir, mask_dir = (_folder(part) for part in root)
+        found = _by_equal_names(image_dir, mask_dir)
+        where = f"{image_dir} and {mask_dir}"
+        expected = "equal file names in both"
+    else:
+        folder = _folder(root)
+        found = _by_folders(folder) or _by_suffixes(folder) or _by_case_folders(folder)
+        where, expected = str(folder), _LAYOUTS
+    if not any(mask for _, _, mask in found):
+        raise InputError(f"root: expected {expected}; got no such pair in {where}; "
+                         "name the folder above the files")
+    pairs: dict[str, Pair] = {}
+    for case, image, mask in found:
+        if mask is None:
+            continue
+        if case in pairs:
+            raise InputError(f"root: expected one image for each case, got {pairs[case].image} and {image} "
+                             f"for {case}; remove or rename one")
+        pairs[case] = Pair(case, patient_id(case, patient_regex), image, mask)
+    unpaired = sorted(image for _, image, mask in found if mask is None)
+    return PairList([pairs[case] for case in sorted(pairs)], unpaired)
+
+
+_Found = list[tuple[str, Path, "Path | None"]]
+
+
+def _folder(path: str | Path) -> Path:
+    folder = Path(path)
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise InputError(f"root: expected a folder, got {folder}, which {what}; check the name")
+    return folder
+
+
+def _stems(folder: Path) -> list[tuple[str, Path]]:
+    """The visible NIfTI files of a folder with their names without ending, sorted."""
+    out = []
+    for file in sorted(folder.iterdir()):
+        ending = next((e for e in _ENDINGS if file.name.endswith(e)), None)
+        if ending and not file.name.startswith(".") and file.is_file():
+            out.append((file.name[: -len(ending)], file))
+    return out
+
+
+def _one(candidates: list[Path], case: str) -> Path | None:
+    if len(candidates) > 1:
+        raise InputError(f"root: expected one file, got {candidates[0]} and {candidates[1]} for {case}; "
+                         "remove one, or pass (image folder, mask folder)")
+    return candidates[0] if candidates else None
+
+
+def _by_equal_names(image_dir: Path, mask_dir: Path) -> _Found:
+    masks: dict[str, list[Path]] = {}
+    for stem, file in _stems(mask_dir):
+        masks.setdefault(stem, []).append(file)
+    found: _Found = []
+    for stem, image in _stems(image_dir):
+        case = stem if stem in masks else stem.removesuffix("_0000")
+        found.append((case, image, _one(masks.get(case, []), case)))
+    return found
+
+
+def _by_folders(root: Path) -> _Found:
+    found: _Found = []
+    for image_name, mask_names in _FOLDERS:
+        masks = [root / name for name in mask_names if (root / name).is_dir()]
+        if masks and (root / image_name).is_dir():
+            mask_dir = _one(masks, f"the masks of {image_name}/")
+            assert mask_dir is not None
+            found += _by_equal_names(root / image_name, mask_dir)
+    return found
+
+
+def _by_suffixes(root: Path) -> _Found:
+    files = _stems(root)
+
+    def cases(suffixes: tuple[str, ...]) -> dict[str, list[Path]]:
+        out: dict[str, list[Path]] = {}
+        for stem, file in files:
+            for suffix in suffixes:
+                if stem.endswith(suffix) and stem != suffix:
+                    out.setdefault(stem.removesuffix(suffix), []).append(file)
+        return out
+
+    images, masks = cases(_IMAGE_SUFFIXES), cases(_MASK_SUFFIXES)
+    if not images.keys() & masks.keys():
+        return []
+    return [(case, image, _one(masks.get(case, []), case))
+            for case, several in images.items() if (image := _one(several, case))]
+
+
+def _by_case_folders(root: Path) -> _Found:
+    found: _Found = []
+    for folder in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        stems = _stems(folder)
+        for image_stem, mask_stem in _IN_FOLDER:
+            image = _one([f for s, f in stems if s == image_stem], folder.name)
+            if image is not None:
+                found.append((folder.name, image, _one([f for s, f in stems if s == mask_stem], folder.name)))
+                break
+    return found

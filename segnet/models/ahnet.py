@@ -1,0 +1,90 @@
+"""AHNet's blocks, algorithms 1 to 3 of the paper, on (batch, channels, height, width).
+
+AHNet here is the paper's Advanced Hierarchical Network, not MONAI's anisotropic hybrid network of the same name.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ssmcore.torch import gate_crop
+
+
+class AttentionGate(nn.Module):
+    """Algorithm 3. ``rate = sigmoid(BN(psi(relu(BN(theta x) + BN(phi g)))))``, ``out = x * rate``.
+
+    g is cropped at its centre to the size of x where they differ. theta, phi and psi are 1x1 convolutions.
+
+    Parameters
+    ----------
+    x_channels, g_channels : channels of the gated and of the gating features
+    channels : c of the algorithm, the width of the comparison
+    """
+
+    def __init__(self, x_channels: int, g_channels: int, channels: int) -> None:
+        super().__init__()
+        self.theta = nn.Sequential(nn.Conv2d(x_channels, channels, 1), nn.BatchNorm2d(channels))
+        self.phi = nn.Sequential(nn.Conv2d(g_channels, channels, 1), nn.BatchNorm2d(channels))
+        self.psi = nn.Sequential(nn.Conv2d(channels, 1, 1), nn.BatchNorm2d(1))
+
+    def forward(self, x: Tensor, g: Tensor) -> Tensor:
+        if g.shape[2:] != x.shape[2:]:
+            g = gate_crop(g, x.shape[2:])
+        rate = torch.sigmoid(self.psi(torch.relu(self.theta(x) + self.phi(g))))
+        return x * rate
+
+
+class AttentionUpsampling(nn.Module):
+    """Algorithm 1. Transposed convolution, BN, ReLU; gate; concatenation; convolution with ReLU, BN, ReLU.
+
+    The paper computes the attention map and never uses it; here the gated features replace those they gate.
+    `gate_target` "up" gates the upsampled features by the skip (the paper's order of arguments), "skip" the skip by the
+    upsampled features (Attention U-Net's).
+
+    Parameters
+    ----------
+    in_channels, skip_channels : of x and of the skip connection t, which has twice the height and width
+    filters : f, the channels of the result
+    """
+
+    def __init__(self, in_channels: int, skip_channels: int, filters: int, *, gate_target: str = "up") -> None:
+        super().__init__()
+        self.gate_target = gate_target
+        self.up = nn.ConvTranspose2d(in_channels, filters, 3, stride=2, padding=1, output_padding=1)
+        self.up_norm = nn.BatchNorm2d(filters)
+        gated, gating = (filters, skip_channels) if gate_target == "up" else (skip_channels, filters)
+        self.gate = AttentionGate(gated, gating, max(filters // 2, 1))
+        self.conv = nn.Conv2d(filters + skip_channels, filters, 3, padding=1)
+        self.conv_norm = nn.BatchNorm2d(filters)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        x_up = torch.relu(self.up_norm(self.up(x)))
+        if self.gate_target == "up":
+            x_up = self.gate(x_up, t)
+        else:
+            t = self.gate(t, x_up)
+        y = torch.relu(self.conv(torch.cat([x_up, t], dim=1)))
+        return torch.relu(self.conv_norm(y))
+
+
+class ResidualUpsampling(nn.Module):
+    """Algorithm 2. ``r = relu(y + F(y))``, y by algorithm 1, F = Conv-BN-ReLU-Conv-BN.
+
+    The paper repeats algorithm 1's text and never assigns r; the residual is what its section IV-D describes.
+    """
+
+    def __init__(self, in_channels: int, skip_channels: int, filters: int, *, gate_target: str = "up") -> None:
+        super().__init__()
+        self.attention = AttentionUpsampling(in_channels, skip_channels, filters, gate_target=gate_target)
+        self.residual = nn.Sequential(
+            nn.Conv2d(filters, filters, 3, padding=1),
+            nn.BatchNorm2d(filters),
+            nn.ReLU(),
+            nn.Conv2d(filters, filters, 3, padding=1),
+            nn.BatchNorm2d(filters),
+        )
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        y = self.attention(x, t)
+        return torch.relu(y + self.residual(y))

@@ -1,0 +1,179 @@
+"""Vision Mamba blocks, equations 5 to 7 of the paper, on (batch, height, width, channels)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssmcore.torch import selective_scan
+
+DIRECTIONS = ("row", "column", "row_reversed", "column_reversed")
+
+
+def unroll(x: Tensor, direction: str) -> Tensor:
+    """A grid (batch, height, width, channels) as the sequence (batch, height * width, channels) a direction walks."""
+    if direction.startswith("column"):
+        x = x.transpose(1, 2)
+    sequence = x.flatten(1, 2)
+    return sequence.flip(1) if direction.endswith("reversed") else sequence
+
+
+def roll_up(y: Tensor, direction: str, height: int, width: int) -> Tensor:
+    """Inverse of `unroll`."""
+    if direction.endswith("reversed"):
+        y = y.flip(1)
+    if direction.startswith("column"):
+        return y.unflatten(1, (width, height)).transpose(1, 2)
+    return y.unflatten(1, (height, width))
+
+
+class SS2D(nn.Module):
+    """Four selective scans of the grid, each with its own delta, B, C, A and D, summed at every position.
+
+    Parameters
+    ----------
+    channels : of the grid
+    dt_rank : width of the bottleneck from which delta is projected
+    dstate : N
+    discretization : as in `ssmcore.selective_scan`; the paper's is bilinear (eq. 2)
+    """
+
+    def __init__(self, channels: int, dt_rank: int, *, dstate: int = 16, discretization: str = "bilinear") -> None:
+        super().__init__()
+        self.dt_rank, self.dstate, self.discretization = dt_rank, dstate, discretization
+        k = len(DIRECTIONS)
+        # delta, B and C depend on one position alone, so one product in the natural order serves all directions
+        self.x_proj = nn.Linear(channels, k * (dt_rank + 2 * dstate), bias=False)
+        self.dt_weight = nn.Parameter(torch.empty(k, channels, dt_rank).uniform_(-(dt_rank**-0.5), dt_rank**-0.5))
+        # softplus(dt_bias) is log-uniform in [1e-3, 0.1], floor 1e-4
+        dt = torch.exp(torch.rand(k, channels) * math.log(100) + math.log(1e-3)).clamp(min=1e-4)
+        self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
+        self.A_log = nn.Parameter(torch.log(torch.arange(1, dstate + 1).float()).repeat(k, channels, 1))
+        self.D = nn.Parameter(torch.ones(k, channels))
+        for parameter in (self.dt_bias, self.A_log, self.D):
+            parameter._no_weight_decay = True  # type: ignore[attr-defined]
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1:3]
+        projected = self.x_proj(x).unflatten(-1, (len(DIRECTIONS), -1))
+        A = -torch.exp(self.A_log)
+        total = None
+        for k, direction in enumerate(DIRECTIONS):
+            sequence = unroll(projected[:, :, :, k], direction)
+            rank, B, C = sequence.split([self.dt_rank, self.dstate, self.dstate], dim=-1)
+            y = selective_scan(
+                unroll(x, direction),
+                F.linear(rank, self.dt_weight[k]),
+                A[k],
+                B,
+                C,
+                self.D[k],
+                delta_bias=self.dt_bias[k],
+                delta_softplus=True,
+                discretization=self.discretization,
+                layout="bld",
+            )
+            y = roll_up(y, direction, height, width)
+            total = y if total is None else total + y
+        assert total is not None
+        return total
+
+
+class VSSModule(nn.Module):
+    """Equation 7. ``W1 = LN(SS2D(silu(DWConv(Linear W))))``, ``W2 = silu(Linear W)``, ``out = Linear(W1 * W2)``.
+
+    Parameters
+    ----------
+    channels : C
+    expand : lambda, the factor of both branches
+    """
+
+    def __init__(self, channels: int, *, expand: int = 2, dstate: int = 16, discretization: str = "bilinear") -> None:
+        super().__init__()
+        inner = expand * channels
+        self.linear1 = nn.Linear(channels, inner, bias=False)
+        self.linear2 = nn.Linear(channels, inner, bias=False)
+        self.dwconv = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
+        self.ss2d = SS2D(inner, math.ceil(channels / 16), dstate=dstate, discretization=discretization)
+        self.norm = nn.LayerNorm(inner)
+        self.out = nn.Linear(inner, channels, bias=False)
+
+    def forward(self, w: Tensor) -> Tensor:
+        w1 = self.dwconv(self.linear1(w).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        with torch.autocast("cpu", enabled=False):
+            w1 = self.norm(self.ss2d(F.silu(w1).float()))
+        w2 = F.silu(self.linear2(w))
+        return self.out(w1 * w2)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: drops the whole branch of a sample, and scales what is kept by 1/(1 - rate)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= self.rate
+        return x * keep / (1 - self.rate)
+
+
+class VSSBlock(nn.Module):
+    """The encoder's block: ``x + DropPath(VSS(LN(x)))``."""
+
+    def __init__(self, channels: int, *, drop_path: float, expand: int, dstate: int, discretization: str) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.vss = VSSModule(channels, expand=expand, dstate=dstate, discretization=discretization)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.drop_path(self.vss(self.norm(x)))
+
+
+class VMLayer(nn.Module):
+    """Equations 5 and 6. ``M = VSSM(LN(M_in)) + s M_in``, ``M_out = Proj(LN'(M))``, s learned per channel, 1 at first."""
+
+    def __init__(self, channels: int, *, drop_path: float, expand: int, dstate: int, discretization: str) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.vssm = VSSModule(channels, expand=expand, dstate=dstate, discretization=discretization)
+        self.drop_path = DropPath(drop_path)
+        self.s = nn.Parameter(torch.ones(channels))
+        self.second_norm = nn.LayerNorm(channels)
+        self.projection = nn.Linear(channels, channels)
+
+    def forward(self, m: Tensor) -> Tensor:
+        m = self.drop_path(self.vssm(self.norm(m))) + self.s * m
+        return self.projection(self.second_norm(m))
+
+
+class PatchEmbedding(nn.Module):
+    """(batch, channels, height, width) to (batch, height/4, width/4, dim): 4x4 patches, then LayerNorm."""
+
+    def __init__(self, in_channels: int, dim: int) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(in_channels, dim, 4, stride=4)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.project(x).permute(0, 2, 3, 1))
+
+
+class PatchMerging(nn.Module):
+    """Joins 2x2 neighbours: half the height and width, twice the channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * channels)
+        self.reduce = nn.Linear(4 * channels, 2 * channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, height, width, channels = x.shape
+        x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).permute(0, 1, 3, 4, 2, 5)
+        return self.reduce(self.norm(x.reshape(batch, height // 2, width // 2, 4 * channels)))

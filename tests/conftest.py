@@ -1,0 +1,65 @@
+"""Shared fixtures: the backends that run here, poisoned memory, and the folder of real images."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("default", deadline=None, max_examples=30, derandomize=bool(os.environ.get("CI")))
+settings.register_profile("thorough", deadline=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+FAST = ("cython", "numba", "torch")
+"""Backends held to the reference. Each must run here, or its tests fail: none is passed over in silence."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if os.environ.get("SSMCORE_BACKEND"):
+        raise pytest.UsageError("SSMCORE_BACKEND is set: the tests choose backends themselves; unset it")
+
+
+@pytest.fixture(params=FAST)
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=("numpy", *FAST))
+def any_backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that numpy.empty returns holds NaN, so that what a kernel leaves unset shows."""
+    empty = np.empty
+
+    def filled(*args: object, **kwargs: object) -> np.ndarray:
+        array = empty(*args, **kwargs)  # type: ignore[call-overload]
+        if array.dtype.kind == "f":
+            array.fill(np.nan)
+        return array
+
+    from ssmcore.backends import _compiled
+
+    poisoned_numpy = type(np)("numpy")
+    poisoned_numpy.__dict__.update(np.__dict__)
+    poisoned_numpy.empty = filled  # type: ignore[attr-defined]
+    monkeypatch.setattr(_compiled, "np", poisoned_numpy)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20240426)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real images: the folder SEGNET_DATA names, or ../shared/data beside the repository."""
+    root = Path(os.environ.get("SEGNET_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    if not (root / "lidc").is_dir():
+        pytest.skip(f"no real images in {root}; set SEGNET_DATA")
+    return root

@@ -1,0 +1,177 @@
+"""Laws that hold for every backend, over random arguments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from oracles import relative_error
+from strategies import scans
+
+import ssmcore
+from ssmcore.ops import SPECS
+
+SPEC = SPECS["selective_scan"]
+quick = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def time_axis(case: dict[str, Any], name: str) -> int:
+    return 1 if case["layout"] == "bld" else case[name].ndim - 1
+
+
+def piece(case: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
+    """The arguments of the steps [start, stop)."""
+    cut = dict(case)
+    for name in ("u", "delta", "z", "B", "C"):
+        if name in case and case[name].ndim > 2:
+            index = [slice(None)] * case[name].ndim
+            index[time_axis(case, name)] = slice(start, stop)
+            cut[name] = case[name][tuple(index)]
+    return cut
+
+
+@quick
+@given(scan=scans(), where=st.floats(0, 1))
+def test_two_halves_make_the_whole(scan: Any, where: float, any_backend: str) -> None:
+    case, dtype = scan
+    axis = time_axis(case, "u")
+    seqlen = case["u"].shape[axis]
+    middle = round(where * seqlen)
+    whole, last = ssmcore.selective_scan(**case, return_last_state=True, backend=any_backend)
+    first, state = ssmcore.selective_scan(**piece(case, 0, middle), return_last_state=True, backend=any_backend)
+    rest = {**piece(case, middle, seqlen), "initial_state": state}
+    second, end = ssmcore.selective_scan(**rest, return_last_state=True, backend=any_backend)
+    assert relative_error(np.concatenate([first, second], axis), whole) <= SPEC.forward.of(dtype)
+    assert relative_error(end, last) <= SPEC.forward.of(dtype)
+
+
+@quick
+@given(scan=scans(dtypes=(np.float64,)))
+def test_linear_in_the_input_and_the_initial_state(scan: Any, any_backend: str) -> None:
+    case, _ = scan
+    rng = np.random.default_rng(0)
+    shape = case["u"].shape
+    batch, dim = shape[0], case["A"].shape[0]
+    u = rng.standard_normal((2, *shape))
+    h = rng.standard_normal((2, batch, dim, case["A"].shape[1]))
+
+    def scan_of(u: Any, h: Any) -> Any:
+        return ssmcore.selective_scan(**{**case, "u": u, "initial_state": h}, backend=any_backend)
+
+    both = scan_of(2 * u[0] - 3 * u[1], 2 * h[0] - 3 * h[1])
+    apart = 2 * scan_of(u[0], h[0]) - 3 * scan_of(u[1], h[1])
+    scale = max(np.abs(scan_of(u[0], h[0])).max(initial=0), np.abs(scan_of(u[1], h[1])).max(initial=0), 1e-300)
+    assert np.abs(both - apart).max(initial=0) <= 20 * SPEC.forward.float64 * scale
+
+
+@quick
+@given(scan=scans(dtypes=(np.float64,)))
+def test_the_vjp_is_the_adjoint_in_u_and_the_initial_state(scan: Any, any_backend: str) -> None:
+    """<dout, S(u, h)> = <S*(dout), (u, h)>, the scan being linear in the two together."""
+    case, _ = scan
+    rng = np.random.default_rng(1)
+    batch, (dim, dstate) = case["u"].shape[0], case["A"].shape
+    case["initial_state"] = rng.standard_normal((batch, dim, dstate))
+    out, last = ssmcore.selective_scan(**case, return_last_state=True, backend=any_backend)
+    dout, dlast = rng.standard_normal(out.shape), rng.standard_normal(last.shape)
+    grads = ssmcore.selective_scan_vjp(dout, **case, dlast_state=dlast, backend=any_backend)
+    left = (dout * out).sum() + (dlast * last).sum()
+    right = (grads.u * case["u"]).sum() + (grads.initial_state * case["initial_state"]).sum()
+    scale = np.abs(dout * out).sum() + np.abs(dlast * last).sum()
+    assert abs(left - right) <= SPEC.gradient.float64 * scale + 1e-300
+
+
+@quick
+@given(scan=scans())
+def test_one_thread_and_two_agree_to_the_bit(scan: Any, any_backend: str) -> None:
+    case, _ = scan
+    dout = np.random.default_rng(2).standard_normal(case["u"].shape).astype(case["u"].dtype)
+    for threads in (2, 3):
+        one = ssmcore.selective_scan(**case, num_threads=1, backend=any_backend)
+        more = ssmcore.selective_scan(**case, num_threads=threads, backend=any_backend)
+        assert np.array_equal(one, more)
+        one_grads = ssmcore.selective_scan_vjp(dout, **case, num_threads=1, backend=any_backend)
+        more_grads = ssmcore.selective_scan_vjp(dout, **case, num_threads=threads, backend=any_backend)
+        for a, b in zip(one_grads, more_grads, strict=True):
+            assert (a is None and b is None) or np.array_equal(a, b)
+
+
+@quick
+@given(scan=scans(dtypes=(np.float64,)))
+def test_zoh_becomes_mamba_as_the_step_shrinks(scan: Any, any_backend: str) -> None:
+    """Their gains differ by delta A / 2 and higher orders, so the outputs agree to the first order in the largest one."""
+    case, _ = scan
+    case.pop("delta_bias", None)
+    case["delta_softplus"] = False
+    assume(case["u"].size)
+    case["delta"] = np.abs(case["delta"]) * 1e-7
+    case.pop("initial_state", None)
+    case.pop("D", None)
+    zoh, mamba = (
+        ssmcore.selective_scan(**{**case, "discretization": d}, backend=any_backend) for d in ("zoh", "mamba")
+    )
+    largest_x = np.abs(case["delta"]).max() * np.abs(case["A"]).max()
+    bound = ssmcore.selective_scan(
+        **{**case, "u": np.abs(case["u"]), "B": np.abs(case["B"]), "C": np.abs(case["C"]), "discretization": "mamba"},
+        backend=any_backend,
+    )
+    assert np.all(np.abs(zoh - mamba) <= largest_x * np.abs(bound) + 1e-300)
+
+
+@pytest.mark.parametrize("method", ["zoh", "bilinear", "mamba"])
+@given(seed=st.integers(0, 2**32 - 1))
+def test_dense_lti_equals_diagonal(method: str, seed: int) -> None:
+    """A diagonal system written as a dense one, changed of basis, discretised, stepped: the scan's own outputs."""
+    rng = np.random.default_rng(seed)
+    n, seqlen = 4, 9
+    a, b, c, u = (
+        -np.exp(rng.uniform(-1, 1, n)),
+        rng.standard_normal(n),
+        rng.standard_normal(n),
+        rng.standard_normal(seqlen),
+    )
+    basis = np.linalg.qr(rng.standard_normal((n, n)))[0]
+    A_bar, B_bar = ssmcore.discretize(
+        basis @ np.diag(a) @ basis.T, (basis @ b)[:, None], np.array(0.2), method=method, structure="dense"
+    )
+    h, dense = np.zeros(n), []
+    for value in u:
+        h = A_bar @ h + B_bar[:, 0] * value
+        dense.append((basis @ c) @ h)
+    scan = ssmcore.selective_scan(
+        u[None, None], np.full((1, 1, seqlen), 0.2), a[None], b[None], c[None], discretization=method
+    )
+    assert relative_error(scan[0, 0], dense) < 1e-12
+
+
+@given(shape=st.lists(st.integers(1, 9), min_size=1, max_size=4), data=st.data())
+def test_gate_crop_and_its_vjp_are_adjoint(shape: list[int], data: Any) -> None:
+    axes = data.draw(st.integers(1, len(shape)))
+    size = tuple(data.draw(st.integers(0, full)) for full in shape[len(shape) - axes :])
+    rng = np.random.default_rng(0)
+    g = rng.integers(-9, 9, shape).astype(np.float64)
+    for backend in ("numpy", "numba", "cython", "torch"):
+        out = ssmcore.gate_crop(g, size, backend=backend)
+        dout = rng.integers(-9, 9, out.shape).astype(np.float64)
+        dg = ssmcore.gate_crop_vjp(dout, g.shape[g.ndim - axes :], backend=backend)
+        assert (out * dout).sum() == (g * dg).sum()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(x=st.floats(-600, 80), method=st.sampled_from(["zoh", "bilinear", "mamba"]), small=st.floats(-12, 0))
+def test_single_values_of_the_discretisation(x: float, method: str, small: float, any_backend: str) -> None:
+    """A_bar and B_bar over the whole range of delta A, in ulps of float64 arithmetic done carefully."""
+    for value in (x, -(10.0**small)):
+        assume(abs(1 - value / 2) > 1e-3)
+        A_bar, B_bar = ssmcore.discretize(
+            np.array([value]), np.array([1.0]), np.array(1.0), method=method, backend=any_backend
+        )
+        if method == "bilinear":
+            wanted = (1 + value / 2) / (1 - value / 2), 1 / (1 - value / 2)
+        else:
+            wanted = np.exp(value), 1.0 if method == "mamba" or value == 0 else np.expm1(value) / value
+        assert A_bar[0] == pytest.approx(wanted[0], rel=1e-14, abs=1e-300)
+        assert B_bar[0] == pytest.approx(wanted[1], rel=1e-14, abs=1e-300)
