@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import gzip
 import math
-import os
 import struct
-import tempfile
 import zlib
 from dataclasses import dataclass
 from itertools import product
@@ -23,6 +21,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from segnet.errors import InputError
+from segnet.files import replacing
 
 FloatArray = NDArray[np.float64]
 
@@ -226,29 +225,16 @@ def save_nifti(image: Any, path: str | Path) -> None:
     path = Path(path)
     if not path.name.endswith((".nii", ".nii.gz")):
         raise InputError(f"path: expected a name ending in .nii or .nii.gz, got {path.name}; add the ending")
-    if not path.parent.is_dir():
-        raise InputError(f"path: expected a file in an existing folder, got {path}; "
-                         f"create {path.parent} first")
-    temporary: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".tmp")
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as stream:
+        with replacing(path) as temporary, open(temporary, "wb") as stream:
             if path.name.endswith(".gz"):
                 with gzip.GzipFile("", "wb", compresslevel=4, fileobj=stream, mtime=0) as zipped:
                     image.to_stream(zipped)
             else:
                 image.to_stream(stream)
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # mkstemp's 0600 would hide the file from colleagues
-        os.replace(temporary, path)
     except OSError as error:
         raise InputError(f"path: expected a writable file, got {path} ({error.strerror or error}); "
                          "check rights and free space") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def _image_class(header: Any) -> Any:

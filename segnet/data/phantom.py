@@ -1,9 +1,9 @@
 """Phantom CT volumes with one lesion each, for trials and tests where no patient data may go.
 
 One torso is modelled in mm about its middle, x to the right, y to the front and z to the head of the patient,
-with the domes of the diaphragm at z = 0. A volume is a window into it with the lesion in the middle, as in ULS23:
-body wall with ribs, spine, lungs or abdominal organs, branching vessels as bright as lesions, texture and
-correlated noise.
+with the domes of the diaphragm at z = 0. A volume is a window into it with the lesion in the middle, as in
+ULS23: body wall with ribs, spine, lungs or abdominal organs, branching vessels as bright as lesions, texture
+and correlated noise.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def make_phantom(seed: int, *, shape: tuple[int, int, int] = (256, 256, 128),
                  ) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
     """A CT volume in HU and the mask of its one lesion.
 
-    The lesion lies in a lung (solid, spiculated or ground glass), the liver (hypodense or with a necrotic core),
-    a kidney, the spleen, beside the aorta (a node) or in a vertebra (lytic). The middle voxel belongs to it. Its
-    diameter is about 8 to 50 mm, less where the volume is small. Three volumes in ten have a constant border, one
-    below the lowest value inside, as ULS23 has where its window leaves the scan.
+    The lesion lies in a lung (solid, spiculated or ground glass), the liver (hypodense or with a necrotic
+    core), a kidney, the spleen, beside the aorta (a node) or in a vertebra (lytic). The middle voxel belongs
+    to it. Its diameter is about 8 to 50 mm, less where the volume is small. Three volumes in ten have a
+    constant border, one below the lowest value inside, as ULS23 has where its window leaves the scan.
 
     Parameters
     ----------
@@ -234,6 +234,8 @@ class _Canvas:
         self.spacing_zyx_mm = spacing_mm[::-1]
         self.axes = [(np.arange(n) - n // 2).astype(F32) * F32(s) + F32(c)
                      for n, s, c in zip(self.shape_zyx, self.spacing_zyx_mm, middle[::-1], strict=True)]
+        self._grid = [(float(axis[0]), s, len(axis))
+                      for axis, s in zip(self.axes, self.spacing_zyx_mm, strict=True)]
         self._weights = [_interpolation(axis, self.STEP_MM) for axis in self.axes]
         coarse = [_knots(axis, self.STEP_MM) for axis in self.axes]
         self.coarse = coarse[2][None, None, :], coarse[1][None, :, None], coarse[0][:, None, None]  # x, y, z
@@ -252,8 +254,8 @@ class _Canvas:
     def box(self, low: Point, high: Point) -> Box | None:
         """The voxels between two corners (x, y, z) in mm; None if there are none."""
         cuts = []
-        for axis, a, b in zip(self.axes, low[::-1], high[::-1], strict=True):
-            start, stop = int(np.searchsorted(axis, a)), int(np.searchsorted(axis, b, "right"))
+        for (first, step, n), a, b in zip(self._grid, low[::-1], high[::-1], strict=True):
+            start, stop = max(0, math.ceil((a - first) / step)), min(n, math.floor((b - first) / step) + 1)
             if start >= stop:
                 return None
             cuts.append(slice(start, stop))
@@ -383,7 +385,7 @@ class _Scene:
         self.canvas = _Canvas(self.middle, shape, spacing_mm)
         self.lung: Array = np.zeros(self.canvas.shape_zyx, F32)
         self.inside: Array = np.zeros(self.canvas.shape_zyx, F32)
-        self.host: Array | None = None  # share of each voxel where the lesion may grow; None: all of the inside
+        self.host: Array | None = None  # share of each voxel open to the lesion; None: all of the inside
 
     def render(self) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
         self._wall()
@@ -768,16 +770,18 @@ class _Scene:
         rng = self.rng
         if rng.random() >= _PAD_SHARE:
             return
-        fill = max(int(image.min()) - 1, -32768)
+        kept: list[slice] = [slice(0, n) for n in mask.shape]
         for axis in rng.permutation(3)[: int(rng.integers(1, 3))]:
             n = mask.shape[axis]
             used = np.flatnonzero(mask.any(axis=tuple(j for j in range(3) if j != axis)))
             width = int(rng.uniform(0.04, 0.28) * n)
-            first = bool(rng.random() < 0.5)
-            width = max(0, min(width, int(used[0]) - 2 if first else n - 3 - int(used[-1])))
-            cut: list[slice] = [slice(None)] * 3
-            cut[axis] = slice(0, width) if first else slice(n - width, n)
-            image[tuple(cut)] = fill
+            if rng.random() < 0.5:
+                kept[axis] = slice(max(0, min(width, int(used[0]) - 2)), n)
+            else:
+                kept[axis] = slice(0, min(n, max(n - width, int(used[-1]) + 3)))
+        inside = image[tuple(kept)].copy()
+        image[:] = int(inside.min()) - 1
+        image[tuple(kept)] = inside
 
 
 def _smooth(array: Array, axis: int, weight: float) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image, ImageFont
 
 from segnet.errors import InputError
+from segnet.files import replacing
 
 
 @lru_cache(maxsize=32)
@@ -37,20 +36,5 @@ def save_png(image: Image.Image, path: str | Path) -> None:
     InputError
         If the folder of `path` does not exist.
     """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise InputError(
-            f"path: expected a file in an existing folder, got {path}; create {path.parent} first"
-        )
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            image.save(stream, format="PNG")
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # mkstemp's 0600 would hide the report from colleagues
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary:
+        image.save(temporary, format="PNG")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from torch import nn
 
 from ..config import Config
 from ..errors import InputError
+from ..files import replacing
 from ..models import build
 
 FORMAT = "segnet-checkpoint/1"
@@ -21,13 +21,9 @@ FILE = "model.safetensors"
 
 def save(model: nn.Module, config: Config, path: Path) -> None:
     """Writes weights and configuration beside `path`, then renames."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    try:
+    with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={"format": FORMAT, "config": config.model_dump_json()})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load(path: Path) -> tuple[nn.Module, Config]:

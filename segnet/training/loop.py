@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from ..data.dataset import BatchSource, Case, load_cases
 from ..data.prepare import load_dataset
 from ..data.split import split_patients
 from ..errors import InputError
+from ..files import write_text
 from ..inference import segment
 from ..losses import JointLoss
 from ..metrics import dice
@@ -88,7 +88,7 @@ def train(prepared: Path, out: Path, config: Config, *, report: Report | None = 
         )
     split = make_split(prepared, config)
     out.mkdir(parents=True, exist_ok=True)
-    _write(out / SPLIT_FILE, json.dumps(split, indent=1))
+    write_text(out / SPLIT_FILE, json.dumps(split, indent=1))
 
     settings = config.train
     if settings.threads is not None:
@@ -99,7 +99,9 @@ def train(prepared: Path, out: Path, config: Config, *, report: Report | None = 
     model = build(config.model).to(memory_format=torch.channels_last)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True)
     loss_of = JointLoss(settings.reconstruction_weight)
-    optimizer = torch.optim.AdamW(parameter_groups(model, settings.weight_decay), lr=settings.learning_rate)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, settings.weight_decay), lr=settings.learning_rate, fused=True
+    )
 
     history: list[dict[str, Any]] = []
     losses: list[float] = []
@@ -164,8 +166,3 @@ def _step(model: nn.Module, loss_of: JointLoss, optimizer: torch.optim.Optimizer
     optimizer.step()
     return value
 
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)

@@ -1,0 +1,66 @@
+# make demo   environment, build, phantoms, a few minutes of training, a mask and pictures of it
+# make test   environment, build, all quick tests
+# Both need only python3 (>= 3.10) with venv, and a C compiler for the compiled kernels.
+
+PYTHON ?= python3
+VENV ?= .venv
+# a release that the tests are run with; any >= 2.10 serves
+TORCH ?= torch==2.13.0
+BIN := $(VENV)/bin
+
+DEMO_OUT ?= demo-out
+DEMO_MINUTES ?= 4
+# a folder of image and mask pairs to use instead of phantoms
+DATA ?=
+DEMO_PATCH ?= $(if $(DATA),64,128)
+DEMO_INPUT ?= 64
+DEMO_CASES ?= 12
+
+.PHONY: demo test test-slow lint bench build clean
+
+$(BIN)/.ready: pyproject.toml setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q "$(TORCH)"
+	SSMCORE_BUILD=$${SSMCORE_BUILD:-require} $(BIN)/python -m pip install -q ".[dev]"
+	touch $@
+
+# the installed copy is what demo and test run, so sources newer than it are installed again
+SOURCES := $(shell find ssmcore segnet -name '*.py' -o -name '*.pyx' -o -name '*.[ch]' -o -name '*.md')
+$(BIN)/.built: $(BIN)/.ready $(SOURCES)
+	SSMCORE_BUILD=$${SSMCORE_BUILD:-require} $(BIN)/python -m pip install -q --no-deps --force-reinstall .
+	touch $@
+
+build: $(BIN)/.built
+
+demo: build
+	rm -rf $(DEMO_OUT) && mkdir -p $(DEMO_OUT)
+ifeq ($(DATA),)
+	$(BIN)/segnet phantom -o $(DEMO_OUT)/data -n $(DEMO_CASES) --shape 192 192 48
+endif
+	$(BIN)/segnet prepare -i $(or $(DATA),$(DEMO_OUT)/data) -o $(DEMO_OUT)/prepared
+	$(BIN)/segnet train -i $(DEMO_OUT)/prepared -o $(DEMO_OUT)/run --minutes $(DEMO_MINUTES) --patch-px $(DEMO_PATCH) --input-px $(DEMO_INPUT)
+	$(BIN)/segnet predict -i $(DEMO_OUT)/prepared -o $(DEMO_OUT)/masks -m $(DEMO_OUT)/run --part test $(if $(DATA),,--click centre)
+	$(BIN)/segnet evaluate -i $(DEMO_OUT)/masks -t $(DEMO_OUT)/prepared -m $(DEMO_OUT)/run --part test -o $(DEMO_OUT)/report
+	@echo
+	@echo "overlays:  $(DEMO_OUT)/masks/*.png"
+	@echo "curves:    $(DEMO_OUT)/run/curves.png"
+	@echo "scores:    $(DEMO_OUT)/report/evaluation.txt"
+
+# outside the checkout's folder on sys.path, so that the installed packages are tested
+test: build lint
+	$(BIN)/python -P -m pytest -q
+
+test-slow: build
+	HYPOTHESIS_PROFILE=thorough $(BIN)/python -P -m pytest -q -m "slow or not slow"
+
+lint: $(BIN)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: build
+	$(BIN)/python -P -m pytest -q bench --benchmark-only --benchmark-columns=median,iqr,rounds
+
+clean:
+	rm -rf $(VENV) build demo-out *.egg-info

@@ -1,0 +1,122 @@
+"""Selective scan: our backends, and what a user would pick instead, in one run. Cases come from the operation's spec."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import relative_error
+
+import ssmcore
+from ssmcore.ops.selective_scan import SPEC, _case
+
+CASES = {sample.name: sample for sample in SPEC.benchmarks}
+SHORT = "B1 D64 L512 N16"
+"""Loops of Python take minutes at full length, so they are timed on this, beside ours on the same."""
+
+
+@cache
+def arguments(name: str) -> dict[str, Any]:
+    if name == SHORT:
+        return _case(np.random.default_rng(0), np.float32, batch=1, dim=64, seqlen=512, dstate=16, extras=False)
+    return CASES[name].make(np.random.default_rng(0), np.float32)
+
+
+@cache
+def in_float64(name: str) -> Any:
+    """The result in double precision, by the fastest backend held to the reference at that precision."""
+    wide = {k: v.astype(np.float64) if isinstance(v, np.ndarray) else v for k, v in arguments(name).items()}
+    return ssmcore.selective_scan(**wide)
+
+
+def elements(name: str) -> int:
+    return arguments(name)["u"].size * arguments(name)["A"].shape[1]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("backend", ["cython", "numba"])
+@pytest.mark.parametrize("name", [*CASES, SHORT])
+def test_forward(name: str, backend: str, threads: int, measure: Any) -> None:
+    case = arguments(name)
+
+    def run() -> Any:
+        return ssmcore.selective_scan(**case, backend=backend, num_threads=threads)
+
+    measure(run, elements=elements(name), error=relative_error(run(), in_float64(name)), tolerance=SPEC.forward.float32)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("backend", ["cython", "numba"])
+@pytest.mark.parametrize("name", [next(iter(CASES)), SHORT])
+def test_forward_and_backward(name: str, backend: str, threads: int, measure: Any) -> None:
+    case = arguments(name)
+    dout = np.ones_like(case["u"])
+    wide = {k: v.astype(np.float64) if isinstance(v, np.ndarray) else v for k, v in case.items()}
+    reference = ssmcore.selective_scan_vjp(np.ones_like(wide["u"]), **wide).A
+
+    def run() -> Any:
+        return ssmcore.selective_scan_vjp(dout, **case, backend=backend, num_threads=threads)
+
+    measure(
+        run, elements=elements(name), error=relative_error(run().A, reference), tolerance=SPEC.gradient.float32, rounds=7
+    )
+
+
+def torch_loop(case: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The scan as plain torch users write it: all decays at once, then a loop over time."""
+    u, delta, A, B, C = (case[k] for k in ("u", "delta", "A", "B", "C"))
+    decay = torch.exp(delta.unsqueeze(-1) * A.unsqueeze(1))
+    entering = (delta * u).unsqueeze(-1) * B.transpose(1, 2).unsqueeze(1)
+    h, steps = torch.zeros_like(decay[:, :, 0]), []
+    for t in range(u.shape[2]):
+        h = decay[:, :, t] * h + entering[:, :, t]
+        steps.append((h * C[:, None, :, t]).sum(-1))
+    return torch.stack(steps, 2)
+
+
+def mambapy_scan(case: dict[str, torch.Tensor]) -> torch.Tensor:
+    """mambapy's parallel scan, with the discretisation its Mamba block does around it."""
+    from mambapy.pscan import pscan
+
+    u, delta, A, B, C = (case[k] for k in ("u", "delta", "A", "B", "C"))
+    u, delta, B, C = (x.transpose(1, 2) for x in (u, delta, B, C))
+    decay = torch.exp(delta.unsqueeze(-1) * A)
+    entering = (delta * u).unsqueeze(-1) * B.unsqueeze(2)
+    return (pscan(decay, entering) @ C.unsqueeze(-1)).squeeze(3).transpose(1, 2)
+
+
+PEERS = {"torch loop": torch_loop, "mambapy": mambapy_scan}
+
+
+def as_tensors(name: str) -> dict[str, torch.Tensor]:
+    return {k: torch.from_numpy(v) for k, v in arguments(name).items() if isinstance(v, np.ndarray)}
+
+
+@pytest.mark.parametrize("peer", list(PEERS))
+@pytest.mark.parametrize("name", [SHORT, "B1 D512 L4096 N16 channel-first"])
+def test_peer_forward(name: str, peer: str, measure: Any) -> None:
+    case = as_tensors(name)
+
+    def run() -> Any:
+        with torch.inference_mode():
+            return PEERS[peer](case)
+
+    error = relative_error(run(), in_float64(name))
+    measure(run, elements=elements(name), error=error, tolerance=1e-4, rounds=5)
+
+
+@pytest.mark.parametrize("peer", list(PEERS))
+def test_peer_forward_and_backward(peer: str, measure: Any) -> None:
+    case = {k: v.requires_grad_() for k, v in as_tensors(SHORT).items()}
+
+    def run() -> Any:
+        PEERS[peer](case).sum().backward()
+        gradient, case["A"].grad = case["A"].grad, None
+        return gradient
+
+    wide = {k: v.astype(np.float64) if isinstance(v, np.ndarray) else v for k, v in arguments(SHORT).items()}
+    reference = ssmcore.selective_scan_vjp(np.ones_like(wide["u"]), **wide).A
+    measure(run, elements=elements(SHORT), error=relative_error(run(), reference), tolerance=1e-3, rounds=5)

@@ -1,0 +1,330 @@
+"""The command line: parse, call, print. Exit codes: 0 done, 2 usage, 3 bad input, 4 part of a batch failed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import __version__
+from .errors import InputError
+
+BAD_INPUT, PARTIAL = 3, 4
+
+app = typer.Typer(
+    name="segnet",
+    help="Lesion segmentation from CT with Mamba-AHNet, trained and run on CPUs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Result as JSON on stdout.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file with sections model, data, train.")]
+
+
+class Part(str, Enum):
+    train = "train"
+    val = "val"
+    test = "test"
+
+
+class ClickSpaceOption(str, Enum):
+    voxel = "voxel"
+    ras = "ras"
+    lps = "lps"
+
+
+def _bar(title: str, quiet: bool) -> Callable[[int, int], None] | None:
+    """A progress callback that draws on stderr."""
+    if quiet:
+        return None
+    from tqdm import tqdm
+
+    bar = tqdm(desc=title, file=sys.stderr, leave=True, dynamic_ncols=True)
+
+    def step(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+        if done >= total:
+            bar.close()
+
+    return step
+
+
+def _print(values: dict[str, Any]) -> None:
+    print(json.dumps(values, indent=1, allow_nan=False))
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"segnet {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def phantom(
+    out: Annotated[Path, typer.Option("--output", "-o", help="Folder to write images/ and labels/ into.")],
+    cases: Annotated[int, typer.Option("--cases", "-n", min=1, help="How many volumes.")] = 12,
+    patients: Annotated[int | None, typer.Option(min=1, help="How many patients they are of. Default: one each.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same volumes.")] = 0,
+    shape: Annotated[tuple[int, int, int], typer.Option(help="Voxels along x, y, z.")] = (256, 256, 128),
+    quiet: Quiet = False,
+) -> None:
+    """Make ULS23-like CT volumes with a lesion each, as NIfTI pairs."""
+    from .data.phantom import write_phantoms
+
+    write_phantoms(out, cases, n_patients=patients, seed=seed, shape=shape, progress=_bar("phantom", quiet))
+    print(f"{cases} phantoms in {out}")
+
+
+@app.command()
+def prepare(
+    source: Annotated[Path, typer.Option("--input", "-i", help="Folder of NIfTI images and masks.")],
+    out: Annotated[Path, typer.Option("--output", "-o", help="Folder for one HDF5 file a patient.")],
+    window: Annotated[tuple[float, float], typer.Option(help="CT window in HU: lowest and highest value kept.")] = (-1000.0, 400.0),
+    patient_regex: Annotated[str | None, typer.Option(help="Its first group, found in a case's name, is the patient.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="List bad cases and go on; exit code 4.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Write also into a folder that holds other files.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check images and masks and write them as HDF5, one file a patient."""
+    from .data.pairs import find_pairs
+    from .data.prepare import prepare as run
+
+    pairs = find_pairs(source, patient_regex=patient_regex)
+    on_error: Any = "skip" if skip_bad else "raise"
+    result = run(pairs, out, window_hu=window, on_error=on_error, overwrite=overwrite, progress=_bar("prepare", quiet))
+    patients = len({case.patient for case in result.cases})
+    if as_json:
+        skipped = [{"case": case, "reason": reason} for case, reason in result.skipped]
+        _print({"output": str(out), "cases": len(result.cases), "patients": patients, "skipped": skipped})
+    else:
+        print(f"{len(result.cases)} cases of {patients} patients in {out}")
+    if pairs.unpaired_images:
+        print(f"{len(pairs.unpaired_images)} images without a mask left out", file=sys.stderr)
+    for case, reason in result.skipped:
+        print(f"left out {case}: {reason}", file=sys.stderr)
+    if result.skipped:
+        raise typer.Exit(PARTIAL)
+
+
+@app.command()
+def train(
+    source: Annotated[Path, typer.Option("--input", "-i", help="Folder written by `segnet prepare`.")],
+    out: Annotated[Path, typer.Option("--output", "-o", help="Folder for the run: weights, split, log, curves.")],
+    config: ConfigFile = None,
+    model: Annotated[str | None, typer.Option(help="mamba-ahnet or mamba-ahnet-r.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Wall time of training.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Stop after this many steps instead.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Slices a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak of the schedule.")] = None,
+    base_width: Annotated[int | None, typer.Option(help="b: the stages have 3b, 6b, 12b and 24b channels.")] = None,
+    patch_px: Annotated[int | None, typer.Option(help="Field of view, in pixels of the image.")] = None,
+    input_px: Annotated[int | None, typer.Option(help="Side the field of view is resampled to; a multiple of 32.")] = None,
+    window: Annotated[tuple[float, float] | None, typer.Option(help="CT window in HU, as prepared.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, split and augmentation.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of torch and of the scan.")] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a network; patients are split into training, validation and test."""
+    from .config import load_config
+    from .report.curves import curves_png
+    from .training.loop import train as run
+
+    flags = {
+        "model": {"name": model, "base_width": base_width},
+        "data": {"patch_px": patch_px, "input_px": input_px, "window_hu": window},
+        "train": {
+            "minutes": minutes,
+            "max_steps": max_steps,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "seed": seed,
+            "threads": threads,
+        },
+    }
+
+    def report(row: dict[str, Any]) -> None:
+        loss = "-" if row["loss"] is None else f"{row['loss']:.3f}"
+        dice = "-" if row["val_dice"] is None else f"{row['val_dice']:.3f}"
+        print(f"{row['elapsed_s']:7.0f} s  step {row['step']:6d}  loss {loss}  validation Dice {dice}", file=sys.stderr, flush=True)
+
+    result = run(source, out, load_config(config, flags), report=None if quiet else report)
+    curves_png(out / "curves.png", result.history)
+    values = {"output": str(out), "steps": result.steps, "elapsed_s": round(result.elapsed_s, 1), "best_val_dice": result.best_dice}
+    if as_json:
+        _print(values)
+    else:
+        print(f"{result.steps} steps in {result.elapsed_s:.0f} s; weights, log and curves in {out}")
+
+
+@app.command()
+def predict(
+    source: Annotated[Path, typer.Option("--input", "-i", help="NIfTI image, or a folder of them.")],
+    out: Annotated[Path, typer.Option("--output", "-o", help="Mask to write (.nii.gz), or a folder for a folder.")],
+    model: Annotated[Path, typer.Option("--model", "-m", help="Run folder or model.safetensors.")],
+    click: Annotated[str | None, typer.Option(help="Point in the lesion: x,y,z, or `centre` of the volume.")] = None,
+    click_space: Annotated[
+        ClickSpaceOption, typer.Option(help="Meaning of x,y,z: voxel indices of the file from 0, or mm in RAS or LPS.")
+    ] = ClickSpaceOption.voxel,
+    part: Annotated[Part | None, typer.Option(help="Of a folder, only this part of the run's split.")] = None,
+    device: Annotated[str, typer.Option("--device", "-d", help="A torch device.")] = "cpu",
+    flips: Annotated[bool, typer.Option("--tta", help="Mean over four flips: slower, a little better.")] = False,
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Of the lesion probability.")] = 0.5,
+    preview: Annotated[bool, typer.Option(help="An overlay PNG beside each mask.")] = True,
+    probabilities: Annotated[bool, typer.Option(help="Also <case>_probability.nii.gz.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Segment one image or a folder of images."""
+    from .inference import load_model
+    from .predict import SUFFIXES, case_of, images_in, predict_file
+
+    point = _parse_click(click)
+    network, config = load_model(model)
+    cases = None if part is None else _part(model, part)
+    images = images_in(source, cases)
+    single = source.is_file()
+    if single and not out.name.endswith(SUFFIXES):
+        raise InputError(f"output: expected a name ending in .nii.gz for one image, got {out}; name the mask")
+    if device != "cpu":
+        raise InputError(f"device: expected cpu, got {device!r}; other devices are not offered yet")
+    folder = out.parent if single else out
+    folder.mkdir(parents=True, exist_ok=True)
+    done, failed = [], []
+    outer = None if single else _bar("predict", quiet)
+    for number, image in enumerate(images, 1):
+        case = case_of(image)
+        mask = out if single else folder / f"{case}.nii.gz"
+        try:
+            prediction = predict_file(
+                image,
+                mask,
+                network,
+                config,
+                click=point,
+                click_space=click_space.value,
+                flips=flips,
+                threshold=threshold,
+                preview=folder / f"{case_of(mask)}.png" if preview else None,
+                probabilities=folder / f"{case_of(mask)}_probability.nii.gz" if probabilities else None,
+                progress=_bar(case, quiet) if single else None,
+            )
+            done.append(prediction)
+        except InputError as error:
+            if single:
+                raise
+            failed.append({"image": str(image), "reason": str(error)})
+            print(f"segnet: {error}", file=sys.stderr)
+        if outer is not None:
+            outer(number, len(images))
+    if as_json:
+        _print({"predictions": [p.as_dict() for p in done], "failed": failed})
+    elif single:
+        p = done[0]
+        print(f"{p.mask}: {p.volume_ml:.2f} ml, {p.long_axis_mm:.1f} x {p.short_axis_mm:.1f} mm, {p.elapsed_s:.1f} s")
+    else:
+        print(f"{len(done)} masks in {folder}" + (f", {len(failed)} images failed" if failed else ""))
+    if failed:
+        raise typer.Exit(PARTIAL)
+
+
+def _parse_click(text: str | None) -> Any:
+    if text is None or text in ("centre", "center"):
+        return None if text is None else "centre"
+    try:
+        x, y, z = (float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"--click: expected x,y,z or centre, got {text!r}; write it as 128,130,64") from None
+    return x, y, z
+
+
+def _part(model: Path, part: Part) -> list[str]:
+    from .training.loop import SPLIT_FILE
+
+    file = (model if model.is_dir() else model.parent) / SPLIT_FILE
+    try:
+        cases: list[str] = json.loads(file.read_text())[part.value]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"part: expected {SPLIT_FILE} of the training run beside the model, got {type(error).__name__}; leave --part out") from None
+    return cases
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[Path, typer.Option("--input", "-i", help="Folder of predicted masks, or one mask.")],
+    truths: Annotated[Path, typer.Option("--truth", "-t", help="Folder of true masks, of pairs, a prepared folder, or one mask.")],
+    out: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for evaluation.json, .csv and .txt.")] = None,
+    model: Annotated[Path | None, typer.Option("--model", "-m", help="Run whose split --part refers to.")] = None,
+    part: Annotated[Part | None, typer.Option(help="Only this part of the run's split.")] = None,
+    patient_regex: Annotated[str | None, typer.Option(help="Its first group, found in a case's name, is the patient.")] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score masks against the truth: Dice per lesion with its conventions, beside the all-background baseline."""
+    from .evaluate import evaluate as run
+
+    if part is not None and model is None:
+        raise typer.BadParameter("--part: expected --model beside it; name the run whose split is meant")
+    cases = None if part is None or model is None else _part(model, part)
+    evaluation = run(predictions, truths, patient_regex=patient_regex, cases=cases, progress=_bar("evaluate", quiet))
+    if out is not None:
+        from .files import write_text
+
+        out.mkdir(parents=True, exist_ok=True)
+        texts = {"json": evaluation.to_json(), "csv": evaluation.to_csv(), "txt": evaluation.to_table()}
+        for suffix, text in texts.items():
+            write_text(out / f"evaluation.{suffix}", text)
+    print(evaluation.to_json() if as_json else evaluation.to_table())
+
+
+@app.command()
+def info(
+    model: Annotated[str, typer.Argument(help="mamba-ahnet or mamba-ahnet-r.")] = "mamba-ahnet",
+    config: ConfigFile = None,
+    show_config: Annotated[bool, typer.Option("--show-config", help="Print the resolved configuration as YAML instead.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Parameters of a network, part by part; or the configuration and its defaults."""
+    from .config import load_config
+
+    resolved = load_config(config, {"model": {"name": model}})
+    if show_config:
+        import yaml
+
+        print(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False), end="")
+        return
+    from .info import describe
+    from .report.table import format_table
+
+    description = describe(resolved.model)
+    if as_json:
+        _print(description)
+        return
+    print(f"{description['model']}: {description['parameters'] / 1e6:.2f} M parameters, {description['discretization']} scan")
+    print(f"{description['input']} -> {description['output']}\n")
+    print(format_table(description["parts"], {"part": "part", "parameters": "parameters"}))
+
+
+def main() -> None:
+    """Entry point: bad input becomes one line on stderr and exit code 3."""
+    try:
+        app()
+    except InputError as error:
+        print(f"segnet: {error}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+
+
+if __name__ == "__main__":
+    main()

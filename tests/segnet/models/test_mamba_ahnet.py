@@ -1,0 +1,89 @@
+"""Whole networks: sizes, parameter counts, gradients everywhere, switches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from segnet.config import ModelConfig
+from segnet.info import count, describe
+from segnet.models import build
+
+
+def small(**changes: Any) -> ModelConfig:
+    return ModelConfig(**{"base_width": 4, "depths": (1, 1, 1, 1), "dstate": 4, **changes})
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("mamba-ahnet", 6_956_855), ("mamba-ahnet-r", 7_396_537)])
+def test_parameter_counts(name: Any, parameters: int) -> None:
+    """6.96 M by hand from the definition; the reconstruction branch is a quarter of the decoder's width."""
+    description = describe(ModelConfig(name=name))
+    assert description["parameters"] == parameters
+    assert sum(part["parameters"] for part in description["parts"]) == parameters
+
+
+@pytest.mark.parametrize("name", ["mamba-ahnet", "mamba-ahnet-r"])
+def test_shapes_and_a_gradient_for_every_parameter(name: Any) -> None:
+    torch.manual_seed(0)
+    model = build(small(name=name, drop_path=0.0)).train()
+    logits, reconstruction = model(torch.rand(2, 1, 64, 96))
+    assert logits.shape == (2, 2, 64, 96)
+    loss = logits.square().mean()
+    if name == "mamba-ahnet":
+        assert reconstruction is None
+    else:
+        assert reconstruction.shape == (2, 1, 64, 96)
+        assert 0 <= reconstruction.min()
+        assert reconstruction.max() <= 1
+        loss = loss + reconstruction.square().mean()
+    loss.backward()
+    # a bias right before batch normalisation has no effect, so its gradient is rounding; it must still be there
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_the_reconstruction_branch_rests_outside_training() -> None:
+    model = build(small(name="mamba-ahnet-r")).eval()
+    assert model(torch.rand(1, 1, 32, 32))[1] is None
+
+
+def test_the_default_scan_is_bilinear_and_the_others_differ() -> None:
+    outputs = []
+    for discretization in ("bilinear", "mamba", "zoh"):
+        torch.manual_seed(1)
+        model = build(small(discretization=discretization)).eval()
+        torch.manual_seed(2)
+        outputs.append(model(torch.rand(1, 1, 32, 32))[0])
+    assert ModelConfig().discretization == "bilinear"
+    assert not torch.allclose(outputs[0], outputs[1], rtol=0, atol=1e-7)
+    assert not torch.allclose(outputs[1], outputs[2], rtol=0, atol=1e-7)
+
+
+def test_the_gate_target_is_a_switch() -> None:
+    up, skip = (count(build(small(gate_target=target))) for target in ("up", "skip"))
+    assert up > 0
+    assert skip > 0
+    torch.manual_seed(0)
+    first = build(small(gate_target="up")).eval()(torch.ones(1, 1, 32, 32))[0]
+    torch.manual_seed(0)
+    second = build(small(gate_target="skip")).eval()(torch.ones(1, 1, 32, 32))[0]
+    assert not torch.equal(first, second)
+
+
+def test_a_size_that_does_not_fit_is_named() -> None:
+    with pytest.raises(ValueError, match=r"x: expected height and width to be multiples of 32, got \(48, 64\)"):
+        build(small())(torch.rand(1, 1, 48, 64))
+
+
+def test_no_weight_decay_on_the_scan_and_the_norms() -> None:
+    from segnet.training.loop import parameter_groups
+
+    model = build(small())
+    decay, keep = parameter_groups(model, 0.01)
+    kept = {id(p) for p in keep["params"]}
+    for name, parameter in model.named_parameters():
+        exempt = parameter.ndim < 2 or name.rsplit(".", 1)[-1] in ("A_log", "D", "dt_bias")
+        assert (id(parameter) in kept) == exempt, name
+    assert decay["weight_decay"] == 0.01
+    assert keep["weight_decay"] == 0.0

@@ -1,0 +1,176 @@
+"""Who runs an operation: a named backend runs or raises, and only the automatic choice passes one over."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ssmcore
+from ssmcore import backends
+from ssmcore.ops import SPECS
+
+G = np.arange(9.0).reshape(3, 3)
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Backends by name -> (object, problem), instead of what is installed."""
+    known: dict[str, tuple[Any, str | None]] = {name: backends._loaded(name) for name in backends.BUILTIN}
+    monkeypatch.setattr(backends, "_loaded", known.__getitem__)
+    monkeypatch.setattr(backends, "names", lambda: tuple(known))
+    return known
+
+
+def test_the_compiled_backend_is_chosen_first() -> None:
+    choice = ssmcore.explain("selective_scan")
+    assert (choice.backend, choice.asked_by, choice.skipped) == ("cython", "automatically", ())
+    assert "cython" in str(choice)
+
+
+def test_a_named_backend_that_cannot_load_raises_with_the_cause(fresh: Any) -> None:
+    fresh["cython"] = (None, "ImportError: no compiled module")
+    with pytest.raises(ssmcore.BackendError, match=r"'cython', named by argument, cannot run: ImportError: no compiled"):
+        ssmcore.gate_crop(G, (1, 1), backend="cython")
+    with (
+        ssmcore.use_backend("cython"),
+        pytest.raises(ssmcore.BackendError, match="named by use_backend, cannot run"),
+    ):
+        ssmcore.gate_crop(G, (1, 1))
+
+
+def test_the_environment_names_a_backend(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSMCORE_BACKEND", "numba")
+    assert ssmcore.explain("gate_crop").asked_by == "by SSMCORE_BACKEND"
+    fresh["numba"] = (None, "ImportError: no numba")
+    with pytest.raises(ssmcore.BackendError, match="named by SSMCORE_BACKEND, cannot run: ImportError: no numba"):
+        ssmcore.gate_crop(G, (1, 1))
+
+
+def test_the_automatic_choice_says_what_it_passed_over(fresh: Any) -> None:
+    fresh["cython"] = (None, "ImportError: no compiled module")
+    choice = ssmcore.explain("gate_crop")
+    assert choice.backend == "numba"
+    assert choice.skipped == (("cython", "ImportError: no compiled module"),)
+    assert "passed over cython: ImportError" in str(choice)
+
+
+def test_falling_to_the_slow_reference_warns_once(fresh: Any) -> None:
+    backends._warn_slow.cache_clear()
+    fresh["cython"] = fresh["numba"] = (None, "ImportError: absent")
+    with pytest.warns(UserWarning, match="slow reference"):
+        assert ssmcore.gate_crop(G, (1, 1)).item() == 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ssmcore.gate_crop(G, (1, 1))
+
+
+def test_a_backend_that_fails_while_running_is_not_replaced(fresh: Any) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise FloatingPointError("broken kernel")
+
+    fresh["cython"] = (SimpleNamespace(gate_crop=broken, gate_crop_vjp=broken), None)
+    for backend in (None, "cython"):
+        with pytest.raises(FloatingPointError, match="broken kernel"):
+            ssmcore.gate_crop(G, (1, 1), backend=backend)
+
+
+def test_a_backend_without_the_operation_is_refused(fresh: Any) -> None:
+    fresh["other"] = (SimpleNamespace(), None)
+    with pytest.raises(ssmcore.BackendError, match="it has no gate_crop"):
+        ssmcore.gate_crop(G, (1, 1), backend="other")
+
+
+def test_a_third_party_backend_runs(fresh: Any) -> None:
+    fresh["twice"] = (SimpleNamespace(gate_crop=lambda g, size: 2 * g[1:2, 1:2], gate_crop_vjp=None), None)
+    assert ssmcore.gate_crop(G, (1, 1), backend="twice").item() == 8
+
+
+@pytest.mark.parametrize("name", ["cythn", "NumPy", "numpy_"])
+def test_a_misspelt_name_is_an_error(name: str) -> None:
+    with pytest.raises(ssmcore.BackendError, match=f"expected one of auto, cython, numba, numpy, torch.*got '{name}'"):
+        ssmcore.gate_crop(G, (1, 1), backend=name)
+    with pytest.raises(ssmcore.BackendError, match="check its spelling"), ssmcore.use_backend(name):
+        pass
+
+
+def test_use_backend_ends_with_its_block() -> None:
+    with ssmcore.use_backend("numpy"):
+        assert ssmcore.explain("gate_crop").backend == "numpy"
+        with ssmcore.use_backend("torch"):
+            assert ssmcore.explain("gate_crop").backend == "torch"
+        assert ssmcore.explain("gate_crop").backend == "numpy"
+    assert ssmcore.explain("gate_crop").backend == "cython"
+
+
+def test_explain_refuses_an_unknown_operation() -> None:
+    with pytest.raises(ValueError, match="expected one of discretize, selective_scan, gate_crop, got 'scan'"):
+        ssmcore.explain("scan")
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True])
+def test_num_threads_is_checked(threads: Any) -> None:
+    case = SPECS["selective_scan"].samples[0].make(np.random.default_rng(0), np.float32)
+    with pytest.raises(ValueError, match="num_threads: expected a whole number of at least 1"):
+        ssmcore.selective_scan(**case, num_threads=threads)
+
+
+@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512"])
+def test_each_instruction_set_gives_the_reference(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from oracles import relative_error
+
+    from ssmcore.backends import cython_
+
+    usable = cython_.kernels.ISAS[: cython_.kernels.ISAS.index(cython_.kernels.best_isa()) + 1]
+    if isa not in usable:
+        pytest.skip(f"this processor does not run {isa}")
+    monkeypatch.setenv("SSMCORE_ISA", isa)
+    assert isa in str(ssmcore.explain("selective_scan"))
+    spec = SPECS["selective_scan"]
+    for sample in spec.samples:
+        for dtype in (np.float32, np.float64):
+            case = sample.make(np.random.default_rng(7), dtype)
+            dout = np.random.default_rng(8).standard_normal(case["u"].shape).astype(dtype)
+            got, wanted = (ssmcore.selective_scan(**case, backend=b) for b in ("cython", "numpy"))
+            assert relative_error(got, wanted) <= spec.forward.of(dtype), sample.name
+            grads, wanted_grads = (ssmcore.selective_scan_vjp(dout, **case, backend=b) for b in ("cython", "numpy"))
+            for g, w in zip(grads, wanted_grads, strict=True):
+                assert g is w is None or relative_error(g, w) <= spec.gradient.of(dtype), sample.name
+
+
+def test_an_unknown_instruction_set_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSMCORE_ISA", "avx1024")
+    case = SPECS["selective_scan"].samples[0].make(np.random.default_rng(0), np.float32)
+    with pytest.raises(ValueError, match=r"SSMCORE_ISA: expected one of generic.*got 'avx1024'"):
+        ssmcore.selective_scan(**case, backend="cython")
+
+
+def test_kernels_agree_on_how_often_a_state_is_kept() -> None:
+    from ssmcore._kernels import selective_scan_cython, selective_scan_numba
+    from ssmcore.ops.selective_scan import CHECKPOINT_STEPS
+
+    assert selective_scan_cython.CHUNK == selective_scan_numba.CHUNK == CHECKPOINT_STEPS
+
+
+def test_without_a_built_extension_the_package_works_and_says_so() -> None:
+    """As on a machine without a compiler or numba: imports of the compiled modules fail."""
+    program = (
+        "import sys, warnings\n"
+        "for name in ('discretize', 'gate_crop', 'selective_scan'):\n"
+        "    sys.modules[f'ssmcore._kernels.{name}_cython'] = None\n"
+        "sys.modules['numba'] = None\n"
+        "import numpy as np, ssmcore\n"
+        "with warnings.catch_warnings(record=True) as caught:\n"
+        "    warnings.simplefilter('always')\n"
+        "    print(ssmcore.gate_crop(np.arange(9.).reshape(3, 3), (1, 1)).item(), ssmcore.explain('gate_crop').backend)\n"
+        "print(sum('slow reference' in str(w.message) for w in caught))\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SSMCORE")}
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    assert run.stdout.split() == ["4.0", "numpy", "1"]

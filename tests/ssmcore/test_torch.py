@@ -1,0 +1,167 @@
+"""The torch operations: values and gradients, opcheck, gradcheck, compile, export."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import ssmcore
+import ssmcore.torch as st
+from ssmcore.ops import SPECS
+from ssmcore.ops.selective_scan import ARGUMENTS
+
+SPEC = SPECS["selective_scan"]
+SMALL = [
+    s for s in SPEC.samples if s.name not in ("past a block", "16 states", "no channel", "empty batch", "no step", "wide state")
+]
+
+
+def tensors(sample: Any, dtype: Any = np.float64, *, grad: bool = True) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    case = sample.make(np.random.default_rng(11), dtype)
+    given = {k: torch.from_numpy(v).requires_grad_(grad) for k, v in case.items() if isinstance(v, np.ndarray)}
+    return given, {k: v for k, v in case.items() if k not in given}
+
+
+def flat(sample: Any, dtype: Any = np.float32) -> tuple[Any, ...]:
+    """The custom op's own arguments."""
+    given, options = tensors(sample, dtype)
+    return (
+        *(given.get(name) for name in ARGUMENTS),
+        options.get("delta_softplus", False),
+        options.get("discretization", "mamba"),
+        options["layout"],
+        True,
+    )
+
+
+@pytest.mark.parametrize("sample", SPEC.samples, ids=lambda s: s.name)
+def test_values_and_gradients_are_those_of_numpy(sample: Any) -> None:
+    given, options = tensors(sample)
+    out, last = st.selective_scan(**given, **options, return_last_state=True)
+    case = sample.make(np.random.default_rng(11), np.float64)
+    wanted, wanted_last = ssmcore.selective_scan(**case, return_last_state=True)
+    assert np.array_equal(out.detach().numpy(), wanted)
+    assert np.array_equal(last.detach().numpy(), wanted_last)
+    assert out.is_contiguous()
+    dout, dlast = torch.randn_like(out), torch.randn_like(last)
+    grads = torch.autograd.grad((out, last), list(given.values()), (dout, dlast), allow_unused=True)
+    wanted_grads = ssmcore.selective_scan_vjp(dout.numpy(), **case, dlast_state=dlast.numpy())._asdict()
+    for name, g in zip(given, grads, strict=True):
+        assert g is not None
+        assert np.array_equal(g.numpy(), wanted_grads[name]), name
+
+
+@pytest.mark.parametrize("sample", SMALL, ids=lambda s: s.name)
+def test_gradcheck(sample: Any) -> None:
+    given, options = tensors(sample)
+    names = list(given)
+    # one random direction for each input instead of every entry: the same check in a tenth of the time
+    assert torch.autograd.gradcheck(
+        lambda *a: st.selective_scan(**dict(zip(names, a, strict=True)), **options, return_last_state=True),
+        tuple(given.values()),
+        fast_mode=True,
+    )
+
+
+@pytest.mark.parametrize("sample", SPEC.samples[:3], ids=lambda s: s.name)
+def test_opcheck(sample: Any) -> None:
+    results = torch.library.opcheck(st._scan_fwd, flat(sample))
+    assert set(results.values()) == {"SUCCESS"}
+
+
+def test_opcheck_of_the_crop() -> None:
+    g = torch.rand(2, 3, 8, 7, requires_grad=True)
+    assert set(torch.library.opcheck(st._crop, (g, [4, 4])).values()) == {"SUCCESS"}
+    assert set(torch.library.opcheck(st._crop_vjp, (g, [10, 9])).values()) == {"SUCCESS"}
+    assert torch.autograd.gradgradcheck(lambda x: st.gate_crop(x, (3, 2)), torch.rand(1, 4, 5, dtype=torch.float64, requires_grad=True))
+
+
+def test_compiles_into_one_graph() -> None:
+    given, options = tensors(SPEC.samples[1], np.float32)
+
+    def loss(given: dict[str, torch.Tensor]) -> torch.Tensor:
+        out, last = st.selective_scan(**given, **options, return_last_state=True)
+        return (out * out).sum() + last.sum()
+
+    eager = torch.autograd.grad(loss(given), list(given.values()))
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    found = torch.autograd.grad(compiled(given), list(given.values()))
+    for e, c in zip(eager, found, strict=True):
+        torch.testing.assert_close(c, e)
+
+
+@pytest.mark.slow
+def test_compiles_with_inductor() -> None:
+    given, options = tensors(SPEC.samples[1], np.float32)
+    compiled = torch.compile(lambda given: st.selective_scan(**given, **options).square().sum(), fullgraph=True)
+    torch.testing.assert_close(compiled(given), st.selective_scan(**given, **options).square().sum())
+
+
+def test_exports_with_a_dynamic_length() -> None:
+    class Scan(torch.nn.Module):
+        def forward(self, u: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor) -> Any:
+            return st.selective_scan(u, delta, A, B, C, delta_softplus=True)
+
+    given, _ = tensors(SPEC.samples[0], np.float32, grad=False)
+    arguments = tuple(given.values())
+    length = torch.export.Dim("length", min=2, max=4096)
+    shapes = ({2: length}, {2: length}, None, {2: length}, {2: length})
+    program = torch.export.export(Scan(), arguments, dynamic_shapes=shapes)
+    longer = tuple(torch.cat([x, x], -1) if x.ndim == 3 else x for x in arguments)
+    torch.testing.assert_close(program.module()(*longer), Scan()(*longer))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_in_and_out_with_a_wide_state(dtype: torch.dtype) -> None:
+    given, options = tensors(SPEC.samples[1], np.float32, grad=False)
+    half = {k: v.to(dtype).requires_grad_() for k, v in given.items()}
+    out = st.selective_scan(**half, **options)
+    wide = st.selective_scan(**{k: v.detach().float() for k, v in half.items()}, **options)
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.float(), wide, rtol=torch.finfo(dtype).eps, atol=torch.finfo(dtype).tiny)
+    out.sum().backward()
+    assert all(v.grad is not None and v.grad.dtype == dtype for v in half.values())
+
+
+def test_a_named_backend_runs_the_tensors_too() -> None:
+    given, options = tensors(SPEC.samples[0])
+    with ssmcore.use_backend("numpy"):
+        slow = st.selective_scan(**given, **options)
+    torch.testing.assert_close(slow, st.selective_scan(**given, **options))
+
+
+def test_plain_torch_runs_where_there_is_no_kernel() -> None:
+    """The path of other devices, taken on CPU tensors: values and gradients of the plain loop."""
+    from ssmcore.backends.torch_ import selective_scan_tensors
+    from ssmcore.ops.selective_scan import canonical, uncanonical
+
+    given, options = tensors(SPEC.samples[5])
+    views = [canonical(n, given.get(n), options["layout"]) for n in ARGUMENTS]
+    out, last, _ = selective_scan_tensors(*views, delta_softplus=False, discretization="mamba")
+    torch.testing.assert_close(uncanonical("out", out, options["layout"], 3), st.selective_scan(**given, **options))
+    grads = torch.autograd.grad(out.sum() + last.sum(), list(given.values()))
+    fast, state = st.selective_scan(**given, **options, return_last_state=True)
+    for g, w in zip(torch.autograd.grad(fast.sum() + state.sum(), list(given.values())), grads, strict=True):
+        torch.testing.assert_close(g, w)
+
+
+@pytest.mark.parametrize("method", ["zoh", "bilinear", "mamba"])
+@pytest.mark.parametrize("structure", ["diagonal", "dense"])
+def test_discretize_has_gradients(method: str, structure: str) -> None:
+    sample = next(s for s in SPECS["discretize"].samples if s.name == f"{structure} {method}")
+    case = sample.make(np.random.default_rng(3), np.float64)
+    given = tuple(torch.from_numpy(case[n]).requires_grad_() for n in ("A", "B", "delta"))
+    assert torch.autograd.gradcheck(lambda *a: st.discretize(*a, method=method, structure=structure), given)
+
+
+def test_errors_name_the_argument() -> None:
+    given, options = tensors(SPEC.samples[0], grad=False)
+    with pytest.raises(ssmcore.ArgumentError, match="selective_scan: delta: expected shape"):
+        st.selective_scan(**{**given, "delta": given["delta"].transpose(1, 2)}, **options)
+    with pytest.raises(TypeError, match=r"u: expected a real floating dtype, got torch.int64"):
+        st.selective_scan(**{**given, "u": given["u"].long()}, **options)
+    with pytest.raises(TypeError, match="C: expected device cpu"):
+        st.selective_scan(**{**given, "C": given["C"].to("meta")}, **options)
