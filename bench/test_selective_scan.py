@@ -61,7 +61,11 @@ def test_forward_and_backward(name: str, backend: str, threads: int, measure: An
         return ssmcore.selective_scan_vjp(dout, **case, backend=backend, num_threads=threads)
 
     measure(
-        run, elements=elements(name), error=relative_error(run().A, reference), tolerance=SPEC.gradient.float32, rounds=7
+        run,
+        elements=elements(name),
+        error=relative_error(run().A, reference),
+        tolerance=SPEC.gradient.float32,
+        rounds=7,
     )
 
 

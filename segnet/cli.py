@@ -74,7 +74,9 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 def phantom(
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder to write images/ and labels/ into.")],
     cases: Annotated[int, typer.Option("--cases", "-n", min=1, help="How many volumes.")] = 12,
-    patients: Annotated[int | None, typer.Option(min=1, help="How many patients they are of. Default: one each.")] = None,
+    patients: Annotated[
+        int | None, typer.Option(min=1, help="How many patients they are of. Default: one each.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same volumes.")] = 0,
     shape: Annotated[tuple[int, int, int], typer.Option(help="Voxels along x, y, z.")] = (256, 256, 128),
     quiet: Quiet = False,
@@ -90,8 +92,13 @@ def phantom(
 def prepare(
     source: Annotated[Path, typer.Option("--input", "-i", help="Folder of NIfTI images and masks.")],
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder for one HDF5 file a patient.")],
-    window: Annotated[tuple[float, float], typer.Option(help="CT window in HU: lowest and highest value kept.")] = (-1000.0, 400.0),
-    patient_regex: Annotated[str | None, typer.Option(help="Its first group, found in a case's name, is the patient.")] = None,
+    window: Annotated[tuple[float, float], typer.Option(help="CT window in HU: lowest and highest value kept.")] = (
+        -1000.0,
+        400.0,
+    ),
+    patient_regex: Annotated[
+        str | None, typer.Option(help="Its first group, found in a case's name, is the patient.")
+    ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="List bad cases and go on; exit code 4.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Write also into a folder that holds other files.")] = False,
     quiet: Quiet = False,
@@ -130,7 +137,9 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(help="Peak of the schedule.")] = None,
     base_width: Annotated[int | None, typer.Option(help="b: the stages have 3b, 6b, 12b and 24b channels.")] = None,
     patch_px: Annotated[int | None, typer.Option(help="Field of view, in pixels of the image.")] = None,
-    input_px: Annotated[int | None, typer.Option(help="Side the field of view is resampled to; a multiple of 32.")] = None,
+    input_px: Annotated[
+        int | None, typer.Option(help="Side the field of view is resampled to; a multiple of 32.")
+    ] = None,
     window: Annotated[tuple[float, float] | None, typer.Option(help="CT window in HU, as prepared.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, split and augmentation.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of torch and of the scan.")] = None,
@@ -158,11 +167,20 @@ def train(
     def report(row: dict[str, Any]) -> None:
         loss = "-" if row["loss"] is None else f"{row['loss']:.3f}"
         dice = "-" if row["val_dice"] is None else f"{row['val_dice']:.3f}"
-        print(f"{row['elapsed_s']:7.0f} s  step {row['step']:6d}  loss {loss}  validation Dice {dice}", file=sys.stderr, flush=True)
+        print(
+            f"{row['elapsed_s']:7.0f} s  step {row['step']:6d}  loss {loss}  validation Dice {dice}",
+            file=sys.stderr,
+            flush=True,
+        )
 
     result = run(source, out, load_config(config, flags), report=None if quiet else report)
     curves_png(out / "curves.png", result.history)
-    values = {"output": str(out), "steps": result.steps, "elapsed_s": round(result.elapsed_s, 1), "best_val_dice": result.best_dice}
+    values = {
+        "output": str(out),
+        "steps": result.steps,
+        "elapsed_s": round(result.elapsed_s, 1),
+        "best_val_dice": result.best_dice,
+    }
     if as_json:
         _print(values)
     else:
@@ -257,18 +275,26 @@ def _part(model: Path, part: Part) -> list[str]:
     try:
         cases: list[str] = json.loads(file.read_text())[part.value]
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"part: expected {SPLIT_FILE} of the training run beside the model, got {type(error).__name__}; leave --part out") from None
+        raise InputError(
+            f"part: expected {SPLIT_FILE} of the training run beside the model, got {type(error).__name__}; leave --part out"
+        ) from None
     return cases
 
 
 @app.command()
 def evaluate(
     predictions: Annotated[Path, typer.Option("--input", "-i", help="Folder of predicted masks, or one mask.")],
-    truths: Annotated[Path, typer.Option("--truth", "-t", help="Folder of true masks, of pairs, a prepared folder, or one mask.")],
-    out: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for evaluation.json, .csv and .txt.")] = None,
+    truths: Annotated[
+        Path, typer.Option("--truth", "-t", help="Folder of true masks, of pairs, a prepared folder, or one mask.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for evaluation.json, .csv and .txt.")
+    ] = None,
     model: Annotated[Path | None, typer.Option("--model", "-m", help="Run whose split --part refers to.")] = None,
     part: Annotated[Part | None, typer.Option(help="Only this part of the run's split.")] = None,
-    patient_regex: Annotated[str | None, typer.Option(help="Its first group, found in a case's name, is the patient.")] = None,
+    patient_regex: Annotated[
+        str | None, typer.Option(help="Its first group, found in a case's name, is the patient.")
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -293,7 +319,9 @@ def evaluate(
 def info(
     model: Annotated[str, typer.Argument(help="mamba-ahnet or mamba-ahnet-r.")] = "mamba-ahnet",
     config: ConfigFile = None,
-    show_config: Annotated[bool, typer.Option("--show-config", help="Print the resolved configuration as YAML instead.")] = False,
+    show_config: Annotated[
+        bool, typer.Option("--show-config", help="Print the resolved configuration as YAML instead.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Parameters of a network, part by part; or the configuration and its defaults."""
@@ -312,7 +340,9 @@ def info(
     if as_json:
         _print(description)
         return
-    print(f"{description['model']}: {description['parameters'] / 1e6:.2f} M parameters, {description['discretization']} scan")
+    print(
+        f"{description['model']}: {description['parameters'] / 1e6:.2f} M parameters, {description['discretization']} scan"
+    )
     print(f"{description['input']} -> {description['output']}\n")
     print(format_table(description["parts"], {"part": "part", "parameters": "parameters"}))
 

@@ -127,9 +127,13 @@ def load_config(path: Path | None = None, flags: Mapping[str, Mapping[str, Any]]
         try:
             values = yaml.safe_load(path.read_text()) or {}
         except (OSError, yaml.YAMLError) as error:
-            raise InputError(f"config {path}: expected a YAML file, got {type(error).__name__}: {error}; check the path and its syntax") from None
+            raise InputError(
+                f"config {path}: expected a YAML file, got {type(error).__name__}: {error}; check the path and its syntax"
+            ) from None
         if not isinstance(values, dict):
-            raise InputError(f"config {path}: expected sections model, data, train, got {type(values).__name__}; see `segnet info --show-config`")
+            raise InputError(
+                f"config {path}: expected sections model, data, train, got {type(values).__name__}; see `segnet info --show-config`"
+            )
     values = _merge(values, _from_environment())
     given = {s: {k: v for k, v in fields.items() if v is not None} for s, fields in (flags or {}).items()}
     try:
@@ -137,4 +141,6 @@ def load_config(path: Path | None = None, flags: Mapping[str, Mapping[str, Any]]
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "config"
-        raise InputError(f"config: {where}: {first['msg']}, got {first['input']!r}; see `segnet info --show-config` for the fields") from None
+        raise InputError(
+            f"config: {where}: {first['msg']}, got {first['input']!r}; see `segnet info --show-config` for the fields"
+        ) from None

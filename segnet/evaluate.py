@@ -257,9 +257,7 @@ def evaluate(
         `cases` is not among the truths, or a prediction is missing under ``missing="error"``.
     """
     if missing not in ("zero", "error"):
-        raise InputError(
-            f"missing: expected zero or error, got {missing!r}; zero counts a missing prediction as empty"
-        )
+        raise InputError(f"missing: expected zero or error, got {missing!r}; zero counts a missing prediction as empty")
     source = _find_truths(truths, patient_regex)
     matched, unmatched = _match(Path(predictions), source, single=_is_file(truths))
     if cases is not None:
@@ -336,9 +334,7 @@ def _evaluation(
     }
     units = {"assd_mm": "mm", "hd95_mm": "mm"}
     summary = {
-        name: _summarise(
-            rows, name, empty=empty.get(name, "both 0, one only: left out"), units=units.get(name, "1")
-        )
+        name: _summarise(rows, name, empty=empty.get(name, "both 0, one only: left out"), units=units.get(name, "1"))
         for name in ("dice", "iou", "ravd", "assd_mm", "hd95_mm", "long_axis_error", "short_axis_error")
     }
     mean_dice, mean_iou = summary["dice"].mean, summary["iou"].mean
@@ -347,9 +343,7 @@ def _evaluation(
         rows=tuple(rows),
         summary=summary,
         baseline=baseline,
-        consistent=check_consistency(mean_dice, mean_iou)
-        if mean_dice is not None and mean_iou is not None
-        else None,
+        consistent=check_consistency(mean_dice, mean_iou) if mean_dice is not None and mean_iou is not None else None,
         iou_bounds=iou_bounds(mean_dice) if known and mean_dice is not None else None,
         paper_convention=_paper_convention(slices),
         missing=absent,
@@ -414,20 +408,13 @@ def _paper_convention(slices: list[SliceScores]) -> dict[str, Any]:
 
 def _find_truths(truths: Path | str | Sequence[Pair], patient_regex: str | None) -> list[_Truth]:
     """The truths in order of case, each case once."""
-    if isinstance(truths, (str, Path)):
-        found = _truths_at(Path(truths), patient_regex)
-    else:
-        found = _from_pairs(truths)
+    found = _truths_at(Path(truths), patient_regex) if isinstance(truths, (str, Path)) else _from_pairs(truths)
     found.sort(key=lambda t: t.case)
     twice = sorted(case for case, n in Counter(t.case for t in found).items() if n > 1)
     if twice:
-        raise InputError(
-            f"truths: expected each case once, got {_few(twice)} more than once; rename the files"
-        )
+        raise InputError(f"truths: expected each case once, got {_few(twice)} more than once; rename the files")
     if not found:
-        raise InputError(
-            f"truths: expected at least one truth mask, got none in {truths}; see `evaluate` for layouts"
-        )
+        raise InputError(f"truths: expected at least one truth mask, got none in {truths}; see `evaluate` for layouts")
     return found
 
 
@@ -437,9 +424,7 @@ def _from_pairs(pairs: Sequence[Pair]) -> list[_Truth]:
 
 def _truths_at(root: Path, patient_regex: str | None) -> list[_Truth]:
     if not root.exists():
-        raise InputError(
-            f"truths: expected a file or folder, got {root}, which does not exist; check the path"
-        )
+        raise InputError(f"truths: expected a file or folder, got {root}, which does not exist; check the path")
     if (root / "dataset.json").is_file():
         return _from_prepared(root, patient_regex)
     masks = [root] if root.is_file() else _nifti_files(root)
@@ -489,9 +474,7 @@ def _prepared_loader(path: Path, case: str) -> Callable[[], _Grid]:
                     (z, y, x),
                 )
         except (OSError, KeyError, ValueError) as error:
-            raise InputError(
-                f"truths: expected case {case} in {path}, got {error}; prepare the data again"
-            ) from error
+            raise InputError(f"truths: expected case {case} in {path}, got {error}; prepare the data again") from error
 
     return load
 
@@ -547,8 +530,7 @@ def _match(predictions: Path, truths: Sequence[_Truth], *, single: bool) -> tupl
         best, *others = (by_rank[rank] for rank in sorted(by_rank))
         if len(best) > 1:
             raise InputError(
-                f"predictions: expected one file for case {case}, got {_few([p.name for p in best])}; "
-                "keep one of them"
+                f"predictions: expected one file for case {case}, got {_few([p.name for p in best])}; keep one of them"
             )
         matched[case] = best[0]
         unmatched += [p.name for group in others for p in group]

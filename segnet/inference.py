@@ -33,7 +33,11 @@ def _probabilities(model: nn.Module, patches: Tensor, config: DataConfig, *, fli
         probability = logits.float().softmax(1)[:, 1:].sum(1, keepdim=True)
         total += probability.flip(axes) if axes else probability
     total /= len(views)
-    return total if side == config.input_px else F.interpolate(total, (side, side), mode="area" if side < config.input_px else "bilinear")
+    return (
+        total
+        if side == config.input_px
+        else F.interpolate(total, (side, side), mode="area" if side < config.input_px else "bilinear")
+    )
 
 
 def _starts(length: int, side: int) -> list[int]:
@@ -83,7 +87,12 @@ def segment(
     for start in range(0, len(work), batch_size):
         some = work[start : start + batch_size]
         patches = np.stack(
-            [normalise(cut(image_zyx[z], (y + side // 2, x + side // 2), side, config.window_hu[0]), config.window_hu) for z, (y, x) in some]
+            [
+                normalise(
+                    cut(image_zyx[z], (y + side // 2, x + side // 2), side, config.window_hu[0]), config.window_hu
+                )
+                for z, (y, x) in some
+            ]
         )
         found = _probabilities(model, torch.from_numpy(patches)[:, None], config, flips=flips)[:, 0].numpy()
         for (z, (y, x)), p in zip(some, found, strict=True):
@@ -100,10 +109,15 @@ def segment(
 def _inside(y: int, x: int, side: int, height: int, width: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """The part of a window within the image: where it lies in the image, and in the window."""
     y0, x0, y1, x1 = max(y, 0), max(x, 0), min(y + side, height), min(x + side, width)
-    return (slice(y0, max(y1, y0)), slice(x0, max(x1, x0))), (slice(y0 - y, max(y1, y0) - y), slice(x0 - x, max(x1, x0) - x))
+    return (slice(y0, max(y1, y0)), slice(x0, max(x1, x0))), (
+        slice(y0 - y, max(y1, y0) - y),
+        slice(x0 - x, max(x1, x0) - x),
+    )
 
 
-def keep_clicked(mask_zyx: NDArray[np.bool_], click_zyx: tuple[int, int, int], spacing_zyx_mm: tuple[float, ...]) -> NDArray[np.bool_]:
+def keep_clicked(
+    mask_zyx: NDArray[np.bool_], click_zyx: tuple[int, int, int], spacing_zyx_mm: tuple[float, ...]
+) -> NDArray[np.bool_]:
     """The 3-D component (26 neighbours) at the click, or the one nearest to it in mm where the click misses all."""
     labels, count = ndimage.label(mask_zyx, np.ones((3, 3, 3)))
     if count == 0:

@@ -28,5 +28,7 @@ class JointLoss(nn.Module):
         loss: Tensor = self.segmentation(logits.float(), mask[:, None].long())
         if reconstruction is not None:
             reconstruction = reconstruction.float()
-            loss = loss + self.reconstruction_weight * (F.l1_loss(reconstruction, image) + F.mse_loss(reconstruction, image))
+            loss = loss + self.reconstruction_weight * (
+                F.l1_loss(reconstruction, image) + F.mse_loss(reconstruction, image)
+            )
         return loss

@@ -157,9 +157,7 @@ def volume_ml(mask: ArrayLike, spacing_mm: Sequence[float]) -> float:
     """
     m = as_mask(mask)
     if m.ndim != 3:
-        raise InputError(
-            f"mask: expected three axes for a volume, got shape {m.shape}; pass the whole volume"
-        )
+        raise InputError(f"mask: expected three axes for a volume, got shape {m.shape}; pass the whole volume")
     return float(np.count_nonzero(m) * _spacing(spacing_mm, 3).prod() / 1000.0)
 
 
@@ -317,10 +315,7 @@ def bootstrap_ci(
         raise InputError(f"n: expected at least 1 draw, got {n}; 2000 is usual")
     if not 0.0 < level < 1.0:
         raise InputError(f"level: expected a coverage between 0 and 1, got {level}; 0.95 is usual")
-    kept = [
-        v[~np.isnan(v)]
-        for _, v in sorted((k, np.asarray(v, np.float64)) for k, v in values_by_patient.items())
-    ]
+    kept = [v[~np.isnan(v)] for _, v in sorted((k, np.asarray(v, np.float64)) for k, v in values_by_patient.items())]
     kept = [v for v in kept if v.size]
     if not kept:
         raise InputError(
@@ -360,9 +355,7 @@ def iou_bounds(mean_dice: float) -> tuple[float, float]:
     (0.6666666666666667, 0.8)
     """
     if not 0.0 <= mean_dice <= 1.0:
-        raise InputError(
-            f"mean_dice: expected a value in [0, 1], got {mean_dice}; give the mean, not per cent"
-        )
+        raise InputError(f"mean_dice: expected a value in [0, 1], got {mean_dice}; give the mean, not per cent")
     return mean_dice / (2.0 - mean_dice), mean_dice
 
 

@@ -64,7 +64,9 @@ def images_in(source: Path, cases: Sequence[str] | None = None) -> list[Path]:
     by_case = {case_of(p): p for p in files}
     missing = sorted(set(cases) - set(by_case))
     if missing:
-        raise InputError(f"input {source}: expected an image of case {missing[0]}, got none; check the folder or the part")
+        raise InputError(
+            f"input {source}: expected an image of case {missing[0]}, got none; check the folder or the part"
+        )
     return [by_case[case] for case in sorted(cases)]
 
 

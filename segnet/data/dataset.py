@@ -51,7 +51,9 @@ def load_cases(root: Path, names: list[str] | None = None) -> list[Case]:
     entries = {entry.case: entry for entry in dataset.cases}
     unknown = sorted(set(names or ()) - set(entries))
     if unknown:
-        raise InputError(f"cases: expected cases of {root}, got {unknown[0]!r}; prepare the data again or use its own split")
+        raise InputError(
+            f"cases: expected cases of {root}, got {unknown[0]!r}; prepare the data again or use its own split"
+        )
     cases = []
     for name in names if names is not None else sorted(entries):
         entry = entries[name]
@@ -116,7 +118,10 @@ class BatchSource:
             i, z = pool[self.rng.integers(len(pool))]
             case = self.cases[i]
             # a click is somewhere in the lesion, so the field of view is centred on one of its voxels, give or take
-            centre = case.lesion[self.rng.integers(len(case.lesion)), 1:] + self.rng.uniform(-1, 1, 2) * self.config.patch_px / 8
+            centre = (
+                case.lesion[self.rng.integers(len(case.lesion)), 1:]
+                + self.rng.uniform(-1, 1, 2) * self.config.patch_px / 8
+            )
             centre_yx = (float(centre[0]), float(centre[1]))
             images[k, 0] = normalise(cut(case.image[z], centre_yx, side, low), self.config.window_hu)
             masks[k, 0] = cut(case.mask[z], centre_yx, side, 0)

@@ -34,10 +34,27 @@ _CHUNK = 2**20
 _SLACK = 2**20  # bytes a file may hold behind its voxels
 _MAX_OFFSET = 2**24  # bytes of header extensions
 _HEADER_BYTES = 540  # NIfTI-2; NIfTI-1 has 348
-_DTYPES: dict[int, str] = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4",
-                           1024: "i8", 1280: "u8"}
-_REFUSED_TYPES = {1: "1-bit", 32: "complex64", 128: "RGB", 1536: "float128", 1792: "complex128",
-                  2048: "complex256", 2304: "RGBA"}
+_DTYPES: dict[int, str] = {
+    2: "u1",
+    4: "i2",
+    8: "i4",
+    16: "f4",
+    64: "f8",
+    256: "i1",
+    512: "u2",
+    768: "u4",
+    1024: "i8",
+    1280: "u8",
+}
+_REFUSED_TYPES = {
+    1: "1-bit",
+    32: "complex64",
+    128: "RGB",
+    1536: "float128",
+    1792: "complex128",
+    2048: "complex256",
+    2304: "RGBA",
+}
 _FOREIGN_UNITS = {1: "metres", 3: "micrometres"}
 
 
@@ -186,8 +203,10 @@ def write_like(path: str | Path, array_xyz: ArrayLike, like: Volume, dtype: DTyp
     """
     array = np.asarray(array_xyz)
     if array.shape != like.array.shape:
-        raise InputError(f"array: expected shape {like.array.shape} (X, Y, Z) like {like.path.name}, got "
-                         f"{array.shape}; transpose it, or resample it onto that grid")
+        raise InputError(
+            f"array: expected shape {like.array.shape} (X, Y, Z) like {like.path.name}, got "
+            f"{array.shape}; transpose it, or resample it onto that grid"
+        )
     kind = np.dtype(dtype)
     if kind.newbyteorder("=").str[1:] not in _DTYPES.values():
         raise InputError(f"dtype: expected a real type that NIfTI knows, got {kind}; use float32 or uint8")
@@ -195,11 +214,14 @@ def write_like(path: str | Path, array_xyz: ArrayLike, like: Volume, dtype: DTyp
         out = array.astype(kind)
     if kind.kind == "f":
         if not np.isfinite(out).all():
-            raise InputError(f"array: expected finite values within {kind}, got NaN or infinity; "
-                             "look for a division by zero")
+            raise InputError(
+                f"array: expected finite values within {kind}, got NaN or infinity; look for a division by zero"
+            )
     elif not np.array_equal(out, array):
-        raise InputError(f"array: expected values that {kind} holds exactly, got {array.dtype} from "
-                         f"{array.min()} to {array.max()}; round them, or write float32")
+        raise InputError(
+            f"array: expected values that {kind} holds exactly, got {array.dtype} from "
+            f"{array.min()} to {array.max()}; round them, or write float32"
+        )
 
     identity = np.array([[0, 1], [1, 1], [2, 1]], dtype=np.float64)
     back = _orientations.ornt_transform(identity, like.orientation)
@@ -233,8 +255,9 @@ def save_nifti(image: Any, path: str | Path) -> None:
             else:
                 image.to_stream(stream)
     except OSError as error:
-        raise InputError(f"path: expected a writable file, got {path} ({error.strerror or error}); "
-                         "check rights and free space") from error
+        raise InputError(
+            f"path: expected a writable file, got {path} ({error.strerror or error}); check rights and free space"
+        ) from error
 
 
 def _image_class(header: Any) -> Any:
@@ -246,14 +269,14 @@ def _read(path: Path, max_voxels: int) -> tuple[_Layout, NDArray[Any]]:
     if not path.exists():
         raise InputError(f"path: expected a NIfTI file, got {path}, which does not exist; check the name")
     if not path.is_file():
-        raise InputError(f"path: expected a NIfTI file, got {path}, which is no file; "
-                         "name one .nii or .nii.gz")
+        raise InputError(f"path: expected a NIfTI file, got {path}, which is no file; name one .nii or .nii.gz")
     try:
         with path.open("rb") as stream:
             return _read_stream(stream, path, max_voxels)
     except OSError as error:
-        raise InputError(f"path: expected a readable file, got {path} ({error.strerror or error}); "
-                         "check its rights and the disk") from error
+        raise InputError(
+            f"path: expected a readable file, got {path} ({error.strerror or error}); check its rights and the disk"
+        ) from error
 
 
 def _read_stream(stream: BinaryIO, path: Path, max_voxels: int) -> tuple[_Layout, NDArray[Any]]:
@@ -270,11 +293,15 @@ def _read_stream(stream: BinaryIO, path: Path, max_voxels: int) -> tuple[_Layout
     while len(buffer) < limit and (chunk := source.read(min(_CHUNK, limit - len(buffer)))):
         buffer += chunk
     if len(buffer) > layout.end + _SLACK:
-        raise InputError(f"path: expected {layout.end} bytes as the header of {path} declares, got over "
-                         f"{_SLACK} bytes more; save the volume anew")
+        raise InputError(
+            f"path: expected {layout.end} bytes as the header of {path} declares, got over "
+            f"{_SLACK} bytes more; save the volume anew"
+        )
     if len(buffer) < layout.end:
-        raise InputError(f"path: expected {layout.end} bytes as the header of {path} declares, got "
-                         f"{len(buffer)}: the file is truncated; copy or download it again")
+        raise InputError(
+            f"path: expected {layout.end} bytes as the header of {path} declares, got "
+            f"{len(buffer)}: the file is truncated; copy or download it again"
+        )
     raw = np.frombuffer(buffer, layout.dtype, layout.n_voxels, layout.offset)
     return layout, raw.reshape(layout.shape[:3], order="F")
 
@@ -295,15 +322,19 @@ class _Gunzip:
         while len(out) < n_bytes and not self._done:
             self._pending = self._pending or self._stream.read(2**16)
             if not self._pending:
-                raise InputError(f"path: expected a whole gzip stream, got {self._path}, which is truncated; "
-                                 "copy or download it again")
+                raise InputError(
+                    f"path: expected a whole gzip stream, got {self._path}, which is truncated; "
+                    "copy or download it again"
+                )
             try:
                 out += self._member.decompress(self._pending, n_bytes - len(out))
             except zlib.error as error:
-                what = ("a wrong checksum" if "data check" in str(error) or "length check" in str(error)
-                        else "damaged data")
-                raise InputError(f"path: expected a sound gzip stream, got {what} in {self._path}; "
-                                 "copy or download it again") from error
+                what = (
+                    "a wrong checksum" if "data check" in str(error) or "length check" in str(error) else "damaged data"
+                )
+                raise InputError(
+                    f"path: expected a sound gzip stream, got {what} in {self._path}; copy or download it again"
+                ) from error
             self._pending = self._member.unconsumed_tail
             if self._member.eof:
                 self._next_member()
@@ -325,40 +356,43 @@ def _layout(head: bytes, path: Path, max_voxels: int) -> _Layout:
     code = int(header["datatype"])
     if code not in _DTYPES:
         name = _REFUSED_TYPES.get(code, f"the unknown code {code}")
-        raise InputError(f"datatype: expected integers or floats of at most 64 bits, got {name} in {path}; "
-                         "convert it to int16")
+        raise InputError(
+            f"datatype: expected integers or floats of at most 64 bits, got {name} in {path}; convert it to int16"
+        )
     single = int(header.single_vox_offset)
     start = float(header["vox_offset"])
     if not single <= start <= _MAX_OFFSET:
-        raise InputError(f"vox_offset: expected {single} to {_MAX_OFFSET} bytes, got {start} in {path}; "
-                         "save the volume anew")
+        raise InputError(
+            f"vox_offset: expected {single} to {_MAX_OFFSET} bytes, got {start} in {path}; save the volume anew"
+        )
     unit = int(header["xyzt_units"]) & 7
     if unit in _FOREIGN_UNITS:
-        raise InputError(f"xyzt_units: expected millimetres or none, got {_FOREIGN_UNITS[unit]} in {path}; "
-                         "save the volume in millimetres")
+        raise InputError(
+            f"xyzt_units: expected millimetres or none, got {_FOREIGN_UNITS[unit]} in {path}; "
+            "save the volume in millimetres"
+        )
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
     if not math.isfinite(slope):
         raise InputError(f"scl_slope: expected a finite number, got {slope} in {path}; save it with slope 1")
     if slope == 0.0:  # by the standard: not scaled
         slope, inter = 1.0, 0.0
     if not math.isfinite(inter):
-        raise InputError(f"scl_inter: expected a finite number, got {inter} in {path}; "
-                         "save it with intercept 0")
+        raise InputError(f"scl_inter: expected a finite number, got {inter} in {path}; save it with intercept 0")
     dtype = np.dtype(header.endianness + _DTYPES[code])
     return _Layout(header, shape, dtype, int(start), slope, inter, _affine(header, path))
 
 
 def _header(head: bytes, path: Path) -> Any:
-    formats: tuple[tuple[Any, int, bytes], ...] = (
-        (nib.Nifti1Header, 344, b"n+1\0"), (nib.Nifti2Header, 4, b"n+2\0"))
+    formats: tuple[tuple[Any, int, bytes], ...] = ((nib.Nifti1Header, 344, b"n+1\0"), (nib.Nifti2Header, 4, b"n+2\0"))
     for cls, magic_at, magic in formats:
         n_bytes = cls.sizeof_hdr
         if len(head) >= n_bytes and head[magic_at : magic_at + 4] == magic:
             for endianness in "<>":
                 if struct.unpack(endianness + "i", head[:4]) == (n_bytes,):
                     return cls(head[:n_bytes], endianness, check=False)
-    raise InputError(f"path: expected a single-file NIfTI-1 or NIfTI-2, got {path}, which has no such "
-                     "header; convert it to .nii.gz")
+    raise InputError(
+        f"path: expected a single-file NIfTI-1 or NIfTI-2, got {path}, which has no such header; convert it to .nii.gz"
+    )
 
 
 def _shape(header: Any, path: Path, max_voxels: int) -> tuple[int, ...]:
@@ -367,17 +401,20 @@ def _shape(header: Any, path: Path, max_voxels: int) -> tuple[int, ...]:
         raise InputError(f"dim: expected 3 axes, got {ndim} in {path}; save the volume anew")
     shape = tuple(int(n) for n in header["dim"][1 : 1 + ndim])
     if min(shape) < 1:
-        raise InputError(f"dim: expected axes of at least one voxel, got {shape} in {path}; "
-                         "save the volume anew")
+        raise InputError(f"dim: expected axes of at least one voxel, got {shape} in {path}; save the volume anew")
     if ndim < 3:
-        raise InputError(f"dim: expected shape (X, Y, Z), got the {ndim}-D shape {shape} in {path}; "
-                         "stack the slices to a volume")
+        raise InputError(
+            f"dim: expected shape (X, Y, Z), got the {ndim}-D shape {shape} in {path}; stack the slices to a volume"
+        )
     if any(n > 1 for n in shape[3:]):
-        raise InputError(f"dim: expected shape (X, Y, Z) or (X, Y, Z, 1), got {shape} in {path}; "
-                         "save one volume of the series")
+        raise InputError(
+            f"dim: expected shape (X, Y, Z) or (X, Y, Z, 1), got {shape} in {path}; save one volume of the series"
+        )
     if math.prod(shape) > max_voxels:
-        raise InputError(f"dim: expected at most {max_voxels} voxels, got {math.prod(shape)} from shape "
-                         f"{shape} in {path}; crop it, or raise max_voxels")
+        raise InputError(
+            f"dim: expected at most {max_voxels} voxels, got {math.prod(shape)} from shape "
+            f"{shape} in {path}; crop it, or raise max_voxels"
+        )
     return shape
 
 
@@ -386,16 +423,20 @@ def _affine(header: Any, path: Path) -> FloatArray:
         with np.errstate(all="ignore"):
             affine = np.asarray(header.get_best_affine(), dtype=np.float64)
     except (HeaderDataError, ValueError, np.linalg.LinAlgError) as error:
-        raise InputError(f"affine: expected a rotation in qform, got none in {path} ({error}); "
-                         "save the volume with an sform") from error
+        raise InputError(
+            f"affine: expected a rotation in qform, got none in {path} ({error}); save the volume with an sform"
+        ) from error
     if not np.isfinite(affine).all():
-        raise InputError(f"affine: expected finite numbers, got NaN or infinity in {path}; "
-                         "save the volume with its true affine")
+        raise InputError(
+            f"affine: expected finite numbers, got NaN or infinity in {path}; save the volume with its true affine"
+        )
     columns = np.linalg.norm(affine[:3, :3], axis=0)
     # Between 1e-6 and 1e6 mm the arithmetic below is safe; the directions must span space.
     if columns.min() < 1e-6 or columns.max() > 1e6 or abs(np.linalg.det(affine[:3, :3] / columns)) < 1e-4:
-        raise InputError(f"affine: expected three independent axes, got the singular "
-                         f"{affine[:3, :3].tolist()} in {path}; save the volume with its true affine")
+        raise InputError(
+            f"affine: expected three independent axes, got the singular "
+            f"{affine[:3, :3].tolist()} in {path}; save the volume with its true affine"
+        )
     return affine
 
 
@@ -413,8 +454,10 @@ def _check_finite(array: NDArray[Any], path: Path) -> None:
     if not finite.all():
         first = tuple(int(i) for i in np.argwhere(~finite)[0])
         n_bad = finite.size - int(finite.sum())
-        raise InputError(f"voxels: expected finite values, got {n_bad} NaN or infinite in {path}, the first "
-                         f"at {first} of the file's grid; repair or replace the file")
+        raise InputError(
+            f"voxels: expected finite values, got {n_bad} NaN or infinite in {path}, the first "
+            f"at {first} of the file's grid; repair or replace the file"
+        )
 
 
 def _check_binary(array: NDArray[Any], name: str, remedy: str) -> None:
@@ -424,15 +467,16 @@ def _check_binary(array: NDArray[Any], name: str, remedy: str) -> None:
     if other.any():
         values = np.unique(array[other])
         shown = ", ".join(f"{v:g}" for v in values[:5]) + (", ..." if len(values) > 5 else "")
-        raise InputError(f"{name}: expected only 0 and 1, got also {shown} in {int(other.sum())} voxels; "
-                         f"{remedy}")
+        raise InputError(f"{name}: expected only 0 and 1, got also {shown} in {int(other.sum())} voxels; {remedy}")
 
 
 def _canonical(array: NDArray[Any], layout: _Layout, path: Path) -> Volume:
     orientation = _orientations.io_orientation(layout.affine)
     if not np.isfinite(orientation).all():
-        raise InputError("affine: expected axes that point right, anterior and superior, got "
-                         f"{layout.affine.tolist()} in {path}; save the volume with its true affine")
+        raise InputError(
+            "affine: expected axes that point right, anterior and superior, got "
+            f"{layout.affine.tolist()} in {path}; save the volume with its true affine"
+        )
     affine = layout.affine @ _orientations.inv_ornt_aff(orientation, array.shape)
     x, y, z = (float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
     # Fortran order makes (Z, Y, X) contiguous, which is what slices are cut from.
@@ -442,10 +486,14 @@ def _canonical(array: NDArray[Any], layout: _Layout, path: Path) -> Volume:
 
 def _check_same_grid(mask: Volume, image: Volume) -> None:
     if mask.array.shape != image.array.shape:
-        raise InputError(f"mask: expected shape {image.array.shape} (X, Y, Z in RAS+) like {image.path}, got "
-                         f"{mask.array.shape} in {mask.path}; resample the mask onto the image")
+        raise InputError(
+            f"mask: expected shape {image.array.shape} (X, Y, Z in RAS+) like {image.path}, got "
+            f"{mask.array.shape} in {mask.path}; resample the mask onto the image"
+        )
     corners = np.array(list(product(*((0, n - 1) for n in image.array.shape), (1,))), dtype=np.float64)
     apart_mm = float(np.linalg.norm((corners @ (mask.affine - image.affine).T)[:, :3], axis=1).max())
     if apart_mm > AFFINE_TOLERANCE_MM:
-        raise InputError(f"mask: expected voxels within {AFFINE_TOLERANCE_MM:g} mm of those of {image.path}, "
-                         f"got {apart_mm:.4g} mm in {mask.path}; resample the mask onto the image")
+        raise InputError(
+            f"mask: expected voxels within {AFFINE_TOLERANCE_MM:g} mm of those of {image.path}, "
+            f"got {apart_mm:.4g} mm in {mask.path}; resample the mask onto the image"
+        )

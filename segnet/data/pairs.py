@@ -20,8 +20,10 @@ _FOLDERS = (  # image folder, mask folders that may stand beside it
 _IMAGE_SUFFIXES = ("_ct", "_image")
 _MASK_SUFFIXES = ("_mask", "_label", "_seg")
 _IN_FOLDER = (("CT_image", "CT_mask"), ("image", "mask"))
-_LAYOUTS = ("images/ + labels/ (or masks/, mask/, nodule_mask/, imagesTr/ + labelsTr/) with equal file "
-            "names, <case>_ct.nii.gz + <case>_mask.nii.gz, or <case>/CT_image.nii.gz + <case>/CT_mask.nii.gz")
+_LAYOUTS = (
+    "images/ + labels/ (or masks/, mask/, nodule_mask/, imagesTr/ + labelsTr/) with equal file "
+    "names, <case>_ct.nii.gz + <case>_mask.nii.gz, or <case>/CT_image.nii.gz + <case>/CT_mask.nii.gz"
+)
 
 _PATIENT_RULES = (re.compile(r"(\d{6})(?!\d)"), re.compile(r"(LIDC-IDRI-\d+)"), re.compile(r"(.+?)_lesion"))
 
@@ -90,20 +92,21 @@ def patient_id(case: str, regex: str | None = None) -> str:
     try:
         own = re.compile(regex)
     except re.error as error:
-        raise InputError(f"patient_regex: expected a regular expression, got {regex!r} ({error}); "
-                         r"write for instance '(.+)_scan\d+'") from error
+        raise InputError(
+            f"patient_regex: expected a regular expression, got {regex!r} ({error}); "
+            r"write for instance '(.+)_scan\d+'"
+        ) from error
     if own.groups < 1:
-        raise InputError(f"patient_regex: expected a group around the patient, got {regex!r}; "
-                         "add parentheses")
+        raise InputError(f"patient_regex: expected a group around the patient, got {regex!r}; add parentheses")
     found = own.search(case)
     if not found or not found[1]:
-        raise InputError(f"patient_regex: expected a match in every case, got none of {regex!r} in {case!r}; "
-                         "widen the expression")
+        raise InputError(
+            f"patient_regex: expected a match in every case, got none of {regex!r} in {case!r}; widen the expression"
+        )
     return found[1]
 
 
-def find_pairs(root: str | Path | tuple[str | Path, str | Path], *,
-               patient_regex: str | None = None) -> PairList:
+def find_pairs(root: str | Path | tuple[str | Path, str | Path], *, patient_regex: str | None = None) -> PairList:
     """Pair the images of a folder with their masks, sorted by case.
 
     Parameters
@@ -136,15 +139,16 @@ def find_pairs(root: str | Path | tuple[str | Path, str | Path], *,
         found = _by_folders(folder) or _by_suffixes(folder) or _by_case_folders(folder)
         where, expected = str(folder), _LAYOUTS
     if not any(mask for _, _, mask in found):
-        raise InputError(f"root: expected {expected}; got no such pair in {where}; "
-                         "name the folder above the files")
+        raise InputError(f"root: expected {expected}; got no such pair in {where}; name the folder above the files")
     pairs: dict[str, Pair] = {}
     for case, image, mask in found:
         if mask is None:
             continue
         if case in pairs:
-            raise InputError(f"root: expected one image for each case, got {pairs[case].image} and {image} "
-                             f"for {case}; remove or rename one")
+            raise InputError(
+                f"root: expected one image for each case, got {pairs[case].image} and {image} "
+                f"for {case}; remove or rename one"
+            )
         pairs[case] = Pair(case, patient_id(case, patient_regex), image, mask)
     unpaired = sorted(image for _, image, mask in found if mask is None)
     return PairList([pairs[case] for case in sorted(pairs)], unpaired)
@@ -173,8 +177,10 @@ def _stems(folder: Path) -> list[tuple[str, Path]]:
 
 def _one(candidates: list[Path], case: str) -> Path | None:
     if len(candidates) > 1:
-        raise InputError(f"root: expected one file, got {candidates[0]} and {candidates[1]} for {case}; "
-                         "remove one, or pass (image folder, mask folder)")
+        raise InputError(
+            f"root: expected one file, got {candidates[0]} and {candidates[1]} for {case}; "
+            "remove one, or pass (image folder, mask folder)"
+        )
     return candidates[0] if candidates else None
 
 
@@ -214,8 +220,11 @@ def _by_suffixes(root: Path) -> _Found:
     images, masks = cases(_IMAGE_SUFFIXES), cases(_MASK_SUFFIXES)
     if not images.keys() & masks.keys():
         return []
-    return [(case, image, _one(masks.get(case, []), case))
-            for case, several in images.items() if (image := _one(several, case))]
+    return [
+        (case, image, _one(masks.get(case, []), case))
+        for case, several in images.items()
+        if (image := _one(several, case))
+    ]
 
 
 def _by_case_folders(root: Path) -> _Found:

@@ -36,9 +36,12 @@ RIB_PITCH_MM = 31.0
 _SITES = ("lung", "lung", "liver", "liver", "kidney", "node", "spleen", "bone")
 
 
-def make_phantom(seed: int, *, shape: tuple[int, int, int] = (256, 256, 128),
-                 spacing_mm: tuple[float, float, float] = (0.8, 0.8, 1.5),
-                 ) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+def make_phantom(
+    seed: int,
+    *,
+    shape: tuple[int, int, int] = (256, 256, 128),
+    spacing_mm: tuple[float, float, float] = (0.8, 0.8, 1.5),
+) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
     """A CT volume in HU and the mask of its one lesion.
 
     The lesion lies in a lung (solid, spiculated or ground glass), the liver (hypodense or with a necrotic
@@ -67,10 +70,16 @@ def make_phantom(seed: int, *, shape: tuple[int, int, int] = (256, 256, 128),
     return _Scene(rng, shape, spacing_mm).render()
 
 
-def write_phantoms(out: str | Path, n_cases: int, *, n_patients: int | None = None, seed: int = 0,
-                   shape: tuple[int, int, int] = (256, 256, 128),
-                   spacing_mm: tuple[float, float, float] = (0.8, 0.8, 1.5),
-                   progress: Callable[[int, int], None] | None = None) -> list[Pair]:
+def write_phantoms(
+    out: str | Path,
+    n_cases: int,
+    *,
+    n_patients: int | None = None,
+    seed: int = 0,
+    shape: tuple[int, int, int] = (256, 256, 128),
+    spacing_mm: tuple[float, float, float] = (0.8, 0.8, 1.5),
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Pair]:
     """Write phantoms as ``<out>/images/phantom_0001_lesion_01.nii.gz`` and so on, masks in ``<out>/labels``.
 
     Parameters
@@ -102,8 +111,7 @@ def write_phantoms(out: str | Path, n_cases: int, *, n_patients: int | None = No
     folders = Path(out) / "images", Path(out) / "labels"
     for folder in folders:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InputError(f"out: expected a new or empty folder, got {folder} with content; "
-                             "choose another")
+            raise InputError(f"out: expected a new or empty folder, got {folder} with content; choose another")
         folder.mkdir(parents=True, exist_ok=True)
     affine = np.diag([*spacing_mm, 1.0])
     affine[:3, 3] = [-0.5 * n * s for n, s in zip(shape, spacing_mm, strict=True)]
@@ -128,8 +136,7 @@ def _check_geometry(seed: int, shape: tuple[int, int, int], spacing_mm: tuple[fl
     if len(shape) != 3 or min(shape) < 16:
         raise InputError(f"shape: expected (X, Y, Z) of at least 16 voxels each, got {shape}; enlarge it")
     if len(spacing_mm) != 3 or not all(math.isfinite(s) and 0.1 <= s <= 10 for s in spacing_mm):
-        raise InputError(f"spacing_mm: expected three lengths from 0.1 to 10 mm, got {spacing_mm}; "
-                         "give X, Y, Z in mm")
+        raise InputError(f"spacing_mm: expected three lengths from 0.1 to 10 mm, got {spacing_mm}; give X, Y, Z in mm")
 
 
 @dataclass(frozen=True)
@@ -188,8 +195,7 @@ class _Body:
     def lung(self, x: Any, y: Any, z: Any) -> Any:
         apex = 150 - 60 * ((np.abs(x) - 60) / 50) ** 2 - 40 * (y / 60) ** 2
         chest = np.maximum(self.cavity(x, y) + 2.5, 0.5 * (z - apex))
-        return np.maximum(np.maximum(chest, 3.5 - self.mediastinum(x, y, z)),
-                          0.8 * (self.dome_height(x, y) - z))
+        return np.maximum(np.maximum(chest, 3.5 - self.mediastinum(x, y, z)), 0.8 * (self.dome_height(x, y) - z))
 
     def below_dome(self, x: Any, y: Any, z: Any) -> Any:
         return np.maximum(self.cavity(x, y) + 2.5, 0.8 * (z - self.dome_height(x, y)) + 3)
@@ -202,8 +208,9 @@ class _Body:
 
     def spleen(self, x: Any, y: Any, z: Any) -> Any:
         around_stomach = 6 - ellipsoid((x, y, z), (-62, 28, -62), (44, 46, 48))
-        return np.maximum(np.maximum(ellipsoid((x, y, z), (-102, -38, -55), (34, 48, 50)), around_stomach),
-                          self.below_dome(x, y, z))
+        return np.maximum(
+            np.maximum(ellipsoid((x, y, z), (-102, -38, -55), (34, 48, 50)), around_stomach), self.below_dome(x, y, z)
+        )
 
     def kidney(self, side: int, x: Any, y: Any, z: Any) -> Any:
         return ellipsoid((x, y, z), (side * 62.0, self.spine_y + 24, -118 + 8.0 * side), (27, 25, 54))
@@ -228,14 +235,14 @@ class _Canvas:
 
     STEP_MM = 3.2
 
-    def __init__(self, middle: Point, shape: tuple[int, int, int],
-                 spacing_mm: tuple[float, float, float]) -> None:
+    def __init__(self, middle: Point, shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> None:
         self.shape_zyx = shape[::-1]
         self.spacing_zyx_mm = spacing_mm[::-1]
-        self.axes = [(np.arange(n) - n // 2).astype(F32) * F32(s) + F32(c)
-                     for n, s, c in zip(self.shape_zyx, self.spacing_zyx_mm, middle[::-1], strict=True)]
-        self._grid = [(float(axis[0]), s, len(axis))
-                      for axis, s in zip(self.axes, self.spacing_zyx_mm, strict=True)]
+        self.axes = [
+            (np.arange(n) - n // 2).astype(F32) * F32(s) + F32(c)
+            for n, s, c in zip(self.shape_zyx, self.spacing_zyx_mm, middle[::-1], strict=True)
+        ]
+        self._grid = [(float(axis[0]), s, len(axis)) for axis, s in zip(self.axes, self.spacing_zyx_mm, strict=True)]
         self._weights = [_interpolation(axis, self.STEP_MM) for axis in self.axes]
         coarse = [_knots(axis, self.STEP_MM) for axis in self.axes]
         self.coarse = coarse[2][None, None, :], coarse[1][None, :, None], coarse[0][:, None, None]  # x, y, z
@@ -315,8 +322,9 @@ class _Canvas:
                 share[slab] = alpha
         return True
 
-    def tube(self, start: Point, end: Point, radii: tuple[float, float], hu: float,
-             within: Array | None = None) -> None:
+    def tube(
+        self, start: Point, end: Point, radii: tuple[float, float], hu: float, within: Array | None = None
+    ) -> None:
         """Paint a tube that tapers from one radius to the other, inside `within` if given."""
         reach = max(radii) + 1.5
         low = tuple(min(a, b) - reach for a, b in zip(start, end, strict=True))
@@ -342,8 +350,9 @@ def cover(distance: Any, width_mm: float) -> Array:
     return np.clip(out, 0, 1, out=out)
 
 
-def value_noise(rng: np.random.Generator, shape: tuple[int, ...], spacing_mm: tuple[float, ...],
-                length_mm: float) -> Array:
+def value_noise(
+    rng: np.random.Generator, shape: tuple[int, ...], spacing_mm: tuple[float, ...], length_mm: float
+) -> Array:
     """A random field of unit variance: cubic B-spline through noise on a lattice of about `length_mm`."""
     knots = [math.ceil(n * s / length_mm) + 4 for n, s in zip(shape, spacing_mm, strict=True)]
     out = rng.standard_normal(knots, F32)
@@ -372,8 +381,9 @@ def _interpolation(axis: Array, step_mm: float) -> Array:
 class _Scene:
     """Draws one torso, chooses the lesion's place in it, and renders the window around it."""
 
-    def __init__(self, rng: np.random.Generator, shape: tuple[int, int, int],
-                 spacing_mm: tuple[float, float, float]) -> None:
+    def __init__(
+        self, rng: np.random.Generator, shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]
+    ) -> None:
         self.rng = rng
         self.body = _Body.draw(rng)
         self.site = str(rng.choice(_SITES))
@@ -491,18 +501,33 @@ class _Scene:
             return
         for side in (-1, 1):
             hilum = (side * 34.0, -4.0, 48.0)
-            for aim in ((0.55, 0.35, 0.75), (0.7, -0.45, 0.55), (0.85, 0.55, -0.05), (0.75, -0.1, -0.65),
-                        (0.45, -0.7, -0.55), (0.4, 0.2, -0.9), (0.8, 0.6, 0.3), (0.6, -0.8, 0.0)):
+            for aim in (
+                (0.55, 0.35, 0.75),
+                (0.7, -0.45, 0.55),
+                (0.85, 0.55, -0.05),
+                (0.75, -0.1, -0.65),
+                (0.45, -0.7, -0.55),
+                (0.4, 0.2, -0.9),
+                (0.8, 0.6, 0.3),
+                (0.6, -0.8, 0.0),
+            ):
                 for start, end, radii in self._tree(hilum, (side * aim[0], aim[1], aim[2]), 4.4, 25.0, 8):
                     canvas.tube(start, end, radii, 35.0 + 60 * body.contrast, self.lung)
 
-    def _tree(self, start: Point, aim: Point, radius: float, length: float, depth: int,
-              ) -> Iterator[tuple[Point, Point, tuple[float, float]]]:
+    def _tree(
+        self,
+        start: Point,
+        aim: Point,
+        radius: float,
+        length: float,
+        depth: int,
+    ) -> Iterator[tuple[Point, Point, tuple[float, float]]]:
         """Segments of a branching vessel, thinner and shorter from fork to fork, where they may be seen."""
         rng = self.rng
         ahead = 1.25 * length * (1 - 0.84**depth) / 0.16
-        if any(not axis[0] - ahead < c < axis[-1] + ahead
-               for axis, c in zip(self.canvas.axes, start[::-1], strict=True)):
+        if any(
+            not axis[0] - ahead < c < axis[-1] + ahead for axis, c in zip(self.canvas.axes, start[::-1], strict=True)
+        ):
             return
         direction = np.asarray(aim) + rng.normal(0, 0.16, 3)
         direction /= math.sqrt(direction @ direction)
@@ -517,8 +542,9 @@ class _Scene:
         side /= max(math.sqrt(side @ side), 1e-6)
         for sign, share in ((1.0, rng.uniform(0.78, 0.9)), (-1.0, rng.uniform(0.5, 0.78))):
             bend = direction + sign * rng.uniform(0.3, 0.75) * side
-            yield from self._tree(end, (float(bend[0]), float(bend[1]), float(bend[2])), radius * share,
-                                  length * 0.84, depth - 1)
+            yield from self._tree(
+                end, (float(bend[0]), float(bend[1]), float(bend[2])), radius * share, length * 0.84, depth - 1
+            )
 
     def _mediastinum(self) -> None:
         """Heart, great vessels and airways."""
@@ -533,8 +559,13 @@ class _Scene:
             chamber = ellipsoid((cx, cy, cz), (x0 + dx, y0 + dy, z0 + dz), (size, 0.8 * size, 1.2 * size))
             canvas.fill(np.maximum(chamber, heart + 5), blood, 3.0)
         back = body.spine_y + 36
-        arch = [(-17.0, back, 88.0), (-12.0, back + 14, 101.0), (4.0, back + 40, 103.0),
-                (14.0, back + 56, 88.0), (10.0, back + 52, 48.0)]
+        arch = [
+            (-17.0, back, 88.0),
+            (-12.0, back + 14, 101.0),
+            (4.0, back + 40, 103.0),
+            (14.0, back + 56, 88.0),
+            (10.0, back + 52, 48.0),
+        ]
         heights = [float(h) for h in range(-290, 89, 27)]
         aorta = [(-19.0 + 2 * math.sin(h / 40), back + 3 * math.sin(h / 55), h) for h in heights]
         for start, end in (*pairwise(aorta), *pairwise(arch)):
@@ -596,8 +627,14 @@ class _Scene:
             return
         if root is not None:
             start, radius = root
-            for aim in ((0.8, 0.1, 0.3), (0.6, -0.55, 0.2), (0.6, 0.3, -0.55), (-0.8, 0.6, 0.3),
-                        (0.5, 0.1, 0.9), (0.7, -0.4, -0.5)):
+            for aim in (
+                (0.8, 0.1, 0.3),
+                (0.6, -0.55, 0.2),
+                (0.6, 0.3, -0.55),
+                (-0.8, 0.6, 0.3),
+                (0.5, 0.1, 0.9),
+                (0.7, -0.4, -0.5),
+            ):
                 for a, b, radii in self._tree(start, aim, radius, 30.0, 6):
                     canvas.tube(a, b, radii, hu + 15 + 45 * body.contrast, share)
         if self.site == name:
@@ -615,13 +652,21 @@ class _Scene:
     def _bowel(self, bound: Any) -> None:
         rng, canvas = self.rng, self.canvas
         size = rng.uniform(11, 22)
-        centre = (float(rng.uniform(-110, 110)), float(rng.uniform(-30, self.body.half_y - 45)),
-                  float(rng.uniform(-290, -100)))
+        centre = (
+            float(rng.uniform(-110, 110)),
+            float(rng.uniform(-30, self.body.half_y - 45)),
+            float(rng.uniform(-290, -100)),
+        )
         stretch = rng.permutation([1.7, 1.0, 0.9])
         axes = (float(size * stretch[0]), float(size * stretch[1]), float(size * stretch[2]))
         reach = max(axes) + 6
-        if canvas.box((centre[0] - reach, centre[1] - reach, centre[2] - reach),
-                      (centre[0] + reach, centre[1] + reach, centre[2] + reach)) is None:
+        if (
+            canvas.box(
+                (centre[0] - reach, centre[1] - reach, centre[2] - reach),
+                (centre[0] + reach, centre[1] + reach, centre[2] + reach),
+            )
+            is None
+        ):
             return
         loop = self._blob(bound, centre, axes, 7.0)
         canvas.fill(loop, 40 + 45 * self.body.contrast)
@@ -685,15 +730,19 @@ class _Scene:
         local = [sum(at[j] * F32(turn[i, j]) for j in range(3)) - F32((turn @ shift)[i]) for i in range(3)]
         r = np.sqrt(sum((q / F32(s)) ** 2 for q, s in zip(local, semi_axes, strict=True)))
         rough = 0.0 if self.site in ("node", "spleen") else rng.uniform(0.05, 0.2)
-        bumps = (F32(0.06 + 0.5 * rough) * self._bumps(box, 0.75 * radius)
-                 + F32(0.6 * rough) * self._bumps(box, max(0.3 * radius, 2.0)))
+        bumps = F32(0.06 + 0.5 * rough) * self._bumps(box, 0.75 * radius) + F32(0.6 * rough) * self._bumps(
+            box, max(0.3 * radius, 2.0)
+        )
         from_middle = np.sqrt(sum(a**2 for a in at))
         distance = (r + bumps * np.minimum(r, 1) - 1) * F32(semi_axes.min())
         host = self.inside if self.host is None else self.host
         share = np.maximum(host[box], cover(from_middle - F32(0.45 * radius), 1.0))
         soft = 1.0
-        styles = ("solid", "solid", "solid", "ground glass", "part solid") if self.site == "lung" else \
-            ("solid", "solid", "necrotic")
+        styles = (
+            ("solid", "solid", "solid", "ground glass", "part solid")
+            if self.site == "lung"
+            else ("solid", "solid", "necrotic")
+        )
         style = str(rng.choice(styles))
         if style in ("ground glass", "part solid"):
             soft = 2.5

@@ -84,9 +84,15 @@ class PrepareResult:
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
 
-def prepare(pairs: Iterable[Pair], out: str | Path, *, window_hu: tuple[float, float] = CT_WINDOW_HU,
-            on_error: Literal["raise", "skip"] = "raise", overwrite: bool = False,
-            progress: Progress | None = None) -> PrepareResult:
+def prepare(
+    pairs: Iterable[Pair],
+    out: str | Path,
+    *,
+    window_hu: tuple[float, float] = CT_WINDOW_HU,
+    on_error: Literal["raise", "skip"] = "raise",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> PrepareResult:
     """Write images and masks as HDF5, one file ``<out>/<patient>.h5`` for each patient.
 
     Each case is a group with ``image``, int16 (Z, Y, X) in HU clipped to the window, and ``mask``, uint8
@@ -131,8 +137,9 @@ def prepare(pairs: Iterable[Pair], out: str | Path, *, window_hu: tuple[float, f
                 progress(done, len(ordered))
         if not result.cases:
             case, reason = result.skipped[0]
-            raise InputError(f"pairs: expected at least one sound case, got none of {len(ordered)}; "
-                             f"the first, {case}: {reason}")
+            raise InputError(
+                f"pairs: expected at least one sound case, got none of {len(ordered)}; the first, {case}: {reason}"
+            )
         index = _Index(format="segnet-prepare/1", window_hu=(low, high), cases=tuple(result.cases))
         (building / INDEX).write_text(json.dumps(index.model_dump(), indent=1) + "\n", encoding="utf-8")
         _move_into_place(building, out)
@@ -158,23 +165,27 @@ def load_dataset(path: str | Path) -> PreparedDataset:
     try:
         index = _Index.model_validate_json(file.read_bytes())
     except OSError as error:
-        raise InputError(f"dataset: expected a folder that `segnet prepare` wrote, got {path} without a "
-                         f"readable {INDEX} ({error.strerror}); run `segnet prepare` first") from error
+        raise InputError(
+            f"dataset: expected a folder that `segnet prepare` wrote, got {path} without a "
+            f"readable {INDEX} ({error.strerror}); run `segnet prepare` first"
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         at = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(f"dataset: expected an index of format {FORMAT}, got {file} with a fault at {at} "
-                         f"({first['msg']}); run `segnet prepare` again") from error
+        raise InputError(
+            f"dataset: expected an index of format {FORMAT}, got {file} with a fault at {at} "
+            f"({first['msg']}); run `segnet prepare` again"
+        ) from error
     _window(index.window_hu)
     names = [case.case for case in index.cases]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"dataset: expected each case once, got {twice} twice in {file}; "
-                         "run `segnet prepare` again")
+        raise InputError(f"dataset: expected each case once, got {twice} twice in {file}; run `segnet prepare` again")
     for case in index.cases:
         if not (file.parent / case.file).is_file():
-            raise InputError(f"dataset: expected {case.file} beside {file}, got no such file; "
-                             "run `segnet prepare` again")
+            raise InputError(
+                f"dataset: expected {case.file} beside {file}, got no such file; run `segnet prepare` again"
+            )
     return PreparedDataset(file.parent, index.window_hu, index.cases)
 
 
@@ -187,8 +198,10 @@ def _checked(pairs: Iterable[Pair]) -> list[Pair]:
         for what, name in (("patient", pair.patient), ("case", pair.case)):
             # Both become names: of a file and of an HDF5 group.
             if not name or name.startswith(".") or set(name) & set("/\\\0"):
-                raise InputError(f"{what}: expected a name without / and \\ that starts with no dot, got "
-                                 f"{name!r}; rename it, or change patient_regex")
+                raise InputError(
+                    f"{what}: expected a name without / and \\ that starts with no dot, got "
+                    f"{name!r}; rename it, or change patient_regex"
+                )
         if pair.case in seen:
             raise InputError(f"pairs: expected each case once, got {pair.case} twice; rename one")
         seen.add(pair.case)
@@ -198,8 +211,9 @@ def _checked(pairs: Iterable[Pair]) -> list[Pair]:
 def _window(window_hu: tuple[float, float]) -> tuple[float, float]:
     low, high = (float(v) for v in window_hu)
     if not (math.isfinite(low) and math.isfinite(high) and -32768 <= low < high <= 32767):
-        raise InputError(f"window_hu: expected lowest < highest within int16, got ({low:g}, {high:g}); "
-                         "use (-1000, 400)")
+        raise InputError(
+            f"window_hu: expected lowest < highest within int16, got ({low:g}, {high:g}); use (-1000, 400)"
+        )
     return low, high
 
 
@@ -208,8 +222,10 @@ def _check_out(out: Path, overwrite: bool) -> None:
         raise InputError(f"out: expected a folder, got the file {out}; choose another")
     if overwrite or not out.exists() or not any(out.iterdir()) or _is_ours(out):
         return
-    raise InputError(f"out: expected a new or empty folder or a prepared dataset, got {out} with other "
-                     "files; choose another, or pass --overwrite")
+    raise InputError(
+        f"out: expected a new or empty folder or a prepared dataset, got {out} with other "
+        "files; choose another, or pass --overwrite"
+    )
 
 
 def _is_ours(out: Path) -> bool:
@@ -225,12 +241,17 @@ def _write_case(folder: Path, pair: Pair, window_hu: tuple[float, float]) -> Pre
     mask = read_mask(pair.mask, like=image)
     lesion_voxels = int(np.count_nonzero(mask.array))
     if lesion_voxels == 0:
-        raise InputError(f"mask: expected at least one lesion voxel, got none in {pair.mask}; "
-                         "leave the case out")
+        raise InputError(f"mask: expected at least one lesion voxel, got none in {pair.mask}; leave the case out")
     listed = PreparedCase(
-        case=pair.case, patient=pair.patient, file=f"{pair.patient}.h5", shape_zyx=image.array_zyx.shape,
-        spacing_zyx_mm=image.spacing_zyx_mm, lesion_voxels=lesion_voxels, image_sha256=_sha256(pair.image),
-        mask_sha256=_sha256(pair.mask))
+        case=pair.case,
+        patient=pair.patient,
+        file=f"{pair.patient}.h5",
+        shape_zyx=image.array_zyx.shape,
+        spacing_zyx_mm=image.spacing_zyx_mm,
+        lesion_voxels=lesion_voxels,
+        image_sha256=_sha256(pair.image),
+        mask_sha256=_sha256(pair.mask),
+    )
     with h5py.File(folder / listed.file, "a") as file:
         if "format" not in file.attrs:
             file.attrs.update({"format": FORMAT, "patient": pair.patient, "window_hu": window_hu})
@@ -238,17 +259,21 @@ def _write_case(folder: Path, pair: Pair, window_hu: tuple[float, float]) -> Pre
     return listed
 
 
-def _fill(group: Any, image: Volume, mask: Volume, listed: PreparedCase,
-          window_hu: tuple[float, float]) -> None:
+def _fill(group: Any, image: Volume, mask: Volume, listed: PreparedCase, window_hu: tuple[float, float]) -> None:
     hu = np.clip(image.array_zyx, *window_hu)
     layout: dict[str, Any] = {"chunks": (1, *hu.shape[1:]), "compression": "lzf", "shuffle": True}
     group.create_dataset("image", data=np.rint(hu, out=hu).astype(np.int16), **layout)
     group.create_dataset("mask", data=mask.array_zyx, **layout)
-    group.attrs.update({
-        "spacing_zyx_mm": listed.spacing_zyx_mm, "affine": image.affine,
-        "source_image": image.path.name, "source_mask": mask.path.name,
-        "image_sha256": listed.image_sha256, "mask_sha256": listed.mask_sha256,
-    })
+    group.attrs.update(
+        {
+            "spacing_zyx_mm": listed.spacing_zyx_mm,
+            "affine": image.affine,
+            "source_image": image.path.name,
+            "source_mask": mask.path.name,
+            "image_sha256": listed.image_sha256,
+            "mask_sha256": listed.mask_sha256,
+        }
+    )
 
 
 def _sha256(path: Path) -> str:

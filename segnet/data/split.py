@@ -11,8 +11,9 @@ from segnet.errors import InputError
 _PARTS = ("train", "val", "test")
 
 
-def split_patients(patients: Iterable[str], *, fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
-                   seed: int) -> dict[str, list[str]]:
+def split_patients(
+    patients: Iterable[str], *, fractions: tuple[float, float, float] = (0.7, 0.1, 0.2), seed: int
+) -> dict[str, list[str]]:
     """Split patients into train, val and test.
 
     Patients are ordered by a hash of `seed` and their name, so that the split is the same on every machine
@@ -43,11 +44,11 @@ def split_patients(patients: Iterable[str], *, fractions: tuple[float, float, fl
     ordered = _shuffled(patients, seed)
     adds_up = len(fractions) == 3 and abs(sum(fractions) - 1) < 1e-6
     if not (adds_up and fractions[0] > 0 and min(fractions) >= 0):
-        raise InputError("fractions: expected train > 0, val >= 0, test >= 0 that add up to 1, got "
-                         f"{fractions}; use (0.7, 0.1, 0.2)")
+        raise InputError(
+            f"fractions: expected train > 0, val >= 0, test >= 0 that add up to 1, got {fractions}; use (0.7, 0.1, 0.2)"
+        )
     if len(ordered) < 2:
-        raise InputError(f"patients: expected at least 2 to split, got {len(ordered)}; "
-                         "add cases of other patients")
+        raise InputError(f"patients: expected at least 2 to split, got {len(ordered)}; add cases of other patients")
     sizes = _sizes(len(ordered), fractions)
     out: dict[str, list[str]] = {}
     start = 0
@@ -81,8 +82,10 @@ def kfold_patients(patients: Iterable[str], k: int, seed: int) -> list[dict[str,
     """
     ordered = _shuffled(patients, seed)
     if not 2 <= k <= len(ordered):
-        raise InputError(f"k: expected 2 to {len(ordered)} folds for {len(ordered)} patients, got {k}; "
-                         "take fewer folds or add patients")
+        raise InputError(
+            f"k: expected 2 to {len(ordered)} folds for {len(ordered)} patients, got {k}; "
+            "take fewer folds or add patients"
+        )
     held_out = [set(ordered[fold::k]) for fold in range(k)]
     return [{"train": sorted(set(ordered) - val), "val": sorted(val)} for val in held_out]
 

@@ -96,7 +96,9 @@ class MambaAHNet(nn.Module):
     def encode(self, x: Tensor) -> list[Tensor]:
         """The four stages' features, (batch, height/2^(i+2), width/2^(i+2), dim_i), finest first."""
         if x.shape[-2] % STRIDE or x.shape[-1] % STRIDE:
-            raise ValueError(f"x: expected height and width to be multiples of {STRIDE}, got {tuple(x.shape[-2:])}; pad or resample it")
+            raise ValueError(
+                f"x: expected height and width to be multiples of {STRIDE}, got {tuple(x.shape[-2:])}; pad or resample it"
+            )
         features = self.embed(x)
         stages = []
         for i, stage in enumerate(self.stages):

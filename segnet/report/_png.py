@@ -22,9 +22,7 @@ def font(size: int) -> ImageFont.FreeTypeFont:
     """
     face = ImageFont.load_default(size)
     if not isinstance(face, ImageFont.FreeTypeFont):
-        raise InputError(
-            "Pillow: expected a build with FreeType, got one without; reinstall Pillow from its wheel"
-        )
+        raise InputError("Pillow: expected a build with FreeType, got one without; reinstall Pillow from its wheel")
     return face
 
 

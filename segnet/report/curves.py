@@ -49,9 +49,7 @@ def curves_png(path: str | Path, history: Sequence[Mapping[str, float | None]]) 
     page = Image.new("RGB", (2 * WIDTH, HEIGHT), PAPER)
     losses = [y for _, y in loss]
     page.paste(
-        _chart(
-            "Training loss", loss, label, extent, (min([0.0, *losses]), max(losses, default=1.0)), LOSS_RGB
-        ),
+        _chart("Training loss", loss, label, extent, (min([0.0, *losses]), max(losses, default=1.0)), LOSS_RGB),
         (0, 0),
     )
     page.paste(_chart("Validation Dice", val, label, extent, (0.0, 1.0), DICE_RGB, marks=True), (WIDTH, 0))

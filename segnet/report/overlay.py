@@ -85,9 +85,7 @@ def _check(
     n_slices: int,
 ) -> NDArray[np.float64]:
     if image.ndim != 3 or 0 in image.shape:
-        raise InputError(
-            f"image_zyx: expected shape (Z, Y, X) without empty axes, got {image.shape}; pass one volume"
-        )
+        raise InputError(f"image_zyx: expected shape (Z, Y, X) without empty axes, got {image.shape}; pass one volume")
     for name, mask in (("pred_zyx", pred), ("truth_zyx", truth)):
         if mask is not None and mask.shape != image.shape:
             raise InputError(
@@ -176,9 +174,7 @@ def _panel(
     lo, hi = window_hu
     # Clipped first so that cubic interpolation does not ring at metal or at the border of padding.
     grey = (np.clip(np.nan_to_num(image.astype(np.float32)), lo, hi) - lo) / (hi - lo)
-    level = np.clip(_resample(grey, box, Image.Resampling.BICUBIC, "edge"), 0.0, 1.0)[
-        :, :, None
-    ] * np.float32(255.0)
+    level = np.clip(_resample(grey, box, Image.Resampling.BICUBIC, "edge"), 0.0, 1.0)[:, :, None] * np.float32(255.0)
     held = _resample(np.ones_like(grey), box, Image.Resampling.NEAREST, "constant")[:, :, None] > 0.5
     colour = np.where(held, level, np.array(BACKGROUND, dtype=np.float32))
     lines = [
@@ -202,8 +198,7 @@ def _distance(mask: NDArray[np.bool_], box: _Box) -> NDArray[np.float64]:
     if inside.all() or not inside.any():
         return np.full(inside.shape, np.inf)
     distance: NDArray[np.float64] = (
-        np.where(inside, ndimage.distance_transform_edt(inside), ndimage.distance_transform_edt(~inside))
-        - 0.5
+        np.where(inside, ndimage.distance_transform_edt(inside), ndimage.distance_transform_edt(~inside)) - 0.5
     )
     return distance
 
@@ -231,9 +226,7 @@ def _captions(slices: list[int], main: NDArray[np.bool_], depth: int, dz_mm: flo
     return out
 
 
-def _page(
-    panels: list[Image.Image], captions: list[tuple[str, str]], field_mm: float, top: int
-) -> Image.Image:
+def _page(panels: list[Image.Image], captions: list[tuple[str, str]], field_mm: float, top: int) -> Image.Image:
     foot = 34 * SCALE
     width = 2 * MARGIN + max(len(panels) * PANEL + (len(panels) - 1) * GAP, 400 * SCALE)  # 400: the legend
     page = Image.new("RGB", (width, top + PANEL + foot), BACKGROUND)
@@ -287,9 +280,7 @@ def _header(
             anchor="ls",
         )
     volumes = [
-        f"{volume_ml(m, spacing.tolist()):.2f} ml" if m.any() else "empty"
-        for m in (pred, truth)
-        if m is not None
+        f"{volume_ml(m, spacing.tolist()):.2f} ml" if m.any() else "empty" for m in (pred, truth) if m is not None
     ]
     entries: list[tuple[str, tuple[int, int, int] | None]] = [(f"prediction {volumes[0]}", PRED_RGB)]
     if truth is not None:

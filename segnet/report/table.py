@@ -41,9 +41,7 @@ def format_table(rows: Sequence[Mapping[str, object]], columns: Columns, *, digi
     widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
     lines = [headings, ["-" * w for w in widths], *cells]
     return "\n".join(
-        "  ".join(
-            c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)
-        ).rstrip()
+        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)).rstrip()
         for line in lines
     )
 

@@ -40,19 +40,27 @@ def load(path: Path) -> tuple[nn.Module, Config]:
     """
     file = path / FILE if path.is_dir() else path
     if not file.is_file():
-        raise InputError(f"model: expected a checkpoint or a training run's folder, got {path}; train one with `segnet train`")
+        raise InputError(
+            f"model: expected a checkpoint or a training run's folder, got {path}; train one with `segnet train`"
+        )
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
             if metadata.get("format") != FORMAT:
-                raise InputError(f"model {file}: expected a checkpoint of format {FORMAT}, got {metadata.get('format')!r}; it is of another program")
+                raise InputError(
+                    f"model {file}: expected a checkpoint of format {FORMAT}, got {metadata.get('format')!r}; it is of another program"
+                )
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
-        raise InputError(f"model {file}: expected a safetensors file, got {error}; it may be truncated, copy it again") from None
+        raise InputError(
+            f"model {file}: expected a safetensors file, got {error}; it may be truncated, copy it again"
+        ) from None
     try:
         config = Config.model_validate_json(metadata["config"])
     except (ValidationError, KeyError) as error:
-        raise InputError(f"model {file}: expected a configuration this version knows, got {type(error).__name__}; use the version that wrote it") from None
+        raise InputError(
+            f"model {file}: expected a configuration this version knows, got {type(error).__name__}; use the version that wrote it"
+        ) from None
     with torch.device("meta"):
         model: nn.Module = build(config.model)
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -79,7 +79,9 @@ def train(prepared: Path, out: Path, config: Config, *, report: Report | None = 
         The dataset or the configuration does not fit, or `out` already holds a run.
     """
     if (out / checkpoint.FILE).exists():
-        raise InputError(f"out {out}: expected a folder without a trained model, got one with {checkpoint.FILE}; choose another folder")
+        raise InputError(
+            f"out {out}: expected a folder without a trained model, got one with {checkpoint.FILE}; choose another folder"
+        )
     dataset = load_dataset(prepared)
     if tuple(dataset.window_hu) != tuple(config.data.window_hu):
         raise InputError(
@@ -99,9 +101,7 @@ def train(prepared: Path, out: Path, config: Config, *, report: Report | None = 
     model = build(config.model).to(memory_format=torch.channels_last)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True)
     loss_of = JointLoss(settings.reconstruction_weight)
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, settings.weight_decay), lr=settings.learning_rate, fused=True
-    )
+    optimizer = torch.optim.AdamW(parameter_groups(model, settings.weight_decay), lr=settings.learning_rate, fused=True)
 
     history: list[dict[str, Any]] = []
     losses: list[float] = []
@@ -152,17 +152,25 @@ def _rate(progress: float, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
 
-def _step(model: nn.Module, loss_of: JointLoss, optimizer: torch.optim.Optimizer, source: BatchSource, config: Config, step: int) -> float:
+def _step(
+    model: nn.Module,
+    loss_of: JointLoss,
+    optimizer: torch.optim.Optimizer,
+    source: BatchSource,
+    config: Config,
+    step: int,
+) -> float:
     images, masks = source.draw(config.train.batch_size)
     with torch.autocast("cpu", torch.bfloat16, enabled=config.train.bfloat16):
         logits, reconstruction = model(images.contiguous(memory_format=torch.channels_last))
     loss = loss_of(logits, reconstruction, images, masks)
     value = float(loss.detach())
     if not math.isfinite(value):
-        raise FloatingPointError(f"loss: expected a finite number, got {value} at step {step}; lower train.learning_rate")
+        raise FloatingPointError(
+            f"loss: expected a finite number, got {value} at step {step}; lower train.learning_rate"
+        )
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), config.train.gradient_clip)
     optimizer.step()
     return value
-

@@ -216,7 +216,7 @@ def discretize_vjp(
     lead = np.broadcast_shapes(A.shape[:-core], B.shape[:-core], delta.shape)
     for name, array, like in (("dA_bar", dA_bar, A), ("dB_bar", dB_bar, B)):
         SPEC.check_dtype(name, array)
-        full = (*(lead if core == 1 or name == "dA_bar" or method != "mamba" else lead), *like.shape[-core:])
+        full = (*lead, *like.shape[-core:])
         try:
             fits = np.broadcast_shapes(array.shape, full) == full
         except ValueError:

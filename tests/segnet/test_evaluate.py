@@ -221,9 +221,7 @@ def test_other_grids_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"corners 0.01 mm away"):
         evaluate(tmp_path / "p", tmp_path / "t")
     save(tmp_path / "p" / "c.nii.gz", lesion()[:-1])
-    with pytest.raises(
-        InputError, match=r"expected shape \(20, 18, 10\) like the truth of c, got \(19, 18, 10\)"
-    ):
+    with pytest.raises(InputError, match=r"expected shape \(20, 18, 10\) like the truth of c, got \(19, 18, 10\)"):
         evaluate(tmp_path / "p", tmp_path / "t")
 
 

@@ -36,7 +36,9 @@ def test_the_compiled_backend_is_chosen_first() -> None:
 
 def test_a_named_backend_that_cannot_load_raises_with_the_cause(fresh: Any) -> None:
     fresh["cython"] = (None, "ImportError: no compiled module")
-    with pytest.raises(ssmcore.BackendError, match=r"'cython', named by argument, cannot run: ImportError: no compiled"):
+    with pytest.raises(
+        ssmcore.BackendError, match=r"'cython', named by argument, cannot run: ImportError: no compiled"
+    ):
         ssmcore.gate_crop(G, (1, 1), backend="cython")
     with (
         ssmcore.use_backend("cython"),

@@ -20,12 +20,12 @@ def case(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("discretization", ["mamba", "bilinear", "zoh"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", ["u", "B", "C"])
-def test_not_a_number_spreads_exactly_as_in_the_reference(name: str, value: float, discretization: str, backend: str) -> None:
+def test_not_a_number_spreads_exactly_as_in_the_reference(
+    name: str, value: float, discretization: str, backend: str
+) -> None:
     broken = case(discretization=discretization)
     broken[name][(0, -1, 3)] = value
-    got, wanted = (
-        ssmcore.selective_scan(**broken, return_last_state=True, backend=b) for b in (backend, "numpy")
-    )
+    got, wanted = (ssmcore.selective_scan(**broken, return_last_state=True, backend=b) for b in (backend, "numpy"))
     for g, w in zip(got, wanted, strict=True):
         assert np.array_equal(np.isnan(g), np.isnan(w))
         assert np.array_equal(np.isposinf(g), np.isposinf(w))
@@ -56,7 +56,14 @@ def test_softplus_over_its_whole_range(dtype: Any, backend: str) -> None:
     delta = np.concatenate([np.linspace(-80, 30, 331), [19.999, 20.0, 20.001]]).astype(dtype)
     ones = np.ones((len(delta), 1, 1), dtype)
     _, last = ssmcore.selective_scan(
-        ones, delta[:, None, None], np.zeros((1, 1), dtype), ones, ones, delta_softplus=True, return_last_state=True, backend=backend
+        ones,
+        delta[:, None, None],
+        np.zeros((1, 1), dtype),
+        ones,
+        ones,
+        delta_softplus=True,
+        return_last_state=True,
+        backend=backend,
     )
     wide = delta.astype(np.float64)
     wanted = np.where(wide > 20, wide, np.log1p(np.exp(np.minimum(wide, 20))))
@@ -72,7 +79,9 @@ def test_the_decay_is_accurate_in_every_binade(dtype: Any, backend: str) -> None
     zero, one = np.zeros((1, len(x), 1), dtype), np.ones((1, len(x), 1), dtype)
     B = np.zeros((1, 1, 1), dtype)
     state = np.ones((1, len(x), 1), dtype)
-    _, last = ssmcore.selective_scan(zero, one, x[:, None], B, B, initial_state=state, return_last_state=True, backend=backend)
+    _, last = ssmcore.selective_scan(
+        zero, one, x[:, None], B, B, initial_state=state, return_last_state=True, backend=backend
+    )
     # folding log2(e) into A and rounding the product cost |x| roundings, the polynomial two
     eps = np.finfo(dtype).eps
     assert np.all(np.abs(last[0, :, 0] / np.exp(x.astype(np.float64)) - 1) <= eps * (3 + np.abs(x) * 1.5))
@@ -82,14 +91,18 @@ def test_arguments_may_share_memory(any_backend: str) -> None:
     shared = np.abs(np.random.default_rng(2).standard_normal((2, 5, 9)))
     A = -np.ones((5, 5))
     together = ssmcore.selective_scan(shared, shared, A, shared, shared, z=shared, backend=any_backend)
-    apart = ssmcore.selective_scan(*(x.copy() for x in (shared, shared, A, shared, shared)), z=shared.copy(), backend=any_backend)
+    apart = ssmcore.selective_scan(
+        *(x.copy() for x in (shared, shared, A, shared, shared)), z=shared.copy(), backend=any_backend
+    )
     assert np.array_equal(together, apart)
 
 
 def test_float16_is_computed_in_float32(any_backend: str) -> None:
     half = {k: v.astype(np.float16) if isinstance(v, np.ndarray) else v for k, v in case().items()}
     out = ssmcore.selective_scan(**half, backend=any_backend)
-    wide = ssmcore.selective_scan(**{k: v.astype(np.float32) if isinstance(v, np.ndarray) else v for k, v in half.items()})
+    wide = ssmcore.selective_scan(
+        **{k: v.astype(np.float32) if isinstance(v, np.ndarray) else v for k, v in half.items()}
+    )
     assert out.dtype == np.float16
     # one rounding to float16 of the result
     assert np.all(np.abs(out.astype(np.float32) - wide) <= 2.0**-11 * np.abs(wide) + 2.0**-24)

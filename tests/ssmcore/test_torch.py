@@ -15,11 +15,15 @@ from ssmcore.ops.selective_scan import ARGUMENTS
 
 SPEC = SPECS["selective_scan"]
 SMALL = [
-    s for s in SPEC.samples if s.name not in ("past a block", "16 states", "no channel", "empty batch", "no step", "wide state")
+    s
+    for s in SPEC.samples
+    if s.name not in ("past a block", "16 states", "no channel", "empty batch", "no step", "wide state")
 ]
 
 
-def tensors(sample: Any, dtype: Any = np.float64, *, grad: bool = True) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def tensors(
+    sample: Any, dtype: Any = np.float64, *, grad: bool = True
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     case = sample.make(np.random.default_rng(11), dtype)
     given = {k: torch.from_numpy(v).requires_grad_(grad) for k, v in case.items() if isinstance(v, np.ndarray)}
     return given, {k: v for k, v in case.items() if k not in given}
@@ -76,7 +80,9 @@ def test_opcheck_of_the_crop() -> None:
     g = torch.rand(2, 3, 8, 7, requires_grad=True)
     assert set(torch.library.opcheck(st._crop, (g, [4, 4])).values()) == {"SUCCESS"}
     assert set(torch.library.opcheck(st._crop_vjp, (g, [10, 9])).values()) == {"SUCCESS"}
-    assert torch.autograd.gradgradcheck(lambda x: st.gate_crop(x, (3, 2)), torch.rand(1, 4, 5, dtype=torch.float64, requires_grad=True))
+    assert torch.autograd.gradgradcheck(
+        lambda x: st.gate_crop(x, (3, 2)), torch.rand(1, 4, 5, dtype=torch.float64, requires_grad=True)
+    )
 
 
 def test_compiles_into_one_graph() -> None:
@@ -102,7 +108,9 @@ def test_compiles_with_inductor() -> None:
 
 def test_exports_with_a_dynamic_length() -> None:
     class Scan(torch.nn.Module):
-        def forward(self, u: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor) -> Any:
+        def forward(
+            self, u: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor
+        ) -> Any:
             return st.selective_scan(u, delta, A, B, C, delta_softplus=True)
 
     given, _ = tensors(SPEC.samples[0], np.float32, grad=False)

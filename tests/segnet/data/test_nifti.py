@@ -102,8 +102,22 @@ def test_a_written_mask_lies_on_the_source(tmp_path: Path, codes: str, shape: tu
     assert out.shape == shape
     assert out.get_data_dtype() == np.uint8
     np.testing.assert_array_equal(np.argwhere(out.get_fdata())[:, :3], [[1, 2, 3]])
-    for field in ("pixdim", "qform_code", "sform_code", "srow_x", "srow_y", "srow_z", "quatern_b",
-                  "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z", "xyzt_units", "descrip"):
+    for field in (
+        "pixdim",
+        "qform_code",
+        "sform_code",
+        "srow_x",
+        "srow_y",
+        "srow_z",
+        "quatern_b",
+        "quatern_c",
+        "quatern_d",
+        "qoffset_x",
+        "qoffset_y",
+        "qoffset_z",
+        "xyzt_units",
+        "descrip",
+    ):
         np.testing.assert_array_equal(out.header[field], original.header[field], err_msg=field)
     assert out.header["cal_max"] == 0
     assert not out.header.extensions
@@ -191,8 +205,10 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "NaN affine": (lambda: patched(nifti_bytes(ramp(), np.eye(4)), SROW_X, "f", np.nan), "finite numbers"),
     "inf affine": (lambda: patched(nifti_bytes(ramp(), np.eye(4)), SROW_X, "f", np.inf), "finite number"),
     "zero affine": (lambda: patched(nifti_bytes(ramp(), np.eye(4)), SROW_X, "f", 0.0), "independent axes"),
-    "singular affine": (lambda: patched(nifti_bytes(ramp(), affine_with(1.0)), SROW_X + 16, "4f", 1, 1, 0, 0),
-                        "independent axes"),
+    "singular affine": (
+        lambda: patched(nifti_bytes(ramp(), affine_with(1.0)), SROW_X + 16, "4f", 1, 1, 0, 0),
+        "independent axes",
+    ),
     "NaN slope": (lambda: patched(nifti_bytes(ramp()), SCL_SLOPE, "f", np.nan), "scl_slope"),
     "infinite slope": (lambda: patched(nifti_bytes(ramp()), SCL_SLOPE, "f", -np.inf), "scl_slope"),
     "NaN intercept": (lambda: patched(nifti_bytes(ramp()), SCL_INTER, "f", np.nan), "scl_inter"),
@@ -295,8 +311,12 @@ def count_inflated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_float_masks_and_a_trailing_axis_are_read(tmp_path: Path, image: Volume) -> None:
-    for name, array in {"float": blob(np.float32), "double": blob(np.float64), "signed": blob(np.int16),
-                        "trailing": blob()[..., None]}.items():
+    for name, array in {
+        "float": blob(np.float32),
+        "double": blob(np.float64),
+        "signed": blob(np.int16),
+        "trailing": blob()[..., None],
+    }.items():
         mask = read_mask(saved(tmp_path / f"{name}.nii.gz", nifti_bytes(array)), like=image)
         assert mask.array.dtype == np.uint8
         np.testing.assert_array_equal(mask.array, blob())
@@ -351,9 +371,7 @@ def test_writing_checks_its_input(tmp_path: Path, image: Volume) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["image.nii.gz"]
 
 
-def test_a_failed_write_leaves_the_old_file(
-    tmp_path: Path, image: Volume, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, image: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out.nii.gz"
     write_mask(out, blob(), image)
     before = out.read_bytes()
@@ -379,8 +397,12 @@ def test_equal_masks_give_equal_files(tmp_path: Path, image: Volume) -> None:
 def test_real_files_survive_the_round_trip(tmp_path: Path, shared_data: Path) -> None:
     images = sorted((shared_data / "lidc" / "image").glob("*.nii.gz"))[:3]
     pairs = [(p, shared_data / "lidc" / "nodule_mask" / p.name) for p in images]
-    pairs.append((shared_data / "sarcoma" / "STS_002" / "CT_image.nii.gz",
-                  shared_data / "sarcoma" / "STS_002" / "CT_mask.nii.gz"))
+    pairs.append(
+        (
+            shared_data / "sarcoma" / "STS_002" / "CT_image.nii.gz",
+            shared_data / "sarcoma" / "STS_002" / "CT_mask.nii.gz",
+        )
+    )
     for image_path, mask_path in pairs:
         volume = read_image(image_path)
         mask = read_mask(mask_path, like=volume)

@@ -17,36 +17,58 @@ def touch(root: Path, *names: str) -> None:
         file.touch()
 
 
-@pytest.mark.parametrize(("case", "patient"), [
-    ("000010_02_02_100_lesion_01", "000010"),
-    ("000010", "000010"),
-    ("0000101_02_lesion_01", "0000101_02"),  # seven digits are no six
-    ("bone_00002_lesion_03", "bone_00002"),
-    ("diag_pancreas_0004_lesion_01", "diag_pancreas_0004"),
-    ("phantom_0001_lesion_01", "phantom_0001"),
-    ("LIDC-IDRI-0001_R_1", "LIDC-IDRI-0001"),
-    ("STS_002", "STS_002"),
-])
+@pytest.mark.parametrize(
+    ("case", "patient"),
+    [
+        ("000010_02_02_100_lesion_01", "000010"),
+        ("000010", "000010"),
+        ("0000101_02_lesion_01", "0000101_02"),  # seven digits are no six
+        ("bone_00002_lesion_03", "bone_00002"),
+        ("diag_pancreas_0004_lesion_01", "diag_pancreas_0004"),
+        ("phantom_0001_lesion_01", "phantom_0001"),
+        ("LIDC-IDRI-0001_R_1", "LIDC-IDRI-0001"),
+        ("STS_002", "STS_002"),
+    ],
+)
 def test_patient_of_a_case(case: str, patient: str) -> None:
     assert patient_id(case) == patient
 
 
 def test_patient_by_regex() -> None:
     assert patient_id("a-b-c", r"-(\w)-") == "b"
-    for regex, message in (("(", "regular expression"), (".+", "parentheses"), (r"(\d+)", "match in every"),
-                           (r"a(x?)", "match in every")):
+    for regex, message in (
+        ("(", "regular expression"),
+        (".+", "parentheses"),
+        (r"(\d+)", "match in every"),
+        (r"a(x?)", "match in every"),
+    ):
         with pytest.raises(InputError, match=message):
             patient_id("a-b-c", regex)
 
 
-@pytest.mark.parametrize(("images", "masks"), [
-    ("images", "labels"), ("images", "nodule_mask"), ("images", "mask"), ("images", "masks"),
-    ("image", "nodule_mask"), ("imagesTr", "labelsTr"),
-])
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        ("images", "labels"),
+        ("images", "nodule_mask"),
+        ("images", "mask"),
+        ("images", "masks"),
+        ("image", "nodule_mask"),
+        ("imagesTr", "labelsTr"),
+    ],
+)
 def test_sibling_folders(tmp_path: Path, images: str, masks: str) -> None:
-    touch(tmp_path, f"{images}/b_lesion_01.nii.gz", f"{images}/a.nii", f"{images}/lonely.nii.gz",
-          f"{images}/._a.nii", f"{images}/readme.txt", f"{masks}/b_lesion_01.nii.gz", f"{masks}/a.nii.gz",
-          f"{masks}/more.nii.gz")
+    touch(
+        tmp_path,
+        f"{images}/b_lesion_01.nii.gz",
+        f"{images}/a.nii",
+        f"{images}/lonely.nii.gz",
+        f"{images}/._a.nii",
+        f"{images}/readme.txt",
+        f"{masks}/b_lesion_01.nii.gz",
+        f"{masks}/a.nii.gz",
+        f"{masks}/more.nii.gz",
+    )
     found, lesion = find_pairs(tmp_path), "b_lesion_01"
     assert list(found) == [
         Pair("a", "a", tmp_path / images / "a.nii", tmp_path / masks / "a.nii.gz"),
@@ -60,29 +82,57 @@ def test_sibling_folders(tmp_path: Path, images: str, masks: str) -> None:
 
 
 def test_channel_suffix_of_an_image_is_no_part_of_the_case(tmp_path: Path) -> None:
-    touch(tmp_path, "imagesTr/lung_003_0000.nii.gz", "labelsTr/lung_003.nii.gz", "imagesTr/x_0000.nii.gz",
-          "labelsTr/x_0000.nii.gz")
+    touch(
+        tmp_path,
+        "imagesTr/lung_003_0000.nii.gz",
+        "labelsTr/lung_003.nii.gz",
+        "imagesTr/x_0000.nii.gz",
+        "labelsTr/x_0000.nii.gz",
+    )
     assert [(p.case, p.mask.name) for p in find_pairs(tmp_path)] == [
-        ("lung_003", "lung_003.nii.gz"), ("x_0000", "x_0000.nii.gz")]
+        ("lung_003", "lung_003.nii.gz"),
+        ("x_0000", "x_0000.nii.gz"),
+    ]
 
 
 def test_one_folder_with_suffixes(tmp_path: Path) -> None:
-    touch(tmp_path, "b_ct.nii.gz", "b_mask.nii.gz", "a_image.nii", "a_label.nii.gz", "c_ct.nii", "c_seg.nii",
-          "d_ct.nii.gz", "other.nii.gz")
+    touch(
+        tmp_path,
+        "b_ct.nii.gz",
+        "b_mask.nii.gz",
+        "a_image.nii",
+        "a_label.nii.gz",
+        "c_ct.nii",
+        "c_seg.nii",
+        "d_ct.nii.gz",
+        "other.nii.gz",
+    )
     found = find_pairs(tmp_path)
     assert [(p.case, p.image.name, p.mask.name) for p in found] == [
-        ("a", "a_image.nii", "a_label.nii.gz"), ("b", "b_ct.nii.gz", "b_mask.nii.gz"),
-        ("c", "c_ct.nii", "c_seg.nii")]
+        ("a", "a_image.nii", "a_label.nii.gz"),
+        ("b", "b_ct.nii.gz", "b_mask.nii.gz"),
+        ("c", "c_ct.nii", "c_seg.nii"),
+    ]
     assert found.unpaired_images == [tmp_path / "d_ct.nii.gz"]
 
 
 def test_a_folder_for_each_case(tmp_path: Path) -> None:
-    touch(tmp_path, "STS_1/CT_image.nii.gz", "STS_1/CT_mask.nii.gz", "STS_1/MR_T1_image.nii.gz",
-          "STS_1/MR_T1_mask.nii.gz", "STS_2/image.nii", "STS_2/mask.nii", "STS_3/CT_image.nii.gz",
-          "notes/a.txt")
+    touch(
+        tmp_path,
+        "STS_1/CT_image.nii.gz",
+        "STS_1/CT_mask.nii.gz",
+        "STS_1/MR_T1_image.nii.gz",
+        "STS_1/MR_T1_mask.nii.gz",
+        "STS_2/image.nii",
+        "STS_2/mask.nii",
+        "STS_3/CT_image.nii.gz",
+        "notes/a.txt",
+    )
     found = find_pairs(tmp_path, patient_regex=r"STS_(\d)")
     assert [(p.case, p.patient, p.image.name, p.mask.name) for p in found] == [
-        ("STS_1", "1", "CT_image.nii.gz", "CT_mask.nii.gz"), ("STS_2", "2", "image.nii", "mask.nii")]
+        ("STS_1", "1", "CT_image.nii.gz", "CT_mask.nii.gz"),
+        ("STS_2", "2", "image.nii", "mask.nii"),
+    ]
     assert found.unpaired_images == [tmp_path / "STS_3" / "CT_image.nii.gz"]
 
 
@@ -91,16 +141,19 @@ def test_named_folders_go_before_suffixes(tmp_path: Path) -> None:
     assert [p.case for p in find_pairs(tmp_path)] == ["a"]
 
 
-@pytest.mark.parametrize("names", [
-    ("images/a.nii", "labels/a.nii", "masks/a.nii"),
-    ("images/a.nii", "labels/a.nii", "labels/a.nii.gz"),
-    ("images/a.nii", "images/a.nii.gz", "labels/a.nii"),
-    ("images/a.nii", "images/a_0000.nii", "labels/a.nii"),
-    ("images/a.nii", "labels/a.nii", "imagesTr/a.nii", "labelsTr/a.nii"),
-    ("a_ct.nii", "a_image.nii", "a_mask.nii"),
-    ("a_ct.nii", "a_seg.nii", "a_mask.nii"),
-    ("a/image.nii", "a/image.nii.gz", "a/mask.nii"),
-])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("images/a.nii", "labels/a.nii", "masks/a.nii"),
+        ("images/a.nii", "labels/a.nii", "labels/a.nii.gz"),
+        ("images/a.nii", "images/a.nii.gz", "labels/a.nii"),
+        ("images/a.nii", "images/a_0000.nii", "labels/a.nii"),
+        ("images/a.nii", "labels/a.nii", "imagesTr/a.nii", "labelsTr/a.nii"),
+        ("a_ct.nii", "a_image.nii", "a_mask.nii"),
+        ("a_ct.nii", "a_seg.nii", "a_mask.nii"),
+        ("a/image.nii", "a/image.nii.gz", "a/mask.nii"),
+    ],
+)
 def test_two_files_for_one_role_are_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
     touch(tmp_path, *names)
     with pytest.raises(InputError, match=r"expected one (file|image)") as caught:

@@ -123,14 +123,19 @@ def test_noise_has_unit_variance_and_its_length() -> None:
 
 def test_files_are_pairs_that_the_readers_accept(tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
-    written = write_phantoms(tmp_path / "out", 5, n_patients=2, seed=1, shape=(24, 20, 16),
-                             progress=lambda *done: calls.append(done))
+    written = write_phantoms(
+        tmp_path / "out", 5, n_patients=2, seed=1, shape=(24, 20, 16), progress=lambda *done: calls.append(done)
+    )
     assert calls == [(i, 5) for i in range(1, 6)]
     found = find_pairs(tmp_path / "out")
     assert list(found) == sorted(written, key=lambda pair: pair.case)
     assert [pair.case for pair in found] == [
-        "phantom_0001_lesion_01", "phantom_0001_lesion_02", "phantom_0001_lesion_03",
-        "phantom_0002_lesion_01", "phantom_0002_lesion_02"]
+        "phantom_0001_lesion_01",
+        "phantom_0001_lesion_02",
+        "phantom_0001_lesion_03",
+        "phantom_0002_lesion_01",
+        "phantom_0002_lesion_02",
+    ]
     assert {pair.patient for pair in found} == {"phantom_0001", "phantom_0002"}
     volumes = [read_image(pair.image) for pair in found]
     for pair, volume in zip(found, volumes, strict=True):

@@ -49,8 +49,9 @@ def only(folder: Path) -> set[str]:
 
 def test_files_hold_what_is_promised(root: Path, tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
-    result = prepare(find_pairs(root), tmp_path / "out", window_hu=(-1000, 400),
-                     progress=lambda *done: calls.append(done))
+    result = prepare(
+        find_pairs(root), tmp_path / "out", window_hu=(-1000, 400), progress=lambda *done: calls.append(done)
+    )
     assert calls == [(1, 3), (2, 3), (3, 3)]
     assert only(tmp_path / "out") == {"a.h5", "b.h5", "dataset.json"}
     assert only(tmp_path) == {"in", "out"}
@@ -88,8 +89,16 @@ def test_files_hold_what_is_promised(root: Path, tmp_path: Path) -> None:
     assert load_dataset(tmp_path / "out" / "dataset.json") == dataset
     listed = json.loads((tmp_path / "out" / "dataset.json").read_text())
     assert set(listed) == {"format", "window_hu", "cases"}
-    assert set(listed["cases"][0]) == {"case", "patient", "file", "shape_zyx", "spacing_zyx_mm",
-                                       "lesion_voxels", "image_sha256", "mask_sha256"}
+    assert set(listed["cases"][0]) == {
+        "case",
+        "patient",
+        "file",
+        "shape_zyx",
+        "spacing_zyx_mm",
+        "lesion_voxels",
+        "image_sha256",
+        "mask_sha256",
+    }
 
 
 def test_scaled_images_are_rounded_not_truncated(tmp_path: Path) -> None:

@@ -67,7 +67,9 @@ def test_ss2d_is_the_sum_of_four_scans() -> None:
 def test_the_vss_module_is_equation_7() -> None:
     module = VSSModule(6, dstate=4)
     w = torch.randn(2, 4, 5, 6)
-    convolved = F.conv2d(module.linear1(w).permute(0, 3, 1, 2), module.dwconv.weight, module.dwconv.bias, padding=1, groups=12)
+    convolved = F.conv2d(
+        module.linear1(w).permute(0, 3, 1, 2), module.dwconv.weight, module.dwconv.bias, padding=1, groups=12
+    )
     w1 = F.layer_norm(module.ss2d(F.silu(convolved).permute(0, 2, 3, 1)), (12,), module.norm.weight, module.norm.bias)
     w2 = F.silu(module.linear2(w))
     torch.testing.assert_close(module(w), module.out(w1 * w2))

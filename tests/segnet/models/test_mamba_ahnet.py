@@ -35,7 +35,7 @@ def test_shapes_and_a_gradient_for_every_parameter(name: Any) -> None:
         assert reconstruction is None
     else:
         assert reconstruction.shape == (2, 1, 64, 96)
-        assert 0 <= reconstruction.min()
+        assert reconstruction.min() >= 0
         assert reconstruction.max() <= 1
         loss = loss + reconstruction.square().mean()
     loss.backward()

@@ -59,18 +59,14 @@ def test_short_and_odd_histories(tmp_path: Path, history: list[dict[str, float |
     assert Image.open(tmp_path / "c.png").size == (2 * WIDTH, curves.HEIGHT)
 
 
-@pytest.mark.parametrize(
-    "history", [[], [{"epoch": 0, "elapsed_s": 1.0, "loss": math.nan, "val_dice": None}]]
-)
+@pytest.mark.parametrize("history", [[], [{"epoch": 0, "elapsed_s": 1.0, "loss": math.nan, "val_dice": None}]])
 def test_nothing_to_draw_is_an_error(tmp_path: Path, history: list[dict[str, float | None]]) -> None:
     with pytest.raises(InputError, match="history: expected rows with a finite loss or val_dice"):
         curves_png(tmp_path / "c.png", history)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("lo", "hi"), [(0, 1), (0, 0.00037), (-3, 12), (0, 0), (5, 5), (0, 86399), (0.1, 0.11)]
-)
+@pytest.mark.parametrize(("lo", "hi"), [(0, 1), (0, 0.00037), (-3, 12), (0, 0), (5, 5), (0, 86399), (0.1, 0.11)])
 def test_ticks_cover_the_range_in_even_steps(lo: float, hi: float) -> None:
     ticks = nice_ticks(lo, hi)
     steps = np.diff(ticks)

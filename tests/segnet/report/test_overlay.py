@@ -19,9 +19,7 @@ def volume() -> np.ndarray:
     return np.full(SHAPE, -900, dtype=np.int16)
 
 
-def box_mask(
-    z: tuple[int, int] = (3, 7), y: tuple[int, int] = (30, 45), x: tuple[int, int] = (35, 55)
-) -> np.ndarray:
+def box_mask(z: tuple[int, int] = (3, 7), y: tuple[int, int] = (30, 45), x: tuple[int, int] = (35, 55)) -> np.ndarray:
     mask = np.zeros(SHAPE, bool)
     mask[slice(*z), slice(*y), slice(*x)] = True
     return mask
@@ -89,17 +87,13 @@ def test_display_is_radiological(tmp_path: Path, y: int, x: int, direction: tupl
 
 def test_pixels_keep_their_proportions(tmp_path: Path) -> None:
     mask = box_mask(y=(30, 40), x=(35, 55))  # 10 rows of 1.6 mm, 20 columns of 0.8 mm: a square
-    overlay_png(
-        tmp_path / "o.png", volume(), mask, window_hu=WINDOW, spacing_zyx_mm=(3, 1.6, 0.8), n_slices=1
-    )
+    overlay_png(tmp_path / "o.png", volume(), mask, window_hu=WINDOW, spacing_zyx_mm=(3, 1.6, 0.8), n_slices=1)
     rows, columns = np.nonzero(near(panels(tmp_path / "o.png", 1)[0], overlay.PRED_RGB))
     assert abs(np.ptp(rows) - np.ptp(columns)) <= 2
 
 
 def test_scale_bar_is_ten_mm(tmp_path: Path) -> None:
-    overlay_png(
-        tmp_path / "o.png", volume(), box_mask(), window_hu=WINDOW, spacing_zyx_mm=SPACING, n_slices=1
-    )
+    overlay_png(tmp_path / "o.png", volume(), box_mask(), window_hu=WINDOW, spacing_zyx_mm=SPACING, n_slices=1)
     panel = panels(tmp_path / "o.png", 1)[0]
     y = overlay.PANEL - 14 * overlay.SCALE
     bar = near(panel[y : y + 1], overlay.INK)
@@ -108,9 +102,7 @@ def test_scale_bar_is_ten_mm(tmp_path: Path) -> None:
 
 def test_both_colours_show_where_outlines_coincide(tmp_path: Path) -> None:
     mask = box_mask()
-    overlay_png(
-        tmp_path / "o.png", volume(), mask, mask, window_hu=WINDOW, spacing_zyx_mm=SPACING, n_slices=1
-    )
+    overlay_png(tmp_path / "o.png", volume(), mask, mask, window_hu=WINDOW, spacing_zyx_mm=SPACING, n_slices=1)
     panel = panels(tmp_path / "o.png", 1)[0]
     shares = [near(panel, rgb).sum() for rgb in (overlay.PRED_RGB, overlay.TRUTH_RGB)]
     assert 0.5 < shares[0] / shares[1] < 2.0
@@ -145,9 +137,7 @@ def test_largest_slice_is_always_shown() -> None:
         assert chosen == sorted(chosen)
 
 
-@pytest.mark.parametrize(
-    "case", ["empty prediction", "both empty", "no truth, empty", "whole image", "tiny image"]
-)
+@pytest.mark.parametrize("case", ["empty prediction", "both empty", "no truth, empty", "whole image", "tiny image"])
 def test_odd_masks(tmp_path: Path, case: str) -> None:
     image, mask = volume(), box_mask()
     truth: np.ndarray | None = mask

@@ -1,0 +1,225 @@
+"""Plants one fault at a time in a copy of the checkout and fails unless the tests meant to notice turn red.
+
+Run it by hand (some minutes, it compiles): python tests/plant_faults.py [words of the names to run]
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SCAN_C = "ssmcore/_kernels/selective_scan_impl.h"
+SCAN_NUMBA = "ssmcore/_kernels/selective_scan_numba.py"
+REFERENCE = "ssmcore/backends/numpy_.py"
+CONFORMANCE = "tests/ssmcore/test_conformance.py -k equal_the_reference"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`old` stands in `file` (its `nth` occurrence) and becomes `new`; `tests` must notice."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+    nth: int = 0
+    build: bool = False
+
+
+FAULTS = [
+    Fault(
+        "reference: last step skipped",
+        REFERENCE,
+        "for t in range(seqlen):",
+        "for t in range(seqlen - 1):",
+        "tests/ssmcore/test_reference.py",
+    ),
+    Fault(
+        "reference: gradient term dropped",
+        REFERENCE,
+        "(slope * h[:, t] + gain_slope * step * entering)",
+        "(slope * h[:, t])",
+        "tests/ssmcore/test_reference.py",
+    ),
+    Fault(
+        "C kernel: last step skipped",
+        SCAN_C,
+        "for (int64_t t = 0; t < steps; t++) {\n        vec dt = tile->dt[t], dtu = tile->dtu[t], y = tile->y[t], y_odd",
+        "for (int64_t t = 0; t < steps - (steps > 1); t++) {\n"
+        "        vec dt = tile->dt[t], dtu = tile->dtu[t], y = tile->y[t], y_odd",
+        f"{CONFORMANCE}",
+        build=True,
+    ),
+    Fault(
+        "C kernel: gradient term dropped",
+        SCAN_C,
+        "d->ddt[t] += sum_A + u * sum_B;",
+        "d->ddt[t] += u * sum_B;",
+        f"{CONFORMANCE}",
+        build=True,
+    ),
+    Fault(
+        "C kernel: wrong group",
+        SCAN_C,
+        "unit.g = index / nblocks % s->ngroups;",
+        "unit.g = index / nblocks % s->ngroups; if (s->ngroups > 1) unit.g ^= 1;",
+        f"{CONFORMANCE}",
+        build=True,
+    ),
+    Fault(
+        "numba kernel: gradient term dropped",
+        SCAN_NUMBA,
+        "dx = dh[i] * before[i] + g * dtu[i] * b[i] * dphi",
+        "dx = dh[i] * before[i]",
+        f"{CONFORMANCE}",
+    ),
+    Fault(
+        "numba kernel: last step skipped",
+        SCAN_NUMBA,
+        "for t in range(seqlen):",
+        "for t in range(seqlen - 1):",
+        f"{CONFORMANCE}",
+    ),
+    Fault(
+        "numba kernel: other documentation than its twin",
+        SCAN_NUMBA,
+        "Fills the gradients.",
+        "Fills some gradients.",
+        "tests/ssmcore/test_conformance.py -k twins",
+    ),
+    Fault(
+        "torch: gradient of the last state dropped",
+        "ssmcore/torch.py",
+        "        dlast_state,\n        *arguments,",
+        "        None,\n        *arguments,",
+        "tests/ssmcore/test_torch.py -k gradcheck",
+    ),
+    Fault(
+        "forbidden import: ssmcore loads torch",
+        "ssmcore/backends/__init__.py",
+        "import warnings\n",
+        "import warnings\nimport torch\n",
+        "tests/test_floors.py",
+    ),
+    Fault(
+        "forbidden import: a backend imports an operation",
+        "ssmcore/backends/_threads.py",
+        "import sys\n",
+        "import sys\n\nfrom ..ops import SPECS\n",
+        "tests/test_floors.py",
+    ),
+    Fault(
+        "silent fallback: a named backend that cannot run is passed over",
+        "ssmcore/backends/__init__.py",
+        "        if reason is not None:\n            raise BackendError(",
+        "        if reason is not None:\n            continue\n            raise BackendError(",
+        "tests/ssmcore/test_backends.py",
+    ),
+    Fault(
+        "attention computed and not used",
+        "segnet/models/ahnet.py",
+        "x_up = self.gate(x_up, t)",
+        "self.gate(x_up, t)",
+        "tests/segnet/models",
+    ),
+    Fault(
+        "VM layer: first norm used twice",
+        "segnet/models/mamba.py",
+        "self.projection(self.second_norm(m))",
+        "self.projection(self.norm(m))",
+        "tests/segnet/models",
+    ),
+    Fault(
+        "SS2D: a direction walked twice",
+        "segnet/models/mamba.py",
+        'if direction.startswith("column"):\n        x = x.transpose(1, 2)',
+        'if direction == "column":\n        x = x.transpose(1, 2)',
+        "tests/segnet/models",
+    ),
+    Fault(
+        "mask written in another orientation",
+        "segnet/data/nifti.py",
+        "_orientations.ornt_transform(identity, like.orientation)",
+        "_orientations.ornt_transform(identity, identity)",
+        "tests/segnet/data/test_nifti.py",
+    ),
+    Fault(
+        "a patient in two parts of the split",
+        "segnet/training/loop.py",
+        "e.case for e in entries if e.patient in set(members)",
+        "e.case for e in entries if e.patient in set(members) or part == 'test'",
+        "tests/segnet/training",
+    ),
+    Fault(
+        "click: LPS read as RAS",
+        "segnet/predict.py",
+        "        point[:2] *= -1\n",
+        "        pass\n",
+        "tests/segnet/test_predict.py",
+    ),
+]
+
+
+def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def build(folder: Path) -> None:
+    result = run([sys.executable, "setup.py", "-q", "build_ext", "--inplace", "-j2"], folder)
+    if result.returncode:
+        raise SystemExit(result.stderr)
+
+
+def red(fault: Fault, folder: Path) -> bool:
+    """Whether the tests fail with the fault; the copy is put right again."""
+    file = folder / fault.file
+    text = file.read_text()
+    pieces = text.split(fault.old)
+    if len(pieces) < fault.nth + 2:
+        raise SystemExit(f"{fault.name}: its text no longer stands in {fault.file}; bring the fault up to date")
+    cut = fault.nth + 1
+    file.write_text(fault.old.join(pieces[:cut]) + fault.new + fault.old.join(pieces[cut:]))
+    try:
+        if fault.build:
+            build(folder)
+        words = fault.tests.split(" -k ")
+        command = [sys.executable, "-m", "pytest", "-q", "-x", *words[0].split()]
+        result = run(command + (["-k", words[1]] if len(words) > 1 else []), folder)
+        if result.returncode not in (0, 1, 2):
+            raise SystemExit(f"{fault.name}: pytest itself failed\n{result.stdout[-2000:]}{result.stderr[-2000:]}")
+        return result.returncode != 0
+    finally:
+        file.write_text(text)
+
+
+def main() -> None:
+    words = sys.argv[1:]
+    missed = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "checkout"
+        ignored = shutil.ignore_patterns(".git", ".venv*", "build", "demo-out", "__pycache__", "*.so")
+        shutil.copytree(ROOT, folder, ignore=ignored)
+        build(folder)
+        stale = False
+        for fault in FAULTS:
+            if words and not any(word in fault.name for word in words):
+                continue
+            if stale and not fault.build:
+                build(folder)
+            stale = fault.build
+            caught = red(fault, folder)
+            print(f"{'caught' if caught else 'MISSED'}  {fault.name}", flush=True)
+            if not caught:
+                missed.append(fault.name)
+    if missed:
+        raise SystemExit(f"not caught: {', '.join(missed)}")
+
+
+if __name__ == "__main__":
+    main()

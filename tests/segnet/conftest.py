@@ -1,0 +1,91 @@
+"""Small cases for segnet: files, prepared data, a network that takes milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+OBLIQUE = np.array([[-0.8, 0.02, 0, 60], [-0.02, -0.8, 0, 70], [0, 0, 2.5, -30], [0, 0, 0, 1]])
+"""An LPS affine with a slight turn, as scanners write."""
+
+
+@pytest.fixture
+def write_nifti() -> Callable[..., Path]:
+    def write(path: Path, array: Any, affine: Any = OBLIQUE) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.Nifti1Image(np.asarray(array), affine).to_filename(path)
+        return path
+
+    return write
+
+
+def lesion_case(seed: int, shape: tuple[int, int, int] = (40, 36, 6)) -> tuple[np.ndarray, np.ndarray]:
+    """A bright ball on a noisy ground (X, Y, Z): image in HU, mask."""
+    rng = np.random.default_rng(seed)
+    centre = np.array(shape) / 2 + rng.uniform(-3, 3, 3) * (1, 1, 0)
+    index = np.indices(shape).reshape(3, -1).T
+    radius = rng.uniform(5, 9)
+    scale = np.array([1, 1, 3.0])
+    mask = (np.linalg.norm((index - centre) * scale, axis=1) < radius).reshape(shape)
+    image = rng.normal(-700, 60, shape) + 650 * mask
+    return image.astype(np.int16), mask.astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def pairs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten patients' image and mask pairs."""
+    root = tmp_path_factory.mktemp("pairs")
+    for sub in ("images", "labels"):
+        (root / sub).mkdir()
+    for i in range(10):
+        image, mask = lesion_case(i)
+        for sub, array in (("images", image), ("labels", mask)):
+            nib.Nifti1Image(array, OBLIQUE).to_filename(root / sub / f"bone_{i:05d}_lesion_01.nii.gz")
+    return root
+
+
+@pytest.fixture(scope="session")
+def prepared(pairs_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from segnet.data.pairs import find_pairs
+    from segnet.data.prepare import prepare as run
+
+    out = tmp_path_factory.mktemp("prepared") / "data"
+    run(find_pairs(pairs_folder), out)
+    return out
+
+
+@pytest.fixture
+def tiny_config() -> Any:
+    """A network of b = 4 on 32 x 32."""
+    from segnet.config import Config
+
+    return Config.model_validate(
+        {
+            "model": {"base_width": 4, "depths": (1, 1, 1, 1), "dstate": 4},
+            "data": {"patch_px": 32, "input_px": 32},
+            "train": {"max_steps": 4, "batch_size": 2},
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def run_folder(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained run, by four steps."""
+    from segnet.config import Config
+    from segnet.training.loop import train
+
+    config = Config.model_validate(
+        {
+            "model": {"base_width": 4, "depths": (1, 1, 1, 1), "dstate": 4},
+            "data": {"patch_px": 32, "input_px": 32},
+            "train": {"max_steps": 4, "batch_size": 2},
+        }
+    )
+    out = tmp_path_factory.mktemp("run") / "run"
+    train(prepared, out, config)
+    return out

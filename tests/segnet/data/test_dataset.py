@@ -1,0 +1,74 @@
+"""Batches: cut, normalised, augmented, reproducible."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from segnet.config import DataConfig
+from segnet.data.dataset import BatchSource, cut, load_cases, normalise
+from segnet.errors import InputError
+
+CONFIG = DataConfig(patch_px=32, input_px=64)
+
+
+def test_cut_pads_beyond_the_edge() -> None:
+    plane = np.arange(20).reshape(4, 5)
+    assert np.array_equal(cut(plane, (1, 1), 2, -1), plane[0:2, 0:2])
+    assert np.array_equal(cut(plane, (0, 4), 4, -1), [[-1] * 4, [-1] * 4, [2, 3, 4, -1], [7, 8, 9, -1]])
+    assert (cut(plane, (-50, 2), 4, 7) == 7).all()
+
+
+def test_normalise_clips_to_the_window() -> None:
+    assert normalise(np.array([-2000, -1000, -300, 400, 3000]), (-1000, 400)).tolist() == [0, 0, 0.5, 1, 1]
+
+
+def test_cases_come_back_as_prepared(prepared: Path) -> None:
+    cases = load_cases(prepared)
+    assert len(cases) == 10
+    for case in cases:
+        assert case.image.shape == case.mask.shape == (6, 36, 40)
+        assert len(case.lesion) == case.mask.sum() > 0
+        assert case.spacing_zyx_mm == pytest.approx((2.5, 0.80025, 0.80025), abs=1e-4)
+    assert [c.name for c in load_cases(prepared, [cases[3].name])] == [cases[3].name]
+    with pytest.raises(InputError, match="got 'nobody'"):
+        load_cases(prepared, ["nobody"])
+
+
+def test_batches_follow_the_seed(prepared: Path) -> None:
+    cases = load_cases(prepared)
+    first, again, other = (BatchSource(cases, CONFIG, seed).draw(4) for seed in (1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], other[0])
+
+
+def test_image_and_mask_stay_together(prepared: Path) -> None:
+    """The lesion is bright, so that it must be under its mask after every augmentation."""
+    images, masks = BatchSource(load_cases(prepared), CONFIG, 3).draw(64)
+    assert images.shape == (64, 1, 64, 64)
+    assert masks.shape == (64, 64, 64)
+    assert set(masks.unique().tolist()) == {0.0, 1.0}
+    assert images.min() >= 0
+    assert images.max() <= 1
+    with_lesion = masks.flatten(1).sum(1) > 50
+    assert with_lesion.sum() > 30
+    for image, mask in zip(images[with_lesion, 0], masks[with_lesion], strict=True):
+        inside, outside = image[mask > 0].mean(), image[mask == 0].mean()
+        assert inside > outside + 0.15
+
+
+def test_lesion_slices_are_drawn_as_often_as_asked(prepared: Path) -> None:
+    cases = load_cases(prepared)
+    assert BatchSource(cases, CONFIG, 0).other_slices
+    for fraction in (0.0, 1.0):
+        source = BatchSource(cases, CONFIG.model_copy(update={"lesion_fraction": fraction}), 0)
+        _, masks = source.draw(40)
+        assert (masks.flatten(1).any(1)).float().mean() == fraction
+
+
+def test_no_cases_is_an_error() -> None:
+    with pytest.raises(InputError, match="expected at least one training case"):
+        BatchSource([], CONFIG, 0)

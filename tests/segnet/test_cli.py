@@ -1,0 +1,162 @@
+"""The command line as a user meets it: in a process of its own, exit codes and one-line errors."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+
+
+def segnet(*arguments: str | Path, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "segnet.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=environment)
+
+
+def refused(*arguments: str | Path, says: str) -> None:
+    """Exit code 3, nothing on stdout, one line on stderr that says so."""
+    result = segnet(*arguments)
+    assert result.returncode == 3, result.stderr
+    assert result.stdout == ""
+    lines = [line for line in result.stderr.splitlines() if line.strip() and "%|" not in line and "it/s" not in line]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("segnet: ")
+    assert says in lines[0]
+
+
+def pair(
+    folder: Path, image: np.ndarray, mask: np.ndarray, write: Callable[..., Path], mask_affine: object = None
+) -> None:
+    write(folder / "images" / "a.nii.gz", image)
+    write(folder / "labels" / "a.nii.gz", mask, *([] if mask_affine is None else [mask_affine]))
+
+
+IMAGE = np.zeros((12, 10, 4), np.int16)
+MASK = np.zeros((12, 10, 4), np.uint8)
+MASK[5, 5, 2] = 1
+
+
+def test_help_and_version() -> None:
+    for arguments in (["--help"], ["train", "--help"], ["predict", "--help"]):
+        result = segnet(*arguments)
+        assert result.returncode == 0
+        assert "Usage" in result.stdout
+    assert segnet("--version").stdout.startswith("segnet 0.")
+
+
+def test_usage_errors_have_code_2() -> None:
+    assert segnet("predict").returncode == 2
+    assert segnet("nonsense").returncode == 2
+    assert segnet("predict", "-i", "a", "-o", "b", "-m", "c", "--click", "1,2").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("case", "says"),
+    [
+        ("truncated", "truncated"),
+        ("shape", "shape"),
+        ("affine", "affine"),
+        ("nan", "NaN"),
+        ("2-D", "2-D"),
+        ("labels", "0 and 1"),
+        ("no pairs", "pair"),
+    ],
+)
+def test_prepare_refuses_bad_input_and_writes_nothing(
+    case: str, says: str, tmp_path: Path, write_nifti: Callable[..., Path]
+) -> None:
+    folder, image, mask, affine = tmp_path / "in", IMAGE, MASK, None
+    if case == "shape":
+        mask = MASK[:-1]
+    elif case == "affine":
+        affine = np.diag([1.0, 1, 1, 1])
+    elif case == "nan":
+        image = np.where(np.arange(4) == 1, np.nan, IMAGE).astype(np.float32)
+    elif case == "2-D":
+        image = IMAGE[:, :, 0]
+    elif case == "labels":
+        mask = MASK * 3
+    pair(folder, image, mask, write_nifti, affine)
+    if case == "truncated":
+        file = folder / "images" / "a.nii.gz"
+        file.write_bytes(gzip.compress(os.urandom(5000))[:-500])
+        nib.Nifti1Image(np.random.default_rng(0).integers(0, 999, IMAGE.shape, np.int16), np.eye(4)).to_filename(file)
+        file.write_bytes(file.read_bytes()[:-200])
+    elif case == "no pairs":
+        (folder / "labels" / "a.nii.gz").unlink()
+    refused("prepare", "-i", folder, "-o", tmp_path / "out", "-q", says=says)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
+
+
+def test_predict_refuses_bad_input_and_writes_nothing(
+    tmp_path: Path, write_nifti: Callable[..., Path], run_folder: Path
+) -> None:
+    good = write_nifti(tmp_path / "good.nii.gz", IMAGE)
+    flat = write_nifti(tmp_path / "flat.nii.gz", IMAGE[:, :, 0])
+    out = tmp_path / "out"
+    out.mkdir()
+    refused("predict", "-i", flat, "-o", out / "m.nii.gz", "-m", run_folder, "-q", says="2-D")
+    refused("predict", "-i", tmp_path / "no.nii.gz", "-o", out / "m.nii.gz", "-m", run_folder, "-q", says="no.nii.gz")
+    refused("predict", "-i", good, "-o", out / "m.nii.gz", "-m", tmp_path, "-q", says="expected a checkpoint")
+    other = tmp_path / "other.safetensors"
+    save_file(load_file(run_folder / "model.safetensors"), other, {"format": "pt"})
+    refused("predict", "-i", good, "-o", out / "m.nii.gz", "-m", other, "-q", says="another program")
+    refused("predict", "-i", good, "-o", out / "m.png", "-m", run_folder, "-q", says=".nii.gz")
+    refused("predict", "-i", good, "-o", out / "m.nii.gz", "-m", run_folder, "--click", "99,0,0", "-q", says="click")
+    assert list(out.iterdir()) == []
+
+
+def test_one_bad_image_of_a_folder_gives_code_4_and_the_others_their_masks(
+    tmp_path: Path, write_nifti: Callable[..., Path], run_folder: Path
+) -> None:
+    write_nifti(tmp_path / "in" / "good.nii.gz", IMAGE)
+    write_nifti(tmp_path / "in" / "flat.nii.gz", IMAGE[:, :, 0])
+    result = segnet("predict", "-i", tmp_path / "in", "-o", tmp_path / "out", "-m", run_folder, "-q", "--json")
+    assert result.returncode == 4
+    found = json.loads(result.stdout)
+    assert [Path(p["image"]).name for p in found["predictions"]] == ["good.nii.gz"]
+    assert [Path(f["image"]).name for f in found["failed"]] == ["flat.nii.gz"]
+    assert "flat" in result.stderr
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good.nii.gz", "good.png"]
+
+
+def test_from_phantom_to_score(tmp_path: Path) -> None:
+    """The whole way, small: every command, exit code 0."""
+    data, prepared, run, masks, report = (tmp_path / name for name in ("data", "prepared", "run", "masks", "report"))
+    assert segnet("phantom", "-o", data, "-n", "5", "--shape", "64", "64", "12", "-q").returncode == 0
+    result = segnet("prepare", "-i", data, "-o", prepared, "-q", "--json")
+    assert json.loads(result.stdout)["cases"] == 5
+    config = tmp_path / "tiny.yaml"
+    config.write_text(
+        "model: {base_width: 4, depths: [1, 1, 1, 1], dstate: 4}\ndata: {patch_px: 32, input_px: 32}\n"
+        "train: {max_steps: 3, batch_size: 2}\n"
+    )
+    result = segnet("train", "-i", prepared, "-o", run, "-c", config, "-q", "--json", "--model", "mamba-ahnet-r")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["steps"] == 3
+    assert (run / "curves.png").exists()
+    result = segnet(
+        "predict", "-i", data / "images", "-o", masks, "-m", run, "--part", "test", "--click", "centre", "-q"
+    )
+    assert result.returncode == 0, result.stderr
+    result = segnet("evaluate", "-i", masks, "-t", data, "-m", run, "--part", "test", "-o", report, "-q", "--json")
+    assert result.returncode == 0, result.stderr
+    scores = json.loads(result.stdout)
+    assert json.loads((report / "evaluation.json").read_text()) == scores
+    assert "background" in (report / "evaluation.txt").read_text()
+
+
+def test_info() -> None:
+    assert json.loads(segnet("info", "mamba-ahnet", "--json").stdout)["parameters"] == 6_956_855
+    assert "6.96 M" in segnet("info").stdout
+    assert "patch_px: " in segnet("info", "--show-config").stdout
+    refused("info", "resnet", says="config: model.name")

@@ -1,0 +1,89 @@
+"""Windows, clicks and components."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from segnet.config import DataConfig
+from segnet.inference import _starts, keep_clicked, segment
+
+CONFIG = DataConfig(patch_px=32, input_px=32)
+
+
+class Threshold(nn.Module):
+    """Certain lesion where the normalised image is above one half: the right answer is known voxel by voxel."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
+        logit = torch.where(x > 0.5, 30.0, -30.0)
+        return torch.cat([-logit, logit], 1), None
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (2, 70, 45), (2, 20, 25), (1, 33, 31), (4, 16, 100)])
+@pytest.mark.parametrize("flips", [False, True])
+def test_windows_cover_the_volume_without_seams(shape: tuple[int, int, int], flips: bool) -> None:
+    image = np.random.default_rng(0).uniform(-1000, 400, shape).astype(np.float32)
+    probability = segment(Threshold(), image, CONFIG, flips=flips, batch_size=3)
+    assert probability.shape == shape
+    assert np.array_equal(probability > 0.5, image > -300)
+    assert np.abs(probability - (image > -300)).max() < 1e-6
+
+
+def test_a_click_limits_the_view_to_its_surroundings() -> None:
+    image = np.full((2, 80, 90), 400.0)
+    probability = segment(Threshold(), image, CONFIG, click_zyx=(1, 20, 70))
+    found = probability > 0.5
+    assert found[:, 4:36, 54:86].all()
+    assert found.sum() == 2 * 32 * 32
+
+
+def test_a_click_at_the_border_looks_beyond_it() -> None:
+    probability = segment(Threshold(), np.full((1, 40, 40), 400.0), CONFIG, click_zyx=(0, 2, 39))
+    assert (probability > 0.5).sum() == 18 * 17
+
+
+@given(length=st.integers(1, 500), side=st.sampled_from([32, 48, 64]))
+def test_starts_cover_every_pixel(length: int, side: int) -> None:
+    starts = _starts(length, side)
+    covered = np.zeros(length, bool)
+    for start in starts:
+        covered[max(start, 0) : max(start + side, 0)] = True
+    assert covered.all()
+    if length > side:
+        assert starts[0] == 0
+        assert starts[-1] == length - side
+        assert max(np.diff(starts)) <= side // 2 + 1
+
+
+def test_progress_ends_at_the_total() -> None:
+    seen: list[tuple[int, int]] = []
+    segment(Threshold(), np.zeros((3, 40, 32)), CONFIG, batch_size=4, progress=lambda *a: seen.append(a))
+    assert seen[-1] == (6, 6)
+
+
+def mask_with(*points: tuple[int, int, int]) -> Any:
+    mask = np.zeros((5, 9, 9), bool)
+    for point in points:
+        mask[point] = True
+    return mask
+
+
+def test_the_component_at_the_click_is_kept() -> None:
+    mask = mask_with((1, 1, 1), (2, 2, 2), (4, 7, 7))
+    assert np.array_equal(keep_clicked(mask, (2, 2, 2), (1, 1, 1)), mask_with((1, 1, 1), (2, 2, 2)))
+
+
+def test_a_click_beside_all_keeps_the_nearest_in_millimetres() -> None:
+    mask = mask_with((2, 4, 7), (4, 4, 4))
+    assert np.array_equal(keep_clicked(mask, (2, 4, 4), (1, 1, 1)), mask_with((4, 4, 4)))
+    assert np.array_equal(keep_clicked(mask, (2, 4, 4), (5, 1, 1)), mask_with((2, 4, 7)))
+
+
+def test_an_empty_mask_stays_empty() -> None:
+    assert not keep_clicked(mask_with(), (0, 0, 0), (1, 1, 1)).any()

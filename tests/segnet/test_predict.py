@@ -1,0 +1,82 @@
+"""Files in, files out: grid, click spaces, measurements, nothing half-written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from test_inference import Threshold
+
+from segnet.config import Config
+from segnet.data.nifti import read_image
+from segnet.errors import InputError
+from segnet.predict import click_index, images_in, predict_file
+
+CONFIG = Config.model_validate({"data": {"patch_px": 32, "input_px": 32}})
+
+
+@pytest.fixture
+def scan(tmp_path: Path, write_nifti: Callable[..., Path]) -> Path:
+    """A box of 6 x 4 x 2 voxels in the file's own (LPS) axes."""
+    image = np.full((40, 36, 5), -900, np.int16)
+    image[10:16, 20:24, 1:3] = 300
+    return write_nifti(tmp_path / "scan.nii.gz", image)
+
+
+def test_the_mask_lies_on_the_image_own_grid(scan: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mask.nii.gz"
+    result = predict_file(
+        scan, out, Threshold(), CONFIG, preview=tmp_path / "mask.png", probabilities=tmp_path / "p.nii.gz"
+    )
+    source, mask = nib.load(scan), nib.load(out)
+    assert mask.shape == source.shape
+    assert np.array_equal(mask.affine, source.affine)
+    assert mask.get_data_dtype() == np.uint8
+    wanted = np.zeros(source.shape, bool)
+    wanted[10:16, 20:24, 1:3] = True
+    assert np.array_equal(np.asarray(mask.dataobj) > 0, wanted)
+    assert result.lesion_voxels == 48
+    voxel_ml = abs(np.linalg.det(source.affine[:3, :3])) / 1000
+    assert result.volume_ml == pytest.approx(48 * voxel_ml, rel=1e-5)
+    assert 4.0 < result.short_axis_mm <= result.long_axis_mm < 6.2
+    assert (tmp_path / "mask.png").read_bytes().startswith(b"\x89PNG")
+    assert np.asarray(nib.load(tmp_path / "p.nii.gz").dataobj)[12, 21, 1] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("space", ["voxel", "ras", "lps"])
+def test_a_click_means_the_same_voxel_in_every_space(scan: Path, space: Any) -> None:
+    voxel = (12.0, 21.0, 1.0)
+    ras = (nib.load(scan).affine @ (*voxel, 1))[:3]
+    point = {"voxel": voxel, "ras": tuple(ras), "lps": (-ras[0], -ras[1], ras[2])}[space]
+    volume = read_image(scan)
+    at = click_index(point, space, volume)
+    assert at is not None
+    assert volume.array_zyx[at] == 300
+    # the file's first two axes run left and posterior, the canonical ones right and anterior
+    assert at == (1, 35 - 21, 39 - 12)
+
+
+def test_the_centre_and_no_click(scan: Path) -> None:
+    volume = read_image(scan)
+    assert click_index("centre", "voxel", volume) == (2, 18, 20)
+    assert click_index(None, "voxel", volume) is None
+
+
+def test_a_click_outside_is_refused_and_nothing_is_written(scan: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"click: expected a point inside the image of \(40, 36, 5\) voxels"):
+        predict_file(scan, tmp_path / "mask.nii.gz", Threshold(), CONFIG, click=(40, 3, 3))
+    assert not (tmp_path / "mask.nii.gz").exists()
+
+
+def test_images_of_a_folder(scan: Path, tmp_path: Path) -> None:
+    assert images_in(tmp_path) == [scan]
+    assert images_in(tmp_path, ["scan"]) == [scan]
+    with pytest.raises(InputError, match="expected an image of case other, got none"):
+        images_in(tmp_path, ["other"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"expected at least one .nii or .nii.gz file, got none"):
+        images_in(tmp_path / "empty")

@@ -1,0 +1,46 @@
+"""On real CT: every pair is read, and a VOI of the challenge gets a mask on its own grid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from segnet.data.nifti import read_image, read_mask
+from segnet.data.pairs import find_pairs
+from segnet.data.prepare import load_dataset, prepare
+from segnet.predict import predict_file
+from segnet.training import checkpoint
+
+
+def test_lidc_pairs_are_found_and_belong_to_277_patients(shared_data: Path) -> None:
+    pairs = find_pairs(shared_data / "lidc")
+    assert len(pairs) == 485
+    assert len({pair.patient for pair in pairs}) == 277
+    assert not pairs.unpaired_images
+
+
+def test_lidc_nodules_are_prepared(shared_data: Path, tmp_path: Path) -> None:
+    some = list(find_pairs(shared_data / "lidc"))[::40]
+    prepare(some, tmp_path / "out")
+    dataset = load_dataset(tmp_path / "out")
+    assert [case.case for case in dataset.cases] == sorted(pair.case for pair in some)
+    assert all(case.lesion_voxels > 0 for case in dataset.cases)
+
+
+def test_sarcomas_are_read_with_their_masks(shared_data: Path) -> None:
+    pairs = find_pairs(shared_data / "sarcoma")
+    assert len(pairs) == 17
+    image = read_image(pairs[0].image)
+    assert read_mask(pairs[0].mask, like=image).array.any()
+
+
+def test_a_challenge_voi_gets_a_mask_on_its_own_grid(shared_data: Path, tmp_path: Path, run_folder: Path) -> None:
+    source = shared_data / "voi" / "ULS23_lidcidri_195_lesion_01_ct.nii.gz"
+    model, config = checkpoint.load(run_folder)
+    predict_file(source, tmp_path / "mask.nii.gz", model, config, click="centre")
+    image, mask = nib.load(source), nib.load(tmp_path / "mask.nii.gz")
+    assert mask.shape == image.shape == (256, 256, 128)
+    assert np.array_equal(mask.affine, image.affine)
+    assert set(np.unique(np.asarray(mask.dataobj))) <= {0, 1}
