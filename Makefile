@@ -12,9 +12,10 @@ DEMO_OUT ?= demo-out
 DEMO_MINUTES ?= 4
 # a folder of image and mask pairs to use instead of phantoms
 DATA ?=
-DEMO_PATCH ?= $(if $(DATA),64,128)
+DEMO_DATA := $(or $(DATA),$(DEMO_OUT)/data)
+DEMO_PATCH ?= 64
 DEMO_INPUT ?= 64
-DEMO_CASES ?= 12
+DEMO_CASES ?= 20
 
 .PHONY: demo test test-slow lint bench build clean
 
@@ -36,12 +37,13 @@ build: $(BIN)/.built
 demo: build
 	rm -rf $(DEMO_OUT) && mkdir -p $(DEMO_OUT)
 ifeq ($(DATA),)
-	$(BIN)/segnet phantom -o $(DEMO_OUT)/data -n $(DEMO_CASES) --shape 192 192 48
+	$(BIN)/segnet phantom -o $(DEMO_DATA) -n $(DEMO_CASES) --shape 192 192 48
 endif
-	$(BIN)/segnet prepare -i $(or $(DATA),$(DEMO_OUT)/data) -o $(DEMO_OUT)/prepared
-	$(BIN)/segnet train -i $(DEMO_OUT)/prepared -o $(DEMO_OUT)/run --minutes $(DEMO_MINUTES) --patch-px $(DEMO_PATCH) --input-px $(DEMO_INPUT)
-	$(BIN)/segnet predict -i $(DEMO_OUT)/prepared -o $(DEMO_OUT)/masks -m $(DEMO_OUT)/run --part test $(if $(DATA),,--click centre)
-	$(BIN)/segnet evaluate -i $(DEMO_OUT)/masks -t $(DEMO_OUT)/prepared -m $(DEMO_OUT)/run --part test -o $(DEMO_OUT)/report
+	$(BIN)/segnet prepare -i $(DEMO_DATA) -o $(DEMO_OUT)/prepared
+	$(BIN)/segnet train -i $(DEMO_OUT)/prepared -o $(DEMO_OUT)/run --minutes $(DEMO_MINUTES) \
+	    --patch-px $(DEMO_PATCH) --input-px $(DEMO_INPUT) --learning-rate 0.003
+	$(BIN)/segnet predict -i $(DEMO_DATA) -o $(DEMO_OUT)/masks -m $(DEMO_OUT)/run --part test --click centre
+	$(BIN)/segnet evaluate -i $(DEMO_OUT)/masks -t $(DEMO_DATA) -m $(DEMO_OUT)/run --part test -o $(DEMO_OUT)/report
 	@echo
 	@echo "overlays:  $(DEMO_OUT)/masks/*.png"
 	@echo "curves:    $(DEMO_OUT)/run/curves.png"

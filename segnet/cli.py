@@ -151,7 +151,7 @@ def train(
     from .report.curves import curves_png
     from .training.loop import train as run
 
-    flags = {
+    flags: dict[str, dict[str, Any]] = {
         "model": {"name": model, "base_width": base_width},
         "data": {"patch_px": patch_px, "input_px": input_px, "window_hu": window},
         "train": {
@@ -189,7 +189,7 @@ def train(
 
 @app.command()
 def predict(
-    source: Annotated[Path, typer.Option("--input", "-i", help="NIfTI image, or a folder of them.")],
+    source: Annotated[Path, typer.Option("--input", "-i", help="NIfTI image, a folder of them, or a folder of pairs.")],
     out: Annotated[Path, typer.Option("--output", "-o", help="Mask to write (.nii.gz), or a folder for a folder.")],
     model: Annotated[Path, typer.Option("--model", "-m", help="Run folder or model.safetensors.")],
     click: Annotated[str | None, typer.Option(help="Point in the lesion: x,y,z, or `centre` of the volume.")] = None,
@@ -207,7 +207,7 @@ def predict(
 ) -> None:
     """Segment one image or a folder of images."""
     from .inference import load_model
-    from .predict import SUFFIXES, case_of, images_in, predict_file
+    from .predict import SUFFIXES, images_in, predict_file
 
     point = _parse_click(click)
     network, config = load_model(model)
@@ -222,9 +222,9 @@ def predict(
     folder.mkdir(parents=True, exist_ok=True)
     done, failed = [], []
     outer = None if single else _bar("predict", quiet)
-    for number, image in enumerate(images, 1):
-        case = case_of(image)
+    for number, (case, image) in enumerate(images.items(), 1):
         mask = out if single else folder / f"{case}.nii.gz"
+        stem = mask.name.removesuffix(".gz").removesuffix(".nii")
         try:
             prediction = predict_file(
                 image,
@@ -235,8 +235,8 @@ def predict(
                 click_space=click_space.value,
                 flips=flips,
                 threshold=threshold,
-                preview=folder / f"{case_of(mask)}.png" if preview else None,
-                probabilities=folder / f"{case_of(mask)}_probability.nii.gz" if probabilities else None,
+                preview=folder / f"{stem}.png" if preview else None,
+                probabilities=folder / f"{stem}_probability.nii.gz" if probabilities else None,
                 progress=_bar(case, quiet) if single else None,
             )
             done.append(prediction)

@@ -21,11 +21,9 @@ def describe(config: ModelConfig) -> dict[str, Any]:
     with torch.device("meta"):
         model = build(config)
     parts: list[dict[str, Any]] = [{"part": "patch embedding", "parameters": count(model.embed)}]
-    for i, stage in enumerate(model.stages):
+    for i, (stage, depth) in enumerate(zip(model.stages, config.depths, strict=True)):
         dim = 3 * config.base_width * 2**i
-        parts.append(
-            {"part": f"encoder stage {i + 1}: {len(stage)} VSS blocks, {dim} channels", "parameters": count(stage)}
-        )
+        parts.append({"part": f"encoder stage {i + 1}: {depth} VSS blocks, {dim} channels", "parameters": count(stage)})
     parts.append({"part": "patch merging", "parameters": count(model.merges)})
     for i, (block, layer) in enumerate(zip(model.decoder.blocks, model.decoder.vm_layers, strict=True)):
         parts.append({"part": f"decoder {i + 1}: upsampling residual block", "parameters": count(block)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from monai.losses import DiceCELoss
+from monai.losses.dice import DiceCELoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 

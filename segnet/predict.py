@@ -14,6 +14,7 @@ from torch import nn
 
 from .config import Config
 from .data.nifti import Volume, read_image, write_like, write_mask
+from .data.pairs import find_pairs
 from .errors import InputError
 from .inference import keep_clicked, segment
 from .metrics import recist_axes_mm, volume_ml
@@ -50,24 +51,35 @@ def case_of(path: Path) -> str:
     return path.stem
 
 
-def images_in(source: Path, cases: Sequence[str] | None = None) -> list[Path]:
-    """The NIfTI files of a folder, or the one file, limited to `cases` where given. Raises InputError where there are none."""
+def images_in(source: Path, cases: Sequence[str] | None = None) -> dict[str, Path]:
+    """Images by case: of one file, of a folder of image and mask pairs, or of a folder of images.
+
+    Parameters
+    ----------
+    source : a NIfTI file, or a folder; where its layout is one of pairs (`segnet.data.pairs`), masks are left alone
+    cases : limit to these
+
+    Raises
+    ------
+    InputError
+        There is no image, or none of a case asked for.
+    """
     if source.is_file():
-        return [source]
+        return {case_of(source): source}
     if not source.is_dir():
         raise InputError(f"input: expected a NIfTI file or a folder of them, got {source}; check the path")
-    files = sorted(p for p in source.iterdir() if p.name.endswith(SUFFIXES) and not p.name.startswith("."))
-    if not files:
+    try:
+        found = {pair.case: pair.image for pair in find_pairs(source)}
+    except InputError:
+        found = {case_of(p): p for p in source.iterdir() if p.name.endswith(SUFFIXES) and not p.name.startswith(".")}
+    if not found:
         raise InputError(f"input {source}: expected at least one .nii or .nii.gz file, got none; check the folder")
-    if cases is None:
-        return files
-    by_case = {case_of(p): p for p in files}
-    missing = sorted(set(cases) - set(by_case))
+    missing = sorted(set(cases or ()) - set(found))
     if missing:
         raise InputError(
             f"input {source}: expected an image of case {missing[0]}, got none; check the folder or the part"
         )
-    return [by_case[case] for case in sorted(cases)]
+    return {case: found[case] for case in sorted(found if cases is None else cases)}
 
 
 def click_index(click: Click, space: ClickSpace, volume: Volume) -> tuple[int, int, int] | None:

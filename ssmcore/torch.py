@@ -94,7 +94,7 @@ def _scan_fwd(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(out, last_state, checkpoints); the last as `ops.selective_scan.checkpoint_shape`, or empty."""
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
-    views = [_scan.canonical(name, x, layout) for name, x in zip(_scan.ARGUMENTS, tensors, strict=True)]
+    views: list[Any] = [_scan.canonical(name, x, layout) for name, x in zip(_scan.ARGUMENTS, tensors, strict=True)]
     if u.device.type != "cpu":
         with torch.no_grad():
             out, last, kept = selective_scan_tensors(
@@ -155,14 +155,14 @@ def _scan_bwd(
 ) -> list[Tensor]:
     """Gradients in the order of `ARGUMENTS`, empty for an absent argument; that of initial_state always."""
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
-    views = [_scan.canonical(name, x, layout) for name, x in zip(_scan.ARGUMENTS, tensors, strict=True)]
+    views: list[Any] = [_scan.canonical(name, x, layout) for name, x in zip(_scan.ARGUMENTS, tensors, strict=True)]
     dout = _scan.canonical("out", dout, layout)
     grads: Sequence[Any]
     if u.device.type != "cpu":
         batch, dim, _, dstate = _scan_shapes(u, A, layout)
         views[-1] = u.new_zeros((batch, dim, dstate)) if initial_state is None else initial_state
         with torch.enable_grad():
-            inputs = [None if x is None else x.detach().requires_grad_() for x in views]
+            inputs: list[Any] = [None if x is None else x.detach().requires_grad_() for x in views]
             out, last, _ = selective_scan_tensors(*inputs, delta_softplus=delta_softplus, discretization=discretization)
             grads = gradients((out, last), inputs, (dout, dlast_state))
     else:
@@ -225,7 +225,7 @@ def _scan_backward(ctx: Any, dout: Tensor | None, dlast_state: Tensor | None, _:
         return (None,) * (len(ctx.present) + 4)
     checkpoints, *given = ctx.saved_tensors
     tensors = iter(given)
-    arguments = [next(tensors) if present else None for present in ctx.present]
+    arguments: list[Any] = [next(tensors) if present else None for present in ctx.present]
     u = arguments[0]
     grads = _scan_bwd(
         torch.zeros_like(u) if dout is None else dout,

@@ -66,7 +66,7 @@ def load_cases(root: Path, names: list[str] | None = None) -> list[Case]:
                     entry.patient,
                     group["image"][:],
                     mask,
-                    tuple(float(v) for v in group.attrs["spacing_zyx_mm"]),
+                    entry.spacing_zyx_mm,
                     np.asarray(group.attrs["affine"], dtype=np.float64),
                     np.argwhere(mask).astype(np.int32),
                 )
@@ -131,10 +131,11 @@ class BatchSource:
         return torch.from_numpy(self.rng.uniform(low, high, count).astype(np.float32))
 
     def _augment(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Flip, rotation, scale, then contrast, brightness, gamma and noise."""
+        """Flip, quarter and small turns, scale, then contrast, brightness, gamma and noise."""
         count, size = len(images), self.config.input_px
-        angle = self._uniform(-np.pi, np.pi, count)
-        scale = torch.exp(self._uniform(-0.25, 0.25, count)) / CANVAS
+        quarter = torch.from_numpy(self.rng.integers(0, 4, count).astype(np.float32)) * (np.pi / 2)
+        angle = quarter + self._uniform(-0.25, 0.25, count)
+        scale = torch.exp(self._uniform(-0.2, 0.2, count)) / CANVAS
         flip = torch.where(self._uniform(0, 1, count) < 0.5, -1.0, 1.0)
         cos, sin, zero = torch.cos(angle) * scale, torch.sin(angle) * scale, torch.zeros(count)
         theta = torch.stack([torch.stack([cos * flip, -sin, zero], -1), torch.stack([sin * flip, cos, zero], -1)], 1)
@@ -145,8 +146,8 @@ class BatchSource:
         def each(values: Tensor) -> Tensor:
             return values[:, None, None, None]
 
-        images = images.clamp(0, 1) ** each(torch.exp(self._uniform(-0.3, 0.3, count)))
-        images = images * each(self._uniform(0.8, 1.2, count)) + each(self._uniform(-0.1, 0.1, count))
+        images = images.clamp(0, 1) ** each(torch.exp(self._uniform(-0.2, 0.2, count)))
+        images = images * each(self._uniform(0.85, 1.15, count)) + each(self._uniform(-0.05, 0.05, count))
         noise = torch.from_numpy(self.rng.standard_normal(tuple(images.shape), dtype=np.float32))
-        images = images + noise * each(self._uniform(0, 0.04, count))
+        images = images + noise * each(self._uniform(0, 0.02, count))
         return images.clamp(0, 1), masks[:, 0]

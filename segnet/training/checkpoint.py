@@ -13,7 +13,7 @@ from torch import nn
 from ..config import Config
 from ..errors import InputError
 from ..files import replacing
-from ..models import build
+from ..models import build, channels_last
 
 FORMAT = "segnet-checkpoint/1"
 FILE = "model.safetensors"
@@ -72,4 +72,4 @@ def load(path: Path) -> tuple[nn.Module, Config]:
             " they are of another model"
         )
     model.load_state_dict(tensors, assign=True)
-    return model.eval().to(memory_format=torch.channels_last), config
+    return channels_last(model.eval()), config

@@ -24,7 +24,7 @@ from ..files import write_text
 from ..inference import segment
 from ..losses import JointLoss
 from ..metrics import dice
-from ..models import build
+from ..models import build, channels_last
 from . import checkpoint
 
 SPLIT_FILE, LOG_FILE = "split.json", "log.jsonl"
@@ -44,7 +44,8 @@ class TrainResult:
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices decay; biases, norms, A_log, D and the step bias do not."""
-    decay, keep = [], []
+    decay: list[nn.Parameter] = []
+    keep: list[nn.Parameter] = []
     for parameter in model.parameters():
         keep_it = parameter.ndim < 2 or getattr(parameter, "_no_weight_decay", False)
         (keep if keep_it else decay).append(parameter)
@@ -98,7 +99,7 @@ def train(prepared: Path, out: Path, config: Config, *, report: Report | None = 
     torch.manual_seed(settings.seed)
     source = BatchSource(load_cases(prepared, split["train"]), config.data, settings.seed)
     val_cases = load_cases(prepared, split["val"])
-    model = build(config.model).to(memory_format=torch.channels_last)
+    model = channels_last(build(config.model))
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True)
     loss_of = JointLoss(settings.reconstruction_weight)
     optimizer = torch.optim.AdamW(parameter_groups(model, settings.weight_decay), lr=settings.learning_rate, fused=True)

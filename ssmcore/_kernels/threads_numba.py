@@ -12,7 +12,8 @@ import numba
 def threads(count: int) -> Iterator[None]:
     """The mask set to `count`, or to all numba has where that is fewer, and put back."""
     before = numba.get_num_threads()
-    numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+    available: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+    numba.set_num_threads(min(count, available))
     try:
         yield
     finally:

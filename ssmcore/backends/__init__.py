@@ -110,7 +110,7 @@ def choose(op: str, entries: tuple[str, ...], backend: str | None = None, **case
                 f"{op}: backend {name!r}, named {asked_by}, cannot run: {reason}; name another, or none for automatic choice"
             )
         return Choice(op, name, asked_by)
-    skipped = []
+    skipped: list[tuple[str, str]] = []
     for name in AUTOMATIC:
         reason = _refusal(name, entries, op, case)
         if reason is None:

@@ -40,7 +40,8 @@ class MatrixGradient(NamedTuple):
     def total(self) -> Array:
         partial = self.constant if self.varying is None else self.varying
         assert partial is not None
-        return partial[0] if partial.shape[0] == 1 else partial.sum(axis=0)
+        total: Array = partial[0] if partial.shape[0] == 1 else partial.sum(axis=0)
+        return total
 
 
 def split(matrix: Array) -> tuple[Array | None, Array | None]:

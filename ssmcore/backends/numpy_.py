@@ -304,7 +304,8 @@ def _add(gradient: Array, t: int, per_channel: Array) -> None:
 
 
 def gate_crop(g: Array, size: tuple[int, ...]) -> Array:
-    return g[_window(g.shape, size)].copy()
+    window: Array = g[_window(g.shape, size)]
+    return window.copy()
 
 
 def gate_crop_vjp(dout: Array, g_size: tuple[int, ...]) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,8 +83,8 @@ SPEC = OpSpec(
                       "squaring doubles the rounding at each of at most ten squarings"),
     gradient=Tolerance(float32=1e-5, float64=1e-12, reason="sums over the broadcast axes and the state"),
     samples=(
-        *(Sample(f"diagonal {m}", lambda rng, dtype, m=m: _diagonal(rng, dtype, method=m)) for m in _METHODS),
-        *(Sample(f"dense {m}", lambda rng, dtype, m=m: _dense(rng, dtype, method=m)) for m in _METHODS),
+        *(Sample(f"diagonal {m}", partial(_diagonal, method=m)) for m in _METHODS),
+        *(Sample(f"dense {m}", partial(_dense, method=m)) for m in _METHODS),
         Sample("diagonal over a batch", lambda rng, dtype: _diagonal(rng, dtype, shape=(2, 7, 5), method="zoh")),
         Sample("A near 0", _near_zero),
         Sample("no step", lambda rng, dtype: _diagonal(rng, dtype, shape=(0, 5))),

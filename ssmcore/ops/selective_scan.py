@@ -405,7 +405,7 @@ def selective_scan_vjp(
     )
     return SelectiveScanGradients(
         *(
-            uncanonical(name, g, layout, 3 if arrays[name] is None else arrays[name].ndim)
+            uncanonical(name, g, layout, 3 if (x := arrays[name]) is None else x.ndim)
             for name, g in zip(ARGUMENTS, grads, strict=True)
         )
     )

@@ -72,11 +72,11 @@ def test_a_click_outside_is_refused_and_nothing_is_written(scan: Path, tmp_path:
     assert not (tmp_path / "mask.nii.gz").exists()
 
 
-def test_images_of_a_folder(scan: Path, tmp_path: Path) -> None:
-    assert images_in(tmp_path) == [scan]
-    assert images_in(tmp_path, ["scan"]) == [scan]
+def test_images_of_a_folder(scan: Path, tmp_path: Path, pairs_folder: Path) -> None:
+    assert images_in(tmp_path) == images_in(tmp_path, ["scan"]) == images_in(scan) == {"scan": scan}
     with pytest.raises(InputError, match="expected an image of case other, got none"):
         images_in(tmp_path, ["other"])
     (tmp_path / "empty").mkdir()
+    assert set(images_in(pairs_folder)) == {f"bone_{i:05d}_lesion_01" for i in range(10)}
     with pytest.raises(InputError, match=r"expected at least one .nii or .nii.gz file, got none"):
         images_in(tmp_path / "empty")

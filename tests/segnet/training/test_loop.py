@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -95,4 +96,4 @@ def test_the_schedule_warms_up_and_ends_at_nothing() -> None:
     assert max(rates) == pytest.approx(1.0)
     assert int(np.argmax(rates)) == 10
     assert rates[-1] == pytest.approx(0.0, abs=1e-12)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[10:]))

@@ -1,0 +1,6 @@
+from typing import Any
+
+DISCRETIZATIONS: tuple[str, ...]
+
+def discretize(*arguments: Any) -> None: ...
+def discretize_vjp(*arguments: Any) -> None: ...
