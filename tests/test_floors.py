@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 
@@ -19,7 +20,8 @@ def loaded_by(statement: str) -> set[str]:
         f"{statement}\n"
         "print(json.dumps(sorted(set(sys.modules) - before)))"
     )
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    # not in the checkout, whose folder would hide the installed package
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=gettempdir())
     return set(json.loads(run.stdout.splitlines()[-1]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -71,7 +72,7 @@ class MambaAHNet(nn.Module):
         self.config = config
         dims = tuple(3 * config.base_width * 2**i for i in range(4))
         self.embed = PatchEmbedding(config.in_channels, dims[0])
-        rates = torch.linspace(0, config.drop_path, sum(config.depths)).tolist()
+        rates = np.linspace(0, config.drop_path, sum(config.depths)).tolist()
         self.stages, self.merges = nn.ModuleList(), nn.ModuleList()
         for dim, depth in zip(dims, config.depths, strict=True):
             blocks = [

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import gettempdir
 
 import nibabel as nib
 import numpy as np
@@ -19,7 +20,8 @@ from safetensors.torch import load_file, save_file
 def segnet(*arguments: str | Path, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "segnet.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=environment)
+    # not in the checkout, whose folder would hide the installed package
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=environment, cwd=gettempdir())
 
 
 def refused(*arguments: str | Path, says: str) -> None:

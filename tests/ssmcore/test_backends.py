@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import warnings
+from tempfile import gettempdir
 from types import SimpleNamespace
 from typing import Any
 
@@ -174,5 +175,6 @@ def test_without_a_built_extension_the_package_works_and_says_so() -> None:
         "print(sum('slow reference' in str(w.message) for w in caught))\n"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SSMCORE")}
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    command = [sys.executable, "-c", program]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=gettempdir())
     assert run.stdout.split() == ["4.0", "numpy", "1"]
