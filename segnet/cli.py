@@ -281,6 +281,16 @@ def _part(model: Path, part: Part) -> list[str]:
     return cases
 
 
+def _pairs_at(source: Path) -> dict[str, Any]:
+    """Pairs by case of a folder laid out as one of pairs, none of anything else."""
+    from .data.pairs import find_pairs
+
+    try:
+        return {pair.case: pair for pair in find_pairs(source)}
+    except InputError:
+        return {}
+
+
 @app.command()
 def evaluate(
     predictions: Annotated[Path, typer.Option("--input", "-i", help="Folder of predicted masks, or one mask.")],
@@ -288,13 +298,14 @@ def evaluate(
         Path, typer.Option("--truth", "-t", help="Folder of true masks, of pairs, a prepared folder, or one mask.")
     ],
     out: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for evaluation.json, .csv and .txt.")
+        Path | None, typer.Option("--output", "-o", help="Folder for evaluation.json, .csv, .txt and overlays.")
     ] = None,
     model: Annotated[Path | None, typer.Option("--model", "-m", help="Run whose split --part refers to.")] = None,
     part: Annotated[Part | None, typer.Option(help="Only this part of the run's split.")] = None,
     patient_regex: Annotated[
         str | None, typer.Option(help="Its first group, found in a case's name, is the patient.")
     ] = None,
+    window: Annotated[tuple[float, float], typer.Option(help="CT window of the overlays, in HU.")] = (-1000.0, 400.0),
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -312,6 +323,10 @@ def evaluate(
         texts = {"json": evaluation.to_json(), "csv": evaluation.to_csv(), "txt": evaluation.to_table()}
         for suffix, text in texts.items():
             write_text(out / f"evaluation.{suffix}", text)
+        if (pairs := _pairs_at(truths)) and predictions.is_dir():
+            from .report.cases import overlay_cases
+
+            overlay_cases({row.case: row.dice for row in evaluation.rows}, predictions, pairs, out, window_hu=window)
     print(evaluation.to_json() if as_json else evaluation.to_table())
 
 

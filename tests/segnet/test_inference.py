@@ -6,23 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from networks import Threshold
 
 from segnet.config import DataConfig
 from segnet.inference import _starts, keep_clicked, segment
 
 CONFIG = DataConfig(patch_px=32, input_px=32)
-
-
-class Threshold(nn.Module):
-    """Certain lesion where the normalised image is above one half: the right answer is known voxel by voxel."""
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
-        logit = torch.where(x > 0.5, 30.0, -30.0)
-        return torch.cat([-logit, logit], 1), None
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (2, 70, 45), (2, 20, 25), (1, 33, 31), (4, 16, 100)])

@@ -9,7 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from test_inference import Threshold
+from networks import Threshold
 
 from segnet.config import Config
 from segnet.data.nifti import read_image
