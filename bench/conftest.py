@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 
 ROWS: list[dict[str, Any]] = []
@@ -23,12 +22,6 @@ def measure(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., Non
         ROWS.append({"name": request.node.name, "ns_per_element": nanoseconds, "error": error})
 
     return run
-
-
-def relative_error(got: Any, reference: Any) -> float:
-    """max|got - reference| / max|reference|."""
-    got, reference = np.asarray(got, np.float64), np.asarray(reference, np.float64)
-    return float(np.abs(got - reference).max() / np.abs(reference).max())
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

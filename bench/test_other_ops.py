@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import relative_error
+from oracles import relative_error
 
 import ssmcore
 from ssmcore.ops import SPECS

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import relative_error
+from oracles import relative_error
 
 import ssmcore
 from ssmcore.ops.selective_scan import SPEC, _case
