@@ -38,10 +38,9 @@ def extensions(mode: str) -> list[Extension]:
             include_dirs=[KERNELS],
             extra_compile_args=compile_args + openmp,
             extra_link_args=openmp,
-            optional=mode == "auto",
         )
 
-    return cythonize(
+    built = cythonize(
         [
             extension("discretize_cython", [], []),
             extension("gate_crop_cython", [], []),
@@ -50,6 +49,9 @@ def extensions(mode: str) -> list[Extension]:
         build_dir="build/cython",
         quiet=True,
     )
+    for one in built:
+        one.optional = mode == "auto"  # cythonize drops the argument of this name
+    return list(built)
 
 
 mode = os.environ.get("SSMCORE_BUILD", "auto")

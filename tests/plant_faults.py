@@ -167,7 +167,7 @@ FAULTS = [
 
 
 def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    environment = {**os.environ, "PYTHONPATH": str(folder), "SSMCORE_BUILD": "require"}
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
 
 
