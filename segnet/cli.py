@@ -206,11 +206,11 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Segment one image or a folder of images."""
-    from .inference import load_model
     from .predict import SUFFIXES, images_in, predict_file
+    from .training import checkpoint
 
     point = _parse_click(click)
-    network, config = load_model(model)
+    network, config = checkpoint.load(model)
     cases = None if part is None else _part(model, part)
     images = images_in(source, cases)
     single = source.is_file()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -129,10 +128,3 @@ def keep_clicked(
         at_click = labels[tuple(voxels[distance_mm.argmin()])]
     kept: NDArray[np.bool_] = labels == at_click
     return kept
-
-
-def load_model(path: Path) -> tuple[nn.Module, Any]:
-    """(network in evaluation mode, its Config) of a checkpoint file or of a run's folder. Raises InputError."""
-    from .training.checkpoint import load
-
-    return load(path)
