@@ -9,6 +9,7 @@ from .backends import names as backend_names
 from .ops.discretize import DiscretizeGradients, discretize, discretize_vjp
 from .ops.gate_crop import gate_crop, gate_crop_vjp
 from .ops.selective_scan import SelectiveScanGradients, selective_scan, selective_scan_vjp
+from .ops.ss2d import SS2DGradients, ss2d, ss2d_vjp
 
 __version__ = "0.1.0"
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "ArgumentTypeError",
     "BackendError",
     "DiscretizeGradients",
+    "SS2DGradients",
     "SelectiveScanGradients",
     "backend_names",
     "discretize",
@@ -25,5 +27,7 @@ __all__ = [
     "gate_crop_vjp",
     "selective_scan",
     "selective_scan_vjp",
+    "ss2d",
+    "ss2d_vjp",
     "use_backend",
 ]

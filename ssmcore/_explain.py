@@ -11,7 +11,7 @@ def explain(op: str, *, backend: str | None = None) -> backends.Choice:
 
     Parameters
     ----------
-    op : "discretize", "selective_scan" or "gate_crop"
+    op : "discretize", "selective_scan", "ss2d" or "gate_crop"
     backend : as in the operation
 
     Returns

@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from ssmcore.ops.selective_scan import _case
+from ssmcore.ops.ss2d import _case as ss2d_case
 
 LENGTHS = (0, 1, 2, 3, 7, 16, 63, 64, 65, 66, 129)
 
@@ -36,6 +37,29 @@ def scans(draw: Any, *, dtypes: tuple[Any, ...] = (np.float32, np.float64)) -> t
     for name in ("D", "z", "delta_bias", "initial_state"):
         if name in case and draw(st.booleans()):
             del case[name]
+    for name, value in case.items():
+        if isinstance(value, np.ndarray):
+            case[name] = draw(st.sampled_from((plain, every_other, reversed_memory, transposed_memory)))(value)
+            case[name].setflags(write=False)
+    return case, dtype
+
+
+@st.composite
+def grids(draw: Any, *, dtypes: tuple[Any, ...] = (np.float32, np.float64)) -> tuple[dict[str, Any], Any]:
+    """(arguments of ss2d, dtype) over heights and widths on both sides of a chunk, widths off the lane, options and strides."""
+    dtype = draw(st.sampled_from(dtypes))
+    case = ss2d_case(
+        np.random.default_rng(draw(st.integers(0, 2**32 - 1))),
+        dtype,
+        batch=draw(st.integers(1, 2)),
+        height=draw(st.sampled_from((1, 2, 5, 8, 13))),
+        width=draw(st.sampled_from((1, 3, 8, 11))),
+        dim=draw(st.sampled_from((1, 5, 16, 33, 70))),
+        dstate=draw(st.sampled_from((1, 3, 8, 16, 19))),
+        extras=draw(st.booleans()),
+        discretization=draw(st.sampled_from(("mamba", "bilinear", "zoh"))),
+        delta_softplus=draw(st.booleans()),
+    )
     for name, value in case.items():
         if isinstance(value, np.ndarray):
             case[name] = draw(st.sampled_from((plain, every_other, reversed_memory, transposed_memory)))(value)

@@ -8,26 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssmcore.torch import selective_scan
+from ssmcore.torch import ss2d
 
-DIRECTIONS = ("row", "column", "row_reversed", "column_reversed")
-
-
-def unroll(x: Tensor, direction: str) -> Tensor:
-    """A grid (batch, height, width, channels) as the sequence (batch, height * width, channels) a direction walks."""
-    if direction.startswith("column"):
-        x = x.transpose(1, 2)
-    sequence = x.flatten(1, 2)
-    return sequence.flip(1) if direction.endswith("reversed") else sequence
-
-
-def roll_up(y: Tensor, direction: str, height: int, width: int) -> Tensor:
-    """Inverse of `unroll`."""
-    if direction.endswith("reversed"):
-        y = y.flip(1)
-    if direction.startswith("column"):
-        return y.unflatten(1, (width, height)).transpose(1, 2)
-    return y.unflatten(1, (height, width))
+DIRECTIONS = 4
 
 
 class SS2D(nn.Module):
@@ -44,7 +27,7 @@ class SS2D(nn.Module):
     def __init__(self, channels: int, dt_rank: int, *, dstate: int = 16, discretization: str = "bilinear") -> None:
         super().__init__()
         self.dt_rank, self.dstate, self.discretization = dt_rank, dstate, discretization
-        k = len(DIRECTIONS)
+        k = DIRECTIONS
         # delta, B and C depend on one position alone, so one product in the natural order serves all directions
         self.x_proj = nn.Linear(channels, k * (dt_rank + 2 * dstate), bias=False)
         self.dt_weight = nn.Parameter(torch.empty(k, channels, dt_rank).uniform_(-(dt_rank**-0.5), dt_rank**-0.5))
@@ -57,29 +40,21 @@ class SS2D(nn.Module):
             parameter._no_weight_decay = True  # type: ignore[attr-defined]
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[1:3]
-        projected = self.x_proj(x).unflatten(-1, (len(DIRECTIONS), -1))
-        A = -torch.exp(self.A_log)
-        total = None
-        for k, direction in enumerate(DIRECTIONS):
-            sequence = unroll(projected[:, :, :, k], direction)
-            rank, B, C = sequence.split([self.dt_rank, self.dstate, self.dstate], dim=-1)
-            y = selective_scan(
-                unroll(x, direction),
-                F.linear(rank, self.dt_weight[k]),
-                A[k],
-                B,
-                C,
-                self.D[k],
-                delta_bias=self.dt_bias[k],
-                delta_softplus=True,
-                discretization=self.discretization,
-                layout="bld",
-            )
-            y = roll_up(y, direction, height, width)
-            total = y if total is None else total + y
-        assert total is not None
-        return total
+        projected = self.x_proj(x).unflatten(-1, (DIRECTIONS, -1))
+        rank, B, C = projected.split([self.dt_rank, self.dstate, self.dstate], dim=-1)
+        # one product a direction, all positions at once: (4, positions, rank) with (4, rank, channels)
+        delta = torch.bmm(rank.flatten(0, 2).transpose(0, 1), self.dt_weight.transpose(1, 2))
+        return ss2d(
+            x,
+            delta.transpose(0, 1).unflatten(0, x.shape[:3]),
+            -torch.exp(self.A_log),
+            B,
+            C,
+            self.D,
+            self.dt_bias,
+            delta_softplus=True,
+            discretization=self.discretization,
+        )
 
 
 class VSSModule(nn.Module):

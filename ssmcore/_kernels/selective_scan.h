@@ -1,5 +1,5 @@
-/* What the Cython module hands to a selective-scan kernel. Strides count elements. All arrays are read and written
- * through (batch, seqlen, dim) strides, so that both layouts run without a transposed copy. */
+/* What the Cython module hands to a selective-scan kernel. Strides count elements. Sequences are read and written
+ * through (batch, position, direction, dim) strides, so that no layout is transposed and no grid is flipped. */
 #ifndef SSMCORE_SELECTIVE_SCAN_H
 #define SSMCORE_SELECTIVE_SCAN_H
 #include <stdint.h>
@@ -7,15 +7,19 @@
 enum { SSMCORE_MAMBA = 0, SSMCORE_BILINEAR = 1, SSMCORE_ZOH = 2 };
 enum { SSMCORE_CHUNK = 64 }; /* steps between two kept states */
 
+/* A direction's number tells how it walks a grid: 0 along rows, 1 along columns, 2 and 3 the same backwards. */
+enum { SSMCORE_COLUMNS = 1, SSMCORE_REVERSED = 2 };
+
+/* Where `direction` is 0, all directions read the same values, or add up what they write. */
 typedef struct {
     const void *data; /* NULL: absent */
-    int64_t batch, time, dim;
+    int64_t batch, time, dim, direction;
 } ssm_in;
 typedef struct {
     void *data;
-    int64_t batch, time, dim;
+    int64_t batch, time, dim, direction;
 } ssm_out;
-/* B or C: (batch, seqlen, ngroups, dstate); constant (dim, dstate) when `constant`. */
+/* B or C: (batch, seqlen, directions * ngroups, dstate); constant (dim, dstate) when `constant`. */
 typedef struct {
     const void *data;
     int64_t batch, time, group, state;
@@ -24,24 +28,24 @@ typedef struct {
 
 typedef struct {
     int64_t batch, dim, seqlen, dstate, ngroups;
+    int64_t directions, width; /* a sequence: 1 and seqlen; a grid: 4 and its width, seqlen being height * width */
+    int64_t block;             /* channels a unit of work covers; sums over channels depend on it, and not on threads */
     int discretization, delta_softplus, num_threads;
     ssm_in u, delta, z, dout;
     ssm_matrix B, C;
-    const void *A, *D, *delta_bias; /* (dim, dstate), (dim,), (dim,) contiguous */
-    const void *initial_state;      /* (batch, dim, dstate) contiguous */
+    /* all that follow are contiguous */
+    const void *A, *D, *delta_bias; /* (directions, dim, dstate), (directions, dim) twice */
+    const void *initial_state;      /* (batch, directions, dim, dstate), may be NULL */
     ssm_out out;
-    void *last_state;        /* (batch, dim, dstate) contiguous */
-    void *checkpoints;       /* (batch, nchunks, dstate, dim) contiguous; may be NULL in the forward pass */
+    void *last_state;        /* (batch, directions, dim, dstate), may be NULL */
+    void *checkpoints;       /* (directions, batch, nchunks, dstate, dim); may be NULL in the forward pass */
     ssm_out du, ddelta, dz;
-    const void *dlast_state; /* (batch, dim, dstate), may be NULL */
-    void *dinitial_state;    /* (batch, dim, dstate) */
-    void *dA;                /* (batch, dim, dstate): partial sums over time, per batch entry */
-    void *dB, *dC;           /* varying: (nblocks, batch, seqlen, ngroups, dstate); constant: (batch, dim, dstate) */
-    void *dD, *ddelta_bias;  /* (batch, dim), may be NULL */
+    const void *dlast_state; /* (batch, directions, dim, dstate), may be NULL */
+    void *dinitial_state;    /* the same, may be NULL */
+    void *dA;                /* (batch, directions, dim, dstate): partial sums over time, per batch entry */
+    void *dB, *dC;           /* varying: (nblocks, batch, seqlen, directions * ngroups, dstate); constant: as dA */
+    void *dD, *ddelta_bias;  /* (batch, directions, dim), may be NULL */
 } ssm_scan;
-
-/* Channels a unit of work covers. Fixed, so that sums over channels do not depend on the number of threads. */
-enum { SSMCORE_BLOCK = 128 };
 
 enum { SSMCORE_GENERIC = 0, SSMCORE_AVX2 = 1, SSMCORE_AVX512 = 2 };
 enum { SSMCORE_NO_MEMORY = -1, SSMCORE_NO_ISA = -2 };

@@ -1,28 +1,30 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, binding=True
-"""Selective scan on the C kernels: fills `out`, `last_state`, `checkpoints`, and the gradients.
+"""Selective scan on the C kernels, of sequences and of grids: fills `out`, `last_state`, `checkpoints`, and the gradients.
 
 Every sequence is a view (batch, seqlen, dim) with any strides; B and C are (batch, seqlen, ngroups, dstate) with any
-strides, or contiguous (dim, dstate). The other arrays are C-contiguous. Shapes are the caller's to check.
+strides, or contiguous (dim, dstate). A grid's positions are numbered row by row; what its four directions have each of
+their own lies in (batch, position, direction, ...). The other arrays are C-contiguous. Shapes are the caller's to check.
 """
 from libc.stdint cimport int64_t
+from libc.string cimport memset
 
 cdef extern from "selective_scan.h" nogil:
     enum: SSMCORE_CHUNK
-    enum: SSMCORE_BLOCK
     enum: SSMCORE_NO_MEMORY
     enum: SSMCORE_NO_ISA
     ctypedef struct ssm_in:
         const void *data
-        int64_t batch, time, dim
+        int64_t batch, time, dim, direction
     ctypedef struct ssm_out:
         void *data
-        int64_t batch, time, dim
+        int64_t batch, time, dim, direction
     ctypedef struct ssm_matrix:
         const void *data
         int64_t batch, time, group, state
         int constant
     ctypedef struct ssm_scan:
         int64_t batch, dim, seqlen, dstate, ngroups
+        int64_t directions, width, block
         int discretization, delta_softplus, num_threads
         ssm_in u, delta, z, dout
         ssm_matrix B, C
@@ -47,7 +49,7 @@ cdef extern from "selective_scan.h" nogil:
     int ssm_scan_bwd(const ssm_scan *scan, int isa, int is_double)
 
 CHUNK = SSMCORE_CHUNK
-BLOCK = SSMCORE_BLOCK
+BLOCK = 64
 ISAS = ("generic", "avx2", "avx512")
 DISCRETIZATIONS = ("mamba", "bilinear", "zoh")
 
@@ -61,6 +63,14 @@ def best_isa() -> str:
     return ISAS[ssm_best_isa()]
 
 
+def block_of(dim: int) -> int:
+    """Channels a unit of work covers, of `dim` that share B and C: up to BLOCK, evenly, in whole vectors.
+
+    Sums over channels depend on it, so it depends on nothing else."""
+    blocks = -(-dim // BLOCK) or 1
+    return -(-dim // blocks // 16) * 16 or 16
+
+
 def has_openmp() -> bool:
     """Whether the kernels were compiled with OpenMP, without which they run on one thread."""
     return ssm_has_openmp() != 0
@@ -69,7 +79,7 @@ def has_openmp() -> bool:
 cdef ssm_in reads(const real[:, :, :] x) noexcept:
     cdef ssm_in view
     view.data = NULL
-    view.batch = view.time = view.dim = 0
+    view.batch = view.time = view.dim = view.direction = 0
     if x is not None:
         view.data = <const void *> &x[0, 0, 0]
         view.batch = x.strides[0] // <int64_t> sizeof(real)
@@ -81,7 +91,7 @@ cdef ssm_in reads(const real[:, :, :] x) noexcept:
 cdef ssm_out writes(real[:, :, :] x) noexcept:
     cdef ssm_out view
     view.data = NULL
-    view.batch = view.time = view.dim = 0
+    view.batch = view.time = view.dim = view.direction = 0
     if x is not None:
         view.data = <void *> &x[0, 0, 0]
         view.batch = x.strides[0] // <int64_t> sizeof(real)
@@ -90,19 +100,53 @@ cdef ssm_out writes(real[:, :, :] x) noexcept:
     return view
 
 
-cdef ssm_matrix matrix(const real[:, :, :, :] varying, const real[:, ::1] constant) noexcept:
+cdef ssm_in reads_each(const real[:, :, :, :] x) noexcept:
+    """(batch, position, direction, dim)."""
+    cdef ssm_in view = reads(x[:, :, 0])
+    view.direction = x.strides[2] // <int64_t> sizeof(real)
+    return view
+
+
+cdef ssm_out writes_each(real[:, :, :, :] x) noexcept:
+    cdef ssm_out view = writes(x[:, :, 0])
+    view.direction = x.strides[2] // <int64_t> sizeof(real)
+    return view
+
+
+cdef ssm_matrix varying(const real[:, :, :, :] x) noexcept:
+    cdef ssm_matrix view
+    view.constant = False
+    view.data = <const void *> &x[0, 0, 0, 0]
+    view.batch = x.strides[0] // <int64_t> sizeof(real)
+    view.time = x.strides[1] // <int64_t> sizeof(real)
+    view.group = x.strides[2] // <int64_t> sizeof(real)
+    view.state = x.strides[3] // <int64_t> sizeof(real)
+    return view
+
+
+cdef ssm_matrix varying_or_constant(const real[:, :, :, :] x, const real[:, ::1] constant) noexcept:
+    if constant is None:
+        return varying(x)
     cdef ssm_matrix view
     view.batch = view.time = view.group = view.state = 0
-    view.constant = constant is not None
-    if constant is not None:
-        view.data = <const void *> &constant[0, 0]
-    else:
-        view.data = <const void *> &varying[0, 0, 0, 0]
-        view.batch = varying.strides[0] // <int64_t> sizeof(real)
-        view.time = varying.strides[1] // <int64_t> sizeof(real)
-        view.group = varying.strides[2] // <int64_t> sizeof(real)
-        view.state = varying.strides[3] // <int64_t> sizeof(real)
+    view.constant = True
+    view.data = <const void *> &constant[0, 0]
     return view
+
+
+cdef ssm_scan empty_scan(const real[:, :, :] u, int64_t dstate) noexcept:
+    """Sizes and input of a scan of sequences, everything else absent."""
+    cdef ssm_scan scan
+    memset(&scan, 0, sizeof(scan))
+    scan.batch = u.shape[0]
+    scan.seqlen = u.shape[1]
+    scan.dim = u.shape[2]
+    scan.dstate = dstate
+    scan.ngroups = 1
+    scan.directions = 1
+    scan.width = scan.seqlen
+    scan.u = reads(u)
+    return scan
 
 
 cdef ssm_scan scan_of(
@@ -116,29 +160,43 @@ cdef ssm_scan scan_of(
     const real[::1] D,
     const real[:, :, :] z,
     const real[::1] delta_bias,
-) noexcept:
-    cdef ssm_scan scan
-    scan.batch = u.shape[0]
-    scan.seqlen = u.shape[1]
-    scan.dim = u.shape[2]
-    scan.dstate = A.shape[1]
-    scan.ngroups = 1
+) except *:
+    cdef ssm_scan scan = empty_scan(u, A.shape[1])
     if B_varying is not None:
         scan.ngroups = B_varying.shape[2]
     elif C_varying is not None:
         scan.ngroups = C_varying.shape[2]
-    scan.u = reads(u)
+    scan.block = block_of(scan.dim // scan.ngroups)
     scan.delta = reads(delta)
     scan.z = reads(z)
-    scan.B = matrix(B_varying, B_constant)
-    scan.C = matrix(C_varying, C_constant)
+    scan.B = varying_or_constant(B_varying, B_constant)
+    scan.C = varying_or_constant(C_varying, C_constant)
     scan.A = <const void *> &A[0, 0]
     scan.D = <const void *> &D[0] if D is not None else NULL
     scan.delta_bias = <const void *> &delta_bias[0] if delta_bias is not None else NULL
-    scan.initial_state = NULL
-    scan.dlast_state = NULL
-    scan.last_state = scan.checkpoints = scan.dinitial_state = NULL
-    scan.dA = scan.dB = scan.dC = scan.dD = scan.ddelta_bias = NULL
+    return scan
+
+
+cdef ssm_scan grid_of(
+    const real[:, :, :] x,
+    const real[:, :, :, :] delta,
+    const real[:, :, ::1] A,
+    const real[:, :, :, :] B,
+    const real[:, :, :, :] C,
+    const real[:, ::1] D,
+    const real[:, ::1] delta_bias,
+    int64_t width,
+) except *:
+    cdef ssm_scan scan = empty_scan(x, A.shape[2])
+    scan.directions = A.shape[0]
+    scan.width = width
+    scan.block = block_of(scan.dim)
+    scan.delta = reads_each(delta)
+    scan.B = varying(B)
+    scan.C = varying(C)
+    scan.A = <const void *> &A[0, 0, 0]
+    scan.D = <const void *> &D[0, 0] if D is not None else NULL
+    scan.delta_bias = <const void *> &delta_bias[0, 0] if delta_bias is not None else NULL
     return scan
 
 
@@ -242,6 +300,85 @@ def selective_scan_bwd(
     scan.dD = <void *> &dD[0, 0] if dD is not None else NULL
     scan.ddelta_bias = <void *> &ddelta_bias[0, 0] if ddelta_bias is not None else NULL
     scan.dinitial_state = <void *> &dinitial_state[0, 0, 0]
+    with nogil:
+        status = ssm_scan_bwd(&scan, isa, sizeof(real) == 8)
+    finish(status)
+
+
+def ss2d_fwd(
+    const real[:, :, :] x,
+    const real[:, :, :, :] delta,
+    const real[:, :, ::1] A,
+    const real[:, :, :, :] B,
+    const real[:, :, :, :] C,
+    const real[:, ::1] D,
+    const real[:, ::1] delta_bias,
+    real[:, :, :] out,
+    real[:, :, :, :, ::1] checkpoints,
+    int64_t width,
+    int discretization,
+    bint delta_softplus,
+    int num_threads,
+    int isa,
+):
+    """Fills `out` (batch, position, dim), the sum of the four directions, and, unless None, `checkpoints` (direction,
+    batch, nchunks, dstate, dim)."""
+    if x.shape[0] == 0 or x.shape[1] == 0 or x.shape[2] == 0:
+        return
+    cdef ssm_scan scan = grid_of(x, delta, A, B, C, D, delta_bias, width)
+    cdef int status
+    scan.discretization = discretization
+    scan.delta_softplus = delta_softplus
+    scan.num_threads = num_threads
+    scan.out = writes(out)
+    if checkpoints is not None:
+        scan.checkpoints = <void *> &checkpoints[0, 0, 0, 0, 0]
+    with nogil:
+        status = ssm_scan_fwd(&scan, isa, sizeof(real) == 8)
+    finish(status)
+
+
+def ss2d_bwd(
+    const real[:, :, :] dout,
+    const real[:, :, :] x,
+    const real[:, :, :, :] delta,
+    const real[:, :, ::1] A,
+    const real[:, :, :, :] B,
+    const real[:, :, :, :] C,
+    const real[:, ::1] D,
+    const real[:, ::1] delta_bias,
+    const real[:, :, :, :, ::1] checkpoints,
+    real[:, :, :] dx,
+    real[:, :, :, :] ddelta,
+    real[:, :, :, ::1] dA,
+    real[:, :, :, :, ::1] dB,
+    real[:, :, :, :, ::1] dC,
+    real[:, :, ::1] dD,
+    real[:, :, ::1] ddelta_bias,
+    int64_t width,
+    int discretization,
+    bint delta_softplus,
+    int num_threads,
+    int isa,
+):
+    """Fills the gradients. Sums over batch entries and channel blocks are left to the caller: dA, dD and ddelta_bias have
+    a batch axis first, dB and dC are (nblocks, batch, position, direction, dstate)."""
+    if x.shape[0] == 0 or x.shape[1] == 0 or x.shape[2] == 0:
+        return
+    cdef ssm_scan scan = grid_of(x, delta, A, B, C, D, delta_bias, width)
+    cdef int status
+    scan.discretization = discretization
+    scan.delta_softplus = delta_softplus
+    scan.num_threads = num_threads
+    scan.dout = reads(dout)
+    scan.checkpoints = <void *> &checkpoints[0, 0, 0, 0, 0]
+    scan.du = writes(dx)
+    scan.ddelta = writes_each(ddelta)
+    scan.dA = <void *> &dA[0, 0, 0, 0]
+    scan.dB = <void *> &dB[0, 0, 0, 0, 0]
+    scan.dC = <void *> &dC[0, 0, 0, 0, 0]
+    scan.dD = <void *> &dD[0, 0, 0] if dD is not None else NULL
+    scan.ddelta_bias = <void *> &ddelta_bias[0, 0, 0] if ddelta_bias is not None else NULL
     with nogil:
         status = ssm_scan_bwd(&scan, isa, sizeof(real) == 8)
     finish(status)

@@ -1,13 +1,13 @@
-/* Selective scan for one instruction set and one type; see ops/selective_scan.md for the derivation.
+/* Selective scan for one instruction set and one type; see ops/selective_scan.md and ops/ss2d.md for the derivation.
  *
- * A unit of work is one batch entry, one group, up to SSMCORE_BLOCK of its channels. Channels lie in the lanes, time is
- * walked in tiles of CHUNK steps that live in the first-level cache, and within a tile the state dimension is walked in
- * blocks held in registers. Lanes beyond the last channel hold zeros.
+ * A unit of work is one batch entry, one group, one block of its channels, in every direction. Channels lie in the lanes,
+ * time is walked in tiles of CHUNK steps that live in the first-level cache, and within a tile the state dimension is
+ * walked in blocks held in registers. Lanes beyond the last channel hold zeros. A direction is an order of positions,
+ * looked up once a tile; what several directions write to one position they add up there.
  */
 #include "vecmath.h"
 
 #define CHUNK SSMCORE_CHUNK
-#define BLOCK_VECS (SSMCORE_BLOCK / VL)
 
 typedef struct {
     vec u[CHUNK], dt[CHUNK], dtu[CHUNK], z[CHUNK], y[CHUNK];
@@ -15,65 +15,141 @@ typedef struct {
 
 /* ---- between strided memory and tiles [step][lane] ---- */
 
-INLINE void NAME(load)(vec *tile, const REAL *p, int64_t time, int64_t dim, int64_t steps, int64_t lanes) {
+/* The positions of a tile's steps: along rows, along columns, or either backwards. */
+typedef struct {
+    int64_t steps;
+    int in_order; /* at[t] = at[0] + t */
+    int64_t at[CHUNK];
+} NAME(walk);
+
+INLINE void NAME(walk_from)(NAME(walk) *walk, const ssm_scan *s, int64_t direction, int64_t t0) {
+    int64_t height = s->seqlen / s->width;
+    walk->steps = s->seqlen - t0 < CHUNK ? s->seqlen - t0 : CHUNK;
+    walk->in_order = direction == 0;
+    for (int64_t t = 0; t < walk->steps; t++) {
+        int64_t k = direction & SSMCORE_REVERSED ? s->seqlen - 1 - t0 - t : t0 + t;
+        walk->at[t] = direction & SSMCORE_COLUMNS ? k % height * s->width + k / height : k;
+    }
+}
+
+INLINE void NAME(load)(vec *tile, const REAL *p, int64_t time, int64_t dim, const NAME(walk) *walk, int64_t lanes) {
+    const int64_t *at = walk->at, steps = walk->steps;
     if (dim == 1 && lanes == VL) {
-        for (int64_t t = 0; t < steps; t++) __builtin_memcpy(&tile[t], p + t * time, sizeof(vec));
+        for (int64_t t = 0; t < steps; t++) __builtin_memcpy(&tile[t], p + at[t] * time, sizeof(vec));
         return;
     }
     REAL *flat = (REAL *)tile;
     if (lanes < VL) __builtin_memset(tile, 0, steps * sizeof(vec));
-    if (time == 1) {
+    if (time == 1 && walk->in_order) {
         for (int64_t d = 0; d < lanes; d++)
-            for (int64_t t = 0; t < steps; t++) flat[t * VL + d] = p[d * dim + t];
+            for (int64_t t = 0; t < steps; t++) flat[t * VL + d] = p[d * dim + at[0] + t];
         return;
     }
     for (int64_t t = 0; t < steps; t++)
-        for (int64_t d = 0; d < lanes; d++) flat[t * VL + d] = p[t * time + d * dim];
+        for (int64_t d = 0; d < lanes; d++) flat[t * VL + d] = p[at[t] * time + d * dim];
 }
 
-INLINE void NAME(store)(REAL *p, const vec *tile, int64_t time, int64_t dim, int64_t steps, int64_t lanes) {
+INLINE void NAME(store)(REAL *p, const vec *tile, int64_t time, int64_t dim, const NAME(walk) *walk, int64_t lanes,
+                        int add) {
+    const int64_t *at = walk->at, steps = walk->steps;
     if (dim == 1 && lanes == VL) {
-        for (int64_t t = 0; t < steps; t++) __builtin_memcpy(p + t * time, &tile[t], sizeof(vec));
+        for (int64_t t = 0; t < steps; t++) {
+            vec value = tile[t], before;
+            if (add) {
+                __builtin_memcpy(&before, p + at[t] * time, sizeof(vec));
+                value += before;
+            }
+            __builtin_memcpy(p + at[t] * time, &value, sizeof(vec));
+        }
         return;
     }
     const REAL *flat = (const REAL *)tile;
-    if (time == 1) {
+    if (add) {
+        for (int64_t t = 0; t < steps; t++)
+            for (int64_t d = 0; d < lanes; d++) p[at[t] * time + d * dim] += flat[t * VL + d];
+        return;
+    }
+    if (time == 1 && walk->in_order) {
         for (int64_t d = 0; d < lanes; d++)
-            for (int64_t t = 0; t < steps; t++) p[d * dim + t] = flat[t * VL + d];
+            for (int64_t t = 0; t < steps; t++) p[d * dim + at[0] + t] = flat[t * VL + d];
         return;
     }
     for (int64_t t = 0; t < steps; t++)
-        for (int64_t d = 0; d < lanes; d++) p[t * time + d * dim] = flat[t * VL + d];
+        for (int64_t d = 0; d < lanes; d++) p[at[t] * time + d * dim] = flat[t * VL + d];
+}
+
+/* A sequence of a direction, for the channels from c on. What has no direction's stride is shared: read by all, added to. */
+INLINE void NAME(load_steps)(vec *tile, const ssm_in *x, int64_t b, int64_t direction, int64_t c, const NAME(walk) *walk,
+                             int64_t lanes) {
+    NAME(load)(tile, (const REAL *)x->data + b * x->batch + direction * x->direction + c * x->dim, x->time, x->dim, walk,
+               lanes);
+}
+
+INLINE void NAME(store_steps)(const ssm_out *x, int64_t b, int64_t direction, int64_t c, const vec *tile,
+                              const NAME(walk) *walk, int64_t lanes) {
+    NAME(store)((REAL *)x->data + b * x->batch + direction * x->direction + c * x->dim, tile, x->time, x->dim, walk, lanes,
+                direction > 0 && x->direction == 0);
 }
 
 /* Per-channel rows of (dim, dstate) arrays as [state][lane]. */
-INLINE void NAME(load_state)(vec *state, const REAL *p, int64_t dstate, int64_t lanes) {
-    if (p) NAME(load)(state, p, 1, dstate, dstate, lanes);
-    else __builtin_memset(state, 0, dstate * sizeof(vec));
+INLINE void NAME(load_rows)(vec *state, const REAL *p, int64_t dstate, int64_t lanes) {
+    if (!p || lanes < VL) __builtin_memset(state, 0, dstate * sizeof(vec));
+    if (!p) return;
+    REAL *flat = (REAL *)state;
+    for (int64_t d = 0; d < lanes; d++)
+        for (int64_t n = 0; n < dstate; n++) flat[n * VL + d] = p[d * dstate + n];
 }
 
-INLINE void NAME(load_matrix)(REAL *tile, const ssm_matrix *m, int64_t b, int64_t g, int64_t t0, int64_t steps,
+INLINE void NAME(store_rows)(void *rows, int64_t row, const vec *state, int64_t dstate, int64_t lanes) {
+    if (!rows) return;
+    REAL *p = (REAL *)rows + row * dstate;
+    const REAL *flat = (const REAL *)state;
+    for (int64_t d = 0; d < lanes; d++)
+        for (int64_t n = 0; n < dstate; n++) p[d * dstate + n] = flat[n * VL + d];
+}
+
+/* B or C of a tile as [step][state]. */
+INLINE void NAME(load_matrix)(REAL *tile, const ssm_matrix *m, int64_t b, int64_t g, const NAME(walk) *walk,
                               int64_t dstate) {
-    const REAL *p = (const REAL *)m->data + b * m->batch + t0 * m->time + g * m->group;
-    for (int64_t t = 0; t < steps; t++)
-        for (int64_t n = 0; n < dstate; n++) tile[t * dstate + n] = p[t * m->time + n * m->state];
+    const REAL *p = (const REAL *)m->data + b * m->batch + g * m->group;
+    for (int64_t t = 0; t < walk->steps; t++) {
+        const REAL *row = p + walk->at[t] * m->time;
+        if (m->state == 1) __builtin_memcpy(tile + t * dstate, row, dstate * sizeof(REAL));
+        else
+            for (int64_t n = 0; n < dstate; n++) tile[t * dstate + n] = row[n * m->state];
+    }
+}
+
+/* The states of a checkpoint, (dstate, dim) in memory. */
+INLINE void NAME(store_states)(REAL *p, const vec *state, int64_t dim, int64_t dstate, int64_t lanes) {
+    for (int64_t n = 0; n < dstate; n++) __builtin_memcpy(p + n * dim, &state[n], lanes * sizeof(REAL));
+}
+
+INLINE void NAME(load_states)(vec *state, const REAL *p, int64_t dim, int64_t dstate, int64_t lanes) {
+    for (int64_t n = 0; n < dstate; n++) {
+        state[n] = (vec){0};
+        __builtin_memcpy(&state[n], p + n * dim, lanes * sizeof(REAL));
+    }
 }
 
 /* ---- one step of the discretised system ---- */
 
-/* `a` is A for bilinear and zoh and A log2(e) for mamba. kept[0..2] is what the backward pass wants again:
- * mamba: A_bar; bilinear: 1/(1 - x/2); zoh: A_bar, phi, phi'. Input enters as gain * (delta B u). */
-INLINE vec NAME(a_bar)(const int disc, vec dt, vec a, vec *gain, vec *kept) {
+/* `a` is A times A_SCALE: for mamba, so that 2^x is e^x; for bilinear, so that G = 2/(1 - x/2) is 1/(1/2 - dt a) and
+ * A_bar = G - 1. Input enters as gain * (IN_SCALE delta B u). kept[0..2] is what the backward pass wants again:
+ * mamba: A_bar; bilinear: G; zoh: A_bar, phi, phi'. `tame` tiles need no guards: see `tame` below. */
+#define A_SCALE(disc) ((disc) == SSMCORE_MAMBA ? LOG2_E : (disc) == SSMCORE_BILINEAR ? (REAL)0.25 : (REAL)1)
+#define IN_SCALE(disc) ((disc) == SSMCORE_BILINEAR ? (REAL)0.5 : (REAL)1)
+
+INLINE vec NAME(a_bar)(const int disc, const int tame, vec dt, vec a, vec *gain, vec *kept) {
     if (disc == SSMCORE_MAMBA) {
-        kept[0] = NAME(exp2)(dt * a);
+        kept[0] = tame ? NAME(exp2_inside)(dt * a) : NAME(exp2)(dt * a);
         return kept[0];
     }
     if (disc == SSMCORE_BILINEAR) {
-        vec half = dt * a * (REAL)0.5;
-        vec q = RECIPROCAL(1 - half);
-        kept[0] = q;
-        *gain = q;
-        return (1 + half) * q;
+        vec denominator = (REAL)0.5 - dt * a;
+        kept[0] = tame ? RECIPROCAL_INSIDE(denominator) : RECIPROCAL(denominator);
+        *gain = kept[0];
+        return kept[0] - 1;
     }
     vec x = dt * a;
     NAME(exp_phi)(x, &kept[0], &kept[1], &kept[2]);
@@ -82,6 +158,29 @@ INLINE vec NAME(a_bar)(const int disc, vec dt, vec a, vec *gain, vec *kept) {
 }
 
 #define KEPT(disc) ((disc) == SSMCORE_ZOH ? 3 : 1)
+
+/* The largest -dt a for which neither 2^x nor a reciprocal leaves the normal numbers. */
+#define REACH(disc) ((disc) == SSMCORE_MAMBA ? -EXP2_LOW - 1 : (disc) == SSMCORE_BILINEAR ? (REAL)1e30 : (REAL)-1)
+
+/* max_n -a[n], infinity where an a is positive or not a number. */
+INLINE vec NAME(reach)(const vec *a, int64_t dstate) {
+    vec most = {0};
+    for (int64_t n = 0; n < dstate; n++) {
+        vec magnitude = NAME(select)(a[n] <= 0, -a[n], NAME(splat)((REAL)__builtin_inf()));
+        most = NAME(select)(magnitude > most, magnitude, most);
+    }
+    return most;
+}
+
+/* Whether every step of the tile is >= 0 and keeps dt a within REACH. */
+INLINE int NAME(tame)(int disc, const vec *dt, vec reach, int64_t steps) {
+    vec limit = NAME(splat)(REACH(disc));
+    ivec ok = ~(ivec){0};
+    for (int64_t t = 0; t < steps; t++) ok &= (dt[t] >= 0) & (dt[t] * reach <= limit);
+    int all = 1;
+    for (int i = 0; i < VL; i++) all &= ok[i] != 0;
+    return all;
+}
 
 typedef struct {
     const REAL *B, *C;   /* varying: [step][dstate], broadcast; offset to the first state of the block */
@@ -95,8 +194,8 @@ INLINE NAME(bc) NAME(from_state)(NAME(bc) all, int64_t n) {
 
 /* ---- forward ---- */
 
-INLINE void NAME(fwd_states)(const int disc, const int nb, const int constant, NAME(tile) *tile, const vec *A, vec *state,
-                             NAME(bc) bc, int64_t steps) {
+INLINE void NAME(fwd_states)(const int disc, const int tame, const int constant, const int nb, NAME(tile) *tile,
+                             const vec *A, vec *state, NAME(bc) bc, int64_t steps) {
     vec h[16];
 #pragma GCC unroll 16
     for (int n = 0; n < nb; n++) h[n] = state[n];
@@ -106,7 +205,7 @@ INLINE void NAME(fwd_states)(const int disc, const int nb, const int constant, N
 #pragma GCC unroll 16
         for (int n = 0; n < nb; n++) {
             vec gain, kept[3];
-            vec a = NAME(a_bar)(disc, dt, A[n], &gain, kept);
+            vec a = NAME(a_bar)(disc, tame, dt, A[n], &gain, kept);
             vec input = constant && bc.Bv ? dtu * bc.Bv[n] : dtu * B[n];
             if (disc != SSMCORE_MAMBA) input *= gain;
             h[n] = a * h[n] + input;
@@ -120,70 +219,40 @@ INLINE void NAME(fwd_states)(const int disc, const int nb, const int constant, N
     for (int n = 0; n < nb; n++) state[n] = h[n];
 }
 
-/* A wide block (WIDE_STATES) holds its states in registers; what is left over is walked by fours and ones. */
-#define WIDE_STATES (VL * sizeof(REAL) == 64 ? 16 : 8)
-#define WALK_STATES(body)                                                       \
-    do {                                                                        \
-        int64_t n = 0;                                                          \
-        for (; n + WIDE_STATES <= dstate; n += WIDE_STATES) body(WIDE_STATES);  \
-        for (; n + 4 <= dstate; n += 4) body(4);                                \
-        for (; n < dstate; n++) body(1);                                        \
+/* Walks the states in blocks held in registers, `wide` of them, then by fours and ones. Each combination that is worth it
+ * is given to the compiler with constants; constant B or C, with which nobody trains, goes by single states. */
+#define WALK(states, wide, disc, tame)                                             \
+    do {                                                                           \
+        int64_t n = 0;                                                             \
+        for (; n + (wide) <= dstate; n += (wide)) states(disc, tame, 0, (wide));   \
+        for (; n + 4 <= dstate; n += 4) states(disc, tame, 0, 4);                  \
+        for (; n < dstate; n++) states(disc, tame, 0, 1);                          \
+    } while (0)
+#define WALK_STATES(states, wide)                                                              \
+    do {                                                                                       \
+        if (constant)                                                                          \
+            for (int64_t n = 0; n < dstate; n++) states(disc, 0, 1, 1);                        \
+        else if (disc == SSMCORE_MAMBA && tame) WALK(states, wide, SSMCORE_MAMBA, 1);          \
+        else if (disc == SSMCORE_MAMBA) WALK(states, wide, SSMCORE_MAMBA, 0);                  \
+        else if (disc == SSMCORE_BILINEAR && tame) WALK(states, wide, SSMCORE_BILINEAR, 1);    \
+        else if (disc == SSMCORE_BILINEAR) WALK(states, wide, SSMCORE_BILINEAR, 0);            \
+        else WALK(states, wide, SSMCORE_ZOH, 0);                                               \
     } while (0)
 
-static void NAME(fwd_tile)(int disc, int constant, NAME(tile) *tile, const vec *A, vec *state, NAME(bc) all, int64_t steps) {
+static void NAME(fwd_tile)(int disc, int tame, int constant, NAME(tile) *tile, const vec *A, vec *state, NAME(bc) all,
+                           int64_t steps) {
     int64_t dstate = all.dstate;
-#define FWD(nb) NAME(fwd_states)(DISC, nb, CONSTANT, tile, A + n, state + n, NAME(from_state)(all, n), steps)
-#define CONSTANT 0
-    if (!constant) {
-#define DISC SSMCORE_MAMBA
-        if (disc == SSMCORE_MAMBA) WALK_STATES(FWD);
-#undef DISC
-#define DISC SSMCORE_BILINEAR
-        if (disc == SSMCORE_BILINEAR) WALK_STATES(FWD);
-#undef DISC
-#define DISC SSMCORE_ZOH
-        if (disc == SSMCORE_ZOH) WALK_STATES(FWD);
-#undef DISC
-        return;
-    }
-#undef CONSTANT
-#define CONSTANT 1
-#define DISC disc
-    for (int64_t n = 0; n < dstate; n++) FWD(1);
-#undef DISC
-#undef CONSTANT
+#define FWD(disc, tame, constant, nb) \
+    NAME(fwd_states)(disc, tame, constant, nb, tile, A + n, state + n, NAME(from_state)(all, n), steps)
+    WALK_STATES(FWD, VL * sizeof(REAL) == 64 ? 16 : 8);
 #undef FWD
-}
-
-/* Reads u and delta, applies bias and softplus. */
-INLINE void NAME(open_tile)(NAME(tile) *tile, const ssm_scan *s, int64_t b, int64_t t0, int64_t c, int64_t steps,
-                            int64_t lanes, vec bias) {
-    NAME(load)(tile->u, (const REAL *)s->u.data + b * s->u.batch + t0 * s->u.time + c * s->u.dim, s->u.time, s->u.dim,
-               steps, lanes);
-    NAME(load)(tile->dt, (const REAL *)s->delta.data + b * s->delta.batch + t0 * s->delta.time + c * s->delta.dim,
-               s->delta.time, s->delta.dim, steps, lanes);
-    for (int64_t t = 0; t < steps; t++) {
-        vec dt = tile->dt[t] + bias;
-        if (s->delta_softplus) dt = NAME(softplus)(dt);
-        tile->dt[t] = dt;
-        tile->dtu[t] = dt * tile->u[t];
-    }
-}
-
-INLINE vec NAME(lanes_of)(const void *p, int64_t c, int64_t lanes) {
-    vec v = {0};
-    if (p) __builtin_memcpy(&v, (const REAL *)p + c, lanes * sizeof(REAL));
-    return v;
 }
 
 typedef struct {
     int64_t b, g, c0, c1, block; /* channels [c0, c1) */
 } NAME(unit);
 
-INLINE int64_t NAME(blocks)(const ssm_scan *s) {
-    int64_t per_group = s->dim / s->ngroups;
-    return (per_group + SSMCORE_BLOCK - 1) / SSMCORE_BLOCK;
-}
+INLINE int64_t NAME(blocks)(const ssm_scan *s) { return (s->dim / s->ngroups + s->block - 1) / s->block; }
 
 INLINE NAME(unit) NAME(unit_at)(const ssm_scan *s, int64_t index) {
     int64_t per_group = s->dim / s->ngroups, nblocks = NAME(blocks)(s);
@@ -191,83 +260,118 @@ INLINE NAME(unit) NAME(unit_at)(const ssm_scan *s, int64_t index) {
     unit.block = index % nblocks;
     unit.g = index / nblocks % s->ngroups;
     unit.b = index / nblocks / s->ngroups;
-    unit.c0 = unit.g * per_group + unit.block * SSMCORE_BLOCK;
+    unit.c0 = unit.g * per_group + unit.block * s->block;
     int64_t end = (unit.g + 1) * per_group;
-    unit.c1 = unit.c0 + SSMCORE_BLOCK < end ? unit.c0 + SSMCORE_BLOCK : end;
+    unit.c1 = unit.c0 + s->block < end ? unit.c0 + s->block : end;
     return unit;
 }
 
-INLINE int64_t NAME(lanes_at)(const NAME(unit) *unit, int64_t v) {
-    int64_t left = unit->c1 - unit->c0 - v * VL;
-    return left < VL ? left : VL;
+/* One vector of channels of a unit in one direction: where its parameters and partial sums stand. */
+typedef struct {
+    int64_t c, lanes, row, out_row; /* first channel; its row in (directions, dim); that in (batch, directions, dim) */
+} NAME(slot);
+
+INLINE NAME(slot) NAME(slot_at)(const ssm_scan *s, const NAME(unit) *unit, int64_t direction, int64_t v) {
+    NAME(slot) slot;
+    slot.c = unit->c0 + v * VL;
+    slot.lanes = unit->c1 - slot.c < VL ? unit->c1 - slot.c : VL;
+    slot.row = direction * s->dim + slot.c;
+    slot.out_row = (unit->b * s->directions + direction) * s->dim + slot.c;
+    return slot;
 }
 
-/* A, scaled for exp2 where the kernel wants it. */
-INLINE void NAME(load_A)(vec *A, const ssm_scan *s, int64_t c, int64_t lanes) {
-    NAME(load_state)(A, (const REAL *)s->A + c * s->dstate, s->dstate, lanes);
-    if (s->discretization == SSMCORE_MAMBA)
-        for (int64_t n = 0; n < s->dstate; n++) A[n] *= LOG2_E;
+INLINE vec NAME(lanes_of)(const void *p, int64_t row, int64_t lanes) {
+    vec v = {0};
+    if (p) __builtin_memcpy(&v, (const REAL *)p + row, lanes * sizeof(REAL));
+    return v;
+}
+
+/* A, scaled as the kernel wants it, and how far it reaches. */
+INLINE vec NAME(load_A)(vec *A, const ssm_scan *s, NAME(slot) slot) {
+    NAME(load_rows)(A, (const REAL *)s->A + slot.row * s->dstate, s->dstate, slot.lanes);
+    for (int64_t n = 0; n < s->dstate; n++) A[n] *= A_SCALE(s->discretization);
+    return NAME(reach)(A, s->dstate);
+}
+
+/* Reads u and delta, applies bias and softplus; whether the tile is tame. */
+INLINE int NAME(open_tile)(NAME(tile) *tile, const ssm_scan *s, int64_t b, int64_t direction, NAME(slot) slot,
+                           const NAME(walk) *walk, vec reach) {
+    vec bias = NAME(lanes_of)(s->delta_bias, slot.row, slot.lanes);
+    NAME(load_steps)(tile->u, &s->u, b, direction, slot.c, walk, slot.lanes);
+    NAME(load_steps)(tile->dt, &s->delta, b, direction, slot.c, walk, slot.lanes);
+    for (int64_t t = 0; t < walk->steps; t++) {
+        vec dt = tile->dt[t] + bias;
+        if (s->delta_softplus) dt = NAME(softplus)(dt);
+        tile->dt[t] = dt;
+        tile->dtu[t] = dt * tile->u[t] * IN_SCALE(s->discretization);
+    }
+    return NAME(tame)(s->discretization, tile->dt, reach, walk->steps);
 }
 
 #define ARENA(arena, type, count) \
     (type *)arena;                \
     arena += ((count) * sizeof(type) + 63) / 64 * 64
+#define BLOCK_VECS(s) (((s)->block + VL - 1) / VL)
+#define CHECKPOINT(s, unit, direction, chunk, slot)                                                                \
+    ((REAL *)(s)->checkpoints +                                                                                    \
+     ((((direction) * (s)->batch + (unit).b) * nchunks + (chunk)) * (s)->dstate) * (s)->dim + (slot).c)
 
 static int64_t NAME(fwd_scratch)(const ssm_scan *s) {
-    return sizeof(NAME(tile)) + (4 * BLOCK_VECS + 2) * s->dstate * sizeof(vec) + 2 * CHUNK * s->dstate * sizeof(REAL) + 1024;
+    return sizeof(NAME(walk)) + sizeof(NAME(tile)) + ((4 * s->dstate + 1) * sizeof(vec) + 64) * BLOCK_VECS(s) +
+           2 * CHUNK * (s->dstate * sizeof(REAL) + 64) + 1024;
 }
 
 static void NAME(fwd_unit)(const ssm_scan *s, NAME(unit) unit, char *arena) {
-    int64_t dstate = s->dstate, vecs = (unit.c1 - unit.c0 + VL - 1) / VL;
+    int64_t dstate = s->dstate, vecs = (unit.c1 - unit.c0 + VL - 1) / VL, nchunks = (s->seqlen + CHUNK - 1) / CHUNK;
+    NAME(walk) *walk = ARENA(arena, NAME(walk), 1);
     NAME(tile) *tile = ARENA(arena, NAME(tile), 1);
-    vec *A = ARENA(arena, vec, BLOCK_VECS * dstate);
-    vec *state = ARENA(arena, vec, BLOCK_VECS * dstate);
-    vec *Bv = ARENA(arena, vec, BLOCK_VECS * dstate);
-    vec *Cv = ARENA(arena, vec, BLOCK_VECS * dstate);
+    vec *A = ARENA(arena, vec, vecs * dstate);
+    vec *state = ARENA(arena, vec, vecs * dstate);
+    vec *Bv = ARENA(arena, vec, vecs * dstate);
+    vec *Cv = ARENA(arena, vec, vecs * dstate);
+    vec *reach = ARENA(arena, vec, vecs);
     REAL *B = ARENA(arena, REAL, CHUNK * dstate);
     REAL *C = ARENA(arena, REAL, CHUNK * dstate);
     int constant = s->B.constant || s->C.constant;
-    for (int64_t v = 0; v < vecs; v++) {
-        int64_t c = unit.c0 + v * VL, lanes = NAME(lanes_at)(&unit, v);
-        const REAL *h0 = s->initial_state;
-        NAME(load_A)(A + v * dstate, s, c, lanes);
-        NAME(load_state)(state + v * dstate, h0 ? h0 + (unit.b * s->dim + c) * dstate : 0, dstate, lanes);
-        if (s->B.constant) NAME(load_state)(Bv + v * dstate, (const REAL *)s->B.data + c * dstate, dstate, lanes);
-        if (s->C.constant) NAME(load_state)(Cv + v * dstate, (const REAL *)s->C.data + c * dstate, dstate, lanes);
-    }
-    int64_t nchunks = (s->seqlen + CHUNK - 1) / CHUNK;
-    for (int64_t t0 = 0; t0 < s->seqlen; t0 += CHUNK) {
-        int64_t steps = s->seqlen - t0 < CHUNK ? s->seqlen - t0 : CHUNK;
-        if (!s->B.constant) NAME(load_matrix)(B, &s->B, unit.b, unit.g, t0, steps, dstate);
-        if (!s->C.constant) NAME(load_matrix)(C, &s->C, unit.b, unit.g, t0, steps, dstate);
+    for (int64_t direction = 0; direction < s->directions; direction++) {
         for (int64_t v = 0; v < vecs; v++) {
-            int64_t c = unit.c0 + v * VL, lanes = NAME(lanes_at)(&unit, v);
-            if (s->checkpoints) {
-                REAL *kept = (REAL *)s->checkpoints + ((unit.b * nchunks + t0 / CHUNK) * dstate) * s->dim + c;
-                NAME(store)(kept, state + v * dstate, s->dim, 1, dstate, lanes);
+            NAME(slot) slot = NAME(slot_at)(s, &unit, direction, v);
+            const REAL *h0 = s->initial_state;
+            reach[v] = NAME(load_A)(A + v * dstate, s, slot);
+            NAME(load_rows)(state + v * dstate, h0 ? h0 + slot.out_row * dstate : 0, dstate, slot.lanes);
+            if (s->B.constant) NAME(load_rows)(Bv + v * dstate, (const REAL *)s->B.data + slot.row * dstate, dstate, slot.lanes);
+            if (s->C.constant) NAME(load_rows)(Cv + v * dstate, (const REAL *)s->C.data + slot.row * dstate, dstate, slot.lanes);
+        }
+        for (int64_t t0 = 0; t0 < s->seqlen; t0 += CHUNK) {
+            int64_t plane = unit.g + direction * s->ngroups;
+            NAME(walk_from)(walk, s, direction, t0);
+            int64_t steps = walk->steps;
+            if (!s->B.constant) NAME(load_matrix)(B, &s->B, unit.b, plane, walk, dstate);
+            if (!s->C.constant) NAME(load_matrix)(C, &s->C, unit.b, plane, walk, dstate);
+            for (int64_t v = 0; v < vecs; v++) {
+                NAME(slot) slot = NAME(slot_at)(s, &unit, direction, v);
+                if (s->checkpoints)
+                    NAME(store_states)(CHECKPOINT(s, unit, direction, t0 / CHUNK, slot), state + v * dstate, s->dim, dstate,
+                                       slot.lanes);
+                int tame = NAME(open_tile)(tile, s, unit.b, direction, slot, walk, reach[v]);
+                vec D = NAME(lanes_of)(s->D, slot.row, slot.lanes);
+                for (int64_t t = 0; t < steps; t++) tile->y[t] = D * tile->u[t];
+                if (!s->D) /* not 0 u, which may be NaN */
+                    for (int64_t t = 0; t < steps; t++) tile->y[t] = (vec){0};
+                NAME(bc) bc = {B, C, s->B.constant ? Bv + v * dstate : 0, s->C.constant ? Cv + v * dstate : 0, dstate};
+                NAME(fwd_tile)(s->discretization, tame, constant, tile, A + v * dstate, state + v * dstate, bc, steps);
+                if (s->z.data) {
+                    NAME(load_steps)(tile->z, &s->z, unit.b, direction, slot.c, walk, slot.lanes);
+                    for (int64_t t = 0; t < steps; t++) tile->y[t] *= tile->z[t] * NAME(sigmoid)(tile->z[t]);
+                }
+                NAME(store_steps)(&s->out, unit.b, direction, slot.c, tile->y, walk, slot.lanes);
             }
-            if (!s->out.data && t0 + CHUNK >= s->seqlen && !s->last_state) continue;
-            NAME(open_tile)(tile, s, unit.b, t0, c, steps, lanes, NAME(lanes_of)(s->delta_bias, c, lanes));
-            vec D = NAME(lanes_of)(s->D, c, lanes);
-            for (int64_t t = 0; t < steps; t++) tile->y[t] = (vec){0};
-            NAME(bc) bc = {B, C, s->B.constant ? Bv + v * dstate : 0, s->C.constant ? Cv + v * dstate : 0, dstate};
-            NAME(fwd_tile)(s->discretization, constant, tile, A + v * dstate, state + v * dstate, bc, steps);
-            if (!s->out.data) continue;
-            if (s->D)
-                for (int64_t t = 0; t < steps; t++) tile->y[t] += D * tile->u[t];
-            if (s->z.data) {
-                NAME(load)(tile->z, (const REAL *)s->z.data + unit.b * s->z.batch + t0 * s->z.time + c * s->z.dim,
-                           s->z.time, s->z.dim, steps, lanes);
-                for (int64_t t = 0; t < steps; t++) tile->y[t] *= tile->z[t] * NAME(sigmoid)(tile->z[t]);
-            }
-            NAME(store)((REAL *)s->out.data + unit.b * s->out.batch + t0 * s->out.time + c * s->out.dim, tile->y,
-                        s->out.time, s->out.dim, steps, lanes);
+        }
+        for (int64_t v = 0; v < vecs; v++) {
+            NAME(slot) slot = NAME(slot_at)(s, &unit, direction, v);
+            NAME(store_rows)(s->last_state, slot.out_row, state + v * dstate, dstate, slot.lanes);
         }
     }
-    if (!s->last_state) return;
-    for (int64_t v = 0; v < vecs; v++)
-        NAME(store)((REAL *)s->last_state + (unit.b * s->dim + unit.c0 + v * VL) * dstate, state + v * dstate, 1, dstate,
-                    dstate, NAME(lanes_at)(&unit, v));
 }
 
 /* ---- backward ---- */
@@ -285,28 +389,32 @@ typedef struct {
     vec *kept; /* [CHUNK][nb][KEPT] */
     vec *dstate, *dA;           /* [nb] of this block */
     vec *dB, *dC;               /* varying: [CHUNK][dstate] lane sums over vectors; constant: [nb] */
+    int read_out;               /* whether y is wanted, for the gate */
 } NAME(sweep);
 
-INLINE void NAME(bwd_states)(const int disc, const int nb, const int constant, NAME(tile) *tile, NAME(dtile) *d,
-                             const vec *A, const vec *checkpoint, NAME(bc) bc, NAME(sweep) w, int64_t steps) {
+INLINE void NAME(bwd_states)(const int disc, const int tame, const int constant, const int nb, NAME(tile) *tile,
+                             NAME(dtile) *d, const vec *A, const vec *checkpoint, NAME(bc) bc, NAME(sweep) w, int64_t steps) {
     const int nk = KEPT(disc);
     vec h[8], dh[8], dA[8];
 #pragma GCC unroll 8
     for (int n = 0; n < nb; n++) h[n] = w.h[n] = checkpoint[n];
     for (int64_t t = 0; t < steps; t++) {
-        vec dt = tile->dt[t], dtu = tile->dtu[t], y = tile->y[t];
-        const REAL *B = bc.B + t * bc.dstate, *C = bc.C + t * bc.dstate;
+        vec dt = tile->dt[t], dtu = tile->dtu[t];
+        const REAL *B = bc.B + t * bc.dstate;
 #pragma GCC unroll 8
         for (int n = 0; n < nb; n++) {
             vec gain, *kept = w.kept + (t * nb + n) * nk;
-            vec a = NAME(a_bar)(disc, dt, A[n], &gain, kept);
+            vec a = NAME(a_bar)(disc, tame, dt, A[n], &gain, kept);
             vec input = constant && bc.Bv ? dtu * bc.Bv[n] : dtu * B[n];
             if (disc != SSMCORE_MAMBA) input *= gain;
             h[n] = a * h[n] + input;
             w.h[(t + 1) * nb + n] = h[n];
-            y += constant && bc.Cv ? bc.Cv[n] * h[n] : C[n] * h[n];
         }
-        tile->y[t] = y;
+        if (w.read_out) {
+            const REAL *C = bc.C + t * bc.dstate;
+#pragma GCC unroll 8
+            for (int n = 0; n < nb; n++) tile->y[t] += constant && bc.Cv ? bc.Cv[n] * h[n] : C[n] * h[n];
+        }
     }
 #pragma GCC unroll 8
     for (int n = 0; n < nb; n++) {
@@ -319,22 +427,21 @@ INLINE void NAME(bwd_states)(const int disc, const int nb, const int constant, N
 #pragma GCC unroll 8
         for (int n = 0; n < nb; n++) {
             const vec *kept = w.kept + (t * nb + n) * nk;
-            vec before = w.h[t * nb + n], after = w.h[(t + 1) * nb + n];
+            vec before = w.h[t * nb + n], after = h[n];
             vec Bn = constant && bc.Bv ? bc.Bv[n] : NAME(splat)(B[n]);
             vec *dB = constant && bc.Bv ? &w.dB[n] : &w.dB[t * bc.dstate + n];
             vec *dC = constant && bc.Cv ? &w.dC[n] : &w.dC[t * bc.dstate + n];
             *dC += dy * after;
             vec g = dh[n] + (constant && bc.Cv ? bc.Cv[n] * dy : C[n] * dy); /* dL/dh[t] */
-            vec dx, enter;                                                    /* dL/d(delta A), gain * g */
+            vec dx, enter;                                                    /* dL/d(dt A[n]), gain * g */
             if (disc == SSMCORE_MAMBA) {
                 enter = g;
                 dh[n] = g * kept[0];
                 dx = dh[n] * before;
             } else if (disc == SSMCORE_BILINEAR) {
-                vec q = kept[0];
-                enter = g * q;
-                dh[n] = g * (2 * q - 1);
-                dx = enter * q * (before + dtu * Bn * (REAL)0.5);
+                enter = g * kept[0];
+                dh[n] = enter - g;
+                dx = enter * (after + before); /* after + before = G (before + dtu B) */
             } else {
                 enter = g * kept[1];
                 dh[n] = g * kept[0];
@@ -344,76 +451,96 @@ INLINE void NAME(bwd_states)(const int disc, const int nb, const int constant, N
             sum_B += enter * Bn;
             sum_A += dx * A[n];
             dA[n] += dx * dt;
+            h[n] = before;
         }
         if (disc == SSMCORE_MAMBA) sum_A *= 1 / LOG2_E;
+        sum_B *= IN_SCALE(disc);
         d->du[t] += dt * sum_B;
         d->ddt[t] += sum_A + u * sum_B;
     }
 #pragma GCC unroll 8
     for (int n = 0; n < nb; n++) {
         w.dstate[n] = dh[n];
-        w.dA[n] += dA[n];
+        w.dA[n] += dA[n] * (disc == SSMCORE_BILINEAR ? A_SCALE(disc) : 1);
     }
 }
 
-static void NAME(bwd_tile)(int disc, int constant, NAME(tile) *tile, NAME(dtile) *d, const vec *A, const vec *checkpoint,
-                           NAME(bc) all, NAME(sweep) w, int64_t steps) {
+static void NAME(bwd_tile)(int disc, int tame, int constant, NAME(tile) *tile, NAME(dtile) *d, const vec *A,
+                           const vec *checkpoint, NAME(bc) all, NAME(sweep) w, int64_t steps) {
     int64_t dstate = all.dstate;
-#define BWD(nb)                                                                                                  \
-    NAME(bwd_states)(DISC, nb, CONSTANT, tile, d, A + n, checkpoint + n, NAME(from_state)(all, n),              \
-                     (NAME(sweep)){w.h, w.kept, w.dstate + n, w.dA + n, w.dB + n, w.dC + n}, steps)
-#undef WIDE_STATES
-#define WIDE_STATES 8 /* two registers a state here */
-#define CONSTANT 0
-    if (!constant) {
-#define DISC SSMCORE_MAMBA
-        if (disc == SSMCORE_MAMBA) WALK_STATES(BWD);
-#undef DISC
-#define DISC SSMCORE_BILINEAR
-        if (disc == SSMCORE_BILINEAR) WALK_STATES(BWD);
-#undef DISC
-#define DISC SSMCORE_ZOH
-        if (disc == SSMCORE_ZOH) WALK_STATES(BWD);
-#undef DISC
-        return;
-    }
-#undef CONSTANT
-#define CONSTANT 1
-#define DISC disc
-    for (int64_t n = 0; n < dstate; n++) BWD(1);
-#undef DISC
-#undef CONSTANT
+#define BWD(disc, tame, constant, nb)                                                                                \
+    NAME(bwd_states)(disc, tame, constant, nb, tile, d, A + n, checkpoint + n, NAME(from_state)(all, n),             \
+                     (NAME(sweep)){w.h, w.kept, w.dstate + n, w.dA + n, w.dB + n, w.dC + n, w.read_out}, steps)
+    WALK_STATES(BWD, 8); /* three registers a state here */
 #undef BWD
+}
+
+/* Sums over the lanes of VL vectors, that of v[i] in lane i, in a fixed order. */
+INLINE vec NAME(lane_sums)(const vec *v) {
+    vec sums[VL];
+    for (int i = 0; i < VL; i++) sums[i] = v[i];
+#ifdef __clang__
+    vec total;
+    for (int i = 0; i < VL; i++) {
+        REAL sum = 0;
+        for (int k = 0; k < VL; k++) sum += sums[i][k];
+        total[i] = sum;
+    }
+    return total;
+#else
+#pragma GCC unroll 4
+    for (int width = 1; width < VL; width *= 2) {
+        ivec own, other; /* lane i stays with the first of two vectors where i & width is 0, and takes its neighbour's */
+#pragma GCC unroll 16
+        for (int i = 0; i < VL; i++) {
+            own[i] = i & width ? VL + i : i;
+            other[i] = own[i] ^ width;
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < VL / 2 / width; i++)
+            sums[i] = __builtin_shuffle(sums[2 * i], sums[2 * i + 1], own) + __builtin_shuffle(sums[2 * i], sums[2 * i + 1], other);
+    }
+    return sums[0];
+#endif
+}
+
+/* Gradient of a varying B or C: the lanes of each (step, state) summed into this block's own plane. */
+INLINE void NAME(store_matrix_grad)(void *gradient, const ssm_scan *s, NAME(unit) unit, int64_t direction,
+                                    const NAME(walk) *walk, const vec *sums) {
+    int64_t planes = s->directions * s->ngroups, dstate = s->dstate;
+    REAL *p = (REAL *)gradient + ((unit.block * s->batch + unit.b) * s->seqlen * planes + unit.g + direction * s->ngroups) * dstate;
+    for (int64_t t = 0; t < walk->steps; t++) {
+        const vec *row = sums + t * dstate;
+        REAL *to = p + walk->at[t] * planes * dstate;
+        int64_t n = 0;
+        for (; n + VL <= dstate; n += VL) {
+            vec total = NAME(lane_sums)(row + n);
+            __builtin_memcpy(to + n, &total, sizeof(vec));
+        }
+        for (; n < dstate; n++) {
+            REAL total = 0;
+            for (int i = 0; i < VL; i++) total += row[n][i];
+            to[n] = total;
+        }
+    }
 }
 
 static int64_t NAME(bwd_scratch)(const ssm_scan *s) {
     int64_t states = s->dstate * sizeof(vec);
-    return sizeof(NAME(tile)) + sizeof(NAME(dtile)) + (6 * BLOCK_VECS + 4) * states + 2 * CHUNK * s->dstate * sizeof(REAL) +
-           ((CHUNK + 1) + 3 * CHUNK) * 8 * sizeof(vec) + 2 * CHUNK * states + 2 * BLOCK_VECS * sizeof(vec) + 2048;
-}
-
-INLINE REAL NAME(sum_lanes)(vec v) {
-    REAL total = 0;
-    for (int i = 0; i < VL; i++) total += v[i];
-    return total;
-}
-
-/* Gradient of a varying B or C: the lanes of each (step, state) summed into this block's own plane. */
-INLINE void NAME(store_matrix_grad)(REAL *p, const ssm_scan *s, NAME(unit) unit, int64_t t0, int64_t steps, const vec *sums) {
-    p += (((unit.block * s->batch + unit.b) * s->seqlen + t0) * s->ngroups + unit.g) * s->dstate;
-    for (int64_t t = 0; t < steps; t++)
-        for (int64_t n = 0; n < s->dstate; n++) p[t * s->ngroups * s->dstate + n] = NAME(sum_lanes)(sums[t * s->dstate + n]);
+    return sizeof(NAME(walk)) + sizeof(NAME(tile)) + sizeof(NAME(dtile)) + (5 * states + 3 * sizeof(vec) + 64) * BLOCK_VECS(s) + 3 * states +
+           2 * CHUNK * (s->dstate * sizeof(REAL) + 64) + ((CHUNK + 1) + 3 * CHUNK) * 8 * sizeof(vec) + 2 * CHUNK * states + 2048;
 }
 
 static void NAME(bwd_unit)(const ssm_scan *s, NAME(unit) unit, char *arena) {
-    int64_t dstate = s->dstate, vecs = (unit.c1 - unit.c0 + VL - 1) / VL;
+    int64_t dstate = s->dstate, vecs = (unit.c1 - unit.c0 + VL - 1) / VL, nchunks = (s->seqlen + CHUNK - 1) / CHUNK;
+    NAME(walk) *walk = ARENA(arena, NAME(walk), 1);
     NAME(tile) *tile = ARENA(arena, NAME(tile), 1);
     NAME(dtile) *d = ARENA(arena, NAME(dtile), 1);
-    vec *A = ARENA(arena, vec, BLOCK_VECS * dstate);
-    vec *dA = ARENA(arena, vec, BLOCK_VECS * dstate);
-    vec *dh = ARENA(arena, vec, BLOCK_VECS * dstate);
-    vec *dBc = ARENA(arena, vec, BLOCK_VECS * dstate);
-    vec *dCc = ARENA(arena, vec, BLOCK_VECS * dstate);
+    vec *A = ARENA(arena, vec, vecs * dstate);
+    vec *dA = ARENA(arena, vec, vecs * dstate);
+    vec *dh = ARENA(arena, vec, vecs * dstate);
+    vec *dBc = ARENA(arena, vec, vecs * dstate);
+    vec *dCc = ARENA(arena, vec, vecs * dstate);
     vec *checkpoint = ARENA(arena, vec, dstate);
     vec *Bv = ARENA(arena, vec, dstate);
     vec *Cv = ARENA(arena, vec, dstate);
@@ -423,90 +550,88 @@ static void NAME(bwd_unit)(const ssm_scan *s, NAME(unit) unit, char *arena) {
     vec *kept = ARENA(arena, vec, CHUNK * 8 * 3);
     vec *dB = ARENA(arena, vec, CHUNK * dstate);
     vec *dC = ARENA(arena, vec, CHUNK * dstate);
-    vec *dD = ARENA(arena, vec, BLOCK_VECS);
-    vec *dbias = ARENA(arena, vec, BLOCK_VECS);
+    vec *dD = ARENA(arena, vec, vecs);
+    vec *dbias = ARENA(arena, vec, vecs);
+    vec *reach = ARENA(arena, vec, vecs);
     int constant = s->B.constant || s->C.constant;
-    int64_t nchunks = (s->seqlen + CHUNK - 1) / CHUNK;
-    for (int64_t v = 0; v < vecs; v++) {
-        int64_t c = unit.c0 + v * VL, lanes = NAME(lanes_at)(&unit, v);
-        const REAL *dlast = s->dlast_state;
-        NAME(load_A)(A + v * dstate, s, c, lanes);
-        NAME(load_state)(dh + v * dstate, dlast ? dlast + (unit.b * s->dim + c) * dstate : 0, dstate, lanes);
-        dD[v] = dbias[v] = (vec){0};
-    }
-    __builtin_memset(dA, 0, BLOCK_VECS * dstate * sizeof(vec));
-    __builtin_memset(dBc, 0, BLOCK_VECS * dstate * sizeof(vec));
-    __builtin_memset(dCc, 0, BLOCK_VECS * dstate * sizeof(vec));
-    for (int64_t chunk = nchunks; chunk-- > 0;) {
-        int64_t t0 = chunk * CHUNK, steps = s->seqlen - t0 < CHUNK ? s->seqlen - t0 : CHUNK;
-        if (!s->B.constant) NAME(load_matrix)(B, &s->B, unit.b, unit.g, t0, steps, dstate);
-        if (!s->C.constant) NAME(load_matrix)(C, &s->C, unit.b, unit.g, t0, steps, dstate);
-        __builtin_memset(dB, 0, steps * dstate * sizeof(vec));
-        __builtin_memset(dC, 0, steps * dstate * sizeof(vec));
+    for (int64_t direction = 0; direction < s->directions; direction++) {
         for (int64_t v = 0; v < vecs; v++) {
-            int64_t c = unit.c0 + v * VL, lanes = NAME(lanes_at)(&unit, v);
-            vec bias = NAME(lanes_of)(s->delta_bias, c, lanes), D = NAME(lanes_of)(s->D, c, lanes);
-            const REAL *start = (const REAL *)s->checkpoints + ((unit.b * nchunks + chunk) * dstate) * s->dim + c;
-            NAME(load)(checkpoint, start, s->dim, 1, dstate, lanes);
-            if (s->B.constant) NAME(load_state)(Bv, (const REAL *)s->B.data + c * dstate, dstate, lanes);
-            if (s->C.constant) NAME(load_state)(Cv, (const REAL *)s->C.data + c * dstate, dstate, lanes);
-            NAME(open_tile)(tile, s, unit.b, t0, c, steps, lanes, bias);
-            NAME(load)(d->dy, (const REAL *)s->dout.data + unit.b * s->dout.batch + t0 * s->dout.time + c * s->dout.dim,
-                       s->dout.time, s->dout.dim, steps, lanes);
-            if (s->z.data) {
-                NAME(load)(tile->z, (const REAL *)s->z.data + unit.b * s->z.batch + t0 * s->z.time + c * s->z.dim,
-                           s->z.time, s->z.dim, steps, lanes);
-                for (int64_t t = 0; t < steps; t++) {
-                    vec z = tile->z[t], gate = NAME(sigmoid)(z);
-                    d->dz[t] = d->dy[t] * gate * (1 + z * (1 - gate)); /* times y, once it is known */
-                    d->dy[t] *= z * gate;
-                }
-            }
-            for (int64_t t = 0; t < steps; t++) {
-                tile->y[t] = D * tile->u[t];
-                d->du[t] = D * d->dy[t];
-                d->ddt[t] = (vec){0};
-            }
-            NAME(bc) bc = {B, C, s->B.constant ? Bv : 0, s->C.constant ? Cv : 0, dstate};
-            NAME(sweep) sweep = {h, kept, dh + v * dstate, dA + v * dstate, s->B.constant ? dBc + v * dstate : dB,
-                                 s->C.constant ? dCc + v * dstate : dC};
-            NAME(bwd_tile)(s->discretization, constant, tile, d, A + v * dstate, checkpoint, bc, sweep, steps);
-            vec sum_D = {0}, sum_bias = {0};
-            if (s->delta_softplus) {
-                NAME(load)(tile->dt, (const REAL *)s->delta.data + unit.b * s->delta.batch + t0 * s->delta.time + c * s->delta.dim,
-                           s->delta.time, s->delta.dim, steps, lanes);
-                for (int64_t t = 0; t < steps; t++) {
-                    vec raw = tile->dt[t] + bias, slope = NAME(sigmoid)(raw);
-                    d->ddt[t] = NAME(select)(raw > 20, d->ddt[t], d->ddt[t] * slope);
-                }
-            }
-            for (int64_t t = 0; t < steps; t++) {
-                sum_D += d->dy[t] * tile->u[t];
-                sum_bias += d->ddt[t];
-            }
-            dD[v] += sum_D;
-            dbias[v] += sum_bias;
-            NAME(store)((REAL *)s->du.data + unit.b * s->du.batch + t0 * s->du.time + c * s->du.dim, d->du, s->du.time,
-                        s->du.dim, steps, lanes);
-            NAME(store)((REAL *)s->ddelta.data + unit.b * s->ddelta.batch + t0 * s->ddelta.time + c * s->ddelta.dim,
-                        d->ddt, s->ddelta.time, s->ddelta.dim, steps, lanes);
-            if (s->z.data) {
-                for (int64_t t = 0; t < steps; t++) d->dz[t] *= tile->y[t];
-                NAME(store)((REAL *)s->dz.data + unit.b * s->dz.batch + t0 * s->dz.time + c * s->dz.dim, d->dz, s->dz.time,
-                            s->dz.dim, steps, lanes);
-            }
+            NAME(slot) slot = NAME(slot_at)(s, &unit, direction, v);
+            const REAL *dlast = s->dlast_state;
+            reach[v] = NAME(load_A)(A + v * dstate, s, slot);
+            NAME(load_rows)(dh + v * dstate, dlast ? dlast + slot.out_row * dstate : 0, dstate, slot.lanes);
+            dD[v] = dbias[v] = (vec){0};
         }
-        if (!s->B.constant) NAME(store_matrix_grad)((REAL *)s->dB, s, unit, t0, steps, dB);
-        if (!s->C.constant) NAME(store_matrix_grad)((REAL *)s->dC, s, unit, t0, steps, dC);
-    }
-    for (int64_t v = 0; v < vecs; v++) {
-        int64_t c = unit.c0 + v * VL, lanes = NAME(lanes_at)(&unit, v), row = (unit.b * s->dim + c) * dstate;
-        NAME(store)((REAL *)s->dA + row, dA + v * dstate, 1, dstate, dstate, lanes);
-        NAME(store)((REAL *)s->dinitial_state + row, dh + v * dstate, 1, dstate, dstate, lanes);
-        if (s->B.constant) NAME(store)((REAL *)s->dB + row, dBc + v * dstate, 1, dstate, dstate, lanes);
-        if (s->C.constant) NAME(store)((REAL *)s->dC + row, dCc + v * dstate, 1, dstate, dstate, lanes);
-        if (s->dD) __builtin_memcpy((REAL *)s->dD + unit.b * s->dim + c, &dD[v], lanes * sizeof(REAL));
-        if (s->ddelta_bias) __builtin_memcpy((REAL *)s->ddelta_bias + unit.b * s->dim + c, &dbias[v], lanes * sizeof(REAL));
+        __builtin_memset(dA, 0, vecs * dstate * sizeof(vec));
+        if (s->B.constant) __builtin_memset(dBc, 0, vecs * dstate * sizeof(vec));
+        if (s->C.constant) __builtin_memset(dCc, 0, vecs * dstate * sizeof(vec));
+        for (int64_t chunk = nchunks; chunk-- > 0;) {
+            int64_t plane = unit.g + direction * s->ngroups;
+            NAME(walk_from)(walk, s, direction, chunk * CHUNK);
+            int64_t steps = walk->steps;
+            if (!s->B.constant) NAME(load_matrix)(B, &s->B, unit.b, plane, walk, dstate);
+            if (!s->C.constant) NAME(load_matrix)(C, &s->C, unit.b, plane, walk, dstate);
+            __builtin_memset(dB, 0, steps * dstate * sizeof(vec));
+            __builtin_memset(dC, 0, steps * dstate * sizeof(vec));
+            for (int64_t v = 0; v < vecs; v++) {
+                NAME(slot) slot = NAME(slot_at)(s, &unit, direction, v);
+                vec D = NAME(lanes_of)(s->D, slot.row, slot.lanes);
+                NAME(load_states)(checkpoint, CHECKPOINT(s, unit, direction, chunk, slot), s->dim, dstate, slot.lanes);
+                if (s->B.constant) NAME(load_rows)(Bv, (const REAL *)s->B.data + slot.row * dstate, dstate, slot.lanes);
+                if (s->C.constant) NAME(load_rows)(Cv, (const REAL *)s->C.data + slot.row * dstate, dstate, slot.lanes);
+                int tame = NAME(open_tile)(tile, s, unit.b, direction, slot, walk, reach[v]);
+                NAME(load_steps)(d->dy, &s->dout, unit.b, direction, slot.c, walk, slot.lanes);
+                if (s->z.data) {
+                    NAME(load_steps)(tile->z, &s->z, unit.b, direction, slot.c, walk, slot.lanes);
+                    for (int64_t t = 0; t < steps; t++) {
+                        vec z = tile->z[t], gate = NAME(sigmoid)(z);
+                        d->dz[t] = d->dy[t] * gate * (1 + z * (1 - gate)); /* times y, once it is known */
+                        d->dy[t] *= z * gate;
+                        tile->y[t] = D * tile->u[t];
+                    }
+                }
+                for (int64_t t = 0; t < steps; t++) {
+                    d->du[t] = D * d->dy[t];
+                    d->ddt[t] = (vec){0};
+                }
+                NAME(bc) bc = {B, C, s->B.constant ? Bv : 0, s->C.constant ? Cv : 0, dstate};
+                NAME(sweep) sweep = {h, kept, dh + v * dstate, dA + v * dstate, s->B.constant ? dBc + v * dstate : dB,
+                                     s->C.constant ? dCc + v * dstate : dC, s->z.data != 0};
+                NAME(bwd_tile)(s->discretization, tame, constant, tile, d, A + v * dstate, checkpoint, bc, sweep, steps);
+                vec sum_D = {0}, sum_bias = {0};
+                if (s->delta_softplus) {
+                    vec bias = NAME(lanes_of)(s->delta_bias, slot.row, slot.lanes);
+                    NAME(load_steps)(tile->dt, &s->delta, unit.b, direction, slot.c, walk, slot.lanes);
+                    for (int64_t t = 0; t < steps; t++) {
+                        vec raw = tile->dt[t] + bias, slope = NAME(sigmoid)(raw);
+                        d->ddt[t] = NAME(select)(raw > 20, d->ddt[t], d->ddt[t] * slope);
+                    }
+                }
+                for (int64_t t = 0; t < steps; t++) {
+                    sum_D += d->dy[t] * tile->u[t];
+                    sum_bias += d->ddt[t];
+                }
+                dD[v] += sum_D;
+                dbias[v] += sum_bias;
+                NAME(store_steps)(&s->du, unit.b, direction, slot.c, d->du, walk, slot.lanes);
+                NAME(store_steps)(&s->ddelta, unit.b, direction, slot.c, d->ddt, walk, slot.lanes);
+                if (s->z.data) {
+                    for (int64_t t = 0; t < steps; t++) d->dz[t] *= tile->y[t];
+                    NAME(store_steps)(&s->dz, unit.b, direction, slot.c, d->dz, walk, slot.lanes);
+                }
+            }
+            if (!s->B.constant) NAME(store_matrix_grad)(s->dB, s, unit, direction, walk, dB);
+            if (!s->C.constant) NAME(store_matrix_grad)(s->dC, s, unit, direction, walk, dC);
+        }
+        for (int64_t v = 0; v < vecs; v++) {
+            NAME(slot) slot = NAME(slot_at)(s, &unit, direction, v);
+            NAME(store_rows)(s->dA, slot.out_row, dA + v * dstate, dstate, slot.lanes);
+            NAME(store_rows)(s->dinitial_state, slot.out_row, dh + v * dstate, dstate, slot.lanes);
+            if (s->B.constant) NAME(store_rows)(s->dB, slot.out_row, dBc + v * dstate, dstate, slot.lanes);
+            if (s->C.constant) NAME(store_rows)(s->dC, slot.out_row, dCc + v * dstate, dstate, slot.lanes);
+            if (s->dD) __builtin_memcpy((REAL *)s->dD + slot.out_row, &dD[v], slot.lanes * sizeof(REAL));
+            if (s->ddelta_bias) __builtin_memcpy((REAL *)s->ddelta_bias + slot.out_row, &dbias[v], slot.lanes * sizeof(REAL));
+        }
     }
 }
 
@@ -538,8 +663,12 @@ int NAME(ssm_scan_fwd)(const ssm_scan *s) { return NAME(run)(s, NAME(fwd_scratch
 int NAME(ssm_scan_bwd)(const ssm_scan *s) { return NAME(run)(s, NAME(bwd_scratch)(s), NAME(bwd_unit)); }
 
 #undef CHUNK
-#undef BLOCK_VECS
-#undef WIDE_STATES
-#undef WALK_STATES
+#undef A_SCALE
+#undef IN_SCALE
 #undef KEPT
+#undef REACH
+#undef WALK
+#undef WALK_STATES
 #undef ARENA
+#undef BLOCK_VECS
+#undef CHECKPOINT

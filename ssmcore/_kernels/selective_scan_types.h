@@ -16,7 +16,9 @@
 #define NAME(x) NAMED(x, _f32_, ISA)
 #ifdef SCALE2_F32
 #define SCALE2(p, k_real, k_int) SCALE2_F32(p, k_real)
+#define ROUND(x) ROUND_F32(x)
 #define RECIPROCAL(x) RECIPROCAL_F32(x)
+#define RECIPROCAL_INSIDE(x) RECIPROCAL_INSIDE_F32(x)
 #endif
 #include "selective_scan_impl.h"
 #include "vecmath_end.h"
@@ -28,6 +30,7 @@
 #define NAME(x) NAMED(x, _f64_, ISA)
 #ifdef SCALE2_F64
 #define SCALE2(p, k_real, k_int) SCALE2_F64(p, k_real)
+#define ROUND(x) ROUND_F64(x)
 #endif
 #include "selective_scan_impl.h"
 #include "vecmath_end.h"

@@ -1,7 +1,8 @@
 /* Vectors of VL lanes in the compiler's portable vector extension, and the few functions a scan needs.
  *
  * The including file sets REAL (float or double), INT (an integer of the same size), VL, NAME(x) (the suffix of this
- * instruction set and type) and, where the instruction set has them, SCALE2(p, k) = p * 2^k and RECIPROCAL(x).
+ * instruction set and type) and, where the instruction set has them, SCALE2(p, k) = p * 2^k, ROUND(x) to the nearest
+ * integer, and RECIPROCAL(x) with RECIPROCAL_INSIDE(x) for finite x away from 0.
  * No fast-math anywhere: NaN and infinity come out where IEEE arithmetic has them. Results below 2^-125
  * (2^-1021) become 0.
  */
@@ -52,6 +53,7 @@ INLINE vec NAME(scale2)(vec p, ivec k) {
 #endif
 #ifndef RECIPROCAL
 #define RECIPROCAL(x) (1 / (x))
+#define RECIPROCAL_INSIDE(x) (1 / (x))
 #endif
 
 /* The two ends, kept out of the polynomial's way: values above are clamped to overflow, below to the smallest result. */
@@ -60,12 +62,8 @@ INLINE vec NAME(clamp_exp2)(vec x) {
     return NAME(select)(x < EXP2_LOW, NAME(splat)(EXP2_LOW), x);
 }
 
-/* 2^x. 2^0 is exactly 1, so that a step of length 0 leaves the state alone. */
-INLINE vec NAME(exp2)(vec x) {
-    ivec k;
-    vec clamped = NAME(clamp_exp2)(x);
-    vec whole = NAME(round)(clamped, &k);
-    vec r = clamped - whole;
+/* 2^r for |r| <= 1/2. 2^0 is exactly 1, so that a step of length 0 leaves the state alone. */
+INLINE vec NAME(exp2_fraction)(vec r) {
 #if REAL_IS_DOUBLE
     vec q = NAME(splat)(4.4549605981865183938e-10);
     q = q * r + 7.0725859492692236999e-9;
@@ -86,8 +84,26 @@ INLINE vec NAME(exp2)(vec x) {
     q = q * r + 0.24022650760568126945f;
     q = q * r + 0.69314718802622878106f;
 #endif
-    vec p = q * r + 1;
-    return NAME(select)(x < EXP2_LOW, NAME(splat)(0), SCALE2(p, whole, k));
+    return q * r + 1;
+}
+
+INLINE vec NAME(exp2)(vec x) {
+    ivec k;
+    vec clamped = NAME(clamp_exp2)(x);
+    vec whole = NAME(round)(clamped, &k);
+    return NAME(select)(x < EXP2_LOW, NAME(splat)(0), SCALE2(NAME(exp2_fraction)(clamped - whole), whole, k));
+}
+
+/* The same for EXP2_LOW <= x < EXP2_HIGH - 1. */
+INLINE vec NAME(exp2_inside)(vec x) {
+#ifdef ROUND
+    vec whole = ROUND(x);
+    return SCALE2(NAME(exp2_fraction)(x - whole), whole, 0);
+#else
+    ivec k;
+    vec whole = NAME(round)(x, &k);
+    return (vec)((ivec)NAME(exp2_fraction)(x - whole) + (k << MANTISSA));
+#endif
 }
 
 /* Everything the exact (zoh) discretisation needs of e^x, without cancellation near 0:

@@ -6,6 +6,8 @@
 #undef NAME
 #undef SCALE2
 #undef RECIPROCAL
+#undef RECIPROCAL_INSIDE
+#undef ROUND
 #undef MANTISSA
 #undef EXPONENT_BIAS
 #undef ROUND_MAGIC

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .._conventions import CHECKPOINT_STEPS, DIRECTIONS
+
 Array = NDArray[Any]
 
 
@@ -40,8 +42,7 @@ class MatrixGradient(NamedTuple):
     def total(self) -> Array:
         partial = self.constant if self.varying is None else self.varying
         assert partial is not None
-        total: Array = partial[0] if partial.shape[0] == 1 else partial.sum(axis=0)
-        return total
+        return _sum_first(partial)
 
 
 def split(matrix: Array) -> tuple[Array | None, Array | None]:
@@ -188,7 +189,7 @@ class SelectiveScan:
         out = self._empty(batch, seqlen, dim, dtype, channel_first)
         last_state = np.empty((batch, dim, dstate), dtype)
         checkpoints = (
-            np.empty((batch, -(-seqlen // self.kernels.CHUNK), dstate, dim), dtype) if keep_checkpoints else None
+            np.empty((batch, -(-seqlen // CHECKPOINT_STEPS), dstate, dim), dtype) if keep_checkpoints else None
         )
         self.kernels.selective_scan_fwd(
             wide_u,
@@ -252,7 +253,7 @@ class SelectiveScan:
         wide_u, delta, B, C, z, dout = cast(dtype, u, delta, B, C, z, dout, contiguous=self.contiguous)
         A, D, delta_bias, dlast_state = cast(dtype, A, D, delta_bias, dlast_state, contiguous=True)
         ngroups = next((m.shape[2] for m in (B, C) if m.ndim == 4), 1)
-        nblocks = -(-(dim // ngroups) // self.kernels.BLOCK)
+        nblocks = -(-(dim // ngroups) // self.kernels.block_of(dim // ngroups))
         du, ddelta = (self._empty(batch, seqlen, dim, dtype, channel_first) for _ in range(2))
         dz = None if z is None else self._empty(batch, seqlen, dim, dtype, channel_first)
         dB, dC = MatrixGradient.like(B, batch, nblocks), MatrixGradient.like(C, batch, nblocks)
@@ -297,3 +298,137 @@ class SelectiveScan:
             dinitial_state,
         )
         return tuple(None if g is None else g.astype(u.dtype, copy=False) for g in grads)
+
+
+class SS2D:
+    """`ss2d` and its vjp over a kernel module that walks a grid as it lies."""
+
+    def __init__(self, kernels: Any, *, extra: Callable[[], tuple[int, ...]]) -> None:
+        self.kernels = kernels
+        self.extra = extra
+
+    @staticmethod
+    def _positions(dtype: np.dtype[Any], *grids: Array) -> list[Any]:
+        """(batch, height, width, ...) as (batch, position, ...), a copy only where strides or dtype ask for one."""
+        return [
+            g.astype(dtype, copy=False).reshape(g.shape[0], g.shape[1] * g.shape[2], *g.shape[3:]) for g in grids
+        ]
+
+    def forward(
+        self,
+        x: Array,
+        delta: Array,
+        A: Array,
+        B: Array,
+        C: Array,
+        D: Array | None,
+        delta_bias: Array | None,
+        *,
+        delta_softplus: bool,
+        discretization: str,
+        keep_checkpoints: bool,
+        num_threads: int,
+    ) -> tuple[Array, Array | None]:
+        dtype = compute_dtype(x.dtype)
+        (batch, height, width, dim), dstate = x.shape, A.shape[-1]
+        out = np.empty(x.shape, dtype)
+        checkpoints = None
+        if keep_checkpoints:
+            chunks = -(-height * width // CHECKPOINT_STEPS)
+            checkpoints = np.empty((len(DIRECTIONS), batch, chunks, dstate, dim), dtype)
+        wide_x, delta, B, C, out_positions = self._positions(dtype, x, delta, B, C, out)
+        A, D, delta_bias = cast(dtype, A, D, delta_bias, contiguous=True)
+        self.kernels.ss2d_fwd(
+            wide_x,
+            delta,
+            A,
+            B,
+            C,
+            D,
+            delta_bias,
+            out_positions,
+            checkpoints,
+            width,
+            self.kernels.DISCRETIZATIONS.index(discretization),
+            delta_softplus,
+            num_threads,
+            *self.extra(),
+        )
+        return out.astype(x.dtype, copy=False), checkpoints
+
+    def backward(
+        self,
+        dout: Array,
+        x: Array,
+        delta: Array,
+        A: Array,
+        B: Array,
+        C: Array,
+        D: Array | None,
+        delta_bias: Array | None,
+        checkpoints: Array | None,
+        *,
+        delta_softplus: bool,
+        discretization: str,
+        num_threads: int,
+    ) -> tuple[Array | None, ...]:
+        dtype = compute_dtype(x.dtype)
+        if checkpoints is None:
+            _, checkpoints = self.forward(
+                x,
+                delta,
+                A,
+                B,
+                C,
+                D,
+                delta_bias,
+                delta_softplus=delta_softplus,
+                discretization=discretization,
+                keep_checkpoints=True,
+                num_threads=num_threads,
+            )
+        (batch, _, width, dim), k = x.shape, len(DIRECTIONS)
+        # no block where there is no channel: the sum over none of them is the zero gradient
+        nblocks = -(-dim // self.kernels.block_of(dim))
+        dx, ddelta = np.empty(x.shape, dtype), np.empty(delta.shape, dtype)
+        dB, dC = (np.empty((nblocks, *matrix.shape), dtype) for matrix in (B, C))
+        # zeros, which stay where the grid has no position
+        dA = np.zeros((batch, *A.shape), dtype)
+        dD = None if D is None else np.zeros((batch, k, dim), dtype)
+        dbias = None if delta_bias is None else np.zeros((batch, k, dim), dtype)
+        wide_dout, wide_x, delta, B, C, dx_positions, ddelta_positions = self._positions(
+            dtype, dout, x, delta, B, C, dx, ddelta
+        )
+        A, D, delta_bias = cast(dtype, A, D, delta_bias, contiguous=True)
+        self.kernels.ss2d_bwd(
+            wide_dout,
+            wide_x,
+            delta,
+            A,
+            B,
+            C,
+            D,
+            delta_bias,
+            checkpoints,
+            dx_positions,
+            ddelta_positions,
+            dA,
+            dB.reshape(nblocks, *B.shape),
+            dC.reshape(nblocks, *C.shape),
+            dD,
+            dbias,
+            width,
+            self.kernels.DISCRETIZATIONS.index(discretization),
+            delta_softplus,
+            num_threads,
+            *self.extra(),
+        )
+        sums = (None if part is None else _sum_first(part) for part in (dA, dB, dC, dD, dbias))
+        grads = (dx, ddelta, *sums)
+        return tuple(None if g is None else g.astype(x.dtype, copy=False) for g in grads)
+
+
+def _sum_first(parts: Array) -> Array:
+    """The sum over the first axis, without a copy where it has one entry."""
+    total: Array = parts[0] if len(parts) == 1 else parts.sum(axis=0)
+    return total

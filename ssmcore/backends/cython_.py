@@ -7,12 +7,13 @@ from typing import Any
 
 from .._kernels import discretize_cython, gate_crop_cython
 from .._kernels import selective_scan_cython as kernels
-from ._compiled import Discretize, GateCrop, SelectiveScan
+from ._compiled import SS2D, Discretize, GateCrop, SelectiveScan
 
 _ISA_ENVIRONMENT = "SSMCORE_ISA"
 _discretize = Discretize(discretize_cython)
 _crop = GateCrop(gate_crop_cython)
 _scan = SelectiveScan(kernels, contiguous=False, extra=lambda: (kernels.ISAS.index(isa()),))
+_grid = SS2D(kernels, extra=lambda: (kernels.ISAS.index(isa()),))
 
 
 def isa() -> str:
@@ -37,7 +38,7 @@ def isa() -> str:
 
 def about(op: str) -> str:
     threads = "OpenMP threads" if kernels.has_openmp() else "one thread, built without OpenMP"
-    return f"compiled C kernels, {isa()}, {threads}" if op == "selective_scan" else f"compiled kernels, {threads}"
+    return f"compiled C kernels, {isa()}, {threads}" if op in ("selective_scan", "ss2d") else f"compiled kernels, {threads}"
 
 
 def limits(op: str, *, structure: str = "diagonal", **_: Any) -> str | None:
@@ -50,3 +51,5 @@ gate_crop = _crop.forward
 gate_crop_vjp = _crop.backward
 selective_scan_fwd = _scan.forward
 selective_scan_bwd = _scan.backward
+ss2d_fwd = _grid.forward
+ss2d_bwd = _grid.backward

@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from .._kernels import discretize_numba, gate_crop_numba, selective_scan_numba
+from ._by_scans import SS2DByScans
 from ._compiled import Discretize, GateCrop, SelectiveScan
 
 _discretize = Discretize(discretize_numba)
 _crop = GateCrop(gate_crop_numba)
 _scan = SelectiveScan(selective_scan_numba, contiguous=True)
+_grid = SS2DByScans(_scan.forward, _scan.backward)
 
 
 def about(op: str) -> str:
-    return "numba kernels, on numba's threads"
+    kernels = "numba kernels, on numba's threads"
+    return f"four scans by {kernels}" if op == "ss2d" else kernels
 
 
 def limits(op: str, *, structure: str = "diagonal", **_: Any) -> str | None:
@@ -26,3 +29,5 @@ gate_crop = _crop.forward
 gate_crop_vjp = _crop.backward
 selective_scan_fwd = _scan.forward
 selective_scan_bwd = _scan.backward
+ss2d_fwd = _grid.forward
+ss2d_bwd = _grid.backward

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._conventions import CHECKPOINT_STEPS
+from ._by_scans import SS2DByScans
+
 Array = NDArray[Any]
 
 
@@ -197,7 +200,7 @@ def selective_scan_fwd(
     y = np.empty((batch, seqlen, dim))
     kept = []
     for t in range(seqlen):
-        if t % 64 == 0:
+        if t % CHECKPOINT_STEPS == 0:
             kept.append(h.swapaxes(1, 2))
         step = delta[:, t, :, None]
         A_bar, gain = _diagonal(step * A, discretization)
@@ -298,6 +301,21 @@ def _add(gradient: Array, t: int, per_channel: Array) -> None:
         batch, ngroups, dstate = gradient[:, t].shape
         members = per_channel.shape[1] // ngroups
         gradient[:, t] += per_channel.reshape(batch, ngroups, members, dstate).sum(axis=2)
+
+
+# ---- ss2d ----
+
+_grid = SS2DByScans(selective_scan_fwd, selective_scan_bwd)
+
+
+def ss2d_fwd(x: Array, *others: Array | None, **options: Any) -> tuple[Array, Array | None]:
+    out, checkpoints = _grid.forward(*_wide(x, *others), **options)
+    return out.astype(x.dtype), checkpoints
+
+
+def ss2d_bwd(dout: Array, x: Array, *others: Array | None, **options: Any) -> tuple[Array | None, ...]:
+    grads = _grid.backward(*_wide(dout, x, *others), **options)
+    return tuple(None if g is None else g.astype(x.dtype) for g in grads)
 
 
 # ---- gate_crop ----

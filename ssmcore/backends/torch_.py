@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from .._conventions import CHECKPOINT_STEPS, DIRECTIONS, roll_up, unroll
+
 Array = NDArray[Any]
 
 
@@ -88,7 +90,7 @@ def selective_scan_tensors(
     h = u.new_zeros(batch, dim, A.shape[1]) if initial_state is None else initial_state.to(wide)
     steps, kept = [], []
     for t in range(seqlen):
-        if keep_checkpoints and t % 64 == 0:
+        if keep_checkpoints and t % CHECKPOINT_STEPS == 0:
             kept.append(h.transpose(1, 2))
         step = delta[:, t, :, None]
         A_bar, gain = _diagonal(step * A, discretization)
@@ -109,6 +111,37 @@ def _at(matrix: Tensor, t: int, dim: int) -> Tensor:
     if matrix.ndim == 2:
         return matrix[None]
     return matrix[:, t].repeat_interleave(dim // matrix.shape[2], dim=1)
+
+
+def ss2d_tensors(
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    *,
+    keep_checkpoints: bool = False,
+    **options: Any,
+) -> tuple[Tensor, Tensor]:
+    """(out, checkpoints) by four scans, as `selective_scan_tensors` makes them."""
+    total, kept = torch.zeros_like(x), []
+    for k in range(len(DIRECTIONS)):
+        y, _, checkpoints = selective_scan_tensors(
+            unroll(x, k),
+            unroll(delta[:, :, :, k], k),
+            A[k],
+            unroll(B[:, :, :, k : k + 1], k),
+            unroll(C[:, :, :, k : k + 1], k),
+            None if D is None else D[k],
+            delta_bias=None if delta_bias is None else delta_bias[k],
+            keep_checkpoints=keep_checkpoints,
+            **options,
+        )
+        total = total + roll_up(y, k, x.shape[1], x.shape[2])
+        kept.append(checkpoints)
+    return total, torch.stack(kept)
 
 
 def gate_crop_tensors(g: Tensor, size: Sequence[int]) -> Tensor:
@@ -205,6 +238,20 @@ def selective_scan_bwd(
     inputs = _tensors(u, delta, A, B, C, D, z, delta_bias, initial_state, requires_grad=True)
     out, last, _ = selective_scan_tensors(*inputs, delta_softplus=delta_softplus, discretization=discretization)
     return _arrays(gradients((out, last), inputs, _tensors(dout, dlast_state)))
+
+
+def ss2d_fwd(
+    *arrays: Array | None, keep_checkpoints: bool, num_threads: int, **options: Any
+) -> tuple[Array, Array | None]:
+    out, kept = ss2d_tensors(*_tensors(*arrays), keep_checkpoints=keep_checkpoints, **options)
+    return out.numpy(), kept.numpy() if keep_checkpoints else None
+
+
+def ss2d_bwd(dout: Array, *arrays: Array | None, num_threads: int, **options: Any) -> tuple[Array | None, ...]:
+    *given, _ = arrays
+    inputs = _tensors(*given, requires_grad=True)
+    out, _ = ss2d_tensors(*inputs, **options)
+    return _arrays(gradients((out,), inputs, _tensors(dout)))
 
 
 def gate_crop(g: Array, size: tuple[int, ...]) -> Array:

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from .._spec import OpSpec
-from . import discretize, gate_crop, selective_scan
+from . import discretize, gate_crop, selective_scan, ss2d
 
-SPECS: dict[str, OpSpec] = {module.SPEC.name: module.SPEC for module in (discretize, selective_scan, gate_crop)}
+SPECS: dict[str, OpSpec] = {module.SPEC.name: module.SPEC for module in (discretize, selective_scan, ss2d, gate_crop)}

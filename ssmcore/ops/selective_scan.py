@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import backends
+from .._conventions import CHECKPOINT_STEPS
 from .._spec import Argument, ArgumentError, Case, ErrorSample, OpSpec, Sample, Sizes, Tolerance
 from ..backends._threads import resolve
 
@@ -201,12 +202,9 @@ def uncanonical(name: str, x: Any, layout: str, ndim: int) -> Any:
     return np.ascontiguousarray(x) if isinstance(x, np.ndarray) else x.contiguous()
 
 
-CHECKPOINT_STEPS = 64  # the backends' own constant; the backward pass starts each stretch from a kept state
-
-
 def checkpoint_shape(batch: int, dim: int, seqlen: int, dstate: int) -> tuple[int, int, int, int]:
-    """Shape of the states kept for the backward pass: those before every 64th step."""
-    return batch, (seqlen + CHECKPOINT_STEPS - 1) // CHECKPOINT_STEPS, dstate, dim
+    """Shape of the states kept for the backward pass: those before every CHECKPOINT_STEPS-th step."""
+    return batch, -(-seqlen // CHECKPOINT_STEPS), dstate, dim
 
 
 ARGUMENTS = tuple(argument.name for argument in SPEC.arguments)

@@ -113,7 +113,7 @@ def test_use_backend_ends_with_its_block() -> None:
 
 
 def test_explain_refuses_an_unknown_operation() -> None:
-    with pytest.raises(ValueError, match="expected one of discretize, selective_scan, gate_crop, got 'scan'"):
+    with pytest.raises(ValueError, match="expected one of discretize, selective_scan, ss2d, gate_crop, got 'scan'"):
         ssmcore.explain("scan")
 
 

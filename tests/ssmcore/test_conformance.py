@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from oracles import relative_error
-from strategies import every_other, reversed_memory, scans, transposed_memory
+from strategies import every_other, grids, reversed_memory, scans, transposed_memory
 
 import ssmcore
 from ssmcore.ops import SPECS
@@ -43,6 +43,8 @@ def backward(name: str, case: dict[str, Any], backend: str, seed: int = 0) -> tu
         return (ssmcore.gate_crop_vjp(grads[0], g.shape[g.ndim - len(case["size"]) :], backend=backend),)
     if name == "discretize":
         return ssmcore.discretize_vjp(*grads, **case, backend=backend)
+    if name == "ss2d":
+        return ssmcore.ss2d_vjp(grads[0], **case, backend=backend)
     return ssmcore.selective_scan_vjp(grads[0], **case, dlast_state=grads[1], backend=backend)
 
 
@@ -110,7 +112,17 @@ def test_any_scan_equals_the_reference(scan: Any, backend: str) -> None:
     compare(backward(spec.name, case, backend), backward(spec.name, case, "numpy"), spec.gradient.of(dtype))
 
 
-@pytest.mark.parametrize("op", list(SPECS))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.usefixtures("poisoned")
+@given(grid=grids())
+def test_any_grid_equals_the_reference(grid: Any, backend: str) -> None:
+    case, dtype = grid
+    spec = SPECS["ss2d"]
+    compare(forward(spec.name, case, backend), forward(spec.name, case, "numpy"), spec.forward.of(dtype))
+    compare(backward(spec.name, case, backend), backward(spec.name, case, "numpy"), spec.gradient.of(dtype))
+
+
+@pytest.mark.parametrize("op", [op for op in SPECS if op != "ss2d"])  # numba has no kernel of its own for it
 def test_twins_share_their_documentation(op: str) -> None:
     from ssmcore._kernels import (
         discretize_cython,

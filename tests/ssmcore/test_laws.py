@@ -9,10 +9,12 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from oracles import relative_error
-from strategies import scans
+from strategies import grids, scans
 
 import ssmcore
+from ssmcore._conventions import DIRECTIONS, roll_up, unroll
 from ssmcore.ops import SPECS
+from ssmcore.ops.ss2d import _case as _grid
 
 SPEC = SPECS["selective_scan"]
 quick = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -175,3 +177,43 @@ def test_single_values_of_the_discretisation(x: float, method: str, small: float
             wanted = np.exp(value), 1.0 if method == "mamba" or value == 0 else np.expm1(value) / value
         assert A_bar[0] == pytest.approx(wanted[0], rel=1e-14, abs=1e-300)
         assert B_bar[0] == pytest.approx(wanted[1], rel=1e-14, abs=1e-300)
+
+
+def test_directions_walk_a_grid_as_their_names_say() -> None:
+    grid = np.arange(6.0).reshape(1, 2, 3, 1)
+    walked = {name: unroll(grid, k)[0, :, 0].tolist() for k, name in enumerate(DIRECTIONS)}
+    assert walked["row"] == [0, 1, 2, 3, 4, 5]
+    assert walked["column"] == [0, 3, 1, 4, 2, 5]
+    assert walked["row_reversed"] == [5, 4, 3, 2, 1, 0]
+    assert walked["column_reversed"] == [5, 2, 4, 1, 3, 0]
+    for k in range(len(DIRECTIONS)):
+        assert np.array_equal(roll_up(unroll(grid, k), k, 2, 3), grid)
+
+
+@quick
+@given(grid=grids(dtypes=(np.float64,)))
+def test_a_grid_turned_round_swaps_its_directions(grid: Any, any_backend: str) -> None:
+    """Turned by 180 degrees, directions 0 and 2, 1 and 3 change places; transposed, 0 and 1, 2 and 3 do."""
+    case, _ = grid
+    out = ssmcore.ss2d(**case, backend=any_backend)
+    only = (np.arange(len(DIRECTIONS)) == k for k in range(len(DIRECTIONS)))
+    each = [{**case, "C": case["C"] * o[:, None], "D": o[:, None] * case.get("D", 0 * case["A"][..., 0])} for o in only]
+    largest = max(np.abs(ssmcore.ss2d(**one, backend=any_backend)).max() for one in each)  # the four may cancel
+    for order, move in (
+        ([2, 3, 0, 1], lambda x: x[:, ::-1, ::-1]),
+        ([1, 0, 3, 2], lambda x: x.swapaxes(1, 2)),
+    ):
+        moved = {k: v[order] if k in ("A", "D", "delta_bias") else v for k, v in case.items()}
+        moved |= {name: move(case[name])[:, :, :, order] for name in ("delta", "B", "C")} | {"x": move(case["x"])}
+        turned = ssmcore.ss2d(**moved, backend=any_backend)
+        assert np.abs(turned - move(out)).max() <= SPECS["ss2d"].forward.float64 * largest
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_a_grid_is_the_same_to_the_bit_for_any_number_of_threads(threads: int, any_backend: str) -> None:
+    case = _grid(np.random.default_rng(0), np.float32, batch=3, dim=150, dstate=5, delta_softplus=True)
+    one, more = (ssmcore.ss2d(**case, num_threads=n, backend=any_backend) for n in (1, threads))
+    assert np.array_equal(one, more)
+    first, second = (ssmcore.ss2d_vjp(one, **case, num_threads=n, backend=any_backend) for n in (1, threads))
+    for a, b in zip(first, second, strict=True):
+        assert np.array_equal(a, b)

@@ -10,7 +10,8 @@ import torch
 from torch.nn import functional as F
 
 import ssmcore
-from segnet.models.mamba import DIRECTIONS, SS2D, DropPath, PatchMerging, VMLayer, VSSModule, roll_up, unroll
+from segnet.models.mamba import SS2D, DropPath, PatchMerging, VMLayer, VSSModule
+from ssmcore._conventions import DIRECTIONS
 
 OPTIONS = {"expand": 2, "dstate": 4, "discretization": "bilinear"}
 
@@ -18,17 +19,6 @@ OPTIONS = {"expand": 2, "dstate": 4, "discretization": "bilinear"}
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
-
-
-def test_directions_walk_the_grid_as_they_say() -> None:
-    grid = torch.arange(6.0).reshape(1, 2, 3, 1)
-    walked = {d: unroll(grid, d)[0, :, 0].tolist() for d in DIRECTIONS}
-    assert walked["row"] == [0, 1, 2, 3, 4, 5]
-    assert walked["column"] == [0, 3, 1, 4, 2, 5]
-    assert walked["row_reversed"] == [5, 4, 3, 2, 1, 0]
-    assert walked["column_reversed"] == [5, 2, 4, 1, 3, 0]
-    for direction in DIRECTIONS:
-        assert torch.equal(roll_up(unroll(grid, direction), direction, 2, 3), grid)
 
 
 def test_ss2d_is_the_sum_of_four_scans() -> None:

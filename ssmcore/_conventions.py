@@ -1,0 +1,32 @@
+"""What operations, backends and kernels agree on: where states are kept, and in which order a grid is walked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+CHECKPOINT_STEPS = 64
+"""The backward pass starts from the state kept before every step of this many. The kernels have it as their CHUNK."""
+
+DIRECTIONS = ("row", "column", "row_reversed", "column_reversed")
+"""Orders of a grid's positions. The number of a direction is its place here: odd ones go by columns, 2 and 3 backwards."""
+
+
+def unroll(x: Any, direction: int) -> Any:
+    """(batch, height, width, ...) as the sequence (batch, height * width, ...) that a direction walks; arrays or tensors."""
+    if direction % 2:
+        x = x.swapaxes(1, 2)
+    sequence = x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])
+    if direction < 2:
+        return sequence
+    return sequence[:, ::-1] if isinstance(sequence, np.ndarray) else sequence.flip(1)
+
+
+def roll_up(y: Any, direction: int, height: int, width: int) -> Any:
+    """Inverse of `unroll`."""
+    if direction >= 2:
+        y = y[:, ::-1] if isinstance(y, np.ndarray) else y.flip(1)
+    if direction % 2:
+        return y.reshape(y.shape[0], width, height, *y.shape[2:]).swapaxes(1, 2)
+    return y.reshape(y.shape[0], height, width, *y.shape[2:])
