@@ -17,7 +17,7 @@ DEMO_PATCH ?= 64
 DEMO_INPUT ?= 64
 DEMO_CASES ?= 20
 
-.PHONY: demo test test-slow lint bench build clean
+.PHONY: demo test test-slow lint bench roofline bench-compare build clean
 
 $(BIN)/.ready: pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
@@ -27,7 +27,7 @@ $(BIN)/.ready: pyproject.toml setup.py
 	touch $@
 
 # the installed copy is what demo and test run, so sources newer than it are installed again
-SOURCES := $(shell find ssmcore segnet -name '*.py' -o -name '*.pyx' -o -name '*.[ch]' -o -name '*.md')
+SOURCES := $(shell find ssmcore segnet -name '*.py' -o -name '*.pyx' -o -name '*.pyi' -o -name '*.[ch]' -o -name '*.md')
 $(BIN)/.built: $(BIN)/.ready $(SOURCES)
 	SSMCORE_BUILD=$${SSMCORE_BUILD:-require} $(BIN)/python -m pip install -q --no-deps --force-reinstall .
 	touch $@
@@ -62,7 +62,19 @@ lint: $(BIN)/.ready
 	$(BIN)/mypy
 
 bench: build
-	$(BIN)/pytest -q bench --benchmark-only --benchmark-columns=median,iqr,rounds
+	$(BIN)/python bench/ceilings.py
+	$(BIN)/pytest -q bench --benchmark-only --benchmark-columns=median,iqr,rounds --benchmark-json=build/bench.json
+
+# ceilings of this machine, docs/roofline.svg and the table in docs/performance.md
+roofline: build
+	$(BIN)/python bench/roofline.py
+
+# two commits side by side: make bench-compare BEFORE=HEAD~1 AFTER=HEAD WORDS="forward and cython"
+BEFORE ?= HEAD~1
+AFTER ?= HEAD
+WORDS ?=
+bench-compare: $(BIN)/.ready
+	$(BIN)/python bench/compare.py $(BEFORE) $(AFTER) "$(WORDS)"
 
 clean:
 	rm -rf $(VENV) build demo-out *.egg-info

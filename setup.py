@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from glob import glob
 
 from setuptools import Extension, setup
 
@@ -27,14 +28,14 @@ def extensions(mode: str) -> list[Extension]:
         return []
     compile_args = ["-O3", "-fno-math-errno", "-Wno-psabi"] if sys.platform != "win32" else ["/O2"]
     openmp = ["-fopenmp"] if sys.platform.startswith("linux") else []
-    isas = [f"{KERNELS}/selective_scan_{isa}.c" for isa in ("dispatch", "generic", "avx2", "avx512")]
-    headers = ["selective_scan.h", "selective_scan_impl.h", "selective_scan_types.h", "vecmath.h", "vecmath_end.h"]
 
-    def extension(name: str, sources: list[str], depends: list[str]) -> Extension:
+    def extension(op: str, *, per_isa: bool) -> Extension:
+        """A Cython module, and where `per_isa` the C kernels behind it, compiled once for each instruction set."""
+        parts = ("dispatch", "generic", "avx2", "avx512") if per_isa else ()
         return Extension(
-            f"ssmcore._kernels.{name}",
-            [f"{KERNELS}/{name}.pyx", *sources],
-            depends=[f"{KERNELS}/{header}" for header in depends],
+            f"ssmcore._kernels.{op}_cython",
+            [f"{KERNELS}/{op}_cython.pyx", *(f"{KERNELS}/{op}_{part}.c" for part in parts)],
+            depends=sorted(glob(f"{KERNELS}/*.h")) if per_isa else [],
             include_dirs=[KERNELS],
             extra_compile_args=compile_args + openmp,
             extra_link_args=openmp,
@@ -42,9 +43,10 @@ def extensions(mode: str) -> list[Extension]:
 
     built = cythonize(
         [
-            extension("discretize_cython", [], []),
-            extension("gate_crop_cython", [], []),
-            extension("selective_scan_cython", isas, headers),
+            extension("causal_conv1d", per_isa=True),
+            extension("discretize", per_isa=False),
+            extension("gate_crop", per_isa=False),
+            extension("selective_scan", per_isa=True),
         ],
         build_dir="build/cython",
         quiet=True,

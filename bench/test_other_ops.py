@@ -1,4 +1,4 @@
-"""Discretisation and gate crop, beside plain NumPy."""
+"""Discretisation and gate crop beside plain NumPy, causal convolution beside torch's own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracles import relative_error
+import torch
+from oracles import relative_error, widened
 
 import ssmcore
 from ssmcore.ops import SPECS
@@ -16,13 +17,12 @@ from ssmcore.ops import SPECS
 def test_discretize(backend: str, measure: Any) -> None:
     spec = SPECS["discretize"]
     case = spec.benchmarks[0].make(np.random.default_rng(0), np.float32)
-    wide = {k: v.astype(np.float64) if isinstance(v, np.ndarray) else v for k, v in case.items()}
 
     def run() -> Any:
         return ssmcore.discretize(**case, backend=backend)
 
     result = run()[1]
-    error = relative_error(result, ssmcore.discretize(**wide)[1])
+    error = relative_error(result, ssmcore.discretize(**widened(case))[1])
     measure(run, elements=result.size, error=error, tolerance=spec.forward.float32, rounds=5)
 
 
@@ -35,3 +35,57 @@ def test_gate_crop(backend: str, measure: Any) -> None:
 
     reference = np.ascontiguousarray(case["g"][..., 1:-1, 1:-1])
     measure(run, elements=reference.size, error=relative_error(run(), reference), tolerance=0.0)
+
+
+CONVOLUTIONS = {sample.name: sample for sample in SPECS["causal_conv1d"].benchmarks}
+
+
+def convolution(name: str) -> dict[str, Any]:
+    return CONVOLUTIONS[name].make(np.random.default_rng(0), np.float32)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("backend", ["cython", "numba"])
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_causal_conv1d(name: str, backend: str, threads: int, measure: Any) -> None:
+    case = convolution(name)
+
+    def run() -> Any:
+        return ssmcore.causal_conv1d(**case, backend=backend, num_threads=threads)
+
+    error = relative_error(run(), ssmcore.causal_conv1d(**widened(case)))
+    tolerance = SPECS["causal_conv1d"].forward.float32
+    measure(run, elements=case["x"].size, error=error, tolerance=tolerance, moved=2 * case["x"].nbytes)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_causal_conv1d_forward_and_backward(name: str, threads: int, measure: Any) -> None:
+    case = convolution(name)
+    dout = np.ones_like(case["x"])
+
+    def run() -> Any:
+        ssmcore.causal_conv1d(**case, num_threads=threads)
+        return ssmcore.causal_conv1d_vjp(dout, **case, num_threads=threads)
+
+    wide = widened(case)
+    error = relative_error(run().weight, ssmcore.causal_conv1d_vjp(np.ones_like(wide["x"]), **wide).weight)
+    tolerance = SPECS["causal_conv1d"].gradient.float32
+    measure(run, elements=case["x"].size, error=error, tolerance=tolerance, moved=5 * case["x"].nbytes)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_torch_conv1d(name: str, measure: Any) -> None:
+    """What a user writes instead: pad, grouped convolution, SiLU, on (batch, dim, seqlen)."""
+    case = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in convolution(name).items()}
+    x = case["x"].transpose(1, 2) if case["layout"] == "bld" else case["x"]
+
+    @torch.inference_mode()
+    def run() -> Any:
+        extended = torch.cat([case["initial_states"], x], -1)
+        y = torch.nn.functional.conv1d(extended, case["weight"][:, None], case["bias"], groups=x.shape[1])
+        y = torch.nn.functional.silu(y)
+        return y.transpose(1, 2).contiguous() if case["layout"] == "bld" else y
+
+    error = relative_error(run(), ssmcore.causal_conv1d(**widened(convolution(name))))
+    measure(run, elements=x.numel(), error=error, tolerance=1e-4, rounds=7, moved=2 * x.numel() * 4)

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from oracles import relative_error
+from ceilings import tile_ns
+from oracles import relative_error, widened
 
 import ssmcore
-from ssmcore.ops.selective_scan import SPEC, _case
+from ssmcore.ops.selective_scan import SPEC, make_case
 
 CASES = {sample.name: sample for sample in SPEC.benchmarks}
 SHORT = "B1 D64 L512 N16"
@@ -21,19 +22,36 @@ SHORT = "B1 D64 L512 N16"
 @cache
 def arguments(name: str) -> dict[str, Any]:
     if name == SHORT:
-        return _case(np.random.default_rng(0), np.float32, batch=1, dim=64, seqlen=512, dstate=16, extras=False)
+        return make_case(np.random.default_rng(0), np.float32, batch=1, dim=64, seqlen=512, dstate=16, extras=False)
     return CASES[name].make(np.random.default_rng(0), np.float32)
 
 
 @cache
 def in_float64(name: str) -> Any:
     """The result in double precision, by the fastest backend held to the reference at that precision."""
-    wide = {k: v.astype(np.float64) if isinstance(v, np.ndarray) else v for k, v in arguments(name).items()}
-    return ssmcore.selective_scan(**wide)
+    return ssmcore.selective_scan(**widened(arguments(name)))
+
+
+@cache
+def gradient_in_float64(name: str) -> Any:
+    """dA of the summed result."""
+    wide = widened(arguments(name))
+    return ssmcore.selective_scan_vjp(np.ones_like(wide["u"]), **wide).A
 
 
 def elements(name: str) -> int:
     return arguments(name)["u"].size * arguments(name)["A"].shape[1]
+
+
+def moved(name: str) -> int:
+    """Bytes of the arguments and of the result."""
+    arrays = [x for x in arguments(name).values() if isinstance(x, np.ndarray)]
+    return sum(x.nbytes for x in arrays) + arguments(name)["u"].nbytes
+
+
+def ceiling(name: str) -> float:
+    """The recurrence alone on a tile in cache; softplus, gate and the way to memory come on top."""
+    return tile_ns(ssmcore.cpu_features().isa, arguments(name).get("discretization", "mamba"))
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -45,7 +63,14 @@ def test_forward(name: str, backend: str, threads: int, measure: Any) -> None:
     def run() -> Any:
         return ssmcore.selective_scan(**case, backend=backend, num_threads=threads)
 
-    measure(run, elements=elements(name), error=relative_error(run(), in_float64(name)), tolerance=SPEC.forward.float32)
+    measure(
+        run,
+        elements=elements(name),
+        error=relative_error(run(), in_float64(name)),
+        tolerance=SPEC.forward.float32,
+        moved=moved(name),
+        ceiling=ceiling(name) if backend == "cython" and threads == 1 else None,
+    )
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -54,8 +79,7 @@ def test_forward(name: str, backend: str, threads: int, measure: Any) -> None:
 def test_forward_and_backward(name: str, backend: str, threads: int, measure: Any) -> None:
     case = arguments(name)
     dout = np.ones_like(case["u"])
-    wide = {k: v.astype(np.float64) if isinstance(v, np.ndarray) else v for k, v in case.items()}
-    reference = ssmcore.selective_scan_vjp(np.ones_like(wide["u"]), **wide).A
+    reference = gradient_in_float64(name)
 
     def run() -> Any:
         return ssmcore.selective_scan_vjp(dout, **case, backend=backend, num_threads=threads)
@@ -121,6 +145,5 @@ def test_peer_forward_and_backward(peer: str, measure: Any) -> None:
         gradient, case["A"].grad = case["A"].grad, None
         return gradient
 
-    wide = {k: v.astype(np.float64) if isinstance(v, np.ndarray) else v for k, v in arguments(SHORT).items()}
-    reference = ssmcore.selective_scan_vjp(np.ones_like(wide["u"]), **wide).A
-    measure(run, elements=elements(SHORT), error=relative_error(run(), reference), tolerance=1e-3, rounds=5)
+    error = relative_error(run(), gradient_in_float64(SHORT))
+    measure(run, elements=elements(SHORT), error=error, tolerance=1e-3, rounds=5)

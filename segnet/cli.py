@@ -79,12 +79,21 @@ def phantom(
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same volumes.")] = 0,
     shape: Annotated[tuple[int, int, int], typer.Option(help="Voxels along x, y, z.")] = (256, 256, 128),
+    site: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Where lesions may lie: lung, liver, kidney, node, spleen, bone; repeatable. Default: anywhere."
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Make ULS23-like CT volumes with a lesion each, as NIfTI pairs."""
-    from .data.phantom import write_phantoms
+    from .data.phantom import SITES, write_phantoms
 
-    write_phantoms(out, cases, n_patients=patients, seed=seed, shape=shape, progress=_bar("phantom", quiet))
+    sites = tuple(site) if site else SITES
+    write_phantoms(
+        out, cases, n_patients=patients, seed=seed, shape=shape, sites=sites, progress=_bar("phantom", quiet)
+    )
     print(f"{cases} phantoms in {out}")
 
 

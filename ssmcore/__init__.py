@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from ._explain import explain
+from ._explain import CpuFeatures, cpu_features, explain
 from ._spec import ArgumentError, ArgumentTypeError
 from .backends import BackendError, use_backend
 from .backends import names as backend_names
+from .ops.causal_conv1d import CausalConv1dGradients, causal_conv1d, causal_conv1d_vjp
 from .ops.discretize import DiscretizeGradients, discretize, discretize_vjp
 from .ops.gate_crop import gate_crop, gate_crop_vjp
 from .ops.selective_scan import SelectiveScanGradients, selective_scan, selective_scan_vjp
@@ -16,10 +17,15 @@ __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
     "BackendError",
+    "CausalConv1dGradients",
+    "CpuFeatures",
     "DiscretizeGradients",
     "SS2DGradients",
     "SelectiveScanGradients",
     "backend_names",
+    "causal_conv1d",
+    "causal_conv1d_vjp",
+    "cpu_features",
     "discretize",
     "discretize_vjp",
     "explain",

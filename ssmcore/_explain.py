@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+from dataclasses import dataclass
+
 from . import backends
 from .ops import SPECS
 
@@ -11,7 +14,7 @@ def explain(op: str, *, backend: str | None = None) -> backends.Choice:
 
     Parameters
     ----------
-    op : "discretize", "selective_scan", "ss2d" or "gate_crop"
+    op : "discretize", "selective_scan", "ss2d", "causal_conv1d" or "gate_crop"
     backend : as in the operation
 
     Returns
@@ -35,3 +38,44 @@ def explain(op: str, *, backend: str | None = None) -> backends.Choice:
     if op not in SPECS:
         raise ValueError(f"explain: op: expected one of {', '.join(SPECS)}, got {op!r}; check its spelling")
     return backends.choose(op, SPECS[op].entries, backend)
+
+
+@dataclass(frozen=True)
+class CpuFeatures:
+    """Instruction sets of the compiled kernels on this processor, narrowest first; printed, one line.
+
+    `usable` are those compiled in that the processor runs, `isa` the one in use (SSMCORE_ISA, else the widest), None without
+    compiled kernels. `openmp` says whether they run on several threads.
+    """
+
+    machine: str
+    usable: tuple[str, ...]
+    isa: str | None
+    openmp: bool
+
+    def __str__(self) -> str:
+        if self.isa is None:
+            return f"{self.machine}: no compiled kernels"
+        threads = "OpenMP threads" if self.openmp else "one thread"
+        return f"{self.machine}: {self.isa} of {', '.join(self.usable)}, {threads}"
+
+
+def cpu_features() -> CpuFeatures:
+    """What the compiled kernels use of this processor.
+
+    Raises
+    ------
+    ValueError
+        SSMCORE_ISA names an instruction set that is unknown or not run by this processor.
+
+    Examples
+    --------
+    >>> import ssmcore
+    >>> "generic" in ssmcore.cpu_features().usable or ssmcore.cpu_features().isa is None
+    True
+    """
+    try:
+        from .backends import cython_
+    except ImportError:
+        return CpuFeatures(platform.machine(), (), None, False)
+    return CpuFeatures(platform.machine(), cython_.usable_isas(), cython_.isa(), cython_.kernels.openmp_threads() > 0)

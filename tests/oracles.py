@@ -7,6 +7,11 @@ from typing import Any
 import numpy as np
 
 
+def widened(case: dict[str, Any]) -> dict[str, Any]:
+    """A case with its arrays in double precision."""
+    return {k: v.astype(np.float64) if isinstance(v, np.ndarray) else v for k, v in case.items()}
+
+
 def relative_error(got: Any, reference: Any) -> float:
     """max|got - reference| / max|reference|; infinity where one is NaN or infinite and the other is not."""
     got, reference = np.asarray(got, np.float64), np.asarray(reference, np.float64)

@@ -65,6 +65,21 @@ FAULTS = [
         build=True,
     ),
     Fault(
+        "C kernel: a direction walked twice",
+        SCAN_C,
+        "direction & SSMCORE_COLUMNS ?",
+        "direction == SSMCORE_COLUMNS ?",
+        f"{CONFORMANCE}",
+        build=True,
+    ),
+    Fault(
+        "walks of a grid: columns backwards go by rows",
+        "ssmcore/_conventions.py",
+        "    if direction % 2:\n        x = x.swapaxes(1, 2)",
+        "    if direction == 1:\n        x = x.swapaxes(1, 2)",
+        "tests/ssmcore/test_laws.py -k grid",
+    ),
+    Fault(
         "C kernel: wrong group",
         SCAN_C,
         "unit.g = index / nblocks % s->ngroups;",
@@ -136,10 +151,10 @@ FAULTS = [
         "tests/segnet/models",
     ),
     Fault(
-        "SS2D: a direction walked twice",
+        "SS2D: another direction's matrices",
         "segnet/models/mamba.py",
-        'if direction.startswith("column"):\n        x = x.transpose(1, 2)',
-        'if direction == "column":\n        x = x.transpose(1, 2)',
+        "-torch.exp(self.A_log),",
+        "-torch.exp(self.A_log).flip(0),",
         "tests/segnet/models",
     ),
     Fault(

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from ssmcore.ops.selective_scan import _case
-from ssmcore.ops.ss2d import _case as ss2d_case
+from ssmcore.ops.selective_scan import make_case
+from ssmcore.ops.ss2d import make_case as make_grid
 
 LENGTHS = (0, 1, 2, 3, 7, 16, 63, 64, 65, 66, 129)
 
@@ -19,7 +19,7 @@ def scans(draw: Any, *, dtypes: tuple[Any, ...] = (np.float32, np.float64)) -> t
     dtype = draw(st.sampled_from(dtypes))
     ngroups = draw(st.sampled_from((None, 1, 2, 3)))
     members = draw(st.integers(1, 40 if ngroups in (None, 1) else 13))
-    case = _case(
+    case = make_case(
         np.random.default_rng(draw(st.integers(0, 2**32 - 1))),
         dtype,
         batch=draw(st.integers(1, 3)),
@@ -48,7 +48,7 @@ def scans(draw: Any, *, dtypes: tuple[Any, ...] = (np.float32, np.float64)) -> t
 def grids(draw: Any, *, dtypes: tuple[Any, ...] = (np.float32, np.float64)) -> tuple[dict[str, Any], Any]:
     """(arguments of ss2d, dtype) over heights and widths on both sides of a chunk, widths off the lane, options and strides."""
     dtype = draw(st.sampled_from(dtypes))
-    case = ss2d_case(
+    case = make_grid(
         np.random.default_rng(draw(st.integers(0, 2**32 - 1))),
         dtype,
         batch=draw(st.integers(1, 2)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,22 @@ from ssmcore.torch import ss2d
 DIRECTIONS = 4
 
 
+@dataclass(frozen=True)
+class VSSConfig:
+    """What every VSS module of a network shares.
+
+    Parameters
+    ----------
+    expand : lambda of eq. 7, the factor of both branches
+    dstate : N, states a channel
+    discretization : as in `ssmcore.selective_scan`; the paper's is bilinear (eq. 2)
+    """
+
+    expand: int = 2
+    dstate: int = 16
+    discretization: str = "bilinear"
+
+
 class SS2D(nn.Module):
     """Four selective scans of the grid, each with its own delta, B, C, A and D, summed at every position.
 
@@ -20,13 +37,12 @@ class SS2D(nn.Module):
     ----------
     channels : of the grid
     dt_rank : width of the bottleneck from which delta is projected
-    dstate : N
-    discretization : as in `ssmcore.selective_scan`; the paper's is bilinear (eq. 2)
     """
 
-    def __init__(self, channels: int, dt_rank: int, *, dstate: int = 16, discretization: str = "bilinear") -> None:
+    def __init__(self, channels: int, dt_rank: int, config: VSSConfig) -> None:
         super().__init__()
-        self.dt_rank, self.dstate, self.discretization = dt_rank, dstate, discretization
+        dstate = config.dstate
+        self.dt_rank, self.config = dt_rank, config
         k = DIRECTIONS
         # delta, B and C depend on one position alone, so one product in the natural order serves all directions
         self.x_proj = nn.Linear(channels, k * (dt_rank + 2 * dstate), bias=False)
@@ -41,7 +57,7 @@ class SS2D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         projected = self.x_proj(x).unflatten(-1, (DIRECTIONS, -1))
-        rank, B, C = projected.split([self.dt_rank, self.dstate, self.dstate], dim=-1)
+        rank, B, C = projected.split([self.dt_rank, self.config.dstate, self.config.dstate], dim=-1)
         # one product a direction, all positions at once: (4, positions, rank) with (4, rank, channels)
         delta = torch.bmm(rank.flatten(0, 2).transpose(0, 1), self.dt_weight.transpose(1, 2))
         return ss2d(
@@ -53,26 +69,20 @@ class SS2D(nn.Module):
             self.D,
             self.dt_bias,
             delta_softplus=True,
-            discretization=self.discretization,
+            discretization=self.config.discretization,
         )
 
 
 class VSSModule(nn.Module):
-    """Equation 7. ``W1 = LN(SS2D(silu(DWConv(Linear W))))``, ``W2 = silu(Linear W)``, ``out = Linear(W1 * W2)``.
+    """Equation 7. ``W1 = LN(SS2D(silu(DWConv(Linear W))))``, ``W2 = silu(Linear W)``, ``out = Linear(W1 * W2)``."""
 
-    Parameters
-    ----------
-    channels : C
-    expand : lambda, the factor of both branches
-    """
-
-    def __init__(self, channels: int, *, expand: int = 2, dstate: int = 16, discretization: str = "bilinear") -> None:
+    def __init__(self, channels: int, config: VSSConfig) -> None:
         super().__init__()
-        inner = expand * channels
+        inner = config.expand * channels
         self.linear1 = nn.Linear(channels, inner, bias=False)
         self.linear2 = nn.Linear(channels, inner, bias=False)
         self.dwconv = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
-        self.ss2d = SS2D(inner, math.ceil(channels / 16), dstate=dstate, discretization=discretization)
+        self.ss2d = SS2D(inner, math.ceil(channels / 16), config)
         self.norm = nn.LayerNorm(inner)
         self.out = nn.Linear(inner, channels, bias=False)
 
@@ -101,10 +111,10 @@ class DropPath(nn.Module):
 class VSSBlock(nn.Module):
     """The encoder's block: ``x + DropPath(VSS(LN(x)))``."""
 
-    def __init__(self, channels: int, *, drop_path: float, expand: int, dstate: int, discretization: str) -> None:
+    def __init__(self, channels: int, config: VSSConfig, *, drop_path: float = 0.0) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels)
-        self.vss = VSSModule(channels, expand=expand, dstate=dstate, discretization=discretization)
+        self.vss = VSSModule(channels, config)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -114,10 +124,10 @@ class VSSBlock(nn.Module):
 class VMLayer(nn.Module):
     """Equations 5 and 6. ``M = VSSM(LN(M_in)) + s M_in``, ``M_out = Proj(LN'(M))``, s learned per channel, 1 at first."""
 
-    def __init__(self, channels: int, *, drop_path: float, expand: int, dstate: int, discretization: str) -> None:
+    def __init__(self, channels: int, config: VSSConfig, *, drop_path: float = 0.0) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels)
-        self.vssm = VSSModule(channels, expand=expand, dstate=dstate, discretization=discretization)
+        self.vssm = VSSModule(channels, config)
         self.drop_path = DropPath(drop_path)
         self.s = nn.Parameter(torch.ones(channels))
         self.second_norm = nn.LayerNorm(channels)

@@ -8,10 +8,14 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig
 from .ahnet import ResidualUpsampling
-from .mamba import PatchEmbedding, PatchMerging, VMLayer, VSSBlock
+from .mamba import PatchEmbedding, PatchMerging, VMLayer, VSSBlock, VSSConfig
 
 STRIDE = 32
 """Height and width of the input are multiples of this: patches of 4, halved three times."""
+
+
+def vss_config(config: ModelConfig) -> VSSConfig:
+    return VSSConfig(config.expand, config.dstate, config.discretization)
 
 
 class Decoder(nn.Module):
@@ -31,15 +35,7 @@ class Decoder(nn.Module):
         channels = dims[-1]
         for skip, f in zip(reversed(dims[:-1]), reversed(filters[:-1]), strict=True):
             self.blocks.append(ResidualUpsampling(channels, skip, f, gate_target=config.gate_target))
-            self.vm_layers.append(
-                VMLayer(
-                    f,
-                    drop_path=0.0,
-                    expand=config.expand,
-                    dstate=config.dstate,
-                    discretization=config.discretization,
-                )
-            )
+            self.vm_layers.append(VMLayer(f, vss_config(config)))
             channels = f
         tail: list[nn.Module] = []
         for _ in range(2):
@@ -75,16 +71,7 @@ class MambaAHNet(nn.Module):
         rates = np.linspace(0, config.drop_path, sum(config.depths)).tolist()
         self.stages, self.merges = nn.ModuleList(), nn.ModuleList()
         for dim, depth in zip(dims, config.depths, strict=True):
-            blocks = [
-                VSSBlock(
-                    dim,
-                    drop_path=rates.pop(0),
-                    expand=config.expand,
-                    dstate=config.dstate,
-                    discretization=config.discretization,
-                )
-                for _ in range(depth)
-            ]
+            blocks = [VSSBlock(dim, vss_config(config), drop_path=rates.pop(0)) for _ in range(depth)]
             self.stages.append(nn.Sequential(*blocks))
             if dim != dims[-1]:
                 self.merges.append(PatchMerging(dim))

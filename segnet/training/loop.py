@@ -28,6 +28,8 @@ from ..models import build, channels_last
 from . import checkpoint
 
 SPLIT_FILE, LOG_FILE = "split.json", "log.jsonl"
+AVERAGE_EVERY = 4
+"""Steps between two updates of the averaged weights, which cost about as much as the optimizer's."""
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -100,7 +102,8 @@ def train(prepared: Path, out: Path, config: Config, *, report: Report | None = 
     source = BatchSource(load_cases(prepared, split["train"]), config.data, settings.seed)
     val_cases = load_cases(prepared, split["val"])
     model = channels_last(build(config.model))
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True)
+    decay = settings.ema_decay**AVERAGE_EVERY
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
     loss_of = JointLoss(settings.reconstruction_weight)
     optimizer = torch.optim.AdamW(parameter_groups(model, settings.weight_decay), lr=settings.learning_rate, fused=True)
 
@@ -120,8 +123,9 @@ def train(prepared: Path, out: Path, config: Config, *, report: Report | None = 
                 for group in optimizer.param_groups:
                     group["lr"] = settings.learning_rate * rate
                 losses.append(_step(model, loss_of, optimizer, source, config, step))
-                average.update_parameters(model)
                 step += 1
+                if step % AVERAGE_EVERY == 0 or step < AVERAGE_EVERY:
+                    average.update_parameters(model)
             if progress >= 1 or elapsed_s - validated_s >= settings.validate_every_s:
                 val_dice = validate(average.module, val_cases, config)
                 row = {
@@ -172,6 +176,6 @@ def _step(
         )
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), config.train.gradient_clip)
+    nn.utils.clip_grad_norm_(model.parameters(), config.train.gradient_clip, foreach=True)
     optimizer.step()
     return value

@@ -1,16 +1,2 @@
-/* x86-64 with AVX2 and FMA. */
-#if defined(__x86_64__)
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC target("avx2,fma")
-#endif
-#define ISA avx2
-#define VECTOR_BYTES 32
-#include "selective_scan_types.h"
-#if defined(__clang__)
-#pragma clang attribute pop
-#endif
-#else
-typedef int ssmcore_no_avx2;
-#endif
+#define IMPLEMENTATION "selective_scan_impl.h"
+#include "isa_avx2.h"

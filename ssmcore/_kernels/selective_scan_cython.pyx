@@ -44,7 +44,7 @@ cdef extern from "selective_scan.h" nogil:
         void *dD
         void *ddelta_bias
     int ssm_best_isa()
-    int ssm_has_openmp()
+    int ssm_openmp_threads()
     int ssm_scan_fwd(const ssm_scan *scan, int isa, int is_double)
     int ssm_scan_bwd(const ssm_scan *scan, int isa, int is_double)
 
@@ -71,9 +71,9 @@ def block_of(dim: int) -> int:
     return -(-dim // blocks // 16) * 16 or 16
 
 
-def has_openmp() -> bool:
-    """Whether the kernels were compiled with OpenMP, without which they run on one thread."""
-    return ssm_has_openmp() != 0
+def openmp_threads() -> int:
+    """Threads OpenMP would use now, by OMP_NUM_THREADS or threadpoolctl; 0 for kernels compiled without, which run on one."""
+    return ssm_openmp_threads()
 
 
 cdef ssm_in reads(const real[:, :, :] x) noexcept:

@@ -1,4 +1,2 @@
-/* Any processor with 128-bit vectors (SSE2, NEON) or none. */
-#define ISA generic
-#define VECTOR_BYTES 16
-#include "selective_scan_types.h"
+#define IMPLEMENTATION "selective_scan_impl.h"
+#include "isa_generic.h"

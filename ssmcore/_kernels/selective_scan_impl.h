@@ -5,108 +5,13 @@
  * walked in blocks held in registers. Lanes beyond the last channel hold zeros. A direction is an order of positions,
  * looked up once a tile; what several directions write to one position they add up there.
  */
-#include "vecmath.h"
-
-#define CHUNK SSMCORE_CHUNK
+#include "lanes.h"
+#include "selective_scan.h"
+#include "units.h"
 
 typedef struct {
     vec u[CHUNK], dt[CHUNK], dtu[CHUNK], z[CHUNK], y[CHUNK];
 } NAME(tile);
-
-/* ---- between strided memory and tiles [step][lane] ---- */
-
-/* The positions of a tile's steps: along rows, along columns, or either backwards. */
-typedef struct {
-    int64_t steps;
-    int in_order; /* at[t] = at[0] + t */
-    int64_t at[CHUNK];
-} NAME(walk);
-
-INLINE void NAME(walk_from)(NAME(walk) *walk, const ssm_scan *s, int64_t direction, int64_t t0) {
-    int64_t height = s->seqlen / s->width;
-    walk->steps = s->seqlen - t0 < CHUNK ? s->seqlen - t0 : CHUNK;
-    walk->in_order = direction == 0;
-    for (int64_t t = 0; t < walk->steps; t++) {
-        int64_t k = direction & SSMCORE_REVERSED ? s->seqlen - 1 - t0 - t : t0 + t;
-        walk->at[t] = direction & SSMCORE_COLUMNS ? k % height * s->width + k / height : k;
-    }
-}
-
-INLINE void NAME(load)(vec *tile, const REAL *p, int64_t time, int64_t dim, const NAME(walk) *walk, int64_t lanes) {
-    const int64_t *at = walk->at, steps = walk->steps;
-    if (dim == 1 && lanes == VL) {
-        for (int64_t t = 0; t < steps; t++) __builtin_memcpy(&tile[t], p + at[t] * time, sizeof(vec));
-        return;
-    }
-    REAL *flat = (REAL *)tile;
-    if (lanes < VL) __builtin_memset(tile, 0, steps * sizeof(vec));
-    if (time == 1 && walk->in_order) {
-        for (int64_t d = 0; d < lanes; d++)
-            for (int64_t t = 0; t < steps; t++) flat[t * VL + d] = p[d * dim + at[0] + t];
-        return;
-    }
-    for (int64_t t = 0; t < steps; t++)
-        for (int64_t d = 0; d < lanes; d++) flat[t * VL + d] = p[at[t] * time + d * dim];
-}
-
-INLINE void NAME(store)(REAL *p, const vec *tile, int64_t time, int64_t dim, const NAME(walk) *walk, int64_t lanes,
-                        int add) {
-    const int64_t *at = walk->at, steps = walk->steps;
-    if (dim == 1 && lanes == VL) {
-        for (int64_t t = 0; t < steps; t++) {
-            vec value = tile[t], before;
-            if (add) {
-                __builtin_memcpy(&before, p + at[t] * time, sizeof(vec));
-                value += before;
-            }
-            __builtin_memcpy(p + at[t] * time, &value, sizeof(vec));
-        }
-        return;
-    }
-    const REAL *flat = (const REAL *)tile;
-    if (add) {
-        for (int64_t t = 0; t < steps; t++)
-            for (int64_t d = 0; d < lanes; d++) p[at[t] * time + d * dim] += flat[t * VL + d];
-        return;
-    }
-    if (time == 1 && walk->in_order) {
-        for (int64_t d = 0; d < lanes; d++)
-            for (int64_t t = 0; t < steps; t++) p[d * dim + at[0] + t] = flat[t * VL + d];
-        return;
-    }
-    for (int64_t t = 0; t < steps; t++)
-        for (int64_t d = 0; d < lanes; d++) p[at[t] * time + d * dim] = flat[t * VL + d];
-}
-
-/* A sequence of a direction, for the channels from c on. What has no direction's stride is shared: read by all, added to. */
-INLINE void NAME(load_steps)(vec *tile, const ssm_in *x, int64_t b, int64_t direction, int64_t c, const NAME(walk) *walk,
-                             int64_t lanes) {
-    NAME(load)(tile, (const REAL *)x->data + b * x->batch + direction * x->direction + c * x->dim, x->time, x->dim, walk,
-               lanes);
-}
-
-INLINE void NAME(store_steps)(const ssm_out *x, int64_t b, int64_t direction, int64_t c, const vec *tile,
-                              const NAME(walk) *walk, int64_t lanes) {
-    NAME(store)((REAL *)x->data + b * x->batch + direction * x->direction + c * x->dim, tile, x->time, x->dim, walk, lanes,
-                direction > 0 && x->direction == 0);
-}
-
-/* Per-channel rows of (dim, dstate) arrays as [state][lane]. */
-INLINE void NAME(load_rows)(vec *state, const REAL *p, int64_t dstate, int64_t lanes) {
-    if (!p || lanes < VL) __builtin_memset(state, 0, dstate * sizeof(vec));
-    if (!p) return;
-    REAL *flat = (REAL *)state;
-    for (int64_t d = 0; d < lanes; d++)
-        for (int64_t n = 0; n < dstate; n++) flat[n * VL + d] = p[d * dstate + n];
-}
-
-INLINE void NAME(store_rows)(void *rows, int64_t row, const vec *state, int64_t dstate, int64_t lanes) {
-    if (!rows) return;
-    REAL *p = (REAL *)rows + row * dstate;
-    const REAL *flat = (const REAL *)state;
-    for (int64_t d = 0; d < lanes; d++)
-        for (int64_t n = 0; n < dstate; n++) p[d * dstate + n] = flat[n * VL + d];
-}
 
 /* B or C of a tile as [step][state]. */
 INLINE void NAME(load_matrix)(REAL *tile, const ssm_matrix *m, int64_t b, int64_t g, const NAME(walk) *walk,
@@ -135,32 +40,38 @@ INLINE void NAME(load_states)(vec *state, const REAL *p, int64_t dim, int64_t ds
 /* ---- one step of the discretised system ---- */
 
 /* `a` is A times A_SCALE: for mamba, so that 2^x is e^x; for bilinear, so that G = 2/(1 - x/2) is 1/(1/2 - dt a) and
- * A_bar = G - 1. Input enters as gain * (IN_SCALE delta B u). kept[0..2] is what the backward pass wants again:
- * mamba: A_bar; bilinear: G; zoh: A_bar, phi, phi'. `tame` tiles need no guards: see `tame` below. */
+ * A_bar = G - 1. `input` is IN_SCALE delta B u. kept[0..2] is what the backward pass wants again: mamba: A_bar;
+ * bilinear: G; zoh: A_bar, phi, phi'.
+ *
+ * A `tame` tile (see below) does without guards, and for bilinear joins terms, G (h + input) - h, that part ways at
+ * infinity; so a tame tile whose states do not come out finite is walked again, guarded. */
 #define A_SCALE(disc) ((disc) == SSMCORE_MAMBA ? LOG2_E : (disc) == SSMCORE_BILINEAR ? (REAL)0.25 : (REAL)1)
 #define IN_SCALE(disc) ((disc) == SSMCORE_BILINEAR ? (REAL)0.5 : (REAL)1)
 
-INLINE vec NAME(a_bar)(const int disc, const int tame, vec dt, vec a, vec *gain, vec *kept) {
+INLINE vec NAME(advance)(const int disc, const int tame, vec dt, vec a, vec h, vec input, vec *kept) {
     if (disc == SSMCORE_MAMBA) {
         kept[0] = tame ? NAME(exp2_inside)(dt * a) : NAME(exp2)(dt * a);
-        return kept[0];
+        return kept[0] * h + input;
     }
     if (disc == SSMCORE_BILINEAR) {
         vec denominator = (REAL)0.5 - dt * a;
         kept[0] = tame ? RECIPROCAL_INSIDE(denominator) : RECIPROCAL(denominator);
-        *gain = kept[0];
-        return kept[0] - 1;
+        return tame ? kept[0] * (h + input) - h : (kept[0] - 1) * h + kept[0] * input;
     }
-    vec x = dt * a;
-    NAME(exp_phi)(x, &kept[0], &kept[1], &kept[2]);
-    *gain = kept[1];
-    return kept[0];
+    NAME(exp_phi)(dt * a, &kept[0], &kept[1], &kept[2]);
+    return kept[0] * h + kept[1] * input;
 }
 
 #define KEPT(disc) ((disc) == SSMCORE_ZOH ? 3 : 1)
 
 /* The largest -dt a for which neither 2^x nor a reciprocal leaves the normal numbers. */
 #define REACH(disc) ((disc) == SSMCORE_MAMBA ? -EXP2_LOW - 1 : (disc) == SSMCORE_BILINEAR ? (REAL)1e30 : (REAL)-1)
+
+INLINE int NAME(all_lanes)(ivec mask) {
+    int all = 1;
+    for (int i = 0; i < VL; i++) all &= mask[i] != 0;
+    return all;
+}
 
 /* max_n -a[n], infinity where an a is positive or not a number. */
 INLINE vec NAME(reach)(const vec *a, int64_t dstate) {
@@ -177,9 +88,13 @@ INLINE int NAME(tame)(int disc, const vec *dt, vec reach, int64_t steps) {
     vec limit = NAME(splat)(REACH(disc));
     ivec ok = ~(ivec){0};
     for (int64_t t = 0; t < steps; t++) ok &= (dt[t] >= 0) & (dt[t] * reach <= limit);
-    int all = 1;
-    for (int i = 0; i < VL; i++) all &= ok[i] != 0;
-    return all;
+    return NAME(all_lanes)(ok);
+}
+
+INLINE int NAME(finite)(const vec *x, int64_t count) {
+    ivec ok = ~(ivec){0};
+    for (int64_t n = 0; n < count; n++) ok &= x[n] - x[n] == 0;
+    return NAME(all_lanes)(ok);
 }
 
 typedef struct {
@@ -204,11 +119,8 @@ INLINE void NAME(fwd_states)(const int disc, const int tame, const int constant,
         const REAL *B = bc.B + t * bc.dstate, *C = bc.C + t * bc.dstate;
 #pragma GCC unroll 16
         for (int n = 0; n < nb; n++) {
-            vec gain, kept[3];
-            vec a = NAME(a_bar)(disc, tame, dt, A[n], &gain, kept);
-            vec input = constant && bc.Bv ? dtu * bc.Bv[n] : dtu * B[n];
-            if (disc != SSMCORE_MAMBA) input *= gain;
-            h[n] = a * h[n] + input;
+            vec kept[3];
+            h[n] = NAME(advance)(disc, tame, dt, A[n], h[n], constant && bc.Bv ? dtu * bc.Bv[n] : dtu * B[n], kept);
             vec term = constant && bc.Cv ? bc.Cv[n] * h[n] : C[n] * h[n];
             if (n & 1) y_odd += term;
             else y += term;
@@ -230,9 +142,9 @@ INLINE void NAME(fwd_states)(const int disc, const int tame, const int constant,
     } while (0)
 #define WALK_STATES(states, wide)                                                              \
     do {                                                                                       \
-        if (constant)                                                                          \
+        if (constant) {                                                                        \
             for (int64_t n = 0; n < dstate; n++) states(disc, 0, 1, 1);                        \
-        else if (disc == SSMCORE_MAMBA && tame) WALK(states, wide, SSMCORE_MAMBA, 1);          \
+        } else if (disc == SSMCORE_MAMBA && tame) WALK(states, wide, SSMCORE_MAMBA, 1);          \
         else if (disc == SSMCORE_MAMBA) WALK(states, wide, SSMCORE_MAMBA, 0);                  \
         else if (disc == SSMCORE_BILINEAR && tame) WALK(states, wide, SSMCORE_BILINEAR, 1);    \
         else if (disc == SSMCORE_BILINEAR) WALK(states, wide, SSMCORE_BILINEAR, 0);            \
@@ -280,12 +192,6 @@ INLINE NAME(slot) NAME(slot_at)(const ssm_scan *s, const NAME(unit) *unit, int64
     return slot;
 }
 
-INLINE vec NAME(lanes_of)(const void *p, int64_t row, int64_t lanes) {
-    vec v = {0};
-    if (p) __builtin_memcpy(&v, (const REAL *)p + row, lanes * sizeof(REAL));
-    return v;
-}
-
 /* A, scaled as the kernel wants it, and how far it reaches. */
 INLINE vec NAME(load_A)(vec *A, const ssm_scan *s, NAME(slot) slot) {
     NAME(load_rows)(A, (const REAL *)s->A + slot.row * s->dstate, s->dstate, slot.lanes);
@@ -308,16 +214,19 @@ INLINE int NAME(open_tile)(NAME(tile) *tile, const ssm_scan *s, int64_t b, int64
     return NAME(tame)(s->discretization, tile->dt, reach, walk->steps);
 }
 
-#define ARENA(arena, type, count) \
-    (type *)arena;                \
-    arena += ((count) * sizeof(type) + 63) / 64 * 64
+/* Starts y with D u, or with 0 and not 0 u, which may be NaN. */
+INLINE void NAME(open_out)(NAME(tile) *tile, const ssm_scan *s, NAME(slot) slot, int64_t steps) {
+    vec D = NAME(lanes_of)(s->D, slot.row, slot.lanes);
+    for (int64_t t = 0; t < steps; t++) tile->y[t] = s->D ? D * tile->u[t] : (vec){0};
+}
+
 #define BLOCK_VECS(s) (((s)->block + VL - 1) / VL)
 #define CHECKPOINT(s, unit, direction, chunk, slot)                                                                \
     ((REAL *)(s)->checkpoints +                                                                                    \
      ((((direction) * (s)->batch + (unit).b) * nchunks + (chunk)) * (s)->dstate) * (s)->dim + (slot).c)
 
 static int64_t NAME(fwd_scratch)(const ssm_scan *s) {
-    return sizeof(NAME(walk)) + sizeof(NAME(tile)) + ((4 * s->dstate + 1) * sizeof(vec) + 64) * BLOCK_VECS(s) +
+    return sizeof(NAME(walk)) + sizeof(NAME(tile)) + ((4 * s->dstate + 1) * sizeof(vec) + 64) * BLOCK_VECS(s) + s->dstate * sizeof(vec) +
            2 * CHUNK * (s->dstate * sizeof(REAL) + 64) + 1024;
 }
 
@@ -329,6 +238,7 @@ static void NAME(fwd_unit)(const ssm_scan *s, NAME(unit) unit, char *arena) {
     vec *state = ARENA(arena, vec, vecs * dstate);
     vec *Bv = ARENA(arena, vec, vecs * dstate);
     vec *Cv = ARENA(arena, vec, vecs * dstate);
+    vec *before = ARENA(arena, vec, dstate);
     vec *reach = ARENA(arena, vec, vecs);
     REAL *B = ARENA(arena, REAL, CHUNK * dstate);
     REAL *C = ARENA(arena, REAL, CHUNK * dstate);
@@ -344,7 +254,7 @@ static void NAME(fwd_unit)(const ssm_scan *s, NAME(unit) unit, char *arena) {
         }
         for (int64_t t0 = 0; t0 < s->seqlen; t0 += CHUNK) {
             int64_t plane = unit.g + direction * s->ngroups;
-            NAME(walk_from)(walk, s, direction, t0);
+            NAME(walk_from)(walk, s->seqlen, s->width, direction, t0);
             int64_t steps = walk->steps;
             if (!s->B.constant) NAME(load_matrix)(B, &s->B, unit.b, plane, walk, dstate);
             if (!s->C.constant) NAME(load_matrix)(C, &s->C, unit.b, plane, walk, dstate);
@@ -354,12 +264,19 @@ static void NAME(fwd_unit)(const ssm_scan *s, NAME(unit) unit, char *arena) {
                     NAME(store_states)(CHECKPOINT(s, unit, direction, t0 / CHUNK, slot), state + v * dstate, s->dim, dstate,
                                        slot.lanes);
                 int tame = NAME(open_tile)(tile, s, unit.b, direction, slot, walk, reach[v]);
-                vec D = NAME(lanes_of)(s->D, slot.row, slot.lanes);
-                for (int64_t t = 0; t < steps; t++) tile->y[t] = D * tile->u[t];
-                if (!s->D) /* not 0 u, which may be NaN */
-                    for (int64_t t = 0; t < steps; t++) tile->y[t] = (vec){0};
                 NAME(bc) bc = {B, C, s->B.constant ? Bv + v * dstate : 0, s->C.constant ? Cv + v * dstate : 0, dstate};
-                NAME(fwd_tile)(s->discretization, tame, constant, tile, A + v * dstate, state + v * dstate, bc, steps);
+                vec *h = state + v * dstate;
+                if (tame && !constant) {
+                    __builtin_memcpy(before, h, dstate * sizeof(vec));
+                    NAME(open_out)(tile, s, slot, steps);
+                    NAME(fwd_tile)(s->discretization, 1, 0, tile, A + v * dstate, h, bc, steps);
+                    tame = s->discretization == SSMCORE_MAMBA || NAME(finite)(h, dstate);
+                    if (!tame) __builtin_memcpy(h, before, dstate * sizeof(vec));
+                }
+                if (!tame || constant) {
+                    NAME(open_out)(tile, s, slot, steps);
+                    NAME(fwd_tile)(s->discretization, 0, constant, tile, A + v * dstate, h, bc, steps);
+                }
                 if (s->z.data) {
                     NAME(load_steps)(tile->z, &s->z, unit.b, direction, slot.c, walk, slot.lanes);
                     for (int64_t t = 0; t < steps; t++) tile->y[t] *= tile->z[t] * NAME(sigmoid)(tile->z[t]);
@@ -392,7 +309,8 @@ typedef struct {
     int read_out;               /* whether y is wanted, for the gate */
 } NAME(sweep);
 
-INLINE void NAME(bwd_states)(const int disc, const int tame, const int constant, const int nb, NAME(tile) *tile,
+/* 0, and nothing written but scratch, where a tame tile turns out not to be. */
+INLINE int NAME(bwd_states)(const int disc, const int tame, const int constant, const int nb, NAME(tile) *tile,
                              NAME(dtile) *d, const vec *A, const vec *checkpoint, NAME(bc) bc, NAME(sweep) w, int64_t steps) {
     const int nk = KEPT(disc);
     vec h[8], dh[8], dA[8];
@@ -403,19 +321,18 @@ INLINE void NAME(bwd_states)(const int disc, const int tame, const int constant,
         const REAL *B = bc.B + t * bc.dstate;
 #pragma GCC unroll 8
         for (int n = 0; n < nb; n++) {
-            vec gain, *kept = w.kept + (t * nb + n) * nk;
-            vec a = NAME(a_bar)(disc, tame, dt, A[n], &gain, kept);
             vec input = constant && bc.Bv ? dtu * bc.Bv[n] : dtu * B[n];
-            if (disc != SSMCORE_MAMBA) input *= gain;
-            h[n] = a * h[n] + input;
+            h[n] = NAME(advance)(disc, tame, dt, A[n], h[n], input, w.kept + (t * nb + n) * nk);
             w.h[(t + 1) * nb + n] = h[n];
         }
-        if (w.read_out) {
-            const REAL *C = bc.C + t * bc.dstate;
-#pragma GCC unroll 8
-            for (int n = 0; n < nb; n++) tile->y[t] += constant && bc.Cv ? bc.Cv[n] * h[n] : C[n] * h[n];
-        }
     }
+    if (tame && disc == SSMCORE_BILINEAR && !NAME(finite)(h, nb)) return 0;
+    if (w.read_out)
+        for (int64_t t = 0; t < steps; t++)
+            for (int n = 0; n < nb; n++) {
+                vec after = w.h[(t + 1) * nb + n];
+                tile->y[t] += constant && bc.Cv ? bc.Cv[n] * after : bc.C[t * bc.dstate + n] * after;
+            }
 #pragma GCC unroll 8
     for (int n = 0; n < nb; n++) {
         dh[n] = w.dstate[n];
@@ -440,8 +357,8 @@ INLINE void NAME(bwd_states)(const int disc, const int tame, const int constant,
                 dx = dh[n] * before;
             } else if (disc == SSMCORE_BILINEAR) {
                 enter = g * kept[0];
-                dh[n] = enter - g;
-                dx = enter * (after + before); /* after + before = G (before + dtu B) */
+                dh[n] = g * (kept[0] - 1);
+                dx = enter * (tame ? after + before : kept[0] * (before + dtu * Bn)); /* equal, while finite */
             } else {
                 enter = g * kept[1];
                 dh[n] = g * kept[0];
@@ -463,16 +380,21 @@ INLINE void NAME(bwd_states)(const int disc, const int tame, const int constant,
         w.dstate[n] = dh[n];
         w.dA[n] += dA[n] * (disc == SSMCORE_BILINEAR ? A_SCALE(disc) : 1);
     }
+    return 1;
 }
 
 static void NAME(bwd_tile)(int disc, int tame, int constant, NAME(tile) *tile, NAME(dtile) *d, const vec *A,
                            const vec *checkpoint, NAME(bc) all, NAME(sweep) w, int64_t steps) {
     int64_t dstate = all.dstate;
-#define BWD(disc, tame, constant, nb)                                                                                \
-    NAME(bwd_states)(disc, tame, constant, nb, tile, d, A + n, checkpoint + n, NAME(from_state)(all, n),             \
-                     (NAME(sweep)){w.h, w.kept, w.dstate + n, w.dA + n, w.dB + n, w.dC + n, w.read_out}, steps)
+#define SWEEP(disc, tame, constant, nb, n)                                                                           \
+    NAME(bwd_states)(disc, tame, constant, nb, tile, d, A + (n), checkpoint + (n), NAME(from_state)(all, n),         \
+                     (NAME(sweep)){w.h, w.kept, w.dstate + (n), w.dA + (n), w.dB + (n), w.dC + (n), w.read_out}, steps)
+#define BWD(disc, tame, constant, nb)                                        \
+    if (!SWEEP(disc, tame, constant, nb, n))                                 \
+        for (int64_t k = n; k < n + (nb); k++) SWEEP(disc, 0, constant, 1, k)
     WALK_STATES(BWD, 8); /* three registers a state here */
 #undef BWD
+#undef SWEEP
 }
 
 /* Sums over the lanes of VL vectors, that of v[i] in lane i, in a fixed order. */
@@ -567,7 +489,7 @@ static void NAME(bwd_unit)(const ssm_scan *s, NAME(unit) unit, char *arena) {
         if (s->C.constant) __builtin_memset(dCc, 0, vecs * dstate * sizeof(vec));
         for (int64_t chunk = nchunks; chunk-- > 0;) {
             int64_t plane = unit.g + direction * s->ngroups;
-            NAME(walk_from)(walk, s, direction, chunk * CHUNK);
+            NAME(walk_from)(walk, s->seqlen, s->width, direction, chunk * CHUNK);
             int64_t steps = walk->steps;
             if (!s->B.constant) NAME(load_matrix)(B, &s->B, unit.b, plane, walk, dstate);
             if (!s->C.constant) NAME(load_matrix)(C, &s->C, unit.b, plane, walk, dstate);
@@ -637,38 +559,29 @@ static void NAME(bwd_unit)(const ssm_scan *s, NAME(unit) unit, char *arena) {
 
 /* ---- threads ---- */
 
-/* Every unit writes its own part of every output, so the result does not depend on the number of threads. */
-static int NAME(run)(const ssm_scan *s, int64_t scratch, void (*work)(const ssm_scan *, NAME(unit), char *)) {
-    int64_t units = s->batch * s->ngroups * NAME(blocks)(s);
-    int threads = s->num_threads < units ? s->num_threads : (int)units;
-    if (units == 0) return 0;
-    scratch = (scratch + 4095) / 4096 * 4096;
-    char *raw = malloc(scratch * threads + 64);
-    if (!raw) return SSMCORE_NO_MEMORY;
-    char *arena = (char *)(((uintptr_t)raw + 63) / 64 * 64);
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-        int thread = 0;
-#ifdef _OPENMP
-        thread = omp_get_thread_num();
-#endif
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t i = 0; i < units; i++) work(s, NAME(unit_at)(s, i), arena + thread * scratch);
-    }
-    free(raw);
-    return 0;
+static void NAME(fwd_unit_at)(const void *s, int64_t index, char *arena) {
+    NAME(fwd_unit)(s, NAME(unit_at)(s, index), arena);
 }
 
-int NAME(ssm_scan_fwd)(const ssm_scan *s) { return NAME(run)(s, NAME(fwd_scratch)(s), NAME(fwd_unit)); }
-int NAME(ssm_scan_bwd)(const ssm_scan *s) { return NAME(run)(s, NAME(bwd_scratch)(s), NAME(bwd_unit)); }
+static void NAME(bwd_unit_at)(const void *s, int64_t index, char *arena) {
+    NAME(bwd_unit)(s, NAME(unit_at)(s, index), arena);
+}
 
-#undef CHUNK
+INLINE int64_t NAME(units)(const ssm_scan *s) { return s->batch * s->ngroups * NAME(blocks)(s); }
+
+int NAME(ssm_scan_fwd)(const ssm_scan *s) {
+    return ssm_run_units(s, NAME(units)(s), s->num_threads, NAME(fwd_scratch)(s), NAME(fwd_unit_at));
+}
+
+int NAME(ssm_scan_bwd)(const ssm_scan *s) {
+    return ssm_run_units(s, NAME(units)(s), s->num_threads, NAME(bwd_scratch)(s), NAME(bwd_unit_at));
+}
+
 #undef A_SCALE
 #undef IN_SCALE
 #undef KEPT
 #undef REACH
 #undef WALK
 #undef WALK_STATES
-#undef ARENA
 #undef BLOCK_VECS
 #undef CHECKPOINT

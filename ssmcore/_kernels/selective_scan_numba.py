@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numba import njit, prange, types
+from numba.extending import overload
 
 from .threads_numba import threads
 from .vecmath_numba import exp2, like, second_difference
@@ -62,56 +63,90 @@ def _zoh(x):
     return e, phi, dphi
 
 
+def _entry(matrix, i):
+    """Entry of B or C for channel i: an array has one a channel, a number serves all."""
+    raise NotImplementedError
+
+
+@overload(_entry, inline="always")
+def _entry_of(matrix, i):
+    if isinstance(matrix, types.Array):
+        return lambda matrix, i: matrix[i]
+    return lambda matrix, i: matrix
+
+
+# A loop is vectorised where few enough pairs of its arrays could overlap: so each writes one array, at most two.
+
+
 @njit(**_inline)
-def _advance(disc, dt, A, dtu, b, h):
-    """One step of one state for a row of channels: h = A_bar h + gain dt u b."""
+def _advance(disc, dt, A, dtu, b, c, h, y):
+    """One step of one state for a row of channels: h = A_bar h + gain dt u b, y += c h."""
     if disc == 0:
         for i in range(len(dt)):
-            h[i] = exp2(dt[i] * A[i] * like(LOG2_E, dt[i])) * h[i] + dtu[i] * b[i]
+            h[i] = exp2(dt[i] * A[i] * like(LOG2_E, dt[i])) * h[i] + dtu[i] * _entry(b, i)
+            y[i] += _entry(c, i) * h[i]
     elif disc == 1:
         one, half = like(1.0, A[0]), like(0.5, A[0])
         for i in range(len(dt)):
             x = dt[i] * A[i] * half
             q = one / (one - x)
-            h[i] = (one + x) * q * h[i] + dtu[i] * b[i] * q
+            h[i] = (one + x) * q * h[i] + dtu[i] * _entry(b, i) * q
+            y[i] += _entry(c, i) * h[i]
     else:
         for i in range(len(dt)):
             e, phi, _ = _zoh(dt[i] * A[i])
-            h[i] = e * h[i] + phi * dtu[i] * b[i]
+            h[i] = e * h[i] + phi * dtu[i] * _entry(b, i)
+            y[i] += _entry(c, i) * h[i]
 
 
 @njit(**_inline)
-def _read_out(c, h, y):
-    for i in range(len(y)):
-        y[i] += c[i] * h[i]
+def _retreat(disc, dt, dtu, A, b, c, dy, before, after, g, dx, dh, dA, sum_A, sum_B):
+    """The adjoint of `_advance`: dh goes from after the step to before it, dA, sum_A and sum_B add up.
 
-
-@njit(**_inline)
-def _retreat(disc, dt, u, dtu, A, b, c, dy, before, after, dh, dA, sum_A, sum_B, db, dc):
-    """The adjoint of `_advance` and `_read_out`: dh goes from after the step to before it, the others add up."""
+    g is left as gain dL/dh, whose product with dtu is the gradient of b; that of c is dy times after."""
     half, two, one = like(0.5, A[0]), like(2.0, A[0]), like(1.0, A[0])
     for i in range(len(dt)):
-        dc[i] += dy[i] * after[i]
-        g = dh[i] + c[i] * dy[i]
-        x = dt[i] * A[i]
-        if disc == 0:
-            enter = g
-            dh[i] = g * exp2(x * like(LOG2_E, x))
-            dx = dh[i] * before[i]
-        elif disc == 1:
-            q = one / (one - x * half)
-            enter = g * q
-            dh[i] = g * (two * q - one)
-            dx = enter * q * (before[i] + dtu[i] * b[i] * half)
-        else:
-            e, phi, dphi = _zoh(x)
-            enter = g * phi
-            dh[i] = g * e
-            dx = dh[i] * before[i] + g * dtu[i] * b[i] * dphi
-        db[i] += enter * dtu[i]
-        sum_B[i] += enter * b[i]
-        sum_A[i] += dx * A[i]
-        dA[i] += dx * dt[i]
+        g[i] = dh[i] + _entry(c, i) * dy[i]
+    if disc == 0:
+        for i in range(len(dt)):
+            dh[i] = g[i] * exp2(dt[i] * A[i] * like(LOG2_E, dt[i]))
+        for i in range(len(dt)):
+            dx[i] = dh[i] * before[i]
+    elif disc == 1:
+        for i in range(len(dt)):
+            dx[i] = one / (one - dt[i] * A[i] * half)
+        for i in range(len(dt)):
+            dh[i] = g[i] * (two * dx[i] - one)
+        for i in range(len(dt)):
+            g[i] *= dx[i]
+        for i in range(len(dt)):
+            dx[i] *= g[i] * (before[i] + dtu[i] * _entry(b, i) * half)
+    else:
+        for i in range(len(dt)):
+            e, phi, dphi = _zoh(dt[i] * A[i])
+            dh[i] = g[i] * e
+            dx[i] = dh[i] * before[i] + g[i] * dtu[i] * _entry(b, i) * dphi
+            g[i] *= phi
+    for i in range(len(dt)):
+        sum_B[i] += g[i] * _entry(b, i)
+    for i in range(len(dt)):
+        sum_A[i] += dx[i] * A[i]
+    for i in range(len(dt)):
+        dA[i] += dx[i] * dt[i]
+
+
+@njit(**_inline)
+def _dot(a, b):
+    total = like(0.0, a[0])
+    for i in range(len(a)):
+        total += a[i] * b[i]
+    return total
+
+
+@njit(**_inline)
+def _add_product(total, a, b):
+    for i in range(len(total)):
+        total[i] += a[i] * b[i]
 
 
 @njit(**_inline)
@@ -127,12 +162,9 @@ def _steps(delta, bias, u, softplus, dt, dtu):
 
 
 @njit(**_inline)
-def _row_of(varying, constant, bi, t, g, n, row):
-    """The entries of B or C for a row of channels, repeated where all share one."""
-    if varying.size > 0:
-        row[:] = varying[bi, t, g, n]
-    else:
-        row[:] = constant[:, n]
+def _columns(constant, c0, c1):
+    """A constant B or C as (dstate, channels); empty where it varies."""
+    return np.ascontiguousarray(constant[c0:c1].T)
 
 
 @njit(**_inline)
@@ -180,8 +212,9 @@ def _forward(
     for index in prange(batch * ngroups * ((per_group + BLOCK - 1) // BLOCK)):
         bi, g, _, c0, c1 = _unit(index, dim, ngroups)
         width = c1 - c0
-        rows = np.empty((6, width), u.dtype)
-        dt, dtu, y, b, c = rows[0], rows[1], rows[2], rows[3], rows[4]
+        rows = np.empty((3, width), u.dtype)
+        dt, dtu, y = rows[0], rows[1], rows[2]
+        Bt, Ct = _columns(B_constant, c0, c1), _columns(C_constant, c0, c1)
         At = np.ascontiguousarray(A[c0:c1].T)
         h = np.zeros((dstate, width), u.dtype)
         if initial_state.size > 0:
@@ -193,10 +226,14 @@ def _forward(
             _steps(delta[bi, t, c0:c1], bias[c0:c1], ut, softplus, dt, dtu)
             y[:] = 0
             for n in range(dstate):
-                _row_of(B, B_constant[c0:c1], bi, t, g, n, b)
-                _row_of(C, C_constant[c0:c1], bi, t, g, n, c)
-                _advance(disc, dt, At[n], dtu, b, h[n])
-                _read_out(c, h[n], y)
+                if B.size > 0 and C.size > 0:
+                    _advance(disc, dt, At[n], dtu, B[bi, t, g, n], C[bi, t, g, n], h[n], y)
+                elif B.size > 0:
+                    _advance(disc, dt, At[n], dtu, B[bi, t, g, n], Ct[n], h[n], y)
+                elif C.size > 0:
+                    _advance(disc, dt, At[n], dtu, Bt[n], C[bi, t, g, n], h[n], y)
+                else:
+                    _advance(disc, dt, At[n], dtu, Bt[n], Ct[n], h[n], y)
             if D.size > 0:
                 for i in range(width):
                     y[i] += D[c0 + i] * ut[i]
@@ -253,7 +290,8 @@ def _backward(
         bi, g, block, c0, c1 = _unit(index, dim, ngroups)
         width = c1 - c0
         rows = np.empty((7, width), u.dtype)
-        b, c, dy, sum_A, sum_B, sum_D, sum_bias = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6]
+        gain, dx, dy, sum_A, sum_B, sum_D, sum_bias = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6]
+        Bt, Ct = _columns(B_constant, c0, c1), _columns(C_constant, c0, c1)
         sum_D[:] = 0
         sum_bias[:] = 0
         At = np.ascontiguousarray(A[c0:c1].T)
@@ -278,11 +316,14 @@ def _backward(
                 y[k] = 0
                 h[k + 1] = h[k]
                 for n in range(dstate):
-                    _row_of(B, B_constant[c0:c1], bi, t, g, n, b)
-                    _advance(disc, dt[k], At[n], dtu[k], b, h[k + 1, n])
-                    if gated:
-                        _row_of(C, C_constant[c0:c1], bi, t, g, n, c)
-                        _read_out(c, h[k + 1, n], y[k])
+                    if B.size > 0 and C.size > 0:
+                        _advance(disc, dt[k], At[n], dtu[k], B[bi, t, g, n], C[bi, t, g, n], h[k + 1, n], y[k])
+                    elif B.size > 0:
+                        _advance(disc, dt[k], At[n], dtu[k], B[bi, t, g, n], Ct[n], h[k + 1, n], y[k])
+                    elif C.size > 0:
+                        _advance(disc, dt[k], At[n], dtu[k], Bt[n], C[bi, t, g, n], h[k + 1, n], y[k])
+                    else:
+                        _advance(disc, dt[k], At[n], dtu[k], Bt[n], Ct[n], h[k + 1, n], y[k])
             for k in range(steps - 1, -1, -1):
                 t = t0 + k
                 ut = u[bi, t, c0:c1]
@@ -300,34 +341,24 @@ def _backward(
                 sum_A[:] = 0
                 sum_B[:] = 0
                 for n in range(dstate):
-                    _row_of(B, B_constant[c0:c1], bi, t, g, n, b)
-                    _row_of(C, C_constant[c0:c1], bi, t, g, n, c)
+                    before, after = h[k, n], h[k + 1, n]
+                    flows = (before, after, gain, dx, dh[n], dAt[n], sum_A, sum_B)
+                    if B.size > 0 and C.size > 0:
+                        _retreat(disc, dt[k], dtu[k], At[n], B[bi, t, g, n], C[bi, t, g, n], dy, *flows)
+                    elif B.size > 0:
+                        _retreat(disc, dt[k], dtu[k], At[n], B[bi, t, g, n], Ct[n], dy, *flows)
+                    elif C.size > 0:
+                        _retreat(disc, dt[k], dtu[k], At[n], Bt[n], C[bi, t, g, n], dy, *flows)
+                    else:
+                        _retreat(disc, dt[k], dtu[k], At[n], Bt[n], Ct[n], dy, *flows)
                     if B.size > 0:
-                        db[n] = 0
+                        dB[block, bi, t, g, n] = _dot(gain, dtu[k])
+                    else:
+                        _add_product(db[n], gain, dtu[k])
                     if C.size > 0:
-                        dc[n] = 0
-                    _retreat(
-                        disc,
-                        dt[k],
-                        ut,
-                        dtu[k],
-                        At[n],
-                        b,
-                        c,
-                        dy,
-                        h[k, n],
-                        h[k + 1, n],
-                        dh[n],
-                        dAt[n],
-                        sum_A,
-                        sum_B,
-                        db[n],
-                        dc[n],
-                    )
-                    if B.size > 0:
-                        dB[block, bi, t, g, n] = db[n].sum()
-                    if C.size > 0:
-                        dC[block, bi, t, g, n] = dc[n].sum()
+                        dC[block, bi, t, g, n] = _dot(dy, after)
+                    else:
+                        _add_product(dc[n], dy, after)
                 for i in range(width):
                     slope = sum_A[i] + ut[i] * sum_B[i]
                     total = dt[k, i] * sum_B[i]

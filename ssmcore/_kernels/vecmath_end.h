@@ -1,4 +1,6 @@
-/* Takes back what vecmath.h and its includer defined, for the next type. */
+/* Takes back what lanes.h, vecmath.h and their includer defined, for the next type. */
+#undef CHUNK
+#undef ARENA
 #undef REAL
 #undef INT
 #undef REAL_IS_DOUBLE

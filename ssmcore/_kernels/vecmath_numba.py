@@ -13,12 +13,11 @@ from numba.extending import intrinsic
 
 _EXP2 = {  # (2^r - 1)/r on |r| <= 1/2, lowest power first
     32: (
-        0.69314718802622878106,
-        0.24022650760568126945,
-        0.055503571142190778186,
-        0.0096180825572778514913,
-        0.0013390863364671234381,
-        0.00015453162945120690177,
+        0.6931469775964691,
+        0.24022242081104875,
+        0.05550733745336525,
+        0.009671512917326205,
+        0.0013264727391626221,
     ),
     64: (
         0.69314718055994530942,
@@ -64,8 +63,13 @@ _FORMAT = {32: (23, 127, 128.0, -125.0), 64: (52, 1023, 1024.0, -1021.0)}  # man
 def _horner(builder: Any, kind: ir.Type, coefficients: tuple[float, ...], r: Any) -> Any:
     total = ir.Constant(kind, coefficients[-1])
     for coefficient in reversed(coefficients[:-1]):
-        total = builder.fadd(builder.fmul(total, r), ir.Constant(kind, coefficient))
+        total = _multiply_add(builder, total, r, ir.Constant(kind, coefficient))
     return total
+
+
+def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """a b + c, which the compiler may fuse."""
+    return builder.fadd(builder.fmul(a, b, flags=("contract",)), c, flags=("contract",))
 
 
 @intrinsic
@@ -100,7 +104,7 @@ def exp2(typingctx: Any, x: Any) -> Any:
         rint = builder.module.declare_intrinsic("llvm.rint", [real])
         whole = builder.call(rint, [clamped])
         r = builder.fsub(clamped, whole)
-        p = builder.fadd(builder.fmul(_horner(builder, real, _EXP2[bits], r), r), constant(1.0))
+        p = _multiply_add(builder, _horner(builder, real, _EXP2[bits], r), r, constant(1.0))
         finite = builder.fcmp_ordered("==", whole, whole)
         k = builder.fptosi(builder.select(finite, whole, constant(0.0)), integer)
         exponent = builder.add(k, ir.Constant(integer, bias - 1))

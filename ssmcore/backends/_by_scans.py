@@ -48,9 +48,7 @@ class SS2DByScans:
             kept.append(checkpoints)
         return out, np.stack(kept) if keep_checkpoints else None
 
-    def backward(
-        self, dout: Array, x: Array, *others: Array | None, **options: Any
-    ) -> tuple[Array | None, ...]:
+    def backward(self, dout: Array, x: Array, *others: Array | None, **options: Any) -> tuple[Array | None, ...]:
         *given, checkpoints = others
         delta, _, B, C, D, delta_bias = given
         height, width = x.shape[1:3]

@@ -157,12 +157,6 @@ class SelectiveScan:
         self.contiguous = contiguous
         self.extra = extra
 
-    def _empty(self, batch: int, seqlen: int, dim: int, dtype: np.dtype[Any], channel_first: bool) -> Array:
-        """Unset (batch, seqlen, dim), contiguous as (batch, dim, seqlen) where `channel_first` and the kernels can."""
-        if channel_first and not self.contiguous:
-            return np.empty((batch, dim, seqlen), dtype).swapaxes(1, 2)
-        return np.empty((batch, seqlen, dim), dtype)
-
     def forward(
         self,
         u: Array,
@@ -186,7 +180,7 @@ class SelectiveScan:
         dstate = A.shape[1]
         wide_u, delta, B, C, z = cast(dtype, u, delta, B, C, z, contiguous=self.contiguous)
         A, D, delta_bias, initial_state = cast(dtype, A, D, delta_bias, initial_state, contiguous=True)
-        out = self._empty(batch, seqlen, dim, dtype, channel_first)
+        out = empty_sequence(u.shape, dtype, channel_first and not self.contiguous)
         last_state = np.empty((batch, dim, dstate), dtype)
         checkpoints = (
             np.empty((batch, -(-seqlen // CHECKPOINT_STEPS), dstate, dim), dtype) if keep_checkpoints else None
@@ -254,8 +248,9 @@ class SelectiveScan:
         A, D, delta_bias, dlast_state = cast(dtype, A, D, delta_bias, dlast_state, contiguous=True)
         ngroups = next((m.shape[2] for m in (B, C) if m.ndim == 4), 1)
         nblocks = -(-(dim // ngroups) // self.kernels.block_of(dim // ngroups))
-        du, ddelta = (self._empty(batch, seqlen, dim, dtype, channel_first) for _ in range(2))
-        dz = None if z is None else self._empty(batch, seqlen, dim, dtype, channel_first)
+        transposed = channel_first and not self.contiguous
+        du, ddelta = (empty_sequence(u.shape, dtype, transposed) for _ in range(2))
+        dz = None if z is None else empty_sequence(u.shape, dtype, transposed)
         dB, dC = MatrixGradient.like(B, batch, nblocks), MatrixGradient.like(C, batch, nblocks)
         dA, dinitial_state = (np.empty((batch, *A.shape), dtype) for _ in range(2))
         dD = None if D is None else np.empty((batch, dim), dtype)
@@ -310,9 +305,7 @@ class SS2D:
     @staticmethod
     def _positions(dtype: np.dtype[Any], *grids: Array) -> list[Any]:
         """(batch, height, width, ...) as (batch, position, ...), a copy only where strides or dtype ask for one."""
-        return [
-            g.astype(dtype, copy=False).reshape(g.shape[0], g.shape[1] * g.shape[2], *g.shape[3:]) for g in grids
-        ]
+        return [g.astype(dtype, copy=False).reshape(g.shape[0], g.shape[1] * g.shape[2], *g.shape[3:]) for g in grids]
 
     def forward(
         self,
@@ -426,6 +419,78 @@ class SS2D:
         sums = (None if part is None else _sum_first(part) for part in (dA, dB, dC, dD, dbias))
         grads = (dx, ddelta, *sums)
         return tuple(None if g is None else g.astype(x.dtype, copy=False) for g in grads)
+
+
+class CausalConv1d:
+    """`causal_conv1d` and its vjp over one kernel module; `contiguous` and `extra` as for `SelectiveScan`."""
+
+    def __init__(self, kernels: Any, *, contiguous: bool, extra: Callable[[], tuple[int, ...]] = tuple) -> None:
+        self.kernels = kernels
+        self.contiguous = contiguous
+        self.extra = extra
+
+    def forward(
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array | None,
+        initial_states: Array | None,
+        *,
+        silu: bool,
+        channel_first: bool,
+        num_threads: int,
+    ) -> Array:
+        dtype = compute_dtype(x.dtype)
+        (wide_x,) = cast(dtype, x, contiguous=self.contiguous)
+        weight, bias, initial_states = cast(dtype, weight, bias, initial_states, contiguous=True)
+        out = empty_sequence(x.shape, dtype, channel_first and not self.contiguous)
+        self.kernels.causal_conv1d_fwd(wide_x, weight, bias, initial_states, out, silu, num_threads, *self.extra())
+        return out.astype(x.dtype, copy=False)
+
+    def backward(
+        self,
+        dout: Array,
+        x: Array,
+        weight: Array,
+        bias: Array | None,
+        initial_states: Array | None,
+        *,
+        silu: bool,
+        channel_first: bool,
+        num_threads: int,
+    ) -> tuple[Array, Array, Array | None, Array]:
+        dtype = compute_dtype(x.dtype)
+        batch, _, dim = x.shape
+        wide_dout, wide_x = cast(dtype, dout, x, contiguous=self.contiguous)
+        weight, bias, initial_states = cast(dtype, weight, bias, initial_states, contiguous=True)
+        dx = empty_sequence(x.shape, dtype, channel_first and not self.contiguous)
+        # zeros, which stay where the sequence has no step
+        dweight, dinitial = (np.zeros((batch, dim, n), dtype) for n in (weight.shape[1], weight.shape[1] - 1))
+        dbias = None if bias is None else np.zeros((batch, dim), dtype)
+        self.kernels.causal_conv1d_bwd(
+            wide_dout,
+            wide_x,
+            weight,
+            bias,
+            initial_states,
+            dx,
+            dweight,
+            dbias,
+            dinitial,
+            silu,
+            num_threads,
+            *self.extra(),
+        )
+        grads = (dx, _sum_first(dweight), None if dbias is None else _sum_first(dbias), dinitial)
+        dx, dweight, dbias, dinitial = (None if g is None else g.astype(x.dtype, copy=False) for g in grads)
+        return dx, dweight, dbias, dinitial
+
+
+def empty_sequence(shape: tuple[int, ...], dtype: np.dtype[Any], channel_first: bool) -> Array:
+    """Unset (batch, seqlen, dim), contiguous as (batch, dim, seqlen) where `channel_first`."""
+    if channel_first:
+        return np.empty((shape[0], shape[2], shape[1]), dtype).swapaxes(1, 2)
+    return np.empty(shape, dtype)
 
 
 def _sum_first(parts: Array) -> Array:

@@ -7,7 +7,11 @@ import sys
 
 
 def resolve(num_threads: int | None) -> int:
-    """`num_threads`, else SSMCORE_NUM_THREADS, else torch's setting where torch is loaded, else the processors this process may use."""
+    """`num_threads`, else SSMCORE_NUM_THREADS, else torch's setting where torch is loaded, else OpenMP's, else the processors.
+
+    OpenMP's is what OMP_NUM_THREADS or threadpoolctl's limits say, known once the compiled kernels are loaded; the processors
+    are those this process may use.
+    """
     if num_threads is None:
         value = os.environ.get("SSMCORE_NUM_THREADS")
         if value is not None:
@@ -19,6 +23,9 @@ def resolve(num_threads: int | None) -> int:
         torch = sys.modules.get("torch")
         if torch is not None and hasattr(torch, "get_num_threads"):
             return int(torch.get_num_threads())
+        kernels = sys.modules.get("ssmcore._kernels.selective_scan_cython")
+        if kernels is not None and kernels.openmp_threads():
+            return int(kernels.openmp_threads())
         if hasattr(os, "sched_getaffinity"):
             return len(os.sched_getaffinity(0))
         return os.cpu_count() or 1

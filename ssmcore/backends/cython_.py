@@ -5,15 +5,22 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from .._kernels import discretize_cython, gate_crop_cython
+from .._kernels import causal_conv1d_cython, discretize_cython, gate_crop_cython
 from .._kernels import selective_scan_cython as kernels
-from ._compiled import SS2D, Discretize, GateCrop, SelectiveScan
+from ._compiled import SS2D, CausalConv1d, Discretize, GateCrop, SelectiveScan
 
 _ISA_ENVIRONMENT = "SSMCORE_ISA"
 _discretize = Discretize(discretize_cython)
 _crop = GateCrop(gate_crop_cython)
-_scan = SelectiveScan(kernels, contiguous=False, extra=lambda: (kernels.ISAS.index(isa()),))
-_grid = SS2D(kernels, extra=lambda: (kernels.ISAS.index(isa()),))
+_scan = SelectiveScan(kernels, contiguous=False, extra=lambda: (_isa_code(),))
+_grid = SS2D(kernels, extra=lambda: (_isa_code(),))
+_conv = CausalConv1d(causal_conv1d_cython, contiguous=False, extra=lambda: (_isa_code(),))
+_PER_ISA = ("selective_scan", "ss2d", "causal_conv1d")
+
+
+def usable_isas() -> tuple[str, ...]:
+    """The instruction sets compiled in that this processor runs, narrowest first."""
+    return kernels.ISAS[: kernels.ISAS.index(kernels.best_isa()) + 1]
 
 
 def isa() -> str:
@@ -24,11 +31,10 @@ def isa() -> str:
     ValueError
         SSMCORE_ISA names one that is unknown or not run by this processor.
     """
-    best = kernels.best_isa()
+    usable = usable_isas()
     wanted = os.environ.get(_ISA_ENVIRONMENT)
     if not wanted:
-        return str(best)
-    usable = kernels.ISAS[: kernels.ISAS.index(best) + 1]
+        return usable[-1]
     if wanted not in usable:
         raise ValueError(
             f"{_ISA_ENVIRONMENT}: expected one of {', '.join(usable)} on this processor, got {wanted!r}; unset it"
@@ -36,9 +42,13 @@ def isa() -> str:
     return wanted
 
 
+def _isa_code() -> int:
+    return kernels.ISAS.index(isa())
+
+
 def about(op: str) -> str:
-    threads = "OpenMP threads" if kernels.has_openmp() else "one thread, built without OpenMP"
-    return f"compiled C kernels, {isa()}, {threads}" if op in ("selective_scan", "ss2d") else f"compiled kernels, {threads}"
+    threads = "OpenMP threads" if kernels.openmp_threads() else "one thread, built without OpenMP"
+    return f"compiled C kernels, {isa()}, {threads}" if op in _PER_ISA else f"compiled kernels, {threads}"
 
 
 def limits(op: str, *, structure: str = "diagonal", **_: Any) -> str | None:
@@ -49,6 +59,8 @@ discretize = _discretize.forward
 discretize_vjp = _discretize.backward
 gate_crop = _crop.forward
 gate_crop_vjp = _crop.backward
+causal_conv1d_fwd = _conv.forward
+causal_conv1d_bwd = _conv.backward
 selective_scan_fwd = _scan.forward
 selective_scan_bwd = _scan.backward
 ss2d_fwd = _grid.forward

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._kernels import discretize_numba, gate_crop_numba, selective_scan_numba
+from .._kernels import causal_conv1d_numba, discretize_numba, gate_crop_numba, selective_scan_numba
 from ._by_scans import SS2DByScans
-from ._compiled import Discretize, GateCrop, SelectiveScan
+from ._compiled import CausalConv1d, Discretize, GateCrop, SelectiveScan
 
 _discretize = Discretize(discretize_numba)
 _crop = GateCrop(gate_crop_numba)
 _scan = SelectiveScan(selective_scan_numba, contiguous=True)
+_conv = CausalConv1d(causal_conv1d_numba, contiguous=True)
 _grid = SS2DByScans(_scan.forward, _scan.backward)
 
 
@@ -27,6 +28,8 @@ discretize = _discretize.forward
 discretize_vjp = _discretize.backward
 gate_crop = _crop.forward
 gate_crop_vjp = _crop.backward
+causal_conv1d_fwd = _conv.forward
+causal_conv1d_bwd = _conv.backward
 selective_scan_fwd = _scan.forward
 selective_scan_bwd = _scan.backward
 ss2d_fwd = _grid.forward

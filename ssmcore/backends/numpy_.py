@@ -318,6 +318,64 @@ def ss2d_bwd(dout: Array, x: Array, *others: Array | None, **options: Any) -> tu
     return tuple(None if g is None else g.astype(x.dtype) for g in grads)
 
 
+# ---- causal_conv1d ----
+
+
+def _with_past(x: Array, initial_states: Array | None, past: int) -> Array:
+    """x in double precision after its past: (batch, past + seqlen, dim)."""
+    batch, _, dim = x.shape
+    before = np.zeros((batch, past, dim)) if initial_states is None else initial_states.swapaxes(1, 2)
+    return np.concatenate([before, x], axis=1, dtype=np.float64)
+
+
+def causal_conv1d_fwd(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    initial_states: Array | None,
+    *,
+    silu: bool,
+    channel_first: bool,
+    num_threads: int,
+) -> Array:
+    taps, seqlen = weight.shape[1], x.shape[1]
+    extended = _with_past(x, initial_states, taps - 1)
+    y = np.zeros(x.shape) if bias is None else np.zeros(x.shape) + bias
+    for k in range(taps):
+        y += weight[:, k].astype(np.float64) * extended[:, k : k + seqlen]
+    return (y * _sigmoid(y) if silu else y).astype(x.dtype)
+
+
+def causal_conv1d_bwd(
+    dout: Array,
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    initial_states: Array | None,
+    *,
+    silu: bool,
+    channel_first: bool,
+    num_threads: int,
+) -> tuple[Array, Array, Array | None, Array]:
+    dtype, (taps, seqlen) = x.dtype, (weight.shape[1], x.shape[1])
+    dout, x, weight, bias, initial_states = _wide(dout, x, weight, bias, initial_states)
+    past = taps - 1
+    extended = _with_past(x, initial_states, past)
+    if silu:
+        y = causal_conv1d_fwd(
+            x, weight, bias, initial_states, silu=False, channel_first=channel_first, num_threads=num_threads
+        )
+        gate = _sigmoid(y)
+        dout = dout * gate * (1 + y * (1 - gate))
+    dextended, dweight = np.zeros_like(extended), np.zeros_like(weight)
+    for k in range(taps):
+        dextended[:, k : k + seqlen] += weight[:, k] * dout
+        dweight[:, k] = (dout * extended[:, k : k + seqlen]).sum(axis=(0, 1))
+    dbias = None if bias is None else dout.sum(axis=(0, 1)).astype(dtype)
+    dinitial = np.ascontiguousarray(dextended[:, :past].swapaxes(1, 2)).astype(dtype)
+    return dextended[:, past:].astype(dtype), dweight.astype(dtype), dbias, dinitial
+
+
 # ---- gate_crop ----
 
 

@@ -144,6 +144,22 @@ def ss2d_tensors(
     return total, torch.stack(kept)
 
 
+def causal_conv1d_tensors(
+    x: Tensor, weight: Tensor, bias: Tensor | None, initial_states: Tensor | None, *, silu: bool
+) -> Tensor:
+    """x (batch, seqlen, dim) by torch's own depthwise convolution, in x's dtype."""
+    taps, wide = weight.shape[1], torch.float64 if x.dtype == torch.float64 else torch.float32
+    extended = x.to(wide).transpose(1, 2)
+    if initial_states is None:
+        extended = F.pad(extended, (taps - 1, 0))
+    else:
+        extended = torch.cat([initial_states.to(wide), extended], dim=-1)
+    if x.numel() == 0:
+        return torch.zeros_like(x) + 0 * extended.sum()
+    y = F.conv1d(extended, weight[:, None].to(wide), None if bias is None else bias.to(wide), groups=x.shape[2])
+    return (F.silu(y) if silu else y).transpose(1, 2).to(x.dtype)
+
+
 def gate_crop_tensors(g: Tensor, size: Sequence[int]) -> Tensor:
     lead = g.ndim - len(size)
     for axis, part in enumerate(size, start=lead):
@@ -171,7 +187,8 @@ def _tensors(*arrays: Array | None, requires_grad: bool = False) -> list[Any]:
 
 
 def _arrays(tensors: Sequence[Tensor | None]) -> tuple[Any, ...]:
-    return tuple(None if t is None else t.detach().numpy() for t in tensors)
+    # a gradient may come expanded, many entries on one number in memory
+    return tuple(None if t is None else t.detach().contiguous().numpy() for t in tensors)
 
 
 def discretize(
@@ -251,6 +268,29 @@ def ss2d_bwd(dout: Array, *arrays: Array | None, num_threads: int, **options: An
     *given, _ = arrays
     inputs = _tensors(*given, requires_grad=True)
     out, _ = ss2d_tensors(*inputs, **options)
+    return _arrays(gradients((out,), inputs, _tensors(dout)))
+
+
+def causal_conv1d_fwd(*arrays: Array | None, silu: bool, channel_first: bool, num_threads: int) -> Array:
+    out: Array = causal_conv1d_tensors(*_tensors(*arrays), silu=silu).numpy()
+    return out
+
+
+def causal_conv1d_bwd(
+    dout: Array,
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    initial_states: Array | None,
+    *,
+    silu: bool,
+    channel_first: bool,
+    num_threads: int,
+) -> tuple[Array | None, ...]:
+    if initial_states is None:
+        initial_states = np.zeros((x.shape[0], x.shape[2], weight.shape[1] - 1), x.dtype)
+    inputs = _tensors(x, weight, bias, initial_states, requires_grad=True)
+    out = causal_conv1d_tensors(*inputs, silu=silu)
     return _arrays(gradients((out,), inputs, _tensors(dout)))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from .._spec import OpSpec
-from . import discretize, gate_crop, selective_scan, ss2d
+from . import causal_conv1d, discretize, gate_crop, selective_scan, ss2d
 
-SPECS: dict[str, OpSpec] = {module.SPEC.name: module.SPEC for module in (discretize, selective_scan, ss2d, gate_crop)}
+SPECS: dict[str, OpSpec] = {
+    module.SPEC.name: module.SPEC for module in (discretize, selective_scan, ss2d, causal_conv1d, gate_crop)
+}

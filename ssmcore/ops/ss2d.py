@@ -29,7 +29,7 @@ class SS2DGradients(NamedTuple):
     delta_bias: Array | None
 
 
-def _case(
+def make_case(
     rng: np.random.Generator,
     dtype: Any,
     *,
@@ -63,12 +63,12 @@ def _case(
 
 
 def _sample(name: str, **settings: Any) -> Sample:
-    return Sample(name, lambda rng, dtype: _case(rng, dtype, **settings))
+    return Sample(name, lambda rng, dtype: make_case(rng, dtype, **settings))
 
 
 def _broken(name: str, says: tuple[str, ...], error: type[Exception] = ArgumentError, **changes: Any) -> ErrorSample:
     def make(rng: np.random.Generator) -> Case:
-        case = _case(rng, np.float32, batch=2, height=3, width=5, dim=6, dstate=4, extras=False)
+        case = make_case(rng, np.float32, batch=2, height=3, width=5, dim=6, dstate=4, extras=False)
         return case | {k: (v(rng) if callable(v) else v) for k, v in changes.items()}
 
     return ErrorSample(name, make, error, says)

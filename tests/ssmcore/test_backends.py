@@ -113,7 +113,9 @@ def test_use_backend_ends_with_its_block() -> None:
 
 
 def test_explain_refuses_an_unknown_operation() -> None:
-    with pytest.raises(ValueError, match="expected one of discretize, selective_scan, ss2d, gate_crop, got 'scan'"):
+    with pytest.raises(
+        ValueError, match="expected one of discretize, selective_scan, ss2d, causal_conv1d, gate_crop, got 'scan'"
+    ):
         ssmcore.explain("scan")
 
 
@@ -124,27 +126,36 @@ def test_num_threads_is_checked(threads: Any) -> None:
         ssmcore.selective_scan(**case, num_threads=threads)
 
 
+@pytest.mark.parametrize("op", ["selective_scan", "ss2d", "causal_conv1d"])
 @pytest.mark.parametrize("isa", ["generic", "avx2", "avx512"])
-def test_each_instruction_set_gives_the_reference(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_instruction_set_gives_the_reference(isa: str, op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from oracles import relative_error
 
-    from ssmcore.backends import cython_
-
-    usable = cython_.kernels.ISAS[: cython_.kernels.ISAS.index(cython_.kernels.best_isa()) + 1]
-    if isa not in usable:
+    if isa not in ssmcore.cpu_features().usable:
         pytest.skip(f"this processor does not run {isa}")
     monkeypatch.setenv("SSMCORE_ISA", isa)
-    assert isa in str(ssmcore.explain("selective_scan"))
-    spec = SPECS["selective_scan"]
+    assert isa in str(ssmcore.explain(op))
+    assert ssmcore.cpu_features().isa == isa
+    spec = SPECS[op]
+    forward, vjp = getattr(ssmcore, op), getattr(ssmcore, f"{op}_vjp")
     for sample in spec.samples:
         for dtype in (np.float32, np.float64):
             case = sample.make(np.random.default_rng(7), dtype)
-            dout = np.random.default_rng(8).standard_normal(case["u"].shape).astype(dtype)
-            got, wanted = (ssmcore.selective_scan(**case, backend=b) for b in ("cython", "numpy"))
+            got, wanted = (forward(**case, backend=b) for b in ("cython", "numpy"))
             assert relative_error(got, wanted) <= spec.forward.of(dtype), sample.name
-            grads, wanted_grads = (ssmcore.selective_scan_vjp(dout, **case, backend=b) for b in ("cython", "numpy"))
+            dout = np.random.default_rng(8).standard_normal(got.shape).astype(dtype)
+            grads, wanted_grads = (vjp(dout, **case, backend=b) for b in ("cython", "numpy"))
             for g, w in zip(grads, wanted_grads, strict=True):
                 assert g is w is None or relative_error(g, w) <= spec.gradient.of(dtype), sample.name
+
+
+@pytest.mark.parametrize(("variable", "wanted"), [("OMP_NUM_THREADS", 1), ("SSMCORE_NUM_THREADS", 3)])
+def test_threads_follow_the_environment(variable: str, wanted: int) -> None:
+    program = "import ssmcore; from ssmcore.backends import _threads, cython_; print(_threads.resolve(None))"
+    environment = {k: v for k, v in os.environ.items() if "NUM_THREADS" not in k} | {variable: str(wanted)}
+    command = [sys.executable, "-c", program]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=gettempdir())
+    assert int(run.stdout) == wanted
 
 
 def test_an_unknown_instruction_set_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,8 +166,8 @@ def test_an_unknown_instruction_set_is_an_error(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_kernels_agree_on_how_often_a_state_is_kept() -> None:
+    from ssmcore._conventions import CHECKPOINT_STEPS
     from ssmcore._kernels import selective_scan_cython, selective_scan_numba
-    from ssmcore.ops.selective_scan import CHECKPOINT_STEPS
 
     assert selective_scan_cython.CHUNK == selective_scan_numba.CHUNK == CHECKPOINT_STEPS
 
@@ -165,16 +176,16 @@ def test_without_a_built_extension_the_package_works_and_says_so() -> None:
     """As on a machine without a compiler or numba: imports of the compiled modules fail."""
     program = (
         "import sys, warnings\n"
-        "for name in ('discretize', 'gate_crop', 'selective_scan'):\n"
+        "for name in ('causal_conv1d', 'discretize', 'gate_crop', 'selective_scan'):\n"
         "    sys.modules[f'ssmcore._kernels.{name}_cython'] = None\n"
         "sys.modules['numba'] = None\n"
         "import numpy as np, ssmcore\n"
         "with warnings.catch_warnings(record=True) as caught:\n"
         "    warnings.simplefilter('always')\n"
         "    print(ssmcore.gate_crop(np.arange(9.).reshape(3, 3), (1, 1)).item(), ssmcore.explain('gate_crop').backend)\n"
-        "print(sum('slow reference' in str(w.message) for w in caught))\n"
+        "print(sum('slow reference' in str(w.message) for w in caught), ssmcore.cpu_features().isa)\n"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SSMCORE")}
     command = [sys.executable, "-c", program]
     run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=gettempdir())
-    assert run.stdout.split() == ["4.0", "numpy", "1"]
+    assert run.stdout.split() == ["4.0", "numpy", "1", "None"]

@@ -29,7 +29,9 @@ def results(value: Any) -> tuple[Any, ...]:
 
 
 def forward(name: str, case: dict[str, Any], backend: str) -> tuple[Any, ...]:
-    extra = {"return_last_state": True} if name == "selective_scan" else {}
+    extra = {"selective_scan": {"return_last_state": True}, "causal_conv1d": {"return_final_states": True}}.get(
+        name, {}
+    )
     return results(getattr(ssmcore, name)(**case, **extra, backend=backend))
 
 
@@ -43,6 +45,8 @@ def backward(name: str, case: dict[str, Any], backend: str, seed: int = 0) -> tu
         return (ssmcore.gate_crop_vjp(grads[0], g.shape[g.ndim - len(case["size"]) :], backend=backend),)
     if name == "discretize":
         return ssmcore.discretize_vjp(*grads, **case, backend=backend)
+    if name == "causal_conv1d":
+        return ssmcore.causal_conv1d_vjp(grads[0], **case, dfinal_states=grads[1], backend=backend)
     if name == "ss2d":
         return ssmcore.ss2d_vjp(grads[0], **case, backend=backend)
     return ssmcore.selective_scan_vjp(grads[0], **case, dlast_state=grads[1], backend=backend)
@@ -125,6 +129,8 @@ def test_any_grid_equals_the_reference(grid: Any, backend: str) -> None:
 @pytest.mark.parametrize("op", [op for op in SPECS if op != "ss2d"])  # numba has no kernel of its own for it
 def test_twins_share_their_documentation(op: str) -> None:
     from ssmcore._kernels import (
+        causal_conv1d_cython,
+        causal_conv1d_numba,
         discretize_cython,
         discretize_numba,
         gate_crop_cython,
@@ -134,6 +140,7 @@ def test_twins_share_their_documentation(op: str) -> None:
     )
 
     twins = {
+        "causal_conv1d": (causal_conv1d_cython, causal_conv1d_numba, ("causal_conv1d_fwd", "causal_conv1d_bwd")),
         "discretize": (discretize_cython, discretize_numba, ("discretize", "discretize_vjp")),
         "gate_crop": (gate_crop_cython, gate_crop_numba, ("gate_crop", "gate_crop_vjp")),
         "selective_scan": (selective_scan_cython, selective_scan_numba, ("selective_scan_fwd", "selective_scan_bwd")),

@@ -14,7 +14,8 @@ from strategies import grids, scans
 import ssmcore
 from ssmcore._conventions import DIRECTIONS, roll_up, unroll
 from ssmcore.ops import SPECS
-from ssmcore.ops.ss2d import _case as _grid
+from ssmcore.ops.causal_conv1d import make_case as make_convolution
+from ssmcore.ops.ss2d import make_case as make_grid
 
 SPEC = SPECS["selective_scan"]
 quick = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -211,9 +212,46 @@ def test_a_grid_turned_round_swaps_its_directions(grid: Any, any_backend: str) -
 
 @pytest.mark.parametrize("threads", [2, 3])
 def test_a_grid_is_the_same_to_the_bit_for_any_number_of_threads(threads: int, any_backend: str) -> None:
-    case = _grid(np.random.default_rng(0), np.float32, batch=3, dim=150, dstate=5, delta_softplus=True)
+    case = make_grid(np.random.default_rng(0), np.float32, batch=3, dim=150, dstate=5, delta_softplus=True)
     one, more = (ssmcore.ss2d(**case, num_threads=n, backend=any_backend) for n in (1, threads))
     assert np.array_equal(one, more)
     first, second = (ssmcore.ss2d_vjp(one, **case, num_threads=n, backend=any_backend) for n in (1, threads))
     for a, b in zip(first, second, strict=True):
         assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize("middle", [0, 1, 2, 5, 64, 90])
+@pytest.mark.parametrize("layout", ["bdl", "bld"])
+def test_two_halves_of_a_convolution_make_the_whole(layout: str, middle: int, any_backend: str) -> None:
+    case = make_convolution(np.random.default_rng(0), np.float64, seqlen=90, taps=5, layout=layout, activation="silu")
+    axis = 2 if layout == "bdl" else 1
+    whole, last = ssmcore.causal_conv1d(**case, return_final_states=True, backend=any_backend)
+    pieces = np.split(case["x"], [middle], axis)
+    first, states = ssmcore.causal_conv1d(**{**case, "x": pieces[0]}, return_final_states=True, backend=any_backend)
+    rest = {**case, "x": pieces[1], "initial_states": states}
+    second, end = ssmcore.causal_conv1d(**rest, return_final_states=True, backend=any_backend)
+    assert relative_error(np.concatenate([first, second], axis), whole) <= SPECS["causal_conv1d"].forward.float64
+    assert np.array_equal(end, last)
+
+
+def test_a_convolution_is_numpys_own(any_backend: str) -> None:
+    case = make_convolution(np.random.default_rng(1), np.float64, extras=False, taps=4)
+    out = ssmcore.causal_conv1d(**case, backend=any_backend)
+    for b, d in np.ndindex(out.shape[:2]):
+        wanted = np.convolve(case["x"][b, d], case["weight"][d, ::-1])[: out.shape[2]]
+        np.testing.assert_allclose(out[b, d], wanted, rtol=0, atol=1e-14)
+
+
+@quick
+@given(seed=st.integers(0, 2**32 - 1), taps=st.integers(1, 6), seqlen=st.integers(0, 70))
+def test_the_vjp_of_a_convolution_is_its_adjoint(seed: int, taps: int, seqlen: int, any_backend: str) -> None:
+    """<dout, K(x, past)> = <K*(dout), (x, past)>, the convolution without bias being linear in the two together."""
+    rng = np.random.default_rng(seed)
+    case = make_convolution(rng, np.float64, taps=taps, seqlen=seqlen)
+    del case["bias"]
+    out, last = ssmcore.causal_conv1d(**case, return_final_states=True, backend=any_backend)
+    dout, dlast = rng.standard_normal(out.shape), rng.standard_normal(last.shape)
+    grads = ssmcore.causal_conv1d_vjp(dout, **case, dfinal_states=dlast, backend=any_backend)
+    left = (dout * out).sum() + (dlast * last).sum()
+    right = (grads.x * case["x"]).sum() + (grads.initial_states * case["initial_states"]).sum()
+    assert abs(left - right) <= 1e-12 * (1 + np.abs(dout * out).sum() + np.abs(dlast * last).sum())

@@ -9,11 +9,11 @@ import pytest
 from oracles import relative_error
 
 import ssmcore
-from ssmcore.ops.selective_scan import SPEC, _case
+from ssmcore.ops.selective_scan import SPEC, make_case
 
 
 def case(**changes: Any) -> dict[str, Any]:
-    made = _case(np.random.default_rng(0), np.float32, batch=1, dim=20, seqlen=70, dstate=4, extras=False)
+    made = make_case(np.random.default_rng(0), np.float32, batch=1, dim=20, seqlen=70, dstate=4, extras=False)
     return made | changes
 
 

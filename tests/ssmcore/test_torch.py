@@ -135,6 +135,63 @@ def test_plain_torch_runs_a_grid_where_there_is_no_kernel() -> None:
         torch.testing.assert_close(g, w)
 
 
+CONVOLUTION = SPECS["causal_conv1d"]
+
+
+@pytest.mark.parametrize("sample", CONVOLUTION.samples, ids=lambda s: s.name)
+def test_a_convolution_has_the_values_and_gradients_of_numpy(sample: Any) -> None:
+    given, options = tensors(sample)
+    out, last = st.causal_conv1d(**given, **options, return_final_states=True)
+    case = sample.make(np.random.default_rng(11), np.float64)
+    wanted, wanted_last = ssmcore.causal_conv1d(**case, return_final_states=True)
+    assert np.array_equal(out.detach().numpy(), wanted)
+    assert np.array_equal(last.detach().numpy(), wanted_last)
+    dout, dlast = torch.randn_like(out), torch.randn_like(last)
+    grads = torch.autograd.grad((out, last), list(given.values()), (dout, dlast), allow_unused=True)
+    vjp = ssmcore.causal_conv1d_vjp(dout.numpy(), **case, dfinal_states=dlast.numpy())._asdict()
+    for name, g in zip(given, grads, strict=True):
+        assert g is not None
+        np.testing.assert_allclose(g.numpy(), vjp[name], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("sample", CONVOLUTION.samples[:3], ids=lambda s: s.name)
+def test_opcheck_and_gradcheck_of_a_convolution(sample: Any) -> None:
+    given, options = tensors(sample)
+    arguments = tuple(given.get(n) for n in ("x", "weight", "bias", "initial_states"))
+    silu = options.get("activation") is not None
+    assert set(torch.library.opcheck(st._conv_fwd, (*arguments, silu, options["layout"])).values()) == {"SUCCESS"}
+    names = list(given)
+    assert torch.autograd.gradcheck(
+        lambda *a: st.causal_conv1d(**dict(zip(names, a, strict=True)), **options, return_final_states=True),
+        tuple(given.values()),
+        fast_mode=True,
+    )
+
+
+def test_a_convolution_compiles_into_one_graph() -> None:
+    given, options = tensors(CONVOLUTION.samples[1], np.float32)
+
+    def loss(given: dict[str, torch.Tensor]) -> torch.Tensor:
+        return st.causal_conv1d(**given, **options).square().sum()
+
+    eager = torch.autograd.grad(loss(given), list(given.values()))
+    found = torch.autograd.grad(torch.compile(loss, fullgraph=True, backend="aot_eager")(given), list(given.values()))
+    for e, c in zip(eager, found, strict=True):
+        torch.testing.assert_close(c, e)
+
+
+def test_plain_torch_runs_a_convolution_where_there_is_no_kernel() -> None:
+    from ssmcore.backends.torch_ import causal_conv1d_tensors
+
+    given, _ = tensors(CONVOLUTION.samples[2])
+    plain = causal_conv1d_tensors(*given.values(), silu=True)
+    fast = st.causal_conv1d(**given, activation="silu", layout="bld")
+    torch.testing.assert_close(plain, fast)
+    wanted = torch.autograd.grad(plain.square().sum(), list(given.values()))
+    for g, w in zip(torch.autograd.grad(fast.square().sum(), list(given.values())), wanted, strict=True):
+        torch.testing.assert_close(g, w)
+
+
 def test_opcheck_of_the_crop() -> None:
     g = torch.rand(2, 3, 8, 7, requires_grad=True)
     assert set(torch.library.opcheck(st._crop, (g, [4, 4])).values()) == {"SUCCESS"}

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
-from segnet.data import phantom
 from segnet.data.nifti import read_image, read_mask
 from segnet.data.pairs import find_pairs
-from segnet.data.phantom import make_phantom, value_noise, write_phantoms
+from segnet.data.phantom import SITES, make_phantom, write_phantoms
+from segnet.data.phantom.canvas import value_noise
+from segnet.data.phantom.scene import Scene
 from segnet.errors import InputError
 
 SMALL = (64, 56, 32)
@@ -90,11 +91,10 @@ def test_some_volumes_have_the_border_of_uls23(small: list[tuple[np.ndarray, np.
     assert 1 <= padded <= 12
 
 
-def test_every_site_and_style_renders(monkeypatch: pytest.MonkeyPatch) -> None:
-    for site in sorted(set(phantom._SITES)):
-        monkeypatch.setattr(phantom, "_SITES", (site,))
+def test_every_site_and_style_renders() -> None:
+    for site in sorted(set(SITES)):
         for seed in range(6):
-            image, mask = make_phantom(seed, shape=(32, 32, 24), spacing_mm=(2.0, 2.0, 3.0))
+            image, mask = make_phantom(seed, shape=(32, 32, 24), spacing_mm=(2.0, 2.0, 3.0), sites=(site,))
             assert mask[16, 16, 12] == 1
             assert mask.sum() >= 8, (site, seed)
             if site in ("liver", "spleen", "kidney", "bone", "node"):
@@ -102,7 +102,7 @@ def test_every_site_and_style_renders(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_crumbs_cut_off_by_an_organs_edge_are_no_lesion() -> None:
-    scene = phantom._Scene(np.random.default_rng(2), (48, 48, 24), (1.0, 1.0, 2.0))
+    scene = Scene(np.random.default_rng(2), (48, 48, 24), (1.0, 1.0, 2.0), SITES)
     scene.host = np.zeros((24, 48, 48), np.float32)
     scene.host[:, :, ::4] = 1  # an organ of thin leaves
     mask = scene._lesion()

@@ -10,10 +10,10 @@ import torch
 from torch.nn import functional as F
 
 import ssmcore
-from segnet.models.mamba import SS2D, DropPath, PatchMerging, VMLayer, VSSModule
+from segnet.models.mamba import SS2D, DropPath, PatchMerging, VMLayer, VSSConfig, VSSModule
 from ssmcore._conventions import DIRECTIONS
 
-OPTIONS = {"expand": 2, "dstate": 4, "discretization": "bilinear"}
+CONFIG = VSSConfig(dstate=4)
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def _seed() -> None:
 
 def test_ss2d_is_the_sum_of_four_scans() -> None:
     """Direction by direction on NumPy, positions visited one by one."""
-    ss2d = SS2D(5, 2, dstate=3).double()
+    ss2d = SS2D(5, 2, VSSConfig(dstate=3)).double()
     x = torch.randn(2, 3, 4, 5, dtype=torch.float64)
     got = ss2d(x).detach().numpy()
     grid = x.numpy()
@@ -55,7 +55,7 @@ def test_ss2d_is_the_sum_of_four_scans() -> None:
 
 
 def test_the_vss_module_is_equation_7() -> None:
-    module = VSSModule(6, dstate=4)
+    module = VSSModule(6, CONFIG)
     w = torch.randn(2, 4, 5, 6)
     convolved = F.conv2d(
         module.linear1(w).permute(0, 3, 1, 2), module.dwconv.weight, module.dwconv.bias, padding=1, groups=12
@@ -66,7 +66,7 @@ def test_the_vss_module_is_equation_7() -> None:
 
 
 def test_the_vm_layer_is_equations_5_and_6() -> None:
-    layer = VMLayer(6, drop_path=0.0, **OPTIONS)
+    layer = VMLayer(6, CONFIG)
     assert torch.equal(layer.s, torch.ones(6))
     assert layer.second_norm is not layer.norm
     with torch.no_grad():
@@ -78,7 +78,7 @@ def test_the_vm_layer_is_equations_5_and_6() -> None:
 
 
 def test_initialisation_of_the_scan() -> None:
-    ss2d = SS2D(512, 16, dstate=16)
+    ss2d = SS2D(512, 16, VSSConfig())
     step = F.softplus(ss2d.dt_bias)
     assert step.min() >= 1e-4
     assert step.min() < 1.2e-3

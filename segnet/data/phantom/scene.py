@@ -1,398 +1,42 @@
-"""Phantom CT volumes with one lesion each, for trials and tests where no patient data may go.
-
-One torso is modelled in mm about its middle, x to the right, y to the front and z to the head of the patient,
-with the domes of the diaphragm at z = 0. A volume is a window into it with the lesion in the middle, as in
-ULS23: body wall with ribs, spine, lungs or abdominal organs, branching vessels as bright as lesions, texture
-and correlated noise.
-"""
+"""One torso with a lesion in it, rendered as a CT would see it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from segnet.data.nifti import save_nifti
-from segnet.data.pairs import Pair, patient_id
-from segnet.errors import InputError
+from .body import Body, Point, ellipsoid
+from .canvas import F32, Array, Box, Canvas, cover, value_noise
 
-F32 = np.float32
-Array = NDArray[np.float32]
-Point = tuple[float, float, float]
-Box = tuple[slice, slice, slice]
-
-_PAD_SHARE = 0.3  # of the cases have a constant border
-_nifti1_image: Any = nib.Nifti1Image
-
+PAD_SHARE = 0.3  # of the cases have a constant border
 RIB_PITCH_MM = 31.0
-_SITES = ("lung", "lung", "liver", "liver", "kidney", "node", "spleen", "bone")
 
 
-def make_phantom(
-    seed: int,
-    *,
-    shape: tuple[int, int, int] = (256, 256, 128),
-    spacing_mm: tuple[float, float, float] = (0.8, 0.8, 1.5),
-) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
-    """A CT volume in HU and the mask of its one lesion.
-
-    The lesion lies in a lung (solid, spiculated or ground glass), the liver (hypodense or with a necrotic
-    core), a kidney, the spleen, beside the aorta (a node) or in a vertebra (lytic). The middle voxel belongs
-    to it. Its diameter is about 8 to 50 mm, less where the volume is small. Three volumes in ten have a
-    constant border, one below the lowest value inside, as ULS23 has where its window leaves the scan.
-
-    Parameters
-    ----------
-    seed : equal seeds give equal volumes
-    shape : (X, Y, Z), at least 16 voxels each
-    spacing_mm : along X, Y, Z
-
-    Returns
-    -------
-    image : int16 (X, Y, Z), HU, axes to the right, front and head
-    mask : uint8 (X, Y, Z), 0 and 1, one component
-
-    Raises
-    ------
-    InputError
-        If the shape or the spacing is none, or the seed is negative.
-    """
-    _check_geometry(seed, shape, spacing_mm)
-    rng = np.random.default_rng(np.random.SeedSequence(seed))
-    return _Scene(rng, shape, spacing_mm).render()
-
-
-def write_phantoms(
-    out: str | Path,
-    n_cases: int,
-    *,
-    n_patients: int | None = None,
-    seed: int = 0,
-    shape: tuple[int, int, int] = (256, 256, 128),
-    spacing_mm: tuple[float, float, float] = (0.8, 0.8, 1.5),
-    progress: Callable[[int, int], None] | None = None,
-) -> list[Pair]:
-    """Write phantoms as ``<out>/images/phantom_0001_lesion_01.nii.gz`` and so on, masks in ``<out>/labels``.
-
-    Parameters
-    ----------
-    out : a new folder, or one whose images/ and labels/ are empty
-    n_cases : number of volumes
-    n_patients : number of patient names the cases are dealt to in turn; a patient for each case if None. The
-        anatomy is drawn anew for each case.
-    seed : equal seeds give equal files
-    shape, spacing_mm : see `make_phantom`
-    progress : called with (cases done, cases in all) after each case
-
-    Returns
-    -------
-    list of Pair
-        In the order written.
-
-    Raises
-    ------
-    InputError
-        If a number is below 1, `n_patients` exceeds `n_cases`, or `out` already holds images.
-    """
-    n_patients = n_cases if n_patients is None else n_patients
-    if n_cases < 1:
-        raise InputError(f"n_cases: expected at least 1, got {n_cases}; ask for more")
-    if not 1 <= n_patients <= n_cases:
-        raise InputError(f"n_patients: expected 1 to {n_cases}, got {n_patients}; every patient has a case")
-    _check_geometry(seed, shape, spacing_mm)
-    folders = Path(out) / "images", Path(out) / "labels"
-    for folder in folders:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InputError(f"out: expected a new or empty folder, got {folder} with content; choose another")
-        folder.mkdir(parents=True, exist_ok=True)
-    affine = np.diag([*spacing_mm, 1.0])
-    affine[:3, 3] = [-0.5 * n * s for n, s in zip(shape, spacing_mm, strict=True)]
-    pairs = []
-    for i, child in enumerate(np.random.SeedSequence(seed).generate_state(n_cases, np.uint32)):
-        case = f"phantom_{i % n_patients + 1:04d}_lesion_{i // n_patients + 1:02d}"
-        files = [folder / f"{case}.nii.gz" for folder in folders]
-        arrays = make_phantom(int(child), shape=shape, spacing_mm=spacing_mm)
-        for array, file in zip(arrays, files, strict=True):
-            image = _nifti1_image(array, affine)
-            image.header.set_xyzt_units("mm")
-            save_nifti(image, file)
-        pairs.append(Pair(case, patient_id(case), *files))
-        if progress is not None:
-            progress(i + 1, n_cases)
-    return pairs
-
-
-def _check_geometry(seed: int, shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> None:
-    if seed < 0:
-        raise InputError(f"seed: expected a number from 0, got {seed}; drop the sign")
-    if len(shape) != 3 or min(shape) < 16:
-        raise InputError(f"shape: expected (X, Y, Z) of at least 16 voxels each, got {shape}; enlarge it")
-    if len(spacing_mm) != 3 or not all(math.isfinite(s) and 0.1 <= s <= 10 for s in spacing_mm):
-        raise InputError(f"spacing_mm: expected three lengths from 0.1 to 10 mm, got {spacing_mm}; give X, Y, Z in mm")
-
-
-@dataclass(frozen=True)
-class _Body:
-    """The sizes of one torso in mm. Its signed distances are negative inside and broadcast over x, y, z."""
-
-    half_x: float
-    half_y: float
-    fat: float
-    wall: float
-    spine_y: float
-    contrast: float  # 0 to 1, how far vessels and organs are enhanced
-    heart: Point
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator) -> _Body:
-        half_x = rng.uniform(150, 185)
-        half_y = half_x * rng.uniform(0.62, 0.74)
-        fat = rng.uniform(6, 26)
-        wall = rng.uniform(15, 20)
-        heart = (-25 + rng.uniform(-8, 8), half_y - fat - wall - 58, 32 + rng.uniform(-8, 8))
-        return cls(half_x, half_y, fat, wall, -half_y + fat + wall + 34, rng.uniform(0.35, 1.0), heart)
-
-    def skin(self, x: Any, y: Any) -> Any:
-        """Distance to the skin in the axial plane, true to first order near it."""
-        u, v = np.abs(x) / self.half_x, np.abs(y) / self.half_y
-        power = 2.4
-        f = np.maximum(u**power + v**power, 1e-6) ** (1 / power)
-        slope = f ** (1 - power) * np.hypot(u ** (power - 1) / self.half_x, v ** (power - 1) / self.half_y)
-        return (f - 1) / np.maximum(slope, 1e-4)
-
-    def fat_here(self, x: Any, y: Any) -> Any:
-        """Thickness of the fat under the skin: more at the flanks and the back."""
-        return self.fat * (1 + 0.45 * np.abs(x) / self.half_x - 0.15 * y / self.half_y)
-
-    def cavity(self, x: Any, y: Any) -> Any:
-        """Inside of the body wall."""
-        back = 22 * np.exp(-((x / 36) ** 2)) * np.clip(-y / self.half_y - 0.2, 0, 1)  # muscles of the back
-        return self.skin(x, y) + self.fat_here(x, y) + self.wall + back
-
-    def dome_height(self, x: Any, y: Any) -> Any:
-        """z of the diaphragm."""
-        y = y + 5
-        right = -36 * ((x - 72) / 62) ** 2
-        left = -18 - 36 * ((x + 72) / 62) ** 2
-        return np.maximum(np.maximum(right, left), -40) - 26 * (y / 70) ** 2
-
-    def mediastinum(self, x: Any, y: Any, z: Any) -> Any:
-        """The space between the lungs: a slab that is narrow in front, the heart and the spine."""
-        front = (y - self.spine_y) / 110
-        slab = np.abs(x + 4) - (34 - 17 * np.clip(front, 0, 1) + 4 * np.sin(z / 17))
-        heart = ellipsoid((x, y, z), self.heart, (56, 46, 52))
-        spine = np.hypot(x, y - self.spine_y) - 33
-        return np.minimum(np.minimum(slab, heart), spine)
-
-    def lung(self, x: Any, y: Any, z: Any) -> Any:
-        apex = 150 - 60 * ((np.abs(x) - 60) / 50) ** 2 - 40 * (y / 60) ** 2
-        chest = np.maximum(self.cavity(x, y) + 2.5, 0.5 * (z - apex))
-        return np.maximum(np.maximum(chest, 3.5 - self.mediastinum(x, y, z)), 0.8 * (self.dome_height(x, y) - z))
-
-    def below_dome(self, x: Any, y: Any, z: Any) -> Any:
-        return np.maximum(self.cavity(x, y) + 2.5, 0.8 * (z - self.dome_height(x, y)) + 3)
-
-    def liver(self, x: Any, y: Any, z: Any) -> Any:
-        right = ellipsoid((x, y, z), (78, 0, -62), (78, 92, 82))
-        left = ellipsoid((x, y, z), (8, 42, -45), (78, 42, 42))
-        fissure = 2.2 - np.abs(x - 18 - 0.2 * y) + 0.6 * np.maximum(25 - y, 0)
-        return np.maximum(np.maximum(smooth_min(right, left, 12), fissure), self.below_dome(x, y, z))
-
-    def spleen(self, x: Any, y: Any, z: Any) -> Any:
-        around_stomach = 6 - ellipsoid((x, y, z), (-62, 28, -62), (44, 46, 48))
-        return np.maximum(
-            np.maximum(ellipsoid((x, y, z), (-102, -38, -55), (34, 48, 50)), around_stomach), self.below_dome(x, y, z)
-        )
-
-    def kidney(self, side: int, x: Any, y: Any, z: Any) -> Any:
-        return ellipsoid((x, y, z), (side * 62.0, self.spine_y + 24, -118 + 8.0 * side), (27, 25, 54))
-
-
-def ellipsoid(at: tuple[Any, Any, Any], centre: Point, semi_axes: Point) -> Any:
-    """Signed distance to an ellipsoid, true to first order in the mean of its axes."""
-    away = [(a - c) / s for a, c, s in zip(at, centre, semi_axes, strict=True)]
-    r = np.sqrt(np.maximum(sum(q**2 for q in away), 1e-6))
-    slope2 = sum((q / s) ** 2 for q, s in zip(away, semi_axes, strict=True))
-    return r * (r - 1) / np.sqrt(np.maximum(slope2, 1e-12))
-
-
-def smooth_min(a: Any, b: Any, width: float) -> Any:
-    """Minimum of two distances, rounded over `width` mm: a union without a crease."""
-    h = np.clip(0.5 + 0.5 * (b - a) / width, 0, 1)
-    return b + (a - b) * h - width * h * (1 - h)
-
-
-class _Canvas:
-    """A volume in HU as (Z, Y, X), its coordinates in the torso, and a coarse grid for all that is smooth."""
-
-    STEP_MM = 3.2
-
-    def __init__(self, middle: Point, shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> None:
-        self.shape_zyx = shape[::-1]
-        self.spacing_zyx_mm = spacing_mm[::-1]
-        self.axes = [
-            (np.arange(n) - n // 2).astype(F32) * F32(s) + F32(c)
-            for n, s, c in zip(self.shape_zyx, self.spacing_zyx_mm, middle[::-1], strict=True)
-        ]
-        self._grid = [(float(axis[0]), s, len(axis)) for axis, s in zip(self.axes, self.spacing_zyx_mm, strict=True)]
-        self._weights = [_interpolation(axis, self.STEP_MM) for axis in self.axes]
-        coarse = [_knots(axis, self.STEP_MM) for axis in self.axes]
-        self.coarse = coarse[2][None, None, :], coarse[1][None, :, None], coarse[0][:, None, None]  # x, y, z
-        self.coarse_shape = tuple(len(axis) for axis in coarse)
-        self.hu = np.full(self.shape_zyx, -1000, F32)
-
-    def xyz(self, box: Box) -> tuple[Array, Array, Array]:
-        """Coordinates x, y, z in mm of the voxels in `box`, each broadcasting to (Z, Y, X)."""
-        z, y, x = (axis[cut] for axis, cut in zip(self.axes, box, strict=True))
-        return x[None, None, :], y[None, :, None], z[:, None, None]
-
-    def whole(self) -> Box:
-        z, y, x = self.shape_zyx
-        return slice(0, z), slice(0, y), slice(0, x)
-
-    def box(self, low: Point, high: Point) -> Box | None:
-        """The voxels between two corners (x, y, z) in mm; None if there are none."""
-        cuts = []
-        for (first, step, n), a, b in zip(self._grid, low[::-1], high[::-1], strict=True):
-            start, stop = max(0, math.ceil((a - first) / step)), min(n, math.floor((b - first) / step) + 1)
-            if start >= stop:
-                return None
-            cuts.append(slice(start, stop))
-        return cuts[0], cuts[1], cuts[2]
-
-    def fine(self, field: Any, box: Box) -> Array:
-        """A field on the coarse grid, linearly interpolated to the voxels of `box`."""
-        out = np.broadcast_to(np.asarray(field, F32), self.coarse_shape)
-        wz, wy, wx = (w[cut] for w, cut in zip(self._weights, box, strict=True))
-        used = np.flatnonzero(wz.any(axis=0))
-        knots = slice(int(used[0]), int(used[-1]) + 1)
-        out = wy @ (out[knots] @ wx.T)  # (z, Y, X)
-        n_y, n_x = out.shape[1:]
-        return (wz[:, knots] @ out.reshape(len(out), n_y * n_x)).reshape(len(wz), n_y, n_x)
-
-    def noise(self, rng: np.random.Generator, length_mm: float) -> Array:
-        """A smooth random field on the coarse grid of unit variance, correlated over about this length."""
-        return value_noise(rng, self.coarse_shape, (self.STEP_MM,) * 3, length_mm)
-
-    def bounds(self, distance: Any, margin: float = 2.0) -> Box | None:
-        """The voxels near the inside of a coarse signed distance."""
-        inside = np.broadcast_to(distance, self.coarse_shape) < margin
-        if not inside.any():
-            return None
-        low, high = [], []
-        for i, axis in ((2, 0), (1, 1), (0, 2)):
-            along = np.flatnonzero(inside.any(axis=tuple(j for j in range(3) if j != i)))
-            knots = self.coarse[axis].ravel()
-            low.append(float(knots[along[0]]) - self.STEP_MM)
-            high.append(float(knots[along[-1]]) + self.STEP_MM)
-        return self.box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
-
-    def paint(self, box: Box, alpha: Array, hu: Any) -> None:
-        """Blend `hu` over what is there."""
-        view = self.hu[box]
-        change = hu - view
-        change *= alpha
-        view += change
-
-    def slabs(self, box: Box) -> Iterator[Box]:
-        """`box` in pieces of eight slices, small enough for the processor's cache."""
-        for start in range(box[0].start, box[0].stop, 8):
-            yield slice(start, min(start + 8, box[0].stop)), box[1], box[2]
-
-    def fill(self, distance: Any, hu: Any, width_mm: float = 1.0, share: Array | None = None) -> bool:
-        """Paint the inside of a coarse signed distance with a value or a coarse field of values.
-
-        Writes what it covers of each voxel into `share` if given. False where all of it lies outside.
-        """
-        box = self.bounds(distance)
-        if box is None:
-            return False
-        for slab in self.slabs(box):
-            alpha = cover(self.fine(distance, slab), width_mm)
-            self.paint(slab, alpha, self.fine(hu, slab) if np.ndim(hu) else F32(hu))
-            if share is not None:
-                share[slab] = alpha
-        return True
-
-    def tube(
-        self, start: Point, end: Point, radii: tuple[float, float], hu: float, within: Array | None = None
-    ) -> None:
-        """Paint a tube that tapers from one radius to the other, inside `within` if given."""
-        reach = max(radii) + 1.5
-        low = tuple(min(a, b) - reach for a, b in zip(start, end, strict=True))
-        high = tuple(max(a, b) + reach for a, b in zip(start, end, strict=True))
-        box = self.box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
-        if box is None:
-            return
-        offsets = [a - F32(c) for a, c in zip(self.xyz(box), start, strict=True)]
-        d = [F32(b - a) for a, b in zip(start, end, strict=True)]
-        length2 = max(float(sum(c * c for c in d)), 1e-6)
-        t = np.clip((offsets[0] * d[0] + offsets[1] * d[1] + offsets[2] * d[2]) / F32(length2), 0, 1)
-        away2 = sum((o - t * c) ** 2 for o, c in zip(offsets, d, strict=True))
-        alpha = cover(np.sqrt(away2) - (F32(radii[0]) + t * F32(radii[1] - radii[0])), 1.0)
-        if within is not None:
-            alpha = alpha * within[box]
-        self.paint(box, alpha, F32(hu))
-
-
-def cover(distance: Any, width_mm: float) -> Array:
-    """Share of a voxel inside a surface at this signed distance, rising over `width_mm`."""
-    out = np.asarray(distance, F32) * F32(-1 / width_mm)
-    out += F32(0.5)
-    return np.clip(out, 0, 1, out=out)
-
-
-def value_noise(
-    rng: np.random.Generator, shape: tuple[int, ...], spacing_mm: tuple[float, ...], length_mm: float
-) -> Array:
-    """A random field of unit variance: cubic B-spline through noise on a lattice of about `length_mm`."""
-    knots = [math.ceil(n * s / length_mm) + 4 for n, s in zip(shape, spacing_mm, strict=True)]
-    out = rng.standard_normal(knots, F32)
-    for axis, (n, s, m) in enumerate(zip(shape, spacing_mm, knots, strict=True)):
-        at = np.arange(n, dtype=F32) * F32(s / length_mm) + F32(1 + rng.random())
-        u = np.abs(at[:, None] - np.arange(m, dtype=F32))
-        weights = np.where(u < 1, 2 / 3 - u**2 + u**3 / 2, np.clip(2 - u, 0, None) ** 3 / 6).astype(F32)
-        out = np.moveaxis(np.tensordot(weights, out, (1, axis)), 0, axis)
-    # The variance of the spline, averaged over the place between knots, is 0.479 in each axis.
-    return np.ascontiguousarray(out) * F32(0.479**-1.5)
-
-
-def _knots(axis: Array, step_mm: float) -> Array:
-    n = max(2, math.ceil(float(axis[-1] - axis[0]) / step_mm) + 1)
-    return np.linspace(axis[0], axis[-1], n, dtype=F32)
-
-
-def _interpolation(axis: Array, step_mm: float) -> Array:
-    """(voxels, knots) weights of linear interpolation from the coarse grid."""
-    knots = _knots(axis, step_mm)
-    at = (axis - knots[0]) / (knots[1] - knots[0])
-    weights: Array = np.clip(1 - np.abs(at[:, None] - np.arange(len(knots), dtype=F32)), 0, 1).astype(F32)
-    return weights
-
-
-class _Scene:
+class Scene:
     """Draws one torso, chooses the lesion's place in it, and renders the window around it."""
 
     def __init__(
-        self, rng: np.random.Generator, shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]
+        self,
+        rng: np.random.Generator,
+        shape: tuple[int, int, int],
+        spacing_mm: tuple[float, float, float],
+        sites: tuple[str, ...],
     ) -> None:
         self.rng = rng
-        self.body = _Body.draw(rng)
-        self.site = str(rng.choice(_SITES))
+        self.body = Body.draw(rng)
+        self.site = str(rng.choice(sites))
         room_mm = 0.55 * min(n * s for n, s in zip(shape, spacing_mm, strict=True))
         largest = max(4 * max(spacing_mm), min(42.0, room_mm))  # the outline adds up to a quarter
         smallest = min(max(8.0, 3 * max(spacing_mm)), largest)
         self.diameter_mm = math.exp(rng.uniform(math.log(smallest), math.log(largest)))
         self.middle = self._place()
-        self.canvas = _Canvas(self.middle, shape, spacing_mm)
+        self.canvas = Canvas(self.middle, shape, spacing_mm)
         self.lung: Array = np.zeros(self.canvas.shape_zyx, F32)
         self.inside: Array = np.zeros(self.canvas.shape_zyx, F32)
         self.host: Array | None = None  # share of each voxel open to the lesion; None: all of the inside
@@ -817,7 +461,7 @@ class _Scene:
     def _pad(self, image: NDArray[np.int16], mask: NDArray[np.uint8]) -> None:
         """A constant border where the window leaves the scan, clear of the lesion."""
         rng = self.rng
-        if rng.random() >= _PAD_SHARE:
+        if rng.random() >= PAD_SHARE:
             return
         kept: list[slice] = [slice(0, n) for n in mask.shape]
         for axis in rng.permutation(3)[: int(rng.integers(1, 3))]:

@@ -1,10 +1,5 @@
-/* Both types of one instruction set. The including file sets ISA and VECTOR_BYTES. */
+/* IMPLEMENTATION in both types, for one instruction set. The including file sets IMPLEMENTATION, ISA and VECTOR_BYTES. */
 #include <stdint.h>
-#include <stdlib.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-#include "selective_scan.h"
 
 #define JOIN3(a, b, c) a##b##c
 #define NAMED(x, type, isa) JOIN3(x, type, isa)
@@ -20,7 +15,7 @@
 #define RECIPROCAL(x) RECIPROCAL_F32(x)
 #define RECIPROCAL_INSIDE(x) RECIPROCAL_INSIDE_F32(x)
 #endif
-#include "selective_scan_impl.h"
+#include IMPLEMENTATION
 #include "vecmath_end.h"
 
 #define REAL double
@@ -32,5 +27,5 @@
 #define SCALE2(p, k_real, k_int) SCALE2_F64(p, k_real)
 #define ROUND(x) ROUND_F64(x)
 #endif
-#include "selective_scan_impl.h"
+#include IMPLEMENTATION
 #include "vecmath_end.h"

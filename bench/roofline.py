@@ -1,0 +1,147 @@
+"""Measures this machine's ceilings and every kernel against them: `make roofline`.
+
+Draws docs/roofline.svg and rewrites the table between the markers in docs/performance.md. One thread, float32. Run it on an idle machine.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ceilings import ROOT, copy_gb_s, exp2_ns, fma_ns, tile_ns
+
+import ssmcore
+from ssmcore.ops import SPECS
+
+FLOPS = {"mamba": 19, "bilinear": 13, "zoh": 60}
+"""Of one element of the recurrence forward, a multiply-add counting two: read off `advance` in selective_scan_impl.h."""
+BACKWARD_FLOPS = {"mamba": 33, "bilinear": 31, "zoh": 90}
+"""Of one element of the backward sweep, the recomputed states included."""
+MARKERS = ("<!-- roofline -->", "<!-- end of roofline -->")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One kernel: its nanoseconds an element, the ceiling of its own instruction mix, and where it lies on the roofline."""
+
+    name: str
+    ns: float
+    ceiling_ns: float
+    gflop_s: float
+    flop_per_byte: float
+
+
+def median_ns(function: Callable[[], Any], elements: int, rounds: int = 15) -> float:
+    function()
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds)) / elements * 1e9
+
+
+def points(isa: str) -> list[Point]:
+    found = []
+    for op in ("selective_scan", "ss2d"):
+        for sample in SPECS[op].benchmarks:
+            case = sample.make(np.random.default_rng(0), np.float32)
+            disc = case.get("discretization", "mamba")
+            x = case["u"] if op == "selective_scan" else case["x"]
+            elements = x.size * case["A"].shape[-1] * (len(case["A"]) if op == "ss2d" else 1)
+            read = sum(a.nbytes for a in case.values() if isinstance(a, np.ndarray))
+            forward, vjp = getattr(ssmcore, op), getattr(ssmcore, f"{op}_vjp")
+            dout = np.ones_like(x)
+            both_ceiling = tile_ns(isa, disc) + tile_ns(isa, disc, backward=True)
+            for name, function, flops, moved, ceiling in (
+                ("forward", lambda: forward(**case, num_threads=1), FLOPS[disc], read + x.nbytes, tile_ns(isa, disc)),
+                (
+                    "forward + backward",
+                    lambda: vjp(dout, **case, num_threads=1),
+                    FLOPS[disc] + BACKWARD_FLOPS[disc],
+                    3 * read + 2 * x.nbytes,
+                    both_ceiling,
+                ),
+            ):
+                ns = median_ns(function, elements)
+                found.append(Point(f"{op} {sample.name}, {name}", ns, ceiling, flops / ns, flops * elements / moved))
+    return found
+
+
+def table(isa: str, found: list[Point]) -> str:
+    lines = [
+        f"`make roofline` on {ssmcore.cpu_features()}, one thread: a float multiply-add {fma_ns(isa):.4f} ns"
+        f" ({2 / fma_ns(isa):.0f} GFLOP/s), 2^x {exp2_ns(isa):.3f} ns, copy {copy_gb_s():.1f} GB/s read and written.",
+        "",
+        "| kernel | ns an element | of its own mix on a tile in cache | GFLOP/s | flop a byte |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for p in found:
+        lines.append(f"| {p.name} | {p.ns:.3f} | {p.ceiling_ns / p.ns:.0%} | {p.gflop_s:.0f} | {p.flop_per_byte:.1f} |")
+    return "\n".join(lines)
+
+
+def svg(isa: str, found: list[Point]) -> str:
+    """Log-log: flop a byte to the right, GFLOP/s upwards, the two roofs, and the kernels by number."""
+    width, height, left, bottom, top = 760, 420, 60, 50, 20
+    x_low, x_high, y_low, y_high = 0.25, 256.0, 1.0, 512.0
+    peak, bandwidth = 2 / fma_ns(isa), copy_gb_s()
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        right = left + (width - left - 20) * math.log(x / x_low) / math.log(x_high / x_low)
+        up = height - bottom - (height - bottom - top) * math.log(y / y_low) / math.log(y_high / y_low)
+        return round(right, 1), round(up, 1)
+
+    ridge = peak / bandwidth
+    roof = [at(x_low, x_low * bandwidth), at(ridge, peak), at(x_high, peak)]
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height + 16 * len(found) + 20}" font-family="sans-serif"'
+        ' font-size="12" role="img" aria-label="Roofline of the kernels">',
+        '<rect width="100%" height="100%" fill="white"/>',
+    ]
+    for exponent in range(-2, 9, 2):
+        x, y = at(2.0**exponent, y_low)
+        parts.append(f'<text x="{x}" y="{y + 18}" text-anchor="middle">{2.0**exponent:g}</text>')
+    for exponent in range(0, 10, 2):
+        x, y = at(x_low, 2.0**exponent)
+        parts.append(f'<text x="{x - 8}" y="{y + 4}" text-anchor="end">{2.0**exponent:g}</text>')
+        parts.append(f'<line x1="{x}" y1="{y}" x2="{width - 20}" y2="{y}" stroke="#ddd"/>')
+    parts.append(
+        f'<polyline points="{" ".join(f"{x},{y}" for x, y in roof)}" fill="none" stroke="#333" stroke-width="2"/>'
+    )
+    parts.append(
+        f'<text x="{width - 24}" y="{at(x_high, peak)[1] - 6}" text-anchor="end">{peak:.0f} GFLOP/s multiply-add</text>'
+    )
+    x, y = at(0.5, 0.5 * bandwidth)
+    parts.append(f'<text x="{x + 8}" y="{y + 14}">{bandwidth:.0f} GB/s copy</text>')
+    parts.append(f'<text x="{width / 2}" y="{height - 8}" text-anchor="middle">flop a byte</text>')
+    parts.append(
+        f'<text x="14" y="{height / 2}" transform="rotate(-90 14 {height / 2})" text-anchor="middle">GFLOP/s</text>'
+    )
+    for i, p in enumerate(found, 1):
+        x, y = at(min(p.flop_per_byte, x_high), p.gflop_s)
+        parts.append(f'<circle cx="{x}" cy="{y}" r="4" fill="#0a6"/><text x="{x + 6}" y="{y - 5}">{i}</text>')
+        parts.append(f'<text x="{left}" y="{height + 16 * i}">{i}  {p.name}: {p.ns:.3f} ns an element</text>')
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def main() -> None:
+    isa = ssmcore.cpu_features().isa
+    if isa is None:
+        raise SystemExit("roofline: expected compiled kernels, got none; build with SSMCORE_BUILD=require")
+    found = points(isa)
+    text = table(isa, found)
+    print(text)
+    (ROOT / "docs" / "roofline.svg").write_text(svg(isa, found))
+    page = ROOT / "docs" / "performance.md"
+    before, _, rest = page.read_text().partition(MARKERS[0])
+    after = rest.partition(MARKERS[1])[2]
+    page.write_text(f"{before}{MARKERS[0]}\n{text}\n{MARKERS[1]}{after}")
+
+
+if __name__ == "__main__":
+    main()

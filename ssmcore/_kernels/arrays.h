@@ -1,0 +1,20 @@
+/* Sequences as the Cython modules hand them over. Strides count elements; `time` is that of a position. Where `direction` is
+ * 0, all directions read the same values, or add up what they write. */
+#ifndef SSMCORE_ARRAYS_H
+#define SSMCORE_ARRAYS_H
+#include <stdint.h>
+
+typedef struct {
+    const void *data; /* NULL: absent */
+    int64_t batch, time, dim, direction;
+} ssm_in;
+typedef struct {
+    void *data;
+    int64_t batch, time, dim, direction;
+} ssm_out;
+
+enum { SSMCORE_CHUNK = 64 }; /* steps of a tile, and between two kept states */
+
+/* A direction's number tells how it walks a grid: 0 along rows, 1 along columns, 2 and 3 the same backwards. */
+enum { SSMCORE_COLUMNS = 1, SSMCORE_REVERSED = 2 };
+#endif

@@ -1,0 +1,2 @@
+#define IMPLEMENTATION "causal_conv1d_impl.h"
+#include "isa_avx2.h"

@@ -1,0 +1,110 @@
+/* Between strided memory and tiles [step][lane], for one instruction set and one type. */
+#include "arrays.h"
+#include "vecmath.h"
+
+#define CHUNK SSMCORE_CHUNK
+
+/* The positions of a tile's steps: along rows, along columns, or either backwards. */
+typedef struct {
+    int64_t steps;
+    int in_order; /* at[t] = at[0] + t */
+    int64_t at[CHUNK];
+} NAME(walk);
+
+/* From step t0 of a grid's positions, `width` a row; a sequence is a row. */
+INLINE void NAME(walk_from)(NAME(walk) *walk, int64_t positions, int64_t width, int64_t direction, int64_t t0) {
+    int64_t height = positions / width;
+    walk->steps = positions - t0 < CHUNK ? positions - t0 : CHUNK;
+    walk->in_order = direction == 0;
+    for (int64_t t = 0; t < walk->steps; t++) {
+        int64_t k = direction & SSMCORE_REVERSED ? positions - 1 - t0 - t : t0 + t;
+        walk->at[t] = direction & SSMCORE_COLUMNS ? k % height * width + k / height : k;
+    }
+}
+
+INLINE void NAME(load)(vec *tile, const REAL *p, int64_t time, int64_t dim, const NAME(walk) *walk, int64_t lanes) {
+    const int64_t *at = walk->at, steps = walk->steps;
+    if (dim == 1 && lanes == VL) {
+        for (int64_t t = 0; t < steps; t++) __builtin_memcpy(&tile[t], p + at[t] * time, sizeof(vec));
+        return;
+    }
+    REAL *flat = (REAL *)tile;
+    if (lanes < VL) __builtin_memset(tile, 0, steps * sizeof(vec));
+    if (time == 1 && walk->in_order) {
+        for (int64_t d = 0; d < lanes; d++)
+            for (int64_t t = 0; t < steps; t++) flat[t * VL + d] = p[d * dim + at[0] + t];
+        return;
+    }
+    for (int64_t t = 0; t < steps; t++)
+        for (int64_t d = 0; d < lanes; d++) flat[t * VL + d] = p[at[t] * time + d * dim];
+}
+
+INLINE void NAME(store)(REAL *p, const vec *tile, int64_t time, int64_t dim, const NAME(walk) *walk, int64_t lanes,
+                        int add) {
+    const int64_t *at = walk->at, steps = walk->steps;
+    if (dim == 1 && lanes == VL) {
+        for (int64_t t = 0; t < steps; t++) {
+            vec value = tile[t], before;
+            if (add) {
+                __builtin_memcpy(&before, p + at[t] * time, sizeof(vec));
+                value += before;
+            }
+            __builtin_memcpy(p + at[t] * time, &value, sizeof(vec));
+        }
+        return;
+    }
+    const REAL *flat = (const REAL *)tile;
+    if (add) {
+        for (int64_t t = 0; t < steps; t++)
+            for (int64_t d = 0; d < lanes; d++) p[at[t] * time + d * dim] += flat[t * VL + d];
+        return;
+    }
+    if (time == 1 && walk->in_order) {
+        for (int64_t d = 0; d < lanes; d++)
+            for (int64_t t = 0; t < steps; t++) p[d * dim + at[0] + t] = flat[t * VL + d];
+        return;
+    }
+    for (int64_t t = 0; t < steps; t++)
+        for (int64_t d = 0; d < lanes; d++) p[at[t] * time + d * dim] = flat[t * VL + d];
+}
+
+/* A sequence of a direction, for the channels from c on. What has no direction's stride is shared: read by all, added to. */
+INLINE void NAME(load_steps)(vec *tile, const ssm_in *x, int64_t b, int64_t direction, int64_t c, const NAME(walk) *walk,
+                             int64_t lanes) {
+    NAME(load)(tile, (const REAL *)x->data + b * x->batch + direction * x->direction + c * x->dim, x->time, x->dim, walk,
+               lanes);
+}
+
+INLINE void NAME(store_steps)(const ssm_out *x, int64_t b, int64_t direction, int64_t c, const vec *tile,
+                              const NAME(walk) *walk, int64_t lanes) {
+    NAME(store)((REAL *)x->data + b * x->batch + direction * x->direction + c * x->dim, tile, x->time, x->dim, walk, lanes,
+                direction > 0 && x->direction == 0);
+}
+
+/* Per-channel rows of (dim, count) arrays as [entry][lane]. */
+INLINE void NAME(load_rows)(vec *state, const REAL *p, int64_t dstate, int64_t lanes) {
+    if (!p || lanes < VL) __builtin_memset(state, 0, dstate * sizeof(vec));
+    if (!p) return;
+    REAL *flat = (REAL *)state;
+    for (int64_t d = 0; d < lanes; d++)
+        for (int64_t n = 0; n < dstate; n++) flat[n * VL + d] = p[d * dstate + n];
+}
+
+INLINE void NAME(store_rows)(void *rows, int64_t row, const vec *state, int64_t dstate, int64_t lanes) {
+    if (!rows) return;
+    REAL *p = (REAL *)rows + row * dstate;
+    const REAL *flat = (const REAL *)state;
+    for (int64_t d = 0; d < lanes; d++)
+        for (int64_t n = 0; n < dstate; n++) p[d * dstate + n] = flat[n * VL + d];
+}
+
+INLINE vec NAME(lanes_of)(const void *p, int64_t row, int64_t lanes) {
+    vec v = {0};
+    if (p) __builtin_memcpy(&v, (const REAL *)p + row, lanes * sizeof(REAL));
+    return v;
+}
+
+/* Carves the next array out of a unit's scratch memory, aligned for vectors. */
+#define ARENA(arena, type, count) \
+    (type *)arena;                \
+    arena += ((count) * sizeof(type) + 63) / 64 * 64

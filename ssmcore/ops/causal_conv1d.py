@@ -1,0 +1,292 @@
+"""Causal depthwise convolution with SiLU, states and gradients. Derivation: causal_conv1d.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import backends
+from .._spec import Argument, ArgumentError, Case, ErrorSample, OpSpec, Sample, Sizes, Tolerance
+from ..backends._threads import resolve
+
+Array = NDArray[Any]
+ENTRIES = ("causal_conv1d_fwd", "causal_conv1d_bwd")
+
+
+class CausalConv1dGradients(NamedTuple):
+    """Gradients in the shapes of the arguments; None for an argument that was not given."""
+
+    x: Array
+    weight: Array
+    bias: Array | None
+    initial_states: Array | None
+
+
+def make_case(
+    rng: np.random.Generator,
+    dtype: Any,
+    *,
+    batch: int = 2,
+    dim: int = 6,
+    seqlen: int = 17,
+    taps: int = 4,
+    extras: bool = True,
+    layout: str = "bdl",
+    **options: Any,
+) -> Case:
+    def normal(*shape: int) -> Array:
+        return rng.standard_normal(shape).astype(dtype)
+
+    case: Case = {
+        "x": normal(batch, dim, seqlen) if layout == "bdl" else normal(batch, seqlen, dim),
+        "weight": normal(dim, taps) / taps**0.5,
+    }
+    case["weight"] = case["weight"].astype(dtype)
+    if extras:
+        case |= {"bias": normal(dim), "initial_states": normal(batch, dim, taps - 1)}
+    return case | {"layout": layout} | options
+
+
+def _sample(name: str, **settings: Any) -> Sample:
+    return Sample(name, lambda rng, dtype: make_case(rng, dtype, **settings))
+
+
+def _broken(name: str, says: tuple[str, ...], error: type[Exception] = ArgumentError, **changes: Any) -> ErrorSample:
+    def make(rng: np.random.Generator) -> Case:
+        case = make_case(rng, np.float32, batch=2, dim=6, seqlen=5, taps=4, extras=False)
+        return case | {k: (v(rng) if callable(v) else v) for k, v in changes.items()}
+
+    return ErrorSample(name, make, error, says)
+
+
+SPEC = OpSpec(
+    name="causal_conv1d",
+    summary="each channel convolved with its own taps, the last of which meets the present; SiLU where asked",
+    formula="y[t] = bias + sum_k weight[k] x[t - (taps - 1) + k]; out = y or silu(y)",
+    source="Gu and Dao, Mamba, figure 3; Dao-AILab causal-conv1d",
+    entries=ENTRIES,
+    arguments=(
+        Argument("x", ("batch seqlen dim",), "input"),
+        Argument("weight", ("dim taps",), "taps, the earliest input's first"),
+        Argument("bias", ("dim",), "added to the sum", optional=True),
+        Argument("initial_states", ("batch dim past",), "the taps - 1 inputs before the first", optional=True),
+    ),
+    options={"activation": (None, "silu", "swish"), "layout": ("bdl", "bld")},
+    forward=Tolerance(
+        float32=2e-6, float64=2e-15, reason="a sum of at most 16 terms in the samples, and a sigmoid of a few roundings"
+    ),
+    gradient=Tolerance(
+        float32=8e-6, float64=1e-14, reason="dweight sums over time and batch terms of either sign, a few hundred in the samples"
+    ),
+    samples=(
+        _sample("plain", extras=False),
+        _sample("everything", activation="silu"),
+        _sample("channel-last", layout="bld", activation="silu"),
+        _sample("swish without states", activation="swish", extras=False),
+        _sample("two taps", taps=2),
+        _sample("three taps", taps=3, layout="bld"),
+        _sample("one tap", taps=1),
+        _sample("wide", taps=16, seqlen=70, activation="silu"),
+        _sample("wider than the sequence", taps=7, seqlen=3),
+        _sample("wider than a chunk", taps=70, seqlen=100, dim=2),
+        _sample("no step", seqlen=0),
+        _sample("one step", seqlen=1),
+        _sample("past one chunk", seqlen=65, dim=3),
+        _sample("two chunks and a step", seqlen=129, dim=17, layout="bld", activation="silu"),
+        _sample("past a unit", dim=131, seqlen=5, layout="bld"),
+        _sample("no channel", dim=0),
+        _sample("empty batch", batch=0),
+    ),
+    error_samples=(
+        _broken("weight of another dim", ("causal_conv1d: weight: expected shape (6, taps) like x, got (5, 4)",),
+                weight=lambda rng: np.ones((5, 4), np.float32)),
+        _broken("weight of three axes", ("causal_conv1d: weight: expected shape (6, taps)", "got (6, 1, 4)"),
+                weight=lambda rng: np.ones((6, 1, 4), np.float32)),
+        _broken("states of too many steps", ("causal_conv1d: initial_states: expected 3 steps", "got 4"),
+                initial_states=lambda rng: np.ones((2, 6, 4), np.float32)),
+        _broken("no tap", ("causal_conv1d: weight: expected at least one tap, got shape (6, 0)",),
+                weight=lambda rng: np.ones((6, 0), np.float32)),
+        _broken("integer x", ("causal_conv1d: x: expected dtype", "got int64", "astype"), TypeError,
+                x=lambda rng: np.ones((2, 6, 5), np.int64)),
+        _broken("unknown activation", ("causal_conv1d: activation: expected one of None, 'silu', 'swish', got 'relu'",),
+                activation="relu"),
+        _broken("unknown layout", ("causal_conv1d: layout: expected one of 'bdl', 'bld', got 'ldb'",), layout="ldb"),
+    ),
+    benchmarks=(
+        _sample("B1 D1536 L2048 W4 silu", batch=1, dim=1536, seqlen=2048, layout="bld", activation="silu"),
+        _sample("B1 D1536 L2048 W4 silu channel-first", batch=1, dim=1536, seqlen=2048, activation="silu"),
+    ),
+)  # fmt: skip
+
+ARGUMENTS = tuple(argument.name for argument in SPEC.arguments)
+
+
+def check(shapes: Mapping[str, tuple[int, ...] | None], *, activation: str | None, layout: str) -> Sizes:
+    """Sizes of the axes, from shapes in the caller's layout. Raises ArgumentError."""
+    SPEC.check_option("activation", activation)
+    SPEC.check_option("layout", layout)
+    weight = shapes["weight"]
+    if weight is not None and len(weight) == 2 and weight[1] < 1:
+        SPEC.fail("weight", "at least one tap", f"shape {weight}", "give the present input a weight")
+    x = shapes["x"]
+    if x is not None and len(x) == 3 and layout == "bdl":
+        shapes = {**shapes, "x": (x[0], x[2], x[1])}
+    sizes = SPEC.check_shapes(shapes)
+    if sizes.get("past", sizes["taps"] - 1) != sizes["taps"] - 1:
+        expected = f"{sizes['taps'] - 1} steps, one fewer than taps"
+        SPEC.fail("initial_states", expected, sizes["past"], "keep the final_states of the piece before")
+    return sizes
+
+
+def causal_conv1d(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    initial_states: Array | None = None,
+    return_final_states: bool = False,
+    activation: str | None = None,
+    *,
+    layout: str = "bdl",
+    num_threads: int | None = None,
+    backend: str | None = None,
+) -> Any:
+    """Causal depthwise convolution: ``out[t] = act(bias + sum_k weight[k] x[t - (taps - 1) + k])``.
+
+    Parameters
+    ----------
+    x : (batch, dim, seqlen), or (batch, seqlen, dim) for layout "bld"
+        Any strides. float32, float64, or float16 computed in float32.
+    weight : (dim, taps)
+        Any number of taps.
+    bias : (dim,)
+    initial_states : (batch, dim, taps - 1)
+        The inputs before the first, zeros where not given.
+    return_final_states : bool
+        Also return the last taps - 1 inputs, (batch, dim, taps - 1).
+    activation : None, "silu" or "swish", which is the same
+    num_threads, backend
+        As in `selective_scan`.
+
+    Returns
+    -------
+    out, or (out, final_states)
+        out as x in shape and dtype, C-contiguous.
+
+    Raises
+    ------
+    ArgumentError
+        A shape, dtype or option is wrong; the message names argument, expectation, value and remedy.
+    BackendError
+        The backend named cannot run.
+
+    Source: Gu and Dao, Mamba, figure 3; the interface follows Dao-AILab's causal-conv1d.
+
+    Examples
+    --------
+    A running sum of two:
+
+    >>> import numpy as np, ssmcore
+    >>> ssmcore.causal_conv1d(np.arange(4.0).reshape(1, 1, 4), np.ones((1, 2)))
+    array([[[0., 1., 3., 5.]]])
+    """
+    choice = backends.choose("causal_conv1d", ENTRIES, backend)
+    arrays = dict(zip(ARGUMENTS, (x, weight, bias, initial_states), strict=True))
+    _check(arrays, activation, layout)
+    out = backends.entry(choice, "causal_conv1d_fwd")(
+        _bld(x, layout),
+        weight,
+        bias,
+        initial_states,
+        silu=activation is not None,
+        channel_first=layout == "bdl",
+        num_threads=resolve(num_threads),
+    )
+    out = np.ascontiguousarray(_bld(out, layout))
+    return (out, final_states(_bld(x, layout), initial_states, weight.shape[1] - 1)) if return_final_states else out
+
+
+def causal_conv1d_vjp(
+    dout: Array,
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    initial_states: Array | None = None,
+    activation: str | None = None,
+    *,
+    dfinal_states: Array | None = None,
+    layout: str = "bdl",
+    num_threads: int | None = None,
+    backend: str | None = None,
+) -> CausalConv1dGradients:
+    """Vector-Jacobian product of `causal_conv1d`: gradients of sum(dout out) + sum(dfinal_states final_states).
+
+    Parameters
+    ----------
+    dout : as x
+    dfinal_states : (batch, dim, taps - 1)
+        Zero where not given.
+    Others as in `causal_conv1d`.
+
+    Returns
+    -------
+    CausalConv1dGradients
+        In the shapes of the arguments.
+
+    Raises
+    ------
+    ArgumentError, BackendError
+        As in `causal_conv1d`.
+
+    Source: see ops/causal_conv1d.md.
+    """
+    choice = backends.choose("causal_conv1d", ENTRIES, backend)
+    arrays = dict(zip(ARGUMENTS, (x, weight, bias, initial_states), strict=True))
+    sizes = _check(arrays, activation, layout)
+    SPEC.check_dtype("dout", dout)
+    if dout.shape != x.shape:
+        SPEC.fail("dout", f"shape {x.shape} like x", dout.shape, "pass the gradient of the output as it came out")
+    past = sizes["taps"] - 1
+    state_shape = (sizes["batch"], sizes["dim"], past)
+    if dfinal_states is not None and dfinal_states.shape != state_shape:
+        SPEC.fail("dfinal_states", f"shape {state_shape}", dfinal_states.shape, "its axes are (batch, dim, taps - 1)")
+    dx, dweight, dbias, dinitial = backends.entry(choice, "causal_conv1d_bwd")(
+        _bld(dout, layout),
+        _bld(x, layout),
+        weight,
+        bias,
+        initial_states,
+        silu=activation is not None,
+        channel_first=layout == "bdl",
+        num_threads=resolve(num_threads),
+    )
+    if dfinal_states is not None and past:
+        taken = min(past, sizes["seqlen"])  # of the final states, from x; the rest were initial ones
+        dx[:, sizes["seqlen"] - taken :] += dfinal_states[:, :, past - taken :].swapaxes(1, 2)
+        dinitial[:, :, taken:] += dfinal_states[:, :, : past - taken]
+    dx = np.ascontiguousarray(_bld(dx, layout))
+    return CausalConv1dGradients(dx, dweight, dbias, None if initial_states is None else dinitial)
+
+
+def final_states(x: Any, initial_states: Any, past: int) -> Any:
+    """The last `past` entries of (initial_states, x), x being (batch, seqlen, dim); (batch, dim, past), an array."""
+    batch, seqlen, dim = x.shape
+    states = np.zeros((batch, dim, past), x.dtype)
+    taken = min(past, seqlen)
+    states[:, :, past - taken :] = x[:, seqlen - taken :].swapaxes(1, 2)
+    if initial_states is not None:
+        states[:, :, : past - taken] = initial_states[:, :, taken:]
+    return states
+
+
+def _bld(x: Array, layout: str) -> Array:
+    return x.swapaxes(1, 2) if layout == "bdl" else x
+
+
+def _check(arrays: Mapping[str, Array | None], activation: str | None, layout: str) -> Sizes:
+    for name, array in arrays.items():
+        if array is not None:
+            SPEC.check_dtype(name, array)
+    return check({n: None if a is None else a.shape for n, a in arrays.items()}, activation=activation, layout=layout)
