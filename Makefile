@@ -15,7 +15,7 @@ DATA ?=
 DEMO_DATA := $(or $(DATA),$(DEMO_OUT)/data)
 DEMO_PATCH ?= 64
 DEMO_INPUT ?= 64
-DEMO_CASES ?= 20
+DEMO_CASES ?= 40
 
 .PHONY: demo test test-slow lint bench roofline bench-compare build clean
 
@@ -37,11 +37,11 @@ build: $(BIN)/.built
 demo: build
 	rm -rf $(DEMO_OUT) && mkdir -p $(DEMO_OUT)
 ifeq ($(DATA),)
-	$(BIN)/segnet phantom -o $(DEMO_DATA) -n $(DEMO_CASES) --shape 192 192 48
+	$(BIN)/segnet phantom -o $(DEMO_DATA) -n $(DEMO_CASES) --shape 128 128 32 --site lung
 endif
 	$(BIN)/segnet prepare -i $(DEMO_DATA) -o $(DEMO_OUT)/prepared
 	$(BIN)/segnet train -i $(DEMO_OUT)/prepared -o $(DEMO_OUT)/run --minutes $(DEMO_MINUTES) \
-	    --patch-px $(DEMO_PATCH) --input-px $(DEMO_INPUT) --learning-rate 0.003
+	    --patch-px $(DEMO_PATCH) --input-px $(DEMO_INPUT) --learning-rate 0.003 --batch-size 16
 	$(BIN)/segnet predict -i $(DEMO_DATA) -o $(DEMO_OUT)/masks -m $(DEMO_OUT)/run --part test --click centre
 	$(BIN)/segnet evaluate -i $(DEMO_OUT)/masks -t $(DEMO_DATA) -m $(DEMO_OUT)/run --part test -o $(DEMO_OUT)/report
 	@echo

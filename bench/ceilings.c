@@ -56,7 +56,7 @@ double forward_tile_ns(int discretization, int64_t dstate, int64_t rounds) {
     F32(bc) bc = {B, C, 0, 0, dstate};
     double start = now();
     for (int64_t k = 0; k < rounds; k++) {
-        F32(fwd_tile)(discretization, 1, 0, &tile, A, state, bc, SSMCORE_CHUNK);
+        F32(fwd_tile)(discretization, 1, 0, 0, &tile, A, state, bc, SSMCORE_CHUNK);
         __asm__ volatile("" : : "r"(&tile) : "memory");
     }
     return (now() - start) * 1e9 / ((double)rounds * SSMCORE_CHUNK * dstate * LANES);
@@ -80,7 +80,7 @@ double backward_tile_ns(int discretization, int64_t dstate, int64_t rounds) {
     double start = now();
     for (int64_t k = 0; k < rounds; k++) {
         for (int64_t n = 0; n < dstate; n++) dh[n] = (lanes){0};
-        F32(bwd_tile)(discretization, 1, 0, &tile, &d, A, checkpoint, bc, sweep, SSMCORE_CHUNK);
+        F32(bwd_tile)(discretization, 1, 0, 0, &tile, &d, A, checkpoint, bc, sweep, SSMCORE_CHUNK);
         __asm__ volatile("" : : "r"(&d) : "memory");
     }
     return (now() - start) * 1e9 / ((double)rounds * SSMCORE_CHUNK * dstate * LANES);

@@ -15,6 +15,7 @@ import numpy as np
 from ceilings import ROOT, copy_gb_s, exp2_ns, fma_ns, tile_ns
 
 import ssmcore
+from ssmcore._spec import Sample
 from ssmcore.ops import SPECS
 
 FLOPS = {"mamba": 19, "bilinear": 13, "zoh": 60}
@@ -45,31 +46,34 @@ def median_ns(function: Callable[[], Any], elements: int, rounds: int = 15) -> f
     return float(np.median(seconds)) / elements * 1e9
 
 
+def points_of(op: str, sample: Sample, isa: str) -> list[Point]:
+    case = sample.make(np.random.default_rng(0), np.float32)
+    disc = case.get("discretization", "mamba")
+    x, scans = (case["u"], 1) if op == "selective_scan" else (case["x"], len(case["A"]))
+    elements = scans * x.size * case["A"].shape[-1]
+    read = sum(a.nbytes for a in case.values() if isinstance(a, np.ndarray))
+    dout = np.ones_like(x)
+
+    def forward() -> Any:
+        return getattr(ssmcore, op)(**case, num_threads=1)
+
+    def both() -> Any:
+        return getattr(ssmcore, f"{op}_vjp")(dout, **case, num_threads=1)
+
+    def point(what: str, function: Callable[[], Any], flops: int, moved: int, ceiling: float) -> Point:
+        ns = median_ns(function, elements)
+        return Point(f"{op} {sample.name}, {what}", ns, ceiling, flops / ns, flops * elements / moved)
+
+    once, back = tile_ns(isa, disc), tile_ns(isa, disc, backward=True)
+    return [
+        point("forward", forward, FLOPS[disc], read + x.nbytes, once),
+        # the vjp of arrays runs the forward pass first; gradients are written beside what is read
+        point("forward + backward", both, FLOPS[disc] + BACKWARD_FLOPS[disc], 3 * read + 2 * x.nbytes, once + back),
+    ]
+
+
 def points(isa: str) -> list[Point]:
-    found = []
-    for op in ("selective_scan", "ss2d"):
-        for sample in SPECS[op].benchmarks:
-            case = sample.make(np.random.default_rng(0), np.float32)
-            disc = case.get("discretization", "mamba")
-            x = case["u"] if op == "selective_scan" else case["x"]
-            elements = x.size * case["A"].shape[-1] * (len(case["A"]) if op == "ss2d" else 1)
-            read = sum(a.nbytes for a in case.values() if isinstance(a, np.ndarray))
-            forward, vjp = getattr(ssmcore, op), getattr(ssmcore, f"{op}_vjp")
-            dout = np.ones_like(x)
-            both_ceiling = tile_ns(isa, disc) + tile_ns(isa, disc, backward=True)
-            for name, function, flops, moved, ceiling in (
-                ("forward", lambda: forward(**case, num_threads=1), FLOPS[disc], read + x.nbytes, tile_ns(isa, disc)),
-                (
-                    "forward + backward",
-                    lambda: vjp(dout, **case, num_threads=1),
-                    FLOPS[disc] + BACKWARD_FLOPS[disc],
-                    3 * read + 2 * x.nbytes,
-                    both_ceiling,
-                ),
-            ):
-                ns = median_ns(function, elements)
-                found.append(Point(f"{op} {sample.name}, {name}", ns, ceiling, flops / ns, flops * elements / moved))
-    return found
+    return [p for op in ("selective_scan", "ss2d") for sample in SPECS[op].benchmarks for p in points_of(op, sample, isa)]
 
 
 def table(isa: str, found: list[Point]) -> str:

@@ -10,7 +10,7 @@ from .ops.causal_conv1d import CausalConv1dGradients, causal_conv1d, causal_conv
 from .ops.discretize import DiscretizeGradients, discretize, discretize_vjp
 from .ops.gate_crop import gate_crop, gate_crop_vjp
 from .ops.selective_scan import SelectiveScanGradients, selective_scan, selective_scan_vjp
-from .ops.ss2d import SS2DGradients, ss2d, ss2d_vjp
+from .ops.ss2d import SS2DGradients, cross_merge, cross_scan, ss2d, ss2d_vjp
 
 __version__ = "0.1.0"
 __all__ = [
@@ -26,6 +26,8 @@ __all__ = [
     "causal_conv1d",
     "causal_conv1d_vjp",
     "cpu_features",
+    "cross_merge",
+    "cross_scan",
     "discretize",
     "discretize_vjp",
     "explain",

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from . import backends
-from ._conventions import DIRECTIONS
+from ._conventions import DIRECTIONS, roll_up, unroll
 from ._spec import ArgumentTypeError
 from .backends._threads import resolve
 from .backends.torch_ import (
@@ -36,7 +36,7 @@ from .ops import gate_crop as _gate_crop
 from .ops import selective_scan as _scan
 from .ops import ss2d as _ss2d
 
-__all__ = ["causal_conv1d", "discretize", "gate_crop", "selective_scan", "ss2d"]
+__all__ = ["causal_conv1d", "cross_merge", "cross_scan", "discretize", "gate_crop", "selective_scan", "ss2d"]
 
 _REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -450,6 +450,34 @@ def ss2d(
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors.values())
     out, _ = _ss2d_fwd(*tensors.values(), bool(delta_softplus), discretization, keep)
     return out
+
+
+def cross_scan(x: Tensor) -> Tensor:
+    """The four unrolled sequences of a grid, (batch, height, width, ...) to (batch, 4, height * width, ...); as `ssmcore.cross_scan`.
+
+    Raises
+    ------
+    ArgumentError
+        x has fewer than three axes.
+
+    Source: Liu et al., VMamba, section 4.2.
+    """
+    _ss2d.check_grid("cross_scan", tuple(x.shape))
+    return torch.stack([unroll(x, k) for k in range(len(DIRECTIONS))], dim=1)
+
+
+def cross_merge(y: Tensor, height: int, width: int) -> Tensor:
+    """Sums four unrolled sequences at every position, (batch, 4, height * width, ...) to (batch, height, width, ...).
+
+    Raises
+    ------
+    ArgumentError
+        y has no four directions, or another number of positions.
+
+    Source: Liu et al., VMamba, section 4.2.
+    """
+    _ss2d.check_sequences("cross_merge", tuple(y.shape), height, width)
+    return torch.stack([roll_up(y[:, k], k, height, width) for k in range(len(DIRECTIONS))]).sum(0)
 
 
 # ---- causal_conv1d ----

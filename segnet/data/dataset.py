@@ -85,6 +85,20 @@ def cut(plane: NDArray[np.generic], centre_yx: tuple[float, float], side: int, f
     return out
 
 
+def fade(images: Tensor, masks: Tensor, kept: Tensor) -> Tensor:
+    """Lesions faded towards what surrounds them, as if they were faint ones: what is `kept` of the difference, by image.
+
+    Parameters
+    ----------
+    images, masks : (count, 1, height, width)
+    kept : (count,) in [0, 1]; 1 leaves an image alone
+    """
+    ring = F.max_pool2d(masks, 9, stride=1, padding=4) - masks
+    around = (images * ring).sum((1, 2, 3), keepdim=True) / ring.sum((1, 2, 3), keepdim=True).clamp(min=1)
+    inside = F.avg_pool2d(masks, 3, stride=1, padding=1)
+    return images - (1 - kept[:, None, None, None]) * inside * (images - around)
+
+
 class BatchSource:
     """Draws augmented training batches. All randomness comes from one generator, so a seed fixes the sequence.
 
@@ -131,7 +145,7 @@ class BatchSource:
         return torch.from_numpy(self.rng.uniform(low, high, count).astype(np.float32))
 
     def _augment(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Flip, quarter and small turns, scale, then contrast, brightness, gamma and noise."""
+        """Flip, quarter and small turns, scale, fading, then contrast, brightness, gamma and noise."""
         count, size = len(images), self.config.input_px
         quarter = torch.from_numpy(self.rng.integers(0, 4, count).astype(np.float32)) * (np.pi / 2)
         angle = quarter + self._uniform(-0.25, 0.25, count)
@@ -146,6 +160,8 @@ class BatchSource:
         def each(values: Tensor) -> Tensor:
             return values[:, None, None, None]
 
+        faded = self._uniform(0, 1, count) < self.config.fade_fraction
+        images = fade(images, masks, torch.where(faded, self._uniform(0.2, 1, count), 1.0))
         images = images.clamp(0, 1) ** each(torch.exp(self._uniform(-0.2, 0.2, count)))
         images = images * each(self._uniform(0.85, 1.15, count)) + each(self._uniform(-0.05, 0.05, count))
         noise = torch.from_numpy(self.rng.standard_normal(tuple(images.shape), dtype=np.float32))

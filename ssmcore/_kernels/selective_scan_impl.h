@@ -48,17 +48,20 @@ INLINE void NAME(load_states)(vec *state, const REAL *p, int64_t dim, int64_t ds
 #define A_SCALE(disc) ((disc) == SSMCORE_MAMBA ? LOG2_E : (disc) == SSMCORE_BILINEAR ? (REAL)0.25 : (REAL)1)
 #define IN_SCALE(disc) ((disc) == SSMCORE_BILINEAR ? (REAL)0.5 : (REAL)1)
 
-INLINE vec NAME(advance)(const int disc, const int tame, vec dt, vec a, vec h, vec input, vec *kept) {
+INLINE void NAME(coefficients)(const int disc, const int tame, vec dt, vec a, vec *kept) {
     if (disc == SSMCORE_MAMBA) {
         kept[0] = tame ? NAME(exp2_inside)(dt * a) : NAME(exp2)(dt * a);
-        return kept[0] * h + input;
-    }
-    if (disc == SSMCORE_BILINEAR) {
+    } else if (disc == SSMCORE_BILINEAR) {
         vec denominator = (REAL)0.5 - dt * a;
         kept[0] = tame ? RECIPROCAL_INSIDE(denominator) : RECIPROCAL(denominator);
-        return tame ? kept[0] * (h + input) - h : (kept[0] - 1) * h + kept[0] * input;
+    } else {
+        NAME(exp_phi)(dt * a, &kept[0], &kept[1], &kept[2]);
     }
-    NAME(exp_phi)(dt * a, &kept[0], &kept[1], &kept[2]);
+}
+
+INLINE vec NAME(advance)(const int disc, const int tame, const vec *kept, vec h, vec input) {
+    if (disc == SSMCORE_MAMBA) return kept[0] * h + input;
+    if (disc == SSMCORE_BILINEAR) return tame ? kept[0] * (h + input) - h : (kept[0] - 1) * h + kept[0] * input;
     return kept[0] * h + kept[1] * input;
 }
 
@@ -73,14 +76,22 @@ INLINE int NAME(all_lanes)(ivec mask) {
     return all;
 }
 
-/* max_n -a[n], infinity where an a is positive or not a number. */
-INLINE vec NAME(reach)(const vec *a, int64_t dstate) {
+/* Of a vector of channels: max_n -a[n], infinity where an a is positive or not a number, and whether A is the same for
+ * every state, as in Mamba-2. */
+typedef struct {
+    vec reach;
+    int uniform;
+} NAME(traits);
+
+INLINE NAME(traits) NAME(traits_of)(const vec *a, int64_t dstate) {
     vec most = {0};
+    ivec same = ~(ivec){0};
     for (int64_t n = 0; n < dstate; n++) {
         vec magnitude = NAME(select)(a[n] <= 0, -a[n], NAME(splat)((REAL)__builtin_inf()));
         most = NAME(select)(magnitude > most, magnitude, most);
+        same &= a[n] == a[0];
     }
-    return most;
+    return (NAME(traits)){most, dstate > 1 && NAME(all_lanes)(same)};
 }
 
 /* Whether every step of the tile is >= 0 and keeps dt a within REACH. */
@@ -109,18 +120,20 @@ INLINE NAME(bc) NAME(from_state)(NAME(bc) all, int64_t n) {
 
 /* ---- forward ---- */
 
-INLINE void NAME(fwd_states)(const int disc, const int tame, const int constant, const int nb, NAME(tile) *tile,
-                             const vec *A, vec *state, NAME(bc) bc, int64_t steps) {
+/* `uniform`: one set of coefficients serves all states of a step. */
+INLINE void NAME(fwd_states)(const int disc, const int tame, const int uniform, const int constant, const int nb,
+                             NAME(tile) *tile, const vec *A, vec *state, NAME(bc) bc, int64_t steps) {
     vec h[16];
 #pragma GCC unroll 16
     for (int n = 0; n < nb; n++) h[n] = state[n];
     for (int64_t t = 0; t < steps; t++) {
         vec dt = tile->dt[t], dtu = tile->dtu[t], y = tile->y[t], y_odd = {0};
         const REAL *B = bc.B + t * bc.dstate, *C = bc.C + t * bc.dstate;
+        vec kept[3];
 #pragma GCC unroll 16
         for (int n = 0; n < nb; n++) {
-            vec kept[3];
-            h[n] = NAME(advance)(disc, tame, dt, A[n], h[n], constant && bc.Bv ? dtu * bc.Bv[n] : dtu * B[n], kept);
+            if (!uniform || n == 0) NAME(coefficients)(disc, tame, dt, A[n], kept);
+            h[n] = NAME(advance)(disc, tame, kept, h[n], constant && bc.Bv ? dtu * bc.Bv[n] : dtu * B[n]);
             vec term = constant && bc.Cv ? bc.Cv[n] * h[n] : C[n] * h[n];
             if (n & 1) y_odd += term;
             else y += term;
@@ -133,29 +146,30 @@ INLINE void NAME(fwd_states)(const int disc, const int tame, const int constant,
 
 /* Walks the states in blocks held in registers, `wide` of them, then by fours and ones. Each combination that is worth it
  * is given to the compiler with constants; constant B or C, with which nobody trains, goes by single states. */
-#define WALK(states, wide, disc, tame)                                             \
-    do {                                                                           \
-        int64_t n = 0;                                                             \
-        for (; n + (wide) <= dstate; n += (wide)) states(disc, tame, 0, (wide));   \
-        for (; n + 4 <= dstate; n += 4) states(disc, tame, 0, 4);                  \
-        for (; n < dstate; n++) states(disc, tame, 0, 1);                          \
+#define WALK(states, wide, disc, tame, uniform)                                           \
+    do {                                                                                  \
+        int64_t n = 0;                                                                    \
+        for (; n + (wide) <= dstate; n += (wide)) states(disc, tame, uniform, 0, (wide)); \
+        for (; n + 4 <= dstate; n += 4) states(disc, tame, uniform, 0, 4);                \
+        for (; n < dstate; n++) states(disc, tame, uniform, 0, 1);                        \
     } while (0)
-#define WALK_STATES(states, wide)                                                              \
-    do {                                                                                       \
-        if (constant) {                                                                        \
-            for (int64_t n = 0; n < dstate; n++) states(disc, 0, 1, 1);                        \
-        } else if (disc == SSMCORE_MAMBA && tame) WALK(states, wide, SSMCORE_MAMBA, 1);          \
-        else if (disc == SSMCORE_MAMBA) WALK(states, wide, SSMCORE_MAMBA, 0);                  \
-        else if (disc == SSMCORE_BILINEAR && tame) WALK(states, wide, SSMCORE_BILINEAR, 1);    \
-        else if (disc == SSMCORE_BILINEAR) WALK(states, wide, SSMCORE_BILINEAR, 0);            \
-        else WALK(states, wide, SSMCORE_ZOH, 0);                                               \
+#define WALK_STATES(states, wide)                                                                     \
+    do {                                                                                              \
+        if (constant) {                                                                               \
+            for (int64_t n = 0; n < dstate; n++) states(disc, 0, 0, 1, 1);                            \
+        } else if (disc == SSMCORE_MAMBA && tame && uniform) WALK(states, wide, SSMCORE_MAMBA, 1, 1); \
+        else if (disc == SSMCORE_MAMBA && tame) WALK(states, wide, SSMCORE_MAMBA, 1, 0);              \
+        else if (disc == SSMCORE_MAMBA) WALK(states, wide, SSMCORE_MAMBA, 0, 0);                      \
+        else if (disc == SSMCORE_BILINEAR && tame) WALK(states, wide, SSMCORE_BILINEAR, 1, 0);        \
+        else if (disc == SSMCORE_BILINEAR) WALK(states, wide, SSMCORE_BILINEAR, 0, 0);                \
+        else WALK(states, wide, SSMCORE_ZOH, 0, 0);                                                   \
     } while (0)
 
-static void NAME(fwd_tile)(int disc, int tame, int constant, NAME(tile) *tile, const vec *A, vec *state, NAME(bc) all,
-                           int64_t steps) {
+static void NAME(fwd_tile)(int disc, int tame, int uniform, int constant, NAME(tile) *tile, const vec *A, vec *state,
+                           NAME(bc) all, int64_t steps) {
     int64_t dstate = all.dstate;
-#define FWD(disc, tame, constant, nb) \
-    NAME(fwd_states)(disc, tame, constant, nb, tile, A + n, state + n, NAME(from_state)(all, n), steps)
+#define FWD(disc, tame, uniform, constant, nb) \
+    NAME(fwd_states)(disc, tame, uniform, constant, nb, tile, A + n, state + n, NAME(from_state)(all, n), steps)
     WALK_STATES(FWD, VL * sizeof(REAL) == 64 ? 16 : 8);
 #undef FWD
 }
@@ -192,11 +206,11 @@ INLINE NAME(slot) NAME(slot_at)(const ssm_scan *s, const NAME(unit) *unit, int64
     return slot;
 }
 
-/* A, scaled as the kernel wants it, and how far it reaches. */
-INLINE vec NAME(load_A)(vec *A, const ssm_scan *s, NAME(slot) slot) {
+/* A, scaled as the kernel wants it. */
+INLINE NAME(traits) NAME(load_A)(vec *A, const ssm_scan *s, NAME(slot) slot) {
     NAME(load_rows)(A, (const REAL *)s->A + slot.row * s->dstate, s->dstate, slot.lanes);
     for (int64_t n = 0; n < s->dstate; n++) A[n] *= A_SCALE(s->discretization);
-    return NAME(reach)(A, s->dstate);
+    return NAME(traits_of)(A, s->dstate);
 }
 
 /* Reads u and delta, applies bias and softplus; whether the tile is tame. */
@@ -226,7 +240,7 @@ INLINE void NAME(open_out)(NAME(tile) *tile, const ssm_scan *s, NAME(slot) slot,
      ((((direction) * (s)->batch + (unit).b) * nchunks + (chunk)) * (s)->dstate) * (s)->dim + (slot).c)
 
 static int64_t NAME(fwd_scratch)(const ssm_scan *s) {
-    return sizeof(NAME(walk)) + sizeof(NAME(tile)) + ((4 * s->dstate + 1) * sizeof(vec) + 64) * BLOCK_VECS(s) + s->dstate * sizeof(vec) +
+    return sizeof(NAME(walk)) + sizeof(NAME(tile)) + ((4 * s->dstate + 2) * sizeof(vec) + 64) * BLOCK_VECS(s) + s->dstate * sizeof(vec) +
            2 * CHUNK * (s->dstate * sizeof(REAL) + 64) + 1024;
 }
 
@@ -239,7 +253,7 @@ static void NAME(fwd_unit)(const ssm_scan *s, NAME(unit) unit, char *arena) {
     vec *Bv = ARENA(arena, vec, vecs * dstate);
     vec *Cv = ARENA(arena, vec, vecs * dstate);
     vec *before = ARENA(arena, vec, dstate);
-    vec *reach = ARENA(arena, vec, vecs);
+    NAME(traits) *traits = ARENA(arena, NAME(traits), vecs);
     REAL *B = ARENA(arena, REAL, CHUNK * dstate);
     REAL *C = ARENA(arena, REAL, CHUNK * dstate);
     int constant = s->B.constant || s->C.constant;
@@ -247,7 +261,7 @@ static void NAME(fwd_unit)(const ssm_scan *s, NAME(unit) unit, char *arena) {
         for (int64_t v = 0; v < vecs; v++) {
             NAME(slot) slot = NAME(slot_at)(s, &unit, direction, v);
             const REAL *h0 = s->initial_state;
-            reach[v] = NAME(load_A)(A + v * dstate, s, slot);
+            traits[v] = NAME(load_A)(A + v * dstate, s, slot);
             NAME(load_rows)(state + v * dstate, h0 ? h0 + slot.out_row * dstate : 0, dstate, slot.lanes);
             if (s->B.constant) NAME(load_rows)(Bv + v * dstate, (const REAL *)s->B.data + slot.row * dstate, dstate, slot.lanes);
             if (s->C.constant) NAME(load_rows)(Cv + v * dstate, (const REAL *)s->C.data + slot.row * dstate, dstate, slot.lanes);
@@ -263,19 +277,19 @@ static void NAME(fwd_unit)(const ssm_scan *s, NAME(unit) unit, char *arena) {
                 if (s->checkpoints)
                     NAME(store_states)(CHECKPOINT(s, unit, direction, t0 / CHUNK, slot), state + v * dstate, s->dim, dstate,
                                        slot.lanes);
-                int tame = NAME(open_tile)(tile, s, unit.b, direction, slot, walk, reach[v]);
+                int tame = NAME(open_tile)(tile, s, unit.b, direction, slot, walk, traits[v].reach);
                 NAME(bc) bc = {B, C, s->B.constant ? Bv + v * dstate : 0, s->C.constant ? Cv + v * dstate : 0, dstate};
                 vec *h = state + v * dstate;
                 if (tame && !constant) {
                     __builtin_memcpy(before, h, dstate * sizeof(vec));
                     NAME(open_out)(tile, s, slot, steps);
-                    NAME(fwd_tile)(s->discretization, 1, 0, tile, A + v * dstate, h, bc, steps);
+                    NAME(fwd_tile)(s->discretization, 1, traits[v].uniform, 0, tile, A + v * dstate, h, bc, steps);
                     tame = s->discretization == SSMCORE_MAMBA || NAME(finite)(h, dstate);
                     if (!tame) __builtin_memcpy(h, before, dstate * sizeof(vec));
                 }
                 if (!tame || constant) {
                     NAME(open_out)(tile, s, slot, steps);
-                    NAME(fwd_tile)(s->discretization, 0, constant, tile, A + v * dstate, h, bc, steps);
+                    NAME(fwd_tile)(s->discretization, 0, 0, constant, tile, A + v * dstate, h, bc, steps);
                 }
                 if (s->z.data) {
                     NAME(load_steps)(tile->z, &s->z, unit.b, direction, slot.c, walk, slot.lanes);
@@ -310,7 +324,8 @@ typedef struct {
 } NAME(sweep);
 
 /* 0, and nothing written but scratch, where a tame tile turns out not to be. */
-INLINE int NAME(bwd_states)(const int disc, const int tame, const int constant, const int nb, NAME(tile) *tile,
+INLINE int NAME(bwd_states)(const int disc, const int tame, const int uniform, const int constant, const int nb,
+                            NAME(tile) *tile,
                              NAME(dtile) *d, const vec *A, const vec *checkpoint, NAME(bc) bc, NAME(sweep) w, int64_t steps) {
     const int nk = KEPT(disc);
     vec h[8], dh[8], dA[8];
@@ -321,8 +336,9 @@ INLINE int NAME(bwd_states)(const int disc, const int tame, const int constant, 
         const REAL *B = bc.B + t * bc.dstate;
 #pragma GCC unroll 8
         for (int n = 0; n < nb; n++) {
-            vec input = constant && bc.Bv ? dtu * bc.Bv[n] : dtu * B[n];
-            h[n] = NAME(advance)(disc, tame, dt, A[n], h[n], input, w.kept + (t * nb + n) * nk);
+            vec *kept = w.kept + (t * nb + (uniform ? 0 : n)) * nk;
+            if (!uniform || n == 0) NAME(coefficients)(disc, tame, dt, A[n], kept);
+            h[n] = NAME(advance)(disc, tame, kept, h[n], constant && bc.Bv ? dtu * bc.Bv[n] : dtu * B[n]);
             w.h[(t + 1) * nb + n] = h[n];
         }
     }
@@ -343,7 +359,7 @@ INLINE int NAME(bwd_states)(const int disc, const int tame, const int constant, 
         const REAL *B = bc.B + t * bc.dstate, *C = bc.C + t * bc.dstate;
 #pragma GCC unroll 8
         for (int n = 0; n < nb; n++) {
-            const vec *kept = w.kept + (t * nb + n) * nk;
+            const vec *kept = w.kept + (t * nb + (uniform ? 0 : n)) * nk;
             vec before = w.h[t * nb + n], after = h[n];
             vec Bn = constant && bc.Bv ? bc.Bv[n] : NAME(splat)(B[n]);
             vec *dB = constant && bc.Bv ? &w.dB[n] : &w.dB[t * bc.dstate + n];
@@ -383,15 +399,15 @@ INLINE int NAME(bwd_states)(const int disc, const int tame, const int constant, 
     return 1;
 }
 
-static void NAME(bwd_tile)(int disc, int tame, int constant, NAME(tile) *tile, NAME(dtile) *d, const vec *A,
+static void NAME(bwd_tile)(int disc, int tame, int uniform, int constant, NAME(tile) *tile, NAME(dtile) *d, const vec *A,
                            const vec *checkpoint, NAME(bc) all, NAME(sweep) w, int64_t steps) {
     int64_t dstate = all.dstate;
-#define SWEEP(disc, tame, constant, nb, n)                                                                           \
-    NAME(bwd_states)(disc, tame, constant, nb, tile, d, A + (n), checkpoint + (n), NAME(from_state)(all, n),         \
+#define SWEEP(disc, tame, uniform, constant, nb, n)                                                                           \
+    NAME(bwd_states)(disc, tame, uniform, constant, nb, tile, d, A + (n), checkpoint + (n), NAME(from_state)(all, n),         \
                      (NAME(sweep)){w.h, w.kept, w.dstate + (n), w.dA + (n), w.dB + (n), w.dC + (n), w.read_out}, steps)
-#define BWD(disc, tame, constant, nb)                                        \
-    if (!SWEEP(disc, tame, constant, nb, n))                                 \
-        for (int64_t k = n; k < n + (nb); k++) SWEEP(disc, 0, constant, 1, k)
+#define BWD(disc, tame, uniform, constant, nb)                                        \
+    if (!SWEEP(disc, tame, uniform, constant, nb, n))                                 \
+        for (int64_t k = n; k < n + (nb); k++) SWEEP(disc, 0, 0, constant, 1, k)
     WALK_STATES(BWD, 8); /* three registers a state here */
 #undef BWD
 #undef SWEEP
@@ -449,7 +465,7 @@ INLINE void NAME(store_matrix_grad)(void *gradient, const ssm_scan *s, NAME(unit
 
 static int64_t NAME(bwd_scratch)(const ssm_scan *s) {
     int64_t states = s->dstate * sizeof(vec);
-    return sizeof(NAME(walk)) + sizeof(NAME(tile)) + sizeof(NAME(dtile)) + (5 * states + 3 * sizeof(vec) + 64) * BLOCK_VECS(s) + 3 * states +
+    return sizeof(NAME(walk)) + sizeof(NAME(tile)) + sizeof(NAME(dtile)) + (5 * states + 4 * sizeof(vec) + 64) * BLOCK_VECS(s) + 3 * states +
            2 * CHUNK * (s->dstate * sizeof(REAL) + 64) + ((CHUNK + 1) + 3 * CHUNK) * 8 * sizeof(vec) + 2 * CHUNK * states + 2048;
 }
 
@@ -474,13 +490,13 @@ static void NAME(bwd_unit)(const ssm_scan *s, NAME(unit) unit, char *arena) {
     vec *dC = ARENA(arena, vec, CHUNK * dstate);
     vec *dD = ARENA(arena, vec, vecs);
     vec *dbias = ARENA(arena, vec, vecs);
-    vec *reach = ARENA(arena, vec, vecs);
+    NAME(traits) *traits = ARENA(arena, NAME(traits), vecs);
     int constant = s->B.constant || s->C.constant;
     for (int64_t direction = 0; direction < s->directions; direction++) {
         for (int64_t v = 0; v < vecs; v++) {
             NAME(slot) slot = NAME(slot_at)(s, &unit, direction, v);
             const REAL *dlast = s->dlast_state;
-            reach[v] = NAME(load_A)(A + v * dstate, s, slot);
+            traits[v] = NAME(load_A)(A + v * dstate, s, slot);
             NAME(load_rows)(dh + v * dstate, dlast ? dlast + slot.out_row * dstate : 0, dstate, slot.lanes);
             dD[v] = dbias[v] = (vec){0};
         }
@@ -501,7 +517,7 @@ static void NAME(bwd_unit)(const ssm_scan *s, NAME(unit) unit, char *arena) {
                 NAME(load_states)(checkpoint, CHECKPOINT(s, unit, direction, chunk, slot), s->dim, dstate, slot.lanes);
                 if (s->B.constant) NAME(load_rows)(Bv, (const REAL *)s->B.data + slot.row * dstate, dstate, slot.lanes);
                 if (s->C.constant) NAME(load_rows)(Cv, (const REAL *)s->C.data + slot.row * dstate, dstate, slot.lanes);
-                int tame = NAME(open_tile)(tile, s, unit.b, direction, slot, walk, reach[v]);
+                int tame = NAME(open_tile)(tile, s, unit.b, direction, slot, walk, traits[v].reach);
                 NAME(load_steps)(d->dy, &s->dout, unit.b, direction, slot.c, walk, slot.lanes);
                 if (s->z.data) {
                     NAME(load_steps)(tile->z, &s->z, unit.b, direction, slot.c, walk, slot.lanes);
@@ -519,7 +535,7 @@ static void NAME(bwd_unit)(const ssm_scan *s, NAME(unit) unit, char *arena) {
                 NAME(bc) bc = {B, C, s->B.constant ? Bv : 0, s->C.constant ? Cv : 0, dstate};
                 NAME(sweep) sweep = {h, kept, dh + v * dstate, dA + v * dstate, s->B.constant ? dBc + v * dstate : dB,
                                      s->C.constant ? dCc + v * dstate : dC, s->z.data != 0};
-                NAME(bwd_tile)(s->discretization, tame, constant, tile, d, A + v * dstate, checkpoint, bc, sweep, steps);
+                NAME(bwd_tile)(s->discretization, tame, traits[v].uniform, constant, tile, d, A + v * dstate, checkpoint, bc, sweep, steps);
                 vec sum_D = {0}, sum_bias = {0};
                 if (s->delta_softplus) {
                     vec bias = NAME(lanes_of)(s->delta_bias, slot.row, slot.lanes);

@@ -226,7 +226,7 @@ class SelectiveScan:
         num_threads: int,
     ) -> tuple[Array | None, ...]:
         dtype = compute_dtype(u.dtype)
-        batch, seqlen, dim = u.shape
+        batch, _, dim = u.shape
         if checkpoints is None:
             _, _, checkpoints = self.forward(
                 u,

@@ -42,11 +42,12 @@ def make_case(
     ngroups: int | None = None,
     constant_B: bool = False,
     constant_C: bool = False,
+    uniform_A: bool = False,
     extras: bool = True,
     layout: str = "bdl",
     **options: Any,
 ) -> Case:
-    """Arguments of realistic size: A negative, steps near those of a trained model."""
+    """Arguments of realistic size: A negative, steps near those of a trained model. `uniform_A`: the same for all states."""
 
     def normal(*shape: int) -> Array:
         return rng.standard_normal(shape).astype(dtype)
@@ -66,7 +67,7 @@ def make_case(
     case: Case = {
         "u": sequence(),
         "delta": delta.astype(dtype),
-        "A": -np.exp(rng.uniform(-1, 2, (dim, dstate))).astype(dtype),
+        "A": -np.exp(rng.uniform(-1, 2, (dim, 1 if uniform_A else dstate))).astype(dtype) * np.ones((1, dstate), dtype),
         "B": matrix(constant_B),
         "C": matrix(constant_C),
     }
@@ -138,6 +139,8 @@ SPEC = OpSpec(
         _sample("past a block", dim=131, dstate=1, seqlen=5),
         _sample("wide state", dim=5, dstate=37, discretization="bilinear"),
         _sample("16 states", dim=33, dstate=16, seqlen=70, delta_softplus=True),
+        _sample("uniform A", uniform_A=True, dim=33, dstate=16, seqlen=70, delta_softplus=True),
+        _sample("uniform A, bilinear", uniform_A=True, dim=17, dstate=9, discretization="bilinear"),
         _sample("no channel", dim=0),
         _sample("empty batch", batch=0),
     ),
@@ -169,6 +172,8 @@ SPEC = OpSpec(
         _sample("B1 D512 L4096 N16", batch=1, dim=512, seqlen=4096, dstate=16, extras=False, layout="bld"),
         _sample("B1 D512 L4096 N16 softplus D z", batch=1, dim=512, seqlen=4096, dstate=16, layout="bld", delta_softplus=True),
         _sample("B1 D512 L4096 N16 channel-first", batch=1, dim=512, seqlen=4096, dstate=16, extras=False),
+        _sample("B1 D512 L4096 N16 uniform A", batch=1, dim=512, seqlen=4096, dstate=16, extras=False, layout="bld",
+                uniform_A=True),
         _sample("B1 D512 L4096 N16 bilinear", batch=1, dim=512, seqlen=4096, dstate=16, extras=False, layout="bld",
                 discretization="bilinear"),
     ),

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import backends
-from .._conventions import DIRECTIONS
+from .._conventions import DIRECTIONS, roll_up, unroll
 from .._spec import Argument, ArgumentError, Case, ErrorSample, OpSpec, Sample, Sizes, Tolerance
 from ..backends._threads import resolve
 
@@ -272,6 +272,71 @@ def ss2d_vjp(
             num_threads=resolve(num_threads),
         )
     )
+
+
+def cross_scan(x: Array) -> Array:
+    """The four unrolled sequences of a grid, for those who want to scan them by themselves.
+
+    Parameters
+    ----------
+    x : (batch, height, width, ...)
+
+    Returns
+    -------
+    (batch, 4, height * width, ...)
+        Direction k in the order in which `ss2d` visits the positions. A copy.
+
+    Raises
+    ------
+    ArgumentError
+        x has fewer than three axes.
+
+    Source: Liu et al., VMamba, section 4.2.
+
+    Examples
+    --------
+    >>> import numpy as np, ssmcore
+    >>> ssmcore.cross_scan(np.arange(4).reshape(1, 2, 2))[0].tolist()
+    [[0, 1, 2, 3], [0, 2, 1, 3], [3, 2, 1, 0], [3, 1, 2, 0]]
+    """
+    check_grid("cross_scan", x.shape)
+    return np.stack([unroll(x, k) for k in range(len(DIRECTIONS))], axis=1)
+
+
+def cross_merge(y: Array, height: int, width: int) -> Array:
+    """Sums four unrolled sequences at every position of their grid: the adjoint of `cross_scan`.
+
+    Parameters
+    ----------
+    y : (batch, 4, height * width, ...)
+
+    Returns
+    -------
+    (batch, height, width, ...)
+
+    Raises
+    ------
+    ArgumentError
+        y has no four directions, or another number of positions.
+
+    Source: Liu et al., VMamba, section 4.2.
+    """
+    check_sequences("cross_merge", y.shape, height, width)
+    total: Array = sum(roll_up(y[:, k], k, height, width) for k in range(len(DIRECTIONS)))
+    return total
+
+
+def check_grid(name: str, shape: tuple[int, ...]) -> None:
+    if len(shape) < 3:
+        raise ArgumentError(f"{name}: x: expected shape (batch, height, width, ...), got {shape}; add the axes it lacks")
+
+
+def check_sequences(name: str, shape: tuple[int, ...], height: int, width: int) -> None:
+    if len(shape) < 3 or shape[1:3] != (len(DIRECTIONS), height * width):
+        raise ArgumentError(
+            f"{name}: y: expected shape (batch, {len(DIRECTIONS)}, {height * width}, ...) for {height} x {width} positions,"
+            f" got {shape}; pass what cross_scan gave"
+        )
 
 
 def _check(arrays: Mapping[str, Array | None], discretization: str) -> None:

@@ -255,3 +255,38 @@ def test_the_vjp_of_a_convolution_is_its_adjoint(seed: int, taps: int, seqlen: i
     left = (dout * out).sum() + (dlast * last).sum()
     right = (grads.x * case["x"]).sum() + (grads.initial_states * case["initial_states"]).sum()
     assert abs(left - right) <= 1e-12 * (1 + np.abs(dout * out).sum() + np.abs(dlast * last).sum())
+
+
+@quick
+@given(grid=grids(dtypes=(np.float64,)))
+def test_ss2d_is_cross_scan_then_scans_then_cross_merge(grid: Any, any_backend: str) -> None:
+    case, _ = grid
+    height, width = case["x"].shape[1:3]
+    sequences = {"u": np.stack([ssmcore.cross_scan(case["x"])[:, k] for k in range(4)], 1)}
+    # each direction reads its own delta, B and C along its own path
+    for name in ("delta", "B", "C"):
+        sequences[name] = np.stack([ssmcore.cross_scan(case[name][:, :, :, k])[:, k] for k in range(4)], 1)
+    options = {k: case[k] for k in ("discretization", "delta_softplus")} | {"layout": "bld", "backend": any_backend}
+    scans = [
+        ssmcore.selective_scan(
+            **{name: x[:, k] for name, x in sequences.items()},
+            **{name: case[name][k] for name in ("A", "D", "delta_bias") if name in case},
+            **options,
+        )
+        for k in range(4)
+    ]
+    merged = ssmcore.cross_merge(np.stack(scans, 1), height, width)
+    largest = max(np.abs(scan).max() for scan in scans)
+    out = ssmcore.ss2d(**case, backend=any_backend)
+    assert np.abs(out - merged).max() <= SPECS["ss2d"].forward.float64 * max(largest, 1e-300)
+
+
+def test_cross_merge_is_the_adjoint_of_cross_scan() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2, 3, 5, 4)), rng.standard_normal((2, 4, 15, 4))
+    left, right = (ssmcore.cross_scan(x) * y).sum(), (x * ssmcore.cross_merge(y, 3, 5)).sum()
+    assert abs(left - right) <= 1e-12 * np.abs(y).sum()
+    with pytest.raises(ssmcore.ArgumentError, match=r"cross_merge: y: expected shape \(batch, 4, 15, ...\)"):
+        ssmcore.cross_merge(y[:, :3], 3, 5)
+    with pytest.raises(ssmcore.ArgumentError, match="cross_scan: x: expected shape"):
+        ssmcore.cross_scan(x[0, 0])

@@ -135,6 +135,16 @@ def test_plain_torch_runs_a_grid_where_there_is_no_kernel() -> None:
         torch.testing.assert_close(g, w)
 
 
+def test_the_pieces_of_a_grid_are_numpys() -> None:
+    x = torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True)
+    scanned = st.cross_scan(x)
+    assert np.array_equal(scanned.detach().numpy(), ssmcore.cross_scan(x.detach().numpy()))
+    merged = st.cross_merge(scanned, 3, 5)
+    torch.testing.assert_close(merged, 4 * x)
+    merged.sum().backward()
+    torch.testing.assert_close(x.grad, torch.full_like(x, 4))
+
+
 CONVOLUTION = SPECS["causal_conv1d"]
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from segnet.config import DataConfig
-from segnet.data.dataset import BatchSource, cut, load_cases, normalise
+from segnet.data.dataset import BatchSource, cut, fade, load_cases, normalise
 from segnet.errors import InputError
 
-CONFIG = DataConfig(patch_px=32, input_px=64)
+CONFIG = DataConfig(patch_px=32, input_px=64, fade_fraction=0.0)
 
 
 def test_cut_pads_beyond_the_edge() -> None:
@@ -67,6 +67,18 @@ def test_lesion_slices_are_drawn_as_often_as_asked(prepared: Path) -> None:
         source = BatchSource(cases, CONFIG.model_copy(update={"lesion_fraction": fraction}), 0)
         _, masks = source.draw(40)
         assert (masks.flatten(1).any(1)).float().mean() == fraction
+
+
+def test_a_faded_lesion_is_as_much_fainter_as_asked() -> None:
+    """A bright square on an even ground: its contrast shrinks, the ground stays, `kept` 1 changes nothing."""
+    masks = torch.zeros(3, 1, 32, 32)
+    masks[:, :, 10:20, 8:20] = 1
+    images = 0.2 + 0.5 * masks
+    kept = torch.tensor([1.0, 0.4, 0.0])
+    faded = fade(images, masks, kept)
+    assert torch.equal(faded[0], images[0])
+    torch.testing.assert_close(faded[:, 0, 12:18, 10:18].mean((1, 2)), 0.2 + 0.5 * kept)
+    torch.testing.assert_close(faded[:, 0, :8], images[:, 0, :8])
 
 
 def test_no_cases_is_an_error() -> None:
