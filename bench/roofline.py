@@ -18,9 +18,10 @@ import ssmcore
 from ssmcore._spec import Sample
 from ssmcore.ops import SPECS
 
-FLOPS = {"mamba": 19, "bilinear": 13, "zoh": 60}
-"""Of one element of the recurrence forward, a multiply-add counting two: read off `advance` in selective_scan_impl.h."""
-BACKWARD_FLOPS = {"mamba": 33, "bilinear": 31, "zoh": 90}
+FLOPS = {"mamba": 19, "bilinear": 13, "zoh": 60, "uniform A": 5}
+"""Of one element of the recurrence forward, a multiply-add counting two: read off `coefficients` and `advance` in
+selective_scan_impl.h. Where A is uniform, the exponential is shared by all states and left out."""
+BACKWARD_FLOPS = {"mamba": 33, "bilinear": 31, "zoh": 90, "uniform A": 19}
 """Of one element of the backward sweep, the recomputed states included."""
 MARKERS = ("<!-- roofline -->", "<!-- end of roofline -->")
 
@@ -49,6 +50,7 @@ def median_ns(function: Callable[[], Any], elements: int, rounds: int = 15) -> f
 def points_of(op: str, sample: Sample, isa: str) -> list[Point]:
     case = sample.make(np.random.default_rng(0), np.float32)
     disc = case.get("discretization", "mamba")
+    mix = "uniform A" if "uniform A" in sample.name else disc
     x, scans = (case["u"], 1) if op == "selective_scan" else (case["x"], len(case["A"]))
     elements = scans * x.size * case["A"].shape[-1]
     read = sum(a.nbytes for a in case.values() if isinstance(a, np.ndarray))
@@ -66,14 +68,16 @@ def points_of(op: str, sample: Sample, isa: str) -> list[Point]:
 
     once, back = tile_ns(isa, disc), tile_ns(isa, disc, backward=True)
     return [
-        point("forward", forward, FLOPS[disc], read + x.nbytes, once),
+        point("forward", forward, FLOPS[mix], read + x.nbytes, once),
         # the vjp of arrays runs the forward pass first; gradients are written beside what is read
-        point("forward + backward", both, FLOPS[disc] + BACKWARD_FLOPS[disc], 3 * read + 2 * x.nbytes, once + back),
+        point("forward + backward", both, FLOPS[mix] + BACKWARD_FLOPS[mix], 3 * read + 2 * x.nbytes, once + back),
     ]
 
 
 def points(isa: str) -> list[Point]:
-    return [p for op in ("selective_scan", "ss2d") for sample in SPECS[op].benchmarks for p in points_of(op, sample, isa)]
+    return [
+        p for op in ("selective_scan", "ss2d") for sample in SPECS[op].benchmarks for p in points_of(op, sample, isa)
+    ]
 
 
 def table(isa: str, found: list[Point]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from monai.losses.dice import DiceCELoss
+from typing import Any
+
+from monai.losses.dice import DiceCELoss, DiceLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -10,7 +12,8 @@ from torch.nn import functional as F
 class JointLoss(nn.Module):
     """``Dice(softmax(logits)) + CE(logits) + weight * (L1 + MSE)(reconstruction, image)``.
 
-    Dice is of the foreground, over the whole batch at once, so that slices without lesion do not divide by nothing.
+    Dice is of the foreground, twice: over the whole batch at once, so that what is painted on slices without lesion counts,
+    and over each slice with lesion by itself, so that a small lesion counts as much as a large one, as it does in the score.
 
     Parameters
     ----------
@@ -20,12 +23,18 @@ class JointLoss(nn.Module):
     def __init__(self, reconstruction_weight: float = 0.1) -> None:
         super().__init__()
         self.reconstruction_weight = reconstruction_weight
-        self.segmentation = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
+        of_foreground: dict[str, Any] = {"to_onehot_y": True, "softmax": True, "include_background": False}
+        self.segmentation = DiceCELoss(**of_foreground, batch=True)
+        self.by_slice = DiceLoss(**of_foreground, smooth_nr=1.0, smooth_dr=1.0)
 
     def forward(self, logits: Tensor, reconstruction: Tensor | None, image: Tensor, mask: Tensor) -> Tensor:
         """logits (batch, classes, height, width), reconstruction and image (batch, channels, height, width), mask (batch, height, width)."""
         # MONAI leaves the background out of Dice, and cross-entropy counts every class
-        loss: Tensor = self.segmentation(logits.float(), mask[:, None].long())
+        logits, labels = logits.float(), mask[:, None].long()
+        loss: Tensor = self.segmentation(logits, labels)
+        with_lesion = labels.flatten(1).any(1)
+        if with_lesion.any():
+            loss = loss + self.by_slice(logits[with_lesion], labels[with_lesion])
         if reconstruction is not None:
             reconstruction = reconstruction.float()
             loss = loss + self.reconstruction_weight * (

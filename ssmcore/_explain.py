@@ -78,4 +78,4 @@ def cpu_features() -> CpuFeatures:
         from .backends import cython_
     except ImportError:
         return CpuFeatures(platform.machine(), (), None, False)
-    return CpuFeatures(platform.machine(), cython_.usable_isas(), cython_.isa(), cython_.kernels.openmp_threads() > 0)
+    return CpuFeatures(platform.machine(), cython_.usable_isas(), cython_.isa(), cython_.has_openmp())

@@ -481,8 +481,9 @@ class CausalConv1d:
             num_threads,
             *self.extra(),
         )
-        grads = (dx, _sum_first(dweight), None if dbias is None else _sum_first(dbias), dinitial)
-        dx, dweight, dbias, dinitial = (None if g is None else g.astype(x.dtype, copy=False) for g in grads)
+        if dbias is not None:
+            dbias = _sum_first(dbias).astype(x.dtype, copy=False)
+        dx, dweight, dinitial = (g.astype(x.dtype, copy=False) for g in (dx, _sum_first(dweight), dinitial))
         return dx, dweight, dbias, dinitial
 
 

@@ -42,12 +42,17 @@ def isa() -> str:
     return wanted
 
 
+def has_openmp() -> bool:
+    """Whether the kernels run on several threads."""
+    return kernels.openmp_threads() > 0
+
+
 def _isa_code() -> int:
     return kernels.ISAS.index(isa())
 
 
 def about(op: str) -> str:
-    threads = "OpenMP threads" if kernels.openmp_threads() else "one thread, built without OpenMP"
+    threads = "OpenMP threads" if has_openmp() else "one thread, built without OpenMP"
     return f"compiled C kernels, {isa()}, {threads}" if op in _PER_ISA else f"compiled kernels, {threads}"
 
 

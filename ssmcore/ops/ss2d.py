@@ -328,7 +328,9 @@ def cross_merge(y: Array, height: int, width: int) -> Array:
 
 def check_grid(name: str, shape: tuple[int, ...]) -> None:
     if len(shape) < 3:
-        raise ArgumentError(f"{name}: x: expected shape (batch, height, width, ...), got {shape}; add the axes it lacks")
+        raise ArgumentError(
+            f"{name}: x: expected shape (batch, height, width, ...), got {shape}; add the axes it lacks"
+        )
 
 
 def check_sequences(name: str, shape: tuple[int, ...], height: int, width: int) -> None:
