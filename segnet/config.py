@@ -49,6 +49,8 @@ class DataConfig(_Frozen):
     """Side of the network's input, to which the field of view is resampled."""
     lesion_fraction: Annotated[float, Field(ge=0, le=1)] = 0.8
     """Share of training slices drawn from those that hold lesion."""
+    click_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of training fields of view around a click in the lesion; the others lie as windows cover a slice without one."""
     fade_fraction: Annotated[float, Field(ge=0, le=1)] = 0.4
     """Share of training slices whose lesion is faded towards what surrounds it, to a fifth of its contrast at most."""
     split_fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import DataConfig
-from .data.dataset import cut, normalise
+from .data.dataset import cut, normalise, window_starts
 
 Progress = Callable[[int, int], None]
 
@@ -37,14 +37,6 @@ def _probabilities(model: nn.Module, patches: Tensor, config: DataConfig, *, fli
         if side == config.input_px
         else F.interpolate(total, (side, side), mode="area" if side < config.input_px else "bilinear")
     )
-
-
-def _starts(length: int, side: int) -> list[int]:
-    """Starts of windows of `side` that cover `length` with at least half a window of overlap."""
-    if length <= side:
-        return [(length - side) // 2]
-    count = -(-(length - side) // (side // 2)) + 1
-    return [round(k * (length - side) / (count - 1)) for k in range(count)]
 
 
 def segment(
@@ -75,7 +67,7 @@ def segment(
     side = config.patch_px
     depth, height, width = image_zyx.shape
     if click_zyx is None:
-        corners = [(y, x) for y in _starts(height, side) for x in _starts(width, side)]
+        corners = [(y, x) for y in window_starts(height, side) for x in window_starts(width, side)]
     else:
         corners = [(click_zyx[1] - side // 2, click_zyx[2] - side // 2)]
     ramp = np.minimum(np.arange(1, side + 1), np.arange(side, 0, -1)).astype(np.float32)

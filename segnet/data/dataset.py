@@ -85,6 +85,14 @@ def cut(plane: NDArray[np.generic], centre_yx: tuple[float, float], side: int, f
     return out
 
 
+def window_starts(length: int, side: int) -> list[int]:
+    """Starts of windows of `side` that cover `length` with at least half a window of overlap; one, centred, where one is enough."""
+    if length <= side:
+        return [(length - side) // 2]
+    count = -(-(length - side) // (side // 2)) + 1
+    return [round(k * (length - side) / (count - 1)) for k in range(count)]
+
+
 def fade(images: Tensor, masks: Tensor, kept: Tensor) -> Tensor:
     """Lesions faded towards what surrounds them, as if they were faint ones: what is `kept` of the difference, by image.
 
@@ -131,15 +139,25 @@ class BatchSource:
             pool = self.lesion_slices if lesion else self.other_slices
             i, z = pool[self.rng.integers(len(pool))]
             case = self.cases[i]
-            # a click is somewhere in the lesion, so the field of view is centred on one of its voxels, give or take
-            centre = (
-                case.lesion[self.rng.integers(len(case.lesion)), 1:]
-                + self.rng.uniform(-1, 1, 2) * self.config.patch_px / 8
-            )
-            centre_yx = (float(centre[0]), float(centre[1]))
+            centre_yx = self._field_of_view(case)
             images[k, 0] = normalise(cut(case.image[z], centre_yx, side, low), self.config.window_hu)
             masks[k, 0] = cut(case.mask[z], centre_yx, side, 0)
         return self._augment(torch.from_numpy(images), torch.from_numpy(masks))
+
+    def _field_of_view(self, case: Case) -> tuple[float, float]:
+        """Its centre, where inference could put it: around a click in the lesion, or at one of the windows over the lesion."""
+        y, x = case.lesion[self.rng.integers(len(case.lesion)), 1:]
+        side = self.config.patch_px
+        if self.rng.random() < self.config.click_fraction:
+            dy, dx = self.rng.uniform(-1, 1, 2) * side / 8
+            return float(y + dy), float(x + dx)
+
+        def window(at: int, length: int) -> int:
+            starts = [start for start in window_starts(length, side) if start <= at < start + side]
+            return starts[self.rng.integers(len(starts))]
+
+        height, width = case.image.shape[1:]
+        return window(y, height) + side // 2, window(x, width) + side // 2
 
     def _uniform(self, low: float, high: float, count: int) -> Tensor:
         return torch.from_numpy(self.rng.uniform(low, high, count).astype(np.float32))

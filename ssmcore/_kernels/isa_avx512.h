@@ -13,6 +13,12 @@
 #define SCALE2_F64(p, k) ((vec)_mm512_scalef_pd((__m512d)(p), (__m512d)(k)))
 #define ROUND_F32(x) ((vec)_mm512_roundscale_ps((__m512)(x), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
 #define ROUND_F64(x) ((vec)_mm512_roundscale_pd((__m512d)(x), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
+#define SELECT_F32(mask, yes, no) \
+    ((vec)_mm512_mask_mov_ps((__m512)(no), _mm512_movepi32_mask((__m512i)(mask)), (__m512)(yes)))
+#define SELECT_F64(mask, yes, no) \
+    ((vec)_mm512_mask_mov_pd((__m512d)(no), _mm512_movepi64_mask((__m512i)(mask)), (__m512d)(yes)))
+#define LARGER_F32(low, x) ((vec)_mm512_max_ps((__m512)(low), (__m512)(x)))
+#define LARGER_F64(low, x) ((vec)_mm512_max_pd((__m512d)(low), (__m512d)(x)))
 #define RECIPROCAL_F32(x) ((vec)reciprocal_f32_avx512((__m512)(x)))
 #define RECIPROCAL_INSIDE_F32(x) ((vec)reciprocal_inside_f32_avx512((__m512)(x)))
 

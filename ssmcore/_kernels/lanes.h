@@ -16,16 +16,26 @@ INLINE void NAME(walk_from)(NAME(walk) *walk, int64_t positions, int64_t width, 
     int64_t height = positions / width;
     walk->steps = positions - t0 < CHUNK ? positions - t0 : CHUNK;
     walk->in_order = direction == 0;
+    int64_t step = direction & SSMCORE_REVERSED ? -1 : 1, first = step > 0 ? t0 : positions - 1 - t0;
+    if (!(direction & SSMCORE_COLUMNS)) {
+        for (int64_t t = 0; t < walk->steps; t++) walk->at[t] = first + step * t;
+        return;
+    }
+    int64_t y = first % height, x = first / height;
     for (int64_t t = 0; t < walk->steps; t++) {
-        int64_t k = direction & SSMCORE_REVERSED ? positions - 1 - t0 - t : t0 + t;
-        walk->at[t] = direction & SSMCORE_COLUMNS ? k % height * width + k / height : k;
+        walk->at[t] = y * width + x;
+        y += step;
+        if (y == height || y < 0) {
+            y -= step * height;
+            x += step;
+        }
     }
 }
 
 INLINE void NAME(load)(vec *tile, const REAL *p, int64_t time, int64_t dim, const NAME(walk) *walk, int64_t lanes) {
     const int64_t *at = walk->at, steps = walk->steps;
     if (dim == 1 && lanes == VL) {
-        for (int64_t t = 0; t < steps; t++) __builtin_memcpy(&tile[t], p + at[t] * time, sizeof(vec));
+        for (int64_t t = 0; t < steps; t++) tile[t] = NAME(read)(p + at[t] * time);
         return;
     }
     REAL *flat = (REAL *)tile;
@@ -44,12 +54,8 @@ INLINE void NAME(store)(REAL *p, const vec *tile, int64_t time, int64_t dim, con
     const int64_t *at = walk->at, steps = walk->steps;
     if (dim == 1 && lanes == VL) {
         for (int64_t t = 0; t < steps; t++) {
-            vec value = tile[t], before;
-            if (add) {
-                __builtin_memcpy(&before, p + at[t] * time, sizeof(vec));
-                value += before;
-            }
-            __builtin_memcpy(p + at[t] * time, &value, sizeof(vec));
+            REAL *to = p + at[t] * time;
+            NAME(write)(to, add ? NAME(read)(to) + tile[t] : tile[t]);
         }
         return;
     }
@@ -100,6 +106,7 @@ INLINE void NAME(store_rows)(void *rows, int64_t row, const vec *state, int64_t 
 
 INLINE vec NAME(lanes_of)(const void *p, int64_t row, int64_t lanes) {
     vec v = {0};
+    if (p && lanes == VL) return NAME(read)((const REAL *)p + row);
     if (p) __builtin_memcpy(&v, (const REAL *)p + row, lanes * sizeof(REAL));
     return v;
 }

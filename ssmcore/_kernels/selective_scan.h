@@ -17,7 +17,9 @@ typedef struct {
 typedef struct {
     int64_t batch, dim, seqlen, dstate, ngroups;
     int64_t directions, width; /* a sequence: 1 and seqlen; a grid: 4 and its width, seqlen being height * width */
-    int64_t block;             /* channels a unit of work covers; sums over channels depend on it, and not on threads */
+    /* Channels and batch entries a unit of work covers; sums depend on them, and not on threads. What is summed over the
+     * entries of a unit has a first axis of parts, ceil(batch / span). */
+    int64_t block, span;
     int discretization, delta_softplus, num_threads;
     ssm_in u, delta, z, dout;
     ssm_matrix B, C;
@@ -30,9 +32,9 @@ typedef struct {
     ssm_out du, ddelta, dz;
     const void *dlast_state; /* (batch, directions, dim, dstate), may be NULL */
     void *dinitial_state;    /* the same, may be NULL */
-    void *dA;                /* (batch, directions, dim, dstate): partial sums over time, per batch entry */
+    void *dA;                /* (parts, directions, dim, dstate) */
     void *dB, *dC;           /* varying: (nblocks, batch, seqlen, directions * ngroups, dstate); constant: as dA */
-    void *dD, *ddelta_bias;  /* (batch, directions, dim), may be NULL */
+    void *dD, *ddelta_bias;  /* (parts, directions, dim), may be NULL */
 } ssm_scan;
 
 /* The widest instruction set compiled in that this processor runs. */

@@ -24,7 +24,7 @@ cdef extern from "selective_scan.h" nogil:
         int constant
     ctypedef struct ssm_scan:
         int64_t batch, dim, seqlen, dstate, ngroups
-        int64_t directions, width, block
+        int64_t directions, width, block, span
         int discretization, delta_softplus, num_threads
         ssm_in u, delta, z, dout
         ssm_matrix B, C
@@ -69,6 +69,11 @@ def block_of(dim: int) -> int:
     Sums over channels depend on it, so it depends on nothing else."""
     blocks = -(-dim // BLOCK) or 1
     return -(-dim // blocks // 16) * 16 or 16
+
+
+def span_of(batch: int, seqlen: int) -> int:
+    """Batch entries a unit of work covers: together about CHUNK steps, so that what is done once a unit costs little."""
+    return max(1, min(batch, CHUNK // max(seqlen, 1)))
 
 
 def openmp_threads() -> int:
@@ -167,6 +172,7 @@ cdef ssm_scan scan_of(
     elif C_varying is not None:
         scan.ngroups = C_varying.shape[2]
     scan.block = block_of(scan.dim // scan.ngroups)
+    scan.span = span_of(scan.batch, scan.seqlen)
     scan.delta = reads(delta)
     scan.z = reads(z)
     scan.B = varying_or_constant(B_varying, B_constant)
@@ -191,6 +197,7 @@ cdef ssm_scan grid_of(
     scan.directions = A.shape[0]
     scan.width = width
     scan.block = block_of(scan.dim)
+    scan.span = span_of(scan.batch, scan.seqlen)
     scan.delta = reads_each(delta)
     scan.B = varying(B)
     scan.C = varying(C)
@@ -279,7 +286,8 @@ def selective_scan_bwd(
     int isa,
 ):
     """Fills the gradients. Sums over batch entries and channel blocks are left to the caller: dA, dD, ddelta_bias and
-    constant dB, dC keep their batch axis, varying dB and dC are (nblocks, batch, seqlen, ngroups, dstate)."""
+    constant dB, dC have an axis of parts first, one for every span of batch entries; varying dB and dC are (nblocks, batch,
+    seqlen, ngroups, dstate)."""
     if u.shape[0] == 0 or u.shape[2] == 0 or A.shape[1] == 0:
         return
     cdef ssm_scan scan = scan_of(u, delta, A, B_varying, B_constant, C_varying, C_constant, D, z, delta_bias)
@@ -361,8 +369,8 @@ def ss2d_bwd(
     int num_threads,
     int isa,
 ):
-    """Fills the gradients. Sums over batch entries and channel blocks are left to the caller: dA, dD and ddelta_bias have
-    a batch axis first, dB and dC are (nblocks, batch, position, direction, dstate)."""
+    """Fills the gradients. Sums over batch entries and channel blocks are left to the caller: dA, dD and ddelta_bias have an
+    axis of parts first, one for every span of batch entries; dB and dC are (nblocks, batch, position, direction, dstate)."""
     if x.shape[0] == 0 or x.shape[1] == 0 or x.shape[2] == 0:
         return
     cdef ssm_scan scan = grid_of(x, delta, A, B, C, D, delta_bias, width)

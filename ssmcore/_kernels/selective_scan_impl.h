@@ -1,6 +1,7 @@
 /* Selective scan for one instruction set and one type; see ops/selective_scan.md and ops/ss2d.md for the derivation.
  *
- * A unit of work is one batch entry, one group, one block of its channels, in every direction. Channels lie in the lanes,
+ * A unit of work is one group, one block of its channels, in every direction, of one batch entry, or of several where their
+ * sequences are short. Channels lie in the lanes,
  * time is walked in tiles of CHUNK steps that live in the first-level cache, and within a tile the state dimension is
  * walked in blocks held in registers. Lanes beyond the last channel hold zeros. A direction is an order of positions,
  * looked up once a tile; what several directions write to one position they add up there.
@@ -10,7 +11,7 @@
 #include "units.h"
 
 typedef struct {
-    vec u[CHUNK], dt[CHUNK], dtu[CHUNK], z[CHUNK], y[CHUNK];
+    vec u[CHUNK], dt[CHUNK], slope[CHUNK], dtu[CHUNK], z[CHUNK], y[CHUNK]; /* slope: of dt by delta */
 } NAME(tile);
 
 /* B or C of a tile as [step][state]. */
@@ -19,22 +20,24 @@ INLINE void NAME(load_matrix)(REAL *tile, const ssm_matrix *m, int64_t b, int64_
     const REAL *p = (const REAL *)m->data + b * m->batch + g * m->group;
     for (int64_t t = 0; t < walk->steps; t++) {
         const REAL *row = p + walk->at[t] * m->time;
-        if (m->state == 1) __builtin_memcpy(tile + t * dstate, row, dstate * sizeof(REAL));
-        else
-            for (int64_t n = 0; n < dstate; n++) tile[t * dstate + n] = row[n * m->state];
+        REAL *to = tile + t * dstate;
+        int64_t n = 0;
+        if (m->state == 1)
+            for (; n + VL <= dstate; n += VL) NAME(write)(to + n, NAME(read)(row + n));
+        for (; n < dstate; n++) to[n] = row[n * m->state];
     }
 }
 
 /* The states of a checkpoint, (dstate, dim) in memory. */
 INLINE void NAME(store_states)(REAL *p, const vec *state, int64_t dim, int64_t dstate, int64_t lanes) {
-    for (int64_t n = 0; n < dstate; n++) __builtin_memcpy(p + n * dim, &state[n], lanes * sizeof(REAL));
+    for (int64_t n = 0; n < dstate; n++) {
+        if (lanes == VL) NAME(write)(p + n * dim, state[n]);
+        else __builtin_memcpy(p + n * dim, &state[n], lanes * sizeof(REAL));
+    }
 }
 
 INLINE void NAME(load_states)(vec *state, const REAL *p, int64_t dim, int64_t dstate, int64_t lanes) {
-    for (int64_t n = 0; n < dstate; n++) {
-        state[n] = (vec){0};
-        __builtin_memcpy(&state[n], p + n * dim, lanes * sizeof(REAL));
-    }
+    for (int64_t n = 0; n < dstate; n++) state[n] = NAME(lanes_of)(p, n * dim, lanes);
 }
 
 /* ---- one step of the discretised system ---- */
@@ -170,12 +173,12 @@ static void NAME(fwd_tile)(int disc, int tame, int uniform, int constant, NAME(t
     int64_t dstate = all.dstate;
 #define FWD(disc, tame, uniform, constant, nb) \
     NAME(fwd_states)(disc, tame, uniform, constant, nb, tile, A + n, state + n, NAME(from_state)(all, n), steps)
-    WALK_STATES(FWD, VL * sizeof(REAL) == 64 ? 16 : 8);
+    WALK_STATES(FWD, VECTOR_BYTES == 64 ? 16 : 8);
 #undef FWD
 }
 
 typedef struct {
-    int64_t b, g, c0, c1, block; /* channels [c0, c1) */
+    int64_t part, b0, b1, g, c0, c1, block; /* batch entries [b0, b1), the part-th lot of them; channels [c0, c1) */
 } NAME(unit);
 
 INLINE int64_t NAME(blocks)(const ssm_scan *s) { return (s->dim / s->ngroups + s->block - 1) / s->block; }
@@ -185,16 +188,23 @@ INLINE NAME(unit) NAME(unit_at)(const ssm_scan *s, int64_t index) {
     NAME(unit) unit;
     unit.block = index % nblocks;
     unit.g = index / nblocks % s->ngroups;
-    unit.b = index / nblocks / s->ngroups;
+    unit.part = index / nblocks / s->ngroups;
+    unit.b0 = unit.part * s->span;
+    unit.b1 = unit.b0 + s->span < s->batch ? unit.b0 + s->span : s->batch;
     unit.c0 = unit.g * per_group + unit.block * s->block;
     int64_t end = (unit.g + 1) * per_group;
     unit.c1 = unit.c0 + s->block < end ? unit.c0 + s->block : end;
     return unit;
 }
 
+#define BLOCK_VECS(s) (((s)->block + VL - 1) / VL)
+
 /* One vector of channels of a unit in one direction: where its parameters and partial sums stand. */
 typedef struct {
-    int64_t c, lanes, row, out_row; /* first channel; its row in (directions, dim); that in (batch, directions, dim) */
+    int64_t c, lanes; /* first channel */
+    int64_t row;      /* of c in (directions, dim) */
+    int64_t sum_row;  /* of c in (parts, directions, dim) */
+    int64_t index;    /* of the vector in (directions, ngroups, blocks, vectors of a block) */
 } NAME(slot);
 
 INLINE NAME(slot) NAME(slot_at)(const ssm_scan *s, const NAME(unit) *unit, int64_t direction, int64_t v) {
@@ -202,26 +212,54 @@ INLINE NAME(slot) NAME(slot_at)(const ssm_scan *s, const NAME(unit) *unit, int64
     slot.c = unit->c0 + v * VL;
     slot.lanes = unit->c1 - slot.c < VL ? unit->c1 - slot.c : VL;
     slot.row = direction * s->dim + slot.c;
-    slot.out_row = (unit->b * s->directions + direction) * s->dim + slot.c;
+    slot.sum_row = (unit->part * s->directions + direction) * s->dim + slot.c;
+    slot.index = ((direction * s->ngroups + unit->g) * NAME(blocks)(s) + unit->block) * BLOCK_VECS(s) + v;
     return slot;
 }
 
-/* A, scaled as the kernel wants it. */
-INLINE NAME(traits) NAME(load_A)(vec *A, const ssm_scan *s, NAME(slot) slot) {
-    NAME(load_rows)(A, (const REAL *)s->A + slot.row * s->dstate, s->dstate, slot.lanes);
-    for (int64_t n = 0; n < s->dstate; n++) A[n] *= A_SCALE(s->discretization);
-    return NAME(traits_of)(A, s->dstate);
+/* Row of a slot's first channel in (batch, directions, dim). */
+INLINE int64_t NAME(state_row)(const ssm_scan *s, NAME(slot) slot, int64_t b) { return b * s->directions * s->dim + slot.row; }
+
+/* A call: A of every slot as [state][lane], scaled as the kernel wants it, and its traits. */
+typedef struct {
+    const ssm_scan *s;
+    vec *A;
+    NAME(traits) *traits;
+} NAME(job);
+
+/* Fills `job` from memory that the caller frees; NULL where there is none. */
+static char *NAME(open_job)(NAME(job) *job, const ssm_scan *s) {
+    int64_t units = s->ngroups * NAME(blocks)(s), slots = s->directions * units * BLOCK_VECS(s);
+    char *raw = malloc(slots * (s->dstate * sizeof(vec) + sizeof(NAME(traits))) + 64);
+    if (!raw) return raw;
+    job->s = s;
+    job->A = (vec *)(((uintptr_t)raw + 63) / 64 * 64);
+    job->traits = (NAME(traits) *)(job->A + slots * s->dstate);
+    for (int64_t direction = 0; direction < s->directions; direction++)
+        for (int64_t i = 0; i < units; i++) {
+            NAME(unit) unit = NAME(unit_at)(s, i);
+            for (int64_t v = 0; unit.c0 + v * VL < unit.c1; v++) {
+                NAME(slot) slot = NAME(slot_at)(s, &unit, direction, v);
+                vec *A = job->A + slot.index * s->dstate;
+                NAME(load_rows)(A, (const REAL *)s->A + slot.row * s->dstate, s->dstate, slot.lanes);
+                for (int64_t n = 0; n < s->dstate; n++) A[n] *= A_SCALE(s->discretization);
+                job->traits[slot.index] = NAME(traits_of)(A, s->dstate);
+            }
+        }
+    return raw;
 }
 
 /* Reads u and delta, applies bias and softplus; whether the tile is tame. */
 INLINE int NAME(open_tile)(NAME(tile) *tile, const ssm_scan *s, int64_t b, int64_t direction, NAME(slot) slot,
-                           const NAME(walk) *walk, vec reach) {
+                           const NAME(walk) *walk, vec reach, const int slopes) {
     vec bias = NAME(lanes_of)(s->delta_bias, slot.row, slot.lanes);
     NAME(load_steps)(tile->u, &s->u, b, direction, slot.c, walk, slot.lanes);
     NAME(load_steps)(tile->dt, &s->delta, b, direction, slot.c, walk, slot.lanes);
     for (int64_t t = 0; t < walk->steps; t++) {
         vec dt = tile->dt[t] + bias;
-        if (s->delta_softplus) dt = NAME(softplus)(dt);
+        vec slope = NAME(splat)(1);
+        if (s->delta_softplus) dt = NAME(softplus)(dt, &slope);
+        if (slopes) tile->slope[t] = slope;
         tile->dt[t] = dt;
         tile->dtu[t] = dt * tile->u[t] * IN_SCALE(s->discretization);
     }
@@ -234,74 +272,69 @@ INLINE void NAME(open_out)(NAME(tile) *tile, const ssm_scan *s, NAME(slot) slot,
     for (int64_t t = 0; t < steps; t++) tile->y[t] = s->D ? D * tile->u[t] : (vec){0};
 }
 
-#define BLOCK_VECS(s) (((s)->block + VL - 1) / VL)
-#define CHECKPOINT(s, unit, direction, chunk, slot)                                                                \
-    ((REAL *)(s)->checkpoints +                                                                                    \
-     ((((direction) * (s)->batch + (unit).b) * nchunks + (chunk)) * (s)->dstate) * (s)->dim + (slot).c)
+#define CHECKPOINT(s, b, direction, chunk, slot) \
+    ((REAL *)(s)->checkpoints + ((((direction) * (s)->batch + (b)) * nchunks + (chunk)) * (s)->dstate) * (s)->dim + (slot).c)
 
 static int64_t NAME(fwd_scratch)(const ssm_scan *s) {
-    return sizeof(NAME(walk)) + sizeof(NAME(tile)) + ((4 * s->dstate + 2) * sizeof(vec) + 64) * BLOCK_VECS(s) + s->dstate * sizeof(vec) +
+    return sizeof(NAME(walk)) + sizeof(NAME(tile)) + 3 * s->dstate * sizeof(vec) * BLOCK_VECS(s) + s->dstate * sizeof(vec) +
            2 * CHUNK * (s->dstate * sizeof(REAL) + 64) + 1024;
 }
 
-static void NAME(fwd_unit)(const ssm_scan *s, NAME(unit) unit, char *arena) {
-    int64_t dstate = s->dstate, vecs = (unit.c1 - unit.c0 + VL - 1) / VL, nchunks = (s->seqlen + CHUNK - 1) / CHUNK;
+static void NAME(fwd_entry)(const NAME(job) *job, const NAME(unit) *unit, int64_t b, int64_t direction, char *arena) {
+    const ssm_scan *s = job->s;
+    int64_t dstate = s->dstate, vecs = (unit->c1 - unit->c0 + VL - 1) / VL, nchunks = (s->seqlen + CHUNK - 1) / CHUNK;
     NAME(walk) *walk = ARENA(arena, NAME(walk), 1);
     NAME(tile) *tile = ARENA(arena, NAME(tile), 1);
-    vec *A = ARENA(arena, vec, vecs * dstate);
     vec *state = ARENA(arena, vec, vecs * dstate);
     vec *Bv = ARENA(arena, vec, vecs * dstate);
     vec *Cv = ARENA(arena, vec, vecs * dstate);
     vec *before = ARENA(arena, vec, dstate);
-    NAME(traits) *traits = ARENA(arena, NAME(traits), vecs);
     REAL *B = ARENA(arena, REAL, CHUNK * dstate);
     REAL *C = ARENA(arena, REAL, CHUNK * dstate);
     int constant = s->B.constant || s->C.constant;
-    for (int64_t direction = 0; direction < s->directions; direction++) {
+    int64_t plane = unit->g + direction * s->ngroups;
+    for (int64_t v = 0; v < vecs; v++) {
+        NAME(slot) slot = NAME(slot_at)(s, unit, direction, v);
+        const REAL *h0 = s->initial_state;
+        NAME(load_rows)(state + v * dstate, h0 ? h0 + NAME(state_row)(s, slot, b) * dstate : 0, dstate, slot.lanes);
+        if (s->B.constant) NAME(load_rows)(Bv + v * dstate, (const REAL *)s->B.data + slot.row * dstate, dstate, slot.lanes);
+        if (s->C.constant) NAME(load_rows)(Cv + v * dstate, (const REAL *)s->C.data + slot.row * dstate, dstate, slot.lanes);
+    }
+    for (int64_t t0 = 0; t0 < s->seqlen; t0 += CHUNK) {
+        NAME(walk_from)(walk, s->seqlen, s->width, direction, t0);
+        int64_t steps = walk->steps;
+        if (!s->B.constant) NAME(load_matrix)(B, &s->B, b, plane, walk, dstate);
+        if (!s->C.constant) NAME(load_matrix)(C, &s->C, b, plane, walk, dstate);
         for (int64_t v = 0; v < vecs; v++) {
-            NAME(slot) slot = NAME(slot_at)(s, &unit, direction, v);
-            const REAL *h0 = s->initial_state;
-            traits[v] = NAME(load_A)(A + v * dstate, s, slot);
-            NAME(load_rows)(state + v * dstate, h0 ? h0 + slot.out_row * dstate : 0, dstate, slot.lanes);
-            if (s->B.constant) NAME(load_rows)(Bv + v * dstate, (const REAL *)s->B.data + slot.row * dstate, dstate, slot.lanes);
-            if (s->C.constant) NAME(load_rows)(Cv + v * dstate, (const REAL *)s->C.data + slot.row * dstate, dstate, slot.lanes);
-        }
-        for (int64_t t0 = 0; t0 < s->seqlen; t0 += CHUNK) {
-            int64_t plane = unit.g + direction * s->ngroups;
-            NAME(walk_from)(walk, s->seqlen, s->width, direction, t0);
-            int64_t steps = walk->steps;
-            if (!s->B.constant) NAME(load_matrix)(B, &s->B, unit.b, plane, walk, dstate);
-            if (!s->C.constant) NAME(load_matrix)(C, &s->C, unit.b, plane, walk, dstate);
-            for (int64_t v = 0; v < vecs; v++) {
-                NAME(slot) slot = NAME(slot_at)(s, &unit, direction, v);
-                if (s->checkpoints)
-                    NAME(store_states)(CHECKPOINT(s, unit, direction, t0 / CHUNK, slot), state + v * dstate, s->dim, dstate,
-                                       slot.lanes);
-                int tame = NAME(open_tile)(tile, s, unit.b, direction, slot, walk, traits[v].reach);
-                NAME(bc) bc = {B, C, s->B.constant ? Bv + v * dstate : 0, s->C.constant ? Cv + v * dstate : 0, dstate};
-                vec *h = state + v * dstate;
-                if (tame && !constant) {
-                    __builtin_memcpy(before, h, dstate * sizeof(vec));
-                    NAME(open_out)(tile, s, slot, steps);
-                    NAME(fwd_tile)(s->discretization, 1, traits[v].uniform, 0, tile, A + v * dstate, h, bc, steps);
-                    tame = s->discretization == SSMCORE_MAMBA || NAME(finite)(h, dstate);
-                    if (!tame) __builtin_memcpy(h, before, dstate * sizeof(vec));
-                }
-                if (!tame || constant) {
-                    NAME(open_out)(tile, s, slot, steps);
-                    NAME(fwd_tile)(s->discretization, 0, 0, constant, tile, A + v * dstate, h, bc, steps);
-                }
-                if (s->z.data) {
-                    NAME(load_steps)(tile->z, &s->z, unit.b, direction, slot.c, walk, slot.lanes);
-                    for (int64_t t = 0; t < steps; t++) tile->y[t] *= tile->z[t] * NAME(sigmoid)(tile->z[t]);
-                }
-                NAME(store_steps)(&s->out, unit.b, direction, slot.c, tile->y, walk, slot.lanes);
+            NAME(slot) slot = NAME(slot_at)(s, unit, direction, v);
+            const vec *A = job->A + slot.index * dstate;
+            NAME(traits) traits = job->traits[slot.index];
+            vec *h = state + v * dstate;
+            if (s->checkpoints)
+                NAME(store_states)(CHECKPOINT(s, b, direction, t0 / CHUNK, slot), h, s->dim, dstate, slot.lanes);
+            int tame = NAME(open_tile)(tile, s, b, direction, slot, walk, traits.reach, 0);
+            NAME(bc) bc = {B, C, s->B.constant ? Bv + v * dstate : 0, s->C.constant ? Cv + v * dstate : 0, dstate};
+            if (tame && !constant) {
+                __builtin_memcpy(before, h, dstate * sizeof(vec));
+                NAME(open_out)(tile, s, slot, steps);
+                NAME(fwd_tile)(s->discretization, 1, traits.uniform, 0, tile, A, h, bc, steps);
+                tame = s->discretization == SSMCORE_MAMBA || NAME(finite)(h, dstate);
+                if (!tame) __builtin_memcpy(h, before, dstate * sizeof(vec));
             }
+            if (!tame || constant) {
+                NAME(open_out)(tile, s, slot, steps);
+                NAME(fwd_tile)(s->discretization, 0, 0, constant, tile, A, h, bc, steps);
+            }
+            if (s->z.data) {
+                NAME(load_steps)(tile->z, &s->z, b, direction, slot.c, walk, slot.lanes);
+                for (int64_t t = 0; t < steps; t++) tile->y[t] *= tile->z[t] * NAME(sigmoid)(tile->z[t]);
+            }
+            NAME(store_steps)(&s->out, b, direction, slot.c, tile->y, walk, slot.lanes);
         }
-        for (int64_t v = 0; v < vecs; v++) {
-            NAME(slot) slot = NAME(slot_at)(s, &unit, direction, v);
-            NAME(store_rows)(s->last_state, slot.out_row, state + v * dstate, dstate, slot.lanes);
-        }
+    }
+    for (int64_t v = 0; v < vecs; v++) {
+        NAME(slot) slot = NAME(slot_at)(s, unit, direction, v);
+        NAME(store_rows)(s->last_state, NAME(state_row)(s, slot, b), state + v * dstate, dstate, slot.lanes);
     }
 }
 
@@ -415,17 +448,19 @@ static void NAME(bwd_tile)(int disc, int tame, int uniform, int constant, NAME(t
 
 /* Sums over the lanes of VL vectors, that of v[i] in lane i, in a fixed order. */
 INLINE vec NAME(lane_sums)(const vec *v) {
-    vec sums[VL];
-    for (int i = 0; i < VL; i++) sums[i] = v[i];
-#ifdef __clang__
+#ifdef LANE_SUMS
+    return LANE_SUMS(v);
+#elif defined(__clang__)
     vec total;
     for (int i = 0; i < VL; i++) {
         REAL sum = 0;
-        for (int k = 0; k < VL; k++) sum += sums[i][k];
+        for (int k = 0; k < VL; k++) sum += v[i][k];
         total[i] = sum;
     }
     return total;
 #else
+    vec sums[VL];
+    for (int i = 0; i < VL; i++) sums[i] = v[i];
 #pragma GCC unroll 4
     for (int width = 1; width < VL; width *= 2) {
         ivec own, other; /* lane i stays with the first of two vectors where i & width is 0, and takes its neighbour's */
@@ -443,17 +478,16 @@ INLINE vec NAME(lane_sums)(const vec *v) {
 }
 
 /* Gradient of a varying B or C: the lanes of each (step, state) summed into this block's own plane. */
-INLINE void NAME(store_matrix_grad)(void *gradient, const ssm_scan *s, NAME(unit) unit, int64_t direction,
+INLINE void NAME(store_matrix_grad)(void *gradient, const ssm_scan *s, const NAME(unit) *unit, int64_t b, int64_t direction,
                                     const NAME(walk) *walk, const vec *sums) {
     int64_t planes = s->directions * s->ngroups, dstate = s->dstate;
-    REAL *p = (REAL *)gradient + ((unit.block * s->batch + unit.b) * s->seqlen * planes + unit.g + direction * s->ngroups) * dstate;
+    REAL *p = (REAL *)gradient + ((unit->block * s->batch + b) * s->seqlen * planes + unit->g + direction * s->ngroups) * dstate;
     for (int64_t t = 0; t < walk->steps; t++) {
         const vec *row = sums + t * dstate;
         REAL *to = p + walk->at[t] * planes * dstate;
         int64_t n = 0;
         for (; n + VL <= dstate; n += VL) {
-            vec total = NAME(lane_sums)(row + n);
-            __builtin_memcpy(to + n, &total, sizeof(vec));
+            NAME(write)(to + n, NAME(lane_sums)(row + n));
         }
         for (; n < dstate; n++) {
             REAL total = 0;
@@ -463,22 +497,27 @@ INLINE void NAME(store_matrix_grad)(void *gradient, const ssm_scan *s, NAME(unit
     }
 }
 
+/* Per vector of channels, what a unit sums over its batch entries. */
+typedef struct {
+    vec *dA, *dB, *dC; /* [dstate]; dB and dC where constant */
+    vec *dD, *dbias;   /* one each */
+} NAME(sums);
+
 static int64_t NAME(bwd_scratch)(const ssm_scan *s) {
     int64_t states = s->dstate * sizeof(vec);
-    return sizeof(NAME(walk)) + sizeof(NAME(tile)) + sizeof(NAME(dtile)) + (5 * states + 4 * sizeof(vec) + 64) * BLOCK_VECS(s) + 3 * states +
-           2 * CHUNK * (s->dstate * sizeof(REAL) + 64) + ((CHUNK + 1) + 3 * CHUNK) * 8 * sizeof(vec) + 2 * CHUNK * states + 2048;
+    return sizeof(NAME(walk)) + sizeof(NAME(tile)) + sizeof(NAME(dtile)) + (4 * states + 2 * sizeof(vec)) * BLOCK_VECS(s) +
+           3 * states + 2 * CHUNK * (s->dstate * sizeof(REAL) + 64) + ((CHUNK + 1) + 3 * CHUNK) * 8 * sizeof(vec) +
+           2 * CHUNK * states + 2048;
 }
 
-static void NAME(bwd_unit)(const ssm_scan *s, NAME(unit) unit, char *arena) {
-    int64_t dstate = s->dstate, vecs = (unit.c1 - unit.c0 + VL - 1) / VL, nchunks = (s->seqlen + CHUNK - 1) / CHUNK;
+static void NAME(bwd_entry)(const NAME(job) *job, const NAME(unit) *unit, int64_t b, int64_t direction, NAME(sums) sums,
+                            char *arena) {
+    const ssm_scan *s = job->s;
+    int64_t dstate = s->dstate, vecs = (unit->c1 - unit->c0 + VL - 1) / VL, nchunks = (s->seqlen + CHUNK - 1) / CHUNK;
     NAME(walk) *walk = ARENA(arena, NAME(walk), 1);
     NAME(tile) *tile = ARENA(arena, NAME(tile), 1);
     NAME(dtile) *d = ARENA(arena, NAME(dtile), 1);
-    vec *A = ARENA(arena, vec, vecs * dstate);
-    vec *dA = ARENA(arena, vec, vecs * dstate);
     vec *dh = ARENA(arena, vec, vecs * dstate);
-    vec *dBc = ARENA(arena, vec, vecs * dstate);
-    vec *dCc = ARENA(arena, vec, vecs * dstate);
     vec *checkpoint = ARENA(arena, vec, dstate);
     vec *Bv = ARENA(arena, vec, dstate);
     vec *Cv = ARENA(arena, vec, dstate);
@@ -488,110 +527,118 @@ static void NAME(bwd_unit)(const ssm_scan *s, NAME(unit) unit, char *arena) {
     vec *kept = ARENA(arena, vec, CHUNK * 8 * 3);
     vec *dB = ARENA(arena, vec, CHUNK * dstate);
     vec *dC = ARENA(arena, vec, CHUNK * dstate);
-    vec *dD = ARENA(arena, vec, vecs);
-    vec *dbias = ARENA(arena, vec, vecs);
-    NAME(traits) *traits = ARENA(arena, NAME(traits), vecs);
     int constant = s->B.constant || s->C.constant;
-    for (int64_t direction = 0; direction < s->directions; direction++) {
+    int64_t plane = unit->g + direction * s->ngroups;
+    for (int64_t v = 0; v < vecs; v++) {
+        NAME(slot) slot = NAME(slot_at)(s, unit, direction, v);
+        const REAL *dlast = s->dlast_state;
+        NAME(load_rows)(dh + v * dstate, dlast ? dlast + NAME(state_row)(s, slot, b) * dstate : 0, dstate, slot.lanes);
+    }
+    for (int64_t chunk = nchunks; chunk-- > 0;) {
+        NAME(walk_from)(walk, s->seqlen, s->width, direction, chunk * CHUNK);
+        int64_t steps = walk->steps;
+        if (!s->B.constant) NAME(load_matrix)(B, &s->B, b, plane, walk, dstate);
+        if (!s->C.constant) NAME(load_matrix)(C, &s->C, b, plane, walk, dstate);
+        __builtin_memset(dB, 0, steps * dstate * sizeof(vec));
+        __builtin_memset(dC, 0, steps * dstate * sizeof(vec));
         for (int64_t v = 0; v < vecs; v++) {
-            NAME(slot) slot = NAME(slot_at)(s, &unit, direction, v);
-            const REAL *dlast = s->dlast_state;
-            traits[v] = NAME(load_A)(A + v * dstate, s, slot);
-            NAME(load_rows)(dh + v * dstate, dlast ? dlast + slot.out_row * dstate : 0, dstate, slot.lanes);
-            dD[v] = dbias[v] = (vec){0};
-        }
-        __builtin_memset(dA, 0, vecs * dstate * sizeof(vec));
-        if (s->B.constant) __builtin_memset(dBc, 0, vecs * dstate * sizeof(vec));
-        if (s->C.constant) __builtin_memset(dCc, 0, vecs * dstate * sizeof(vec));
-        for (int64_t chunk = nchunks; chunk-- > 0;) {
-            int64_t plane = unit.g + direction * s->ngroups;
-            NAME(walk_from)(walk, s->seqlen, s->width, direction, chunk * CHUNK);
-            int64_t steps = walk->steps;
-            if (!s->B.constant) NAME(load_matrix)(B, &s->B, unit.b, plane, walk, dstate);
-            if (!s->C.constant) NAME(load_matrix)(C, &s->C, unit.b, plane, walk, dstate);
-            __builtin_memset(dB, 0, steps * dstate * sizeof(vec));
-            __builtin_memset(dC, 0, steps * dstate * sizeof(vec));
-            for (int64_t v = 0; v < vecs; v++) {
-                NAME(slot) slot = NAME(slot_at)(s, &unit, direction, v);
-                vec D = NAME(lanes_of)(s->D, slot.row, slot.lanes);
-                NAME(load_states)(checkpoint, CHECKPOINT(s, unit, direction, chunk, slot), s->dim, dstate, slot.lanes);
-                if (s->B.constant) NAME(load_rows)(Bv, (const REAL *)s->B.data + slot.row * dstate, dstate, slot.lanes);
-                if (s->C.constant) NAME(load_rows)(Cv, (const REAL *)s->C.data + slot.row * dstate, dstate, slot.lanes);
-                int tame = NAME(open_tile)(tile, s, unit.b, direction, slot, walk, traits[v].reach);
-                NAME(load_steps)(d->dy, &s->dout, unit.b, direction, slot.c, walk, slot.lanes);
-                if (s->z.data) {
-                    NAME(load_steps)(tile->z, &s->z, unit.b, direction, slot.c, walk, slot.lanes);
-                    for (int64_t t = 0; t < steps; t++) {
-                        vec z = tile->z[t], gate = NAME(sigmoid)(z);
-                        d->dz[t] = d->dy[t] * gate * (1 + z * (1 - gate)); /* times y, once it is known */
-                        d->dy[t] *= z * gate;
-                        tile->y[t] = D * tile->u[t];
-                    }
-                }
+            NAME(slot) slot = NAME(slot_at)(s, unit, direction, v);
+            NAME(traits) traits = job->traits[slot.index];
+            vec D = NAME(lanes_of)(s->D, slot.row, slot.lanes);
+            NAME(load_states)(checkpoint, CHECKPOINT(s, b, direction, chunk, slot), s->dim, dstate, slot.lanes);
+            if (s->B.constant) NAME(load_rows)(Bv, (const REAL *)s->B.data + slot.row * dstate, dstate, slot.lanes);
+            if (s->C.constant) NAME(load_rows)(Cv, (const REAL *)s->C.data + slot.row * dstate, dstate, slot.lanes);
+            int tame = NAME(open_tile)(tile, s, b, direction, slot, walk, traits.reach, 1);
+            NAME(load_steps)(d->dy, &s->dout, b, direction, slot.c, walk, slot.lanes);
+            if (s->z.data) {
+                NAME(load_steps)(tile->z, &s->z, b, direction, slot.c, walk, slot.lanes);
                 for (int64_t t = 0; t < steps; t++) {
-                    d->du[t] = D * d->dy[t];
-                    d->ddt[t] = (vec){0};
-                }
-                NAME(bc) bc = {B, C, s->B.constant ? Bv : 0, s->C.constant ? Cv : 0, dstate};
-                NAME(sweep) sweep = {h, kept, dh + v * dstate, dA + v * dstate, s->B.constant ? dBc + v * dstate : dB,
-                                     s->C.constant ? dCc + v * dstate : dC, s->z.data != 0};
-                NAME(bwd_tile)(s->discretization, tame, traits[v].uniform, constant, tile, d, A + v * dstate, checkpoint, bc, sweep, steps);
-                vec sum_D = {0}, sum_bias = {0};
-                if (s->delta_softplus) {
-                    vec bias = NAME(lanes_of)(s->delta_bias, slot.row, slot.lanes);
-                    NAME(load_steps)(tile->dt, &s->delta, unit.b, direction, slot.c, walk, slot.lanes);
-                    for (int64_t t = 0; t < steps; t++) {
-                        vec raw = tile->dt[t] + bias, slope = NAME(sigmoid)(raw);
-                        d->ddt[t] = NAME(select)(raw > 20, d->ddt[t], d->ddt[t] * slope);
-                    }
-                }
-                for (int64_t t = 0; t < steps; t++) {
-                    sum_D += d->dy[t] * tile->u[t];
-                    sum_bias += d->ddt[t];
-                }
-                dD[v] += sum_D;
-                dbias[v] += sum_bias;
-                NAME(store_steps)(&s->du, unit.b, direction, slot.c, d->du, walk, slot.lanes);
-                NAME(store_steps)(&s->ddelta, unit.b, direction, slot.c, d->ddt, walk, slot.lanes);
-                if (s->z.data) {
-                    for (int64_t t = 0; t < steps; t++) d->dz[t] *= tile->y[t];
-                    NAME(store_steps)(&s->dz, unit.b, direction, slot.c, d->dz, walk, slot.lanes);
+                    vec z = tile->z[t], gate = NAME(sigmoid)(z);
+                    d->dz[t] = d->dy[t] * gate * (1 + z * (1 - gate)); /* times y, once it is known */
+                    d->dy[t] *= z * gate;
+                    tile->y[t] = D * tile->u[t];
                 }
             }
-            if (!s->B.constant) NAME(store_matrix_grad)(s->dB, s, unit, direction, walk, dB);
-            if (!s->C.constant) NAME(store_matrix_grad)(s->dC, s, unit, direction, walk, dC);
+            for (int64_t t = 0; t < steps; t++) {
+                d->du[t] = D * d->dy[t];
+                d->ddt[t] = (vec){0};
+            }
+            NAME(bc) bc = {B, C, s->B.constant ? Bv : 0, s->C.constant ? Cv : 0, dstate};
+            NAME(sweep) sweep = {h, kept, dh + v * dstate, sums.dA + v * dstate, s->B.constant ? sums.dB + v * dstate : dB,
+                                 s->C.constant ? sums.dC + v * dstate : dC, s->z.data != 0};
+            NAME(bwd_tile)(s->discretization, tame, traits.uniform, constant, tile, d, job->A + slot.index * dstate, checkpoint,
+                           bc, sweep, steps);
+            vec sum_D = {0}, sum_bias = {0};
+            for (int64_t t = 0; t < steps; t++) {
+                d->ddt[t] *= tile->slope[t];
+                sum_D += d->dy[t] * tile->u[t];
+                sum_bias += d->ddt[t];
+            }
+            sums.dD[v] += sum_D;
+            sums.dbias[v] += sum_bias;
+            NAME(store_steps)(&s->du, b, direction, slot.c, d->du, walk, slot.lanes);
+            NAME(store_steps)(&s->ddelta, b, direction, slot.c, d->ddt, walk, slot.lanes);
+            if (s->z.data) {
+                for (int64_t t = 0; t < steps; t++) d->dz[t] *= tile->y[t];
+                NAME(store_steps)(&s->dz, b, direction, slot.c, d->dz, walk, slot.lanes);
+            }
         }
-        for (int64_t v = 0; v < vecs; v++) {
-            NAME(slot) slot = NAME(slot_at)(s, &unit, direction, v);
-            NAME(store_rows)(s->dA, slot.out_row, dA + v * dstate, dstate, slot.lanes);
-            NAME(store_rows)(s->dinitial_state, slot.out_row, dh + v * dstate, dstate, slot.lanes);
-            if (s->B.constant) NAME(store_rows)(s->dB, slot.out_row, dBc + v * dstate, dstate, slot.lanes);
-            if (s->C.constant) NAME(store_rows)(s->dC, slot.out_row, dCc + v * dstate, dstate, slot.lanes);
-            if (s->dD) __builtin_memcpy((REAL *)s->dD + slot.out_row, &dD[v], slot.lanes * sizeof(REAL));
-            if (s->ddelta_bias) __builtin_memcpy((REAL *)s->ddelta_bias + slot.out_row, &dbias[v], slot.lanes * sizeof(REAL));
-        }
+        if (!s->B.constant) NAME(store_matrix_grad)(s->dB, s, unit, b, direction, walk, dB);
+        if (!s->C.constant) NAME(store_matrix_grad)(s->dC, s, unit, b, direction, walk, dC);
+    }
+    for (int64_t v = 0; v < vecs; v++) {
+        NAME(slot) slot = NAME(slot_at)(s, unit, direction, v);
+        NAME(store_rows)(s->dinitial_state, NAME(state_row)(s, slot, b), dh + v * dstate, dstate, slot.lanes);
+    }
+}
+
+static void NAME(bwd_direction)(const NAME(job) *job, const NAME(unit) *unit, int64_t direction, char *arena) {
+    const ssm_scan *s = job->s;
+    int64_t dstate = s->dstate, vecs = (unit->c1 - unit->c0 + VL - 1) / VL;
+    vec *first = ARENA(arena, vec, (3 * dstate + 2) * vecs);
+    NAME(sums) sums = {first, first + dstate * vecs, first + 2 * dstate * vecs, first + 3 * dstate * vecs,
+                       first + (3 * dstate + 1) * vecs};
+    __builtin_memset(first, 0, (3 * dstate + 2) * vecs * sizeof(vec));
+    for (int64_t b = unit->b0; b < unit->b1; b++) NAME(bwd_entry)(job, unit, b, direction, sums, arena);
+    for (int64_t v = 0; v < vecs; v++) {
+        NAME(slot) slot = NAME(slot_at)(s, unit, direction, v);
+        NAME(store_rows)(s->dA, slot.sum_row, sums.dA + v * dstate, dstate, slot.lanes);
+        if (s->B.constant) NAME(store_rows)(s->dB, slot.sum_row, sums.dB + v * dstate, dstate, slot.lanes);
+        if (s->C.constant) NAME(store_rows)(s->dC, slot.sum_row, sums.dC + v * dstate, dstate, slot.lanes);
+        if (s->dD) __builtin_memcpy((REAL *)s->dD + slot.sum_row, &sums.dD[v], slot.lanes * sizeof(REAL));
+        if (s->ddelta_bias) __builtin_memcpy((REAL *)s->ddelta_bias + slot.sum_row, &sums.dbias[v], slot.lanes * sizeof(REAL));
     }
 }
 
 /* ---- threads ---- */
 
-static void NAME(fwd_unit_at)(const void *s, int64_t index, char *arena) {
-    NAME(fwd_unit)(s, NAME(unit_at)(s, index), arena);
+static void NAME(fwd_unit)(const void *task, int64_t index, char *arena) {
+    const NAME(job) *job = task;
+    NAME(unit) unit = NAME(unit_at)(job->s, index);
+    for (int64_t b = unit.b0; b < unit.b1; b++)
+        for (int64_t direction = 0; direction < job->s->directions; direction++)
+            NAME(fwd_entry)(job, &unit, b, direction, arena);
 }
 
-static void NAME(bwd_unit_at)(const void *s, int64_t index, char *arena) {
-    NAME(bwd_unit)(s, NAME(unit_at)(s, index), arena);
+static void NAME(bwd_unit)(const void *task, int64_t index, char *arena) {
+    const NAME(job) *job = task;
+    NAME(unit) unit = NAME(unit_at)(job->s, index);
+    for (int64_t direction = 0; direction < job->s->directions; direction++) NAME(bwd_direction)(job, &unit, direction, arena);
 }
 
-INLINE int64_t NAME(units)(const ssm_scan *s) { return s->batch * s->ngroups * NAME(blocks)(s); }
-
-int NAME(ssm_scan_fwd)(const ssm_scan *s) {
-    return ssm_run_units(s, NAME(units)(s), s->num_threads, NAME(fwd_scratch)(s), NAME(fwd_unit_at));
+static int NAME(run)(const ssm_scan *s, int64_t scratch, void (*unit)(const void *, int64_t, char *)) {
+    NAME(job) job;
+    char *raw = NAME(open_job)(&job, s);
+    if (!raw) return SSMCORE_NO_MEMORY;
+    int64_t parts = (s->batch + s->span - 1) / s->span;
+    int status = ssm_run_units(&job, parts * s->ngroups * NAME(blocks)(s), s->num_threads, scratch, unit);
+    free(raw);
+    return status;
 }
 
-int NAME(ssm_scan_bwd)(const ssm_scan *s) {
-    return ssm_run_units(s, NAME(units)(s), s->num_threads, NAME(bwd_scratch)(s), NAME(bwd_unit_at));
-}
+int NAME(ssm_scan_fwd)(const ssm_scan *s) { return NAME(run)(s, NAME(fwd_scratch)(s), NAME(fwd_unit)); }
+
+int NAME(ssm_scan_bwd)(const ssm_scan *s) { return NAME(run)(s, NAME(bwd_scratch)(s), NAME(bwd_unit)); }
 
 #undef A_SCALE
 #undef IN_SCALE

@@ -40,6 +40,11 @@ def block_of(dim: int) -> int:
     return BLOCK
 
 
+def span_of(batch: int, seqlen: int) -> int:
+    """Batch entries a unit of work covers."""
+    return 1
+
+
 @njit(**_inline)
 def _sigmoid(x):
     return like(1 / (1 + math.exp(-np.float64(x))), x)
@@ -454,7 +459,8 @@ def selective_scan_bwd(
     num_threads: int,
 ) -> None:
     """Fills the gradients. Sums over batch entries and channel blocks are left to the caller: dA, dD, ddelta_bias and
-    constant dB, dC keep their batch axis, varying dB and dC are (nblocks, batch, seqlen, ngroups, dstate)."""
+    constant dB, dC have an axis of parts first, one for every span of batch entries; varying dB and dC are (nblocks, batch,
+    seqlen, ngroups, dstate)."""
     given = (
         dout, dlast_state, u, delta, A, B_varying, B_constant, C_varying, C_constant, D, z, delta_bias, checkpoints, du,
         ddelta, dA, dB_varying, dB_constant, dC_varying, dC_constant, dD, dz, ddelta_bias, dinitial_state,

@@ -15,6 +15,13 @@
 #define RECIPROCAL(x) RECIPROCAL_F32(x)
 #define RECIPROCAL_INSIDE(x) RECIPROCAL_INSIDE_F32(x)
 #endif
+#ifdef LANE_SUMS_F32
+#define LANE_SUMS(v) LANE_SUMS_F32(v)
+#endif
+#ifdef SELECT_F32
+#define SELECT(mask, yes, no) SELECT_F32(mask, yes, no)
+#define LARGER(low, x) LARGER_F32(low, x)
+#endif
 #include IMPLEMENTATION
 #include "vecmath_end.h"
 
@@ -26,6 +33,13 @@
 #ifdef SCALE2_F64
 #define SCALE2(p, k_real, k_int) SCALE2_F64(p, k_real)
 #define ROUND(x) ROUND_F64(x)
+#endif
+#ifdef LANE_SUMS_F64
+#define LANE_SUMS(v) LANE_SUMS_F64(v)
+#endif
+#ifdef SELECT_F64
+#define SELECT(mask, yes, no) SELECT_F64(mask, yes, no)
+#define LARGER(low, x) LARGER_F64(low, x)
 #endif
 #include IMPLEMENTATION
 #include "vecmath_end.h"

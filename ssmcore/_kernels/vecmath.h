@@ -2,7 +2,8 @@
  *
  * The including file sets REAL (float or double), INT (an integer of the same size), VL, NAME(x) (the suffix of this
  * instruction set and type) and, where the instruction set has them, SCALE2(p, k) = p * 2^k, ROUND(x) to the nearest
- * integer, and RECIPROCAL(x) with RECIPROCAL_INSIDE(x) for finite x away from 0.
+ * integer, RECIPROCAL(x) with RECIPROCAL_INSIDE(x) for finite x away from 0, and SELECT(mask, yes, no) with
+ * LARGER(low, x), which is x where x is not a number.
  * No fast-math anywhere: NaN and infinity come out where IEEE arithmetic has them. Results below 2^-125
  * (2^-1021) become 0.
  */
@@ -10,6 +11,7 @@
 
 typedef REAL NAME(vec) __attribute__((vector_size(VL * sizeof(REAL))));
 typedef INT NAME(ivec) __attribute__((vector_size(VL * sizeof(REAL))));
+typedef REAL NAME(vec_anywhere) __attribute__((vector_size(VL * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
 #define vec NAME(vec)
 #define ivec NAME(ivec)
 #define INLINE static inline __attribute__((always_inline, unused))
@@ -33,8 +35,18 @@ typedef INT NAME(ivec) __attribute__((vector_size(VL * sizeof(REAL))));
 #endif
 #define LOG2_E ((REAL)1.44269504088896340736)
 
+/* A vector from and to memory in one move: memcpy may take two, and what is stored in halves cannot be forwarded whole. */
+INLINE vec NAME(read)(const REAL *p) { return *(const NAME(vec_anywhere) *)p; }
+INLINE void NAME(write)(REAL *p, vec x) { *(NAME(vec_anywhere) *)p = x; }
+
 INLINE vec NAME(splat)(REAL x) { return x - (vec){0}; }
+#ifdef SELECT
+INLINE vec NAME(select)(ivec mask, vec yes, vec no) { return SELECT(mask, yes, no); }
+#else
 INLINE vec NAME(select)(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
+#define LARGER(low, x) NAME(select)((low) > (x), low, x)
+#endif
+INLINE vec NAME(minus_magnitude)(vec x) { return (vec)((ivec)x | (ivec)NAME(splat)(-(REAL)0)); }
 
 /* Nearest integer, |x| < 2^22 (2^51); `bits` receives it as an integer. */
 INLINE vec NAME(round)(vec x, ivec *bits) {
@@ -59,7 +71,7 @@ INLINE vec NAME(scale2)(vec p, ivec k) {
 /* The two ends, kept out of the polynomial's way: values above are clamped to overflow, below to the smallest result. */
 INLINE vec NAME(clamp_exp2)(vec x) {
     x = NAME(select)(x > EXP2_HIGH, NAME(splat)(EXP2_HIGH), x);
-    return NAME(select)(x < EXP2_LOW, NAME(splat)(EXP2_LOW), x);
+    return LARGER(NAME(splat)(EXP2_LOW), x);
 }
 
 /* 2^r for |r| <= 1/2. 2^0 is exactly 1, so that a step of length 0 leaves the state alone. */
@@ -151,15 +163,20 @@ INLINE void NAME(exp_phi)(vec x, vec *exp_x, vec *phi, vec *dphi) {
     *dphi = NAME(select)(near, q * (r - 1) + 1, (e - f) * inv);
 }
 
-INLINE vec NAME(exp)(vec x) {
-    vec e, phi, dphi;
-    NAME(exp_phi)(x, &e, &phi, &dphi);
-    return e;
+/* e^x for x <= 0, with what softplus and sigmoid lack of `exp_phi`: the way up. */
+INLINE vec NAME(exp_negative)(vec x) {
+    ivec k, low = x < EXP2_LOW * (LN2_HIGH + LN2_LOW);
+    vec clamped = LARGER(NAME(splat)(EXP2_LOW * (LN2_HIGH + LN2_LOW)), x);
+    vec whole = NAME(round)(clamped * LOG2_E, &k);
+    vec r = clamped - whole * LN2_HIGH - whole * LN2_LOW;
+    return (vec)(~low & (ivec)SCALE2(NAME(exp2_fraction)(r * LOG2_E), whole, k));
 }
 
-/* log(1 + e^x) = max(x, 0) + 2 artanh(s), s = e/(2 + e), e = exp(-|x|); above 20 the identity, as torch has it. */
-INLINE vec NAME(softplus)(vec x) {
-    vec e = NAME(exp)(NAME(select)(x < 0, x, -x));
+/* log(1 + e^x) = max(x, 0) + 2 artanh(s), s = e/(2 + e), e = exp(-|x|); above 20 the identity, as torch has it. `slope` is
+ * the derivative, 1/(1 + e^-x), above 20 that of the identity. */
+INLINE vec NAME(softplus)(vec x, vec *slope) {
+    vec e = NAME(exp_negative)(NAME(minus_magnitude)(x));
+    *slope = NAME(select)(x > 20, NAME(splat)(1), NAME(select)(x < 0, e, NAME(splat)(1)) / (1 + e));
     vec s = e / (e + 2);
     vec w = s * s;
 #if REAL_IS_DOUBLE
@@ -184,9 +201,10 @@ INLINE vec NAME(softplus)(vec x) {
 #endif
     q = q * w + 1;
     vec tail = s * q * 2;
-    vec positive = NAME(select)(x > 0, x, NAME(splat)(0));
-    vec sum = positive + tail;
-    return NAME(select)(x > 20, x, sum);
+    return NAME(select)(x > 20, x, LARGER(NAME(splat)(0), x) + tail);
 }
 
-INLINE vec NAME(sigmoid)(vec x) { return 1 / (1 + NAME(exp)(-x)); }
+INLINE vec NAME(sigmoid)(vec x) {
+    vec e = NAME(exp_negative)(NAME(minus_magnitude)(x));
+    return NAME(select)(x < 0, e, NAME(splat)(1)) / (1 + e);
+}

@@ -10,6 +10,9 @@
 #undef RECIPROCAL
 #undef RECIPROCAL_INSIDE
 #undef ROUND
+#undef SELECT
+#undef LARGER
+#undef LANE_SUMS
 #undef MANTISSA
 #undef EXPONENT_BIAS
 #undef ROUND_MAGIC

@@ -33,9 +33,9 @@ class MatrixGradient(NamedTuple):
     constant: Array | None
 
     @classmethod
-    def like(cls, matrix: Array, batch: int, nblocks: int) -> MatrixGradient:
+    def like(cls, matrix: Array, parts: int, nblocks: int) -> MatrixGradient:
         if matrix.ndim == 2:
-            return cls(None, np.empty((batch, *matrix.shape), matrix.dtype))
+            return cls(None, np.empty((parts, *matrix.shape), matrix.dtype))
         # no block where there is no channel: the sum over none of them is the zero gradient
         return cls(np.empty((nblocks, *matrix.shape), matrix.dtype), None)
 
@@ -226,7 +226,7 @@ class SelectiveScan:
         num_threads: int,
     ) -> tuple[Array | None, ...]:
         dtype = compute_dtype(u.dtype)
-        batch, _, dim = u.shape
+        batch, seqlen, dim = u.shape
         if checkpoints is None:
             _, _, checkpoints = self.forward(
                 u,
@@ -248,13 +248,14 @@ class SelectiveScan:
         A, D, delta_bias, dlast_state = cast(dtype, A, D, delta_bias, dlast_state, contiguous=True)
         ngroups = next((m.shape[2] for m in (B, C) if m.ndim == 4), 1)
         nblocks = -(-(dim // ngroups) // self.kernels.block_of(dim // ngroups))
+        parts = -(-batch // self.kernels.span_of(batch, seqlen))
         transposed = channel_first and not self.contiguous
         du, ddelta = (empty_sequence(u.shape, dtype, transposed) for _ in range(2))
         dz = None if z is None else empty_sequence(u.shape, dtype, transposed)
-        dB, dC = MatrixGradient.like(B, batch, nblocks), MatrixGradient.like(C, batch, nblocks)
-        dA, dinitial_state = (np.empty((batch, *A.shape), dtype) for _ in range(2))
-        dD = None if D is None else np.empty((batch, dim), dtype)
-        ddelta_bias = None if delta_bias is None else np.empty((batch, dim), dtype)
+        dB, dC = MatrixGradient.like(B, parts, nblocks), MatrixGradient.like(C, parts, nblocks)
+        dA, dinitial_state = (np.empty((n, *A.shape), dtype) for n in (parts, batch))
+        dD = None if D is None else np.empty((parts, dim), dtype)
+        ddelta_bias = None if delta_bias is None else np.empty((parts, dim), dtype)
         self.kernels.selective_scan_bwd(
             dout,
             dlast_state,
@@ -284,12 +285,12 @@ class SelectiveScan:
         grads = (
             du,
             ddelta,
-            dA.sum(axis=0),
+            _sum_first(dA),
             dB.total(),
             dC.total(),
-            None if dD is None else dD.sum(axis=0),
+            None if dD is None else _sum_first(dD),
             dz,
-            None if ddelta_bias is None else ddelta_bias.sum(axis=0),
+            None if ddelta_bias is None else _sum_first(ddelta_bias),
             dinitial_state,
         )
         return tuple(None if g is None else g.astype(u.dtype, copy=False) for g in grads)
@@ -380,15 +381,16 @@ class SS2D:
                 keep_checkpoints=True,
                 num_threads=num_threads,
             )
-        (batch, _, width, dim), k = x.shape, len(DIRECTIONS)
+        (batch, height, width, dim), k = x.shape, len(DIRECTIONS)
+        parts = -(-batch // self.kernels.span_of(batch, height * width))
         # no block where there is no channel: the sum over none of them is the zero gradient
         nblocks = -(-dim // self.kernels.block_of(dim))
         dx, ddelta = np.empty(x.shape, dtype), np.empty(delta.shape, dtype)
         dB, dC = (np.empty((nblocks, *matrix.shape), dtype) for matrix in (B, C))
         # zeros, which stay where the grid has no position
-        dA = np.zeros((batch, *A.shape), dtype)
-        dD = None if D is None else np.zeros((batch, k, dim), dtype)
-        dbias = None if delta_bias is None else np.zeros((batch, k, dim), dtype)
+        dA = np.zeros((parts, *A.shape), dtype)
+        dD = None if D is None else np.zeros((parts, k, dim), dtype)
+        dbias = None if delta_bias is None else np.zeros((parts, k, dim), dtype)
         wide_dout, wide_x, delta, B, C, dx_positions, ddelta_positions = self._positions(
             dtype, dout, x, delta, B, C, dx, ddelta
         )

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from networks import Threshold
 
 from segnet.config import DataConfig
-from segnet.inference import _starts, keep_clicked, segment
+from segnet.data.dataset import window_starts
+from segnet.inference import keep_clicked, segment
 
 CONFIG = DataConfig(patch_px=32, input_px=32)
 
@@ -41,7 +42,7 @@ def test_a_click_at_the_border_looks_beyond_it() -> None:
 
 @given(length=st.integers(1, 500), side=st.sampled_from([32, 48, 64]))
 def test_starts_cover_every_pixel(length: int, side: int) -> None:
-    starts = _starts(length, side)
+    starts = window_starts(length, side)
     covered = np.zeros(length, bool)
     for start in starts:
         covered[max(start, 0) : max(start + side, 0)] = True
