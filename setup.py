@@ -44,6 +44,7 @@ def extensions(mode: str) -> list[Extension]:
     built = cythonize(
         [
             extension("causal_conv1d", per_isa=True),
+            extension("depthwise_conv2d", per_isa=True),
             extension("discretize", per_isa=False),
             extension("gate_crop", per_isa=False),
             extension("selective_scan", per_isa=True),

@@ -1,4 +1,4 @@
-"""Discretisation and gate crop beside plain NumPy, causal convolution beside torch's own."""
+"""Discretisation and gate crop beside plain NumPy, convolutions beside torch's own."""
 
 from __future__ import annotations
 
@@ -89,3 +89,50 @@ def test_torch_conv1d(name: str, measure: Any) -> None:
 
     error = relative_error(run(), ssmcore.causal_conv1d(**widened(convolution(name))))
     measure(run, elements=x.numel(), error=error, tolerance=1e-4, rounds=7, moved=2 * x.numel() * 4)
+
+
+GRID_CONVOLUTIONS = {sample.name: sample for sample in SPECS["depthwise_conv2d"].benchmarks}
+
+
+def grid_convolution(name: str) -> dict[str, Any]:
+    return GRID_CONVOLUTIONS[name].make(np.random.default_rng(0), np.float32)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("backend", ["cython", "numba"])
+@pytest.mark.parametrize("name", GRID_CONVOLUTIONS)
+def test_depthwise_conv2d(name: str, backend: str, threads: int, measure: Any) -> None:
+    case = grid_convolution(name)
+
+    def run() -> Any:
+        return ssmcore.depthwise_conv2d(**case, backend=backend, num_threads=threads)
+
+    error = relative_error(run(), ssmcore.depthwise_conv2d(**widened(case)))
+    tolerance = SPECS["depthwise_conv2d"].forward.float32
+    measure(run, elements=case["x"].size, error=error, tolerance=tolerance, moved=2 * case["x"].nbytes)
+
+
+@pytest.mark.parametrize("way", ["ssmcore", "torch"])
+@pytest.mark.parametrize("name", GRID_CONVOLUTIONS)
+def test_depthwise_conv2d_training_step(name: str, way: str, measure: Any) -> None:
+    """Forward and backward through torch, ours and what a user writes instead: conv2d on channels-last memory, then SiLU."""
+    import ssmcore.torch
+
+    case = grid_convolution(name)
+    x, weight, bias = (torch.from_numpy(case[n]).requires_grad_() for n in ("x", "weight", "bias"))
+
+    def output() -> torch.Tensor:
+        if way == "ssmcore":
+            return ssmcore.torch.depthwise_conv2d(x, weight, bias, "silu")
+        y = torch.nn.functional.conv2d(x.permute(0, 3, 1, 2), weight[:, None], bias, padding=1, groups=x.shape[3])
+        return torch.nn.functional.silu(y).permute(0, 2, 3, 1)
+
+    dout = torch.ones_like(x)
+
+    def run() -> Any:
+        return torch.autograd.grad(output(), (x, weight, bias), dout)
+
+    wide = widened(case)
+    reference = ssmcore.depthwise_conv2d_vjp(np.ones_like(wide["x"]), **wide)
+    error = max(relative_error(got, wanted) for got, wanted in zip(run(), reference, strict=True))
+    measure(run, elements=x.numel(), error=error, tolerance=1e-4, moved=5 * x.numel() * 4)

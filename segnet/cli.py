@@ -145,6 +145,9 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Slices a step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak of the schedule.")] = None,
     base_width: Annotated[int | None, typer.Option(help="b: the stages have 3b, 6b, 12b and 24b channels.")] = None,
+    slices: Annotated[
+        int | None, typer.Option(help="Slices shown at once, an odd number; the middle one is segmented. Default: 1.")
+    ] = None,
     patch_px: Annotated[int | None, typer.Option(help="Field of view, in pixels of the image.")] = None,
     input_px: Annotated[
         int | None, typer.Option(help="Side the field of view is resampled to; a multiple of 32.")
@@ -161,7 +164,7 @@ def train(
     from .training.loop import train as run
 
     flags: dict[str, dict[str, Any]] = {
-        "model": {"name": model, "base_width": base_width},
+        "model": {"name": model, "base_width": base_width, "in_channels": slices},
         "data": {"patch_px": patch_px, "input_px": input_px, "window_hu": window},
         "train": {
             "minutes": minutes,
@@ -207,7 +210,9 @@ def predict(
     ] = ClickSpaceOption.voxel,
     part: Annotated[Part | None, typer.Option(help="Of a folder, only this part of the run's split.")] = None,
     device: Annotated[str, typer.Option("--device", "-d", help="A torch device.")] = "cpu",
-    flips: Annotated[bool, typer.Option("--tta", help="Mean over four flips: slower, a little better.")] = False,
+    tta: Annotated[
+        bool, typer.Option("--tta", help="Mean over eight turns and flips of a slice: slower, a little better.")
+    ] = False,
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Of the lesion probability.")] = 0.5,
     preview: Annotated[bool, typer.Option(help="An overlay PNG beside each mask.")] = True,
     probabilities: Annotated[bool, typer.Option(help="Also <case>_probability.nii.gz.")] = False,
@@ -242,7 +247,7 @@ def predict(
                 config,
                 click=point,
                 click_space=click_space.value,
-                flips=flips,
+                tta=tta,
                 threshold=threshold,
                 preview=folder / f"{stem}.png" if preview else None,
                 probabilities=folder / f"{stem}_probability.nii.gz" if probabilities else None,

@@ -24,6 +24,7 @@ class ModelConfig(_Frozen):
 
     name: Literal["mamba-ahnet", "mamba-ahnet-r"] = "mamba-ahnet"
     in_channels: Annotated[int, Field(ge=1)] = 1
+    """Slices shown at once, an odd number: the one to segment, and as many below as above it."""
     classes: Annotated[int, Field(ge=2)] = 2
     base_width: Annotated[int, Field(ge=4)] = 16
     depths: tuple[int, int, int, int] = (2, 2, 2, 2)
@@ -51,6 +52,8 @@ class DataConfig(_Frozen):
     """Share of training slices drawn from those that hold lesion."""
     click_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of training fields of view around a click in the lesion; the others lie as windows cover a slice without one."""
+    lone_fraction: Annotated[float, Field(ge=0, le=1)] = 0.25
+    """Where several slices are shown: share of neighbours in training that only repeat the slice, as beyond a volume's end."""
     fade_fraction: Annotated[float, Field(ge=0, le=1)] = 0.4
     """Share of training slices whose lesion is faded towards what surrounds it, to a fifth of its contrast at most."""
     split_fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
@@ -84,6 +87,12 @@ class Config(_Frozen):
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _slices_have_a_middle(self) -> Config:
+        if self.model.in_channels % 2 == 0:
+            raise ValueError(f"model.in_channels: expected an odd number of slices, got {self.model.in_channels}")
+        return self
 
     @model_validator(mode="after")
     def _window_is_ordered(self) -> Config:

@@ -13,24 +13,36 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import DataConfig
-from .data.dataset import cut, normalise, window_starts
+from .data.dataset import cut, normalise, stack, window_starts
 
 Progress = Callable[[int, int], None]
 
 
+VIEWS = tuple((quarter_turns, flipped) for quarter_turns in range(4) for flipped in (False, True))
+"""The eight symmetries of a square: quarter turns, then a flip."""
+
+
+def _seen(x: Tensor, view: tuple[int, bool]) -> Tensor:
+    turned = torch.rot90(x, view[0], (2, 3))
+    return turned.flip(3) if view[1] else turned
+
+
+def _seen_back(x: Tensor, view: tuple[int, bool]) -> Tensor:
+    """Inverse of `_seen`."""
+    return torch.rot90(x.flip(3) if view[1] else x, -view[0], (2, 3))
+
+
 @torch.inference_mode()
-def _probabilities(model: nn.Module, patches: Tensor, config: DataConfig, *, flips: bool) -> Tensor:
-    """Lesion probability of (n, 1, patch, patch), at the patch's own resolution; the mean over four flips where asked."""
+def _probabilities(model: nn.Module, patches: Tensor, config: DataConfig, *, tta: bool) -> Tensor:
+    """Lesion probability (n, 1, patch, patch) of (n, slices, patch, patch), at the patch's own resolution; the mean over all views where asked."""
     side = patches.shape[-1]
     size = (config.input_px, config.input_px)
     x = patches if side == config.input_px else F.interpolate(patches, size, mode="bilinear", align_corners=False)
-    x = x.contiguous(memory_format=torch.channels_last)
     total = torch.zeros(len(x), 1, *size)
-    views: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3)) if flips else ((),)
-    for axes in views:
-        logits, _ = model(x.flip(axes) if axes else x)
-        probability = logits.float().softmax(1)[:, 1:].sum(1, keepdim=True)
-        total += probability.flip(axes) if axes else probability
+    views = VIEWS if tta else VIEWS[:1]
+    for view in views:
+        logits, _ = model(_seen(x, view).contiguous(memory_format=torch.channels_last))
+        total += _seen_back(logits.float().softmax(1)[:, 1:].sum(1, keepdim=True), view)
     total /= len(views)
     return (
         total
@@ -45,7 +57,8 @@ def segment(
     config: DataConfig,
     *,
     click_zyx: tuple[int, int, int] | None = None,
-    flips: bool = False,
+    slices: int = 1,
+    tta: bool = False,
     batch_size: int = 16,
     progress: Progress | None = None,
 ) -> NDArray[np.float32]:
@@ -57,7 +70,8 @@ def segment(
     image_zyx : (Z, Y, X) in HU
     click_zyx : voxel inside the lesion; only the field of view around it is looked at, the rest is 0. Without it, windows
         of the field of view cover the slice and are blended
-    flips : mean over the four in-plane flips (test-time augmentation)
+    slices : shown to the network at once, its `in_channels`
+    tta : mean over the eight quarter turns and flips in plane (test-time augmentation)
     batch_size : patches at once
 
     Returns
@@ -79,13 +93,15 @@ def segment(
         some = work[start : start + batch_size]
         patches = np.stack(
             [
-                normalise(
-                    cut(image_zyx[z], (y + side // 2, x + side // 2), side, config.window_hu[0]), config.window_hu
-                )
+                [
+                    cut(plane, (y + side // 2, x + side // 2), side, config.window_hu[0])
+                    for plane in stack(image_zyx, z, slices)
+                ]
                 for z, (y, x) in some
             ]
         )
-        found = _probabilities(model, torch.from_numpy(patches)[:, None], config, flips=flips)[:, 0].numpy()
+        shown = torch.from_numpy(normalise(patches, config.window_hu))
+        found = _probabilities(model, shown, config, tta=tta)[:, 0].numpy()
         for (z, (y, x)), p in zip(some, found, strict=True):
             inside = _inside(y, x, side, height, width)
             total[z][inside[0]] += (p * weight)[inside[1]]

@@ -124,7 +124,7 @@ def predict_file(
     *,
     click: Click = None,
     click_space: ClickSpace = "voxel",
-    flips: bool = False,
+    tta: bool = False,
     threshold: float = 0.5,
     preview: Path | None = None,
     probabilities: Path | None = None,
@@ -135,7 +135,7 @@ def predict_file(
     Parameters
     ----------
     click : a point in the lesion: the field of view is centred on it and the component at it is kept
-    flips : mean over four flips
+    tta : mean over eight views (test-time augmentation)
     threshold : of the lesion probability
     preview, probabilities : also write an overlay PNG, a float32 NIfTI
 
@@ -147,7 +147,15 @@ def predict_file(
     began = time.monotonic()
     volume = read_image(image)
     at = click_index(click, click_space, volume)
-    probability = segment(model, volume.array_zyx, config.data, click_zyx=at, flips=flips, progress=progress)
+    probability = segment(
+        model,
+        volume.array_zyx,
+        config.data,
+        click_zyx=at,
+        slices=config.model.in_channels,
+        tta=tta,
+        progress=progress,
+    )
     found: NDArray[np.bool_] = probability > threshold
     if at is not None:
         found = keep_clicked(found, at, volume.spacing_zyx_mm)

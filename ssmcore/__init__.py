@@ -7,6 +7,7 @@ from ._spec import ArgumentError, ArgumentTypeError
 from .backends import BackendError, use_backend
 from .backends import names as backend_names
 from .ops.causal_conv1d import CausalConv1dGradients, causal_conv1d, causal_conv1d_vjp
+from .ops.depthwise_conv2d import DepthwiseConv2dGradients, depthwise_conv2d, depthwise_conv2d_vjp
 from .ops.discretize import DiscretizeGradients, discretize, discretize_vjp
 from .ops.gate_crop import gate_crop, gate_crop_vjp
 from .ops.selective_scan import SelectiveScanGradients, selective_scan, selective_scan_vjp
@@ -19,6 +20,7 @@ __all__ = [
     "BackendError",
     "CausalConv1dGradients",
     "CpuFeatures",
+    "DepthwiseConv2dGradients",
     "DiscretizeGradients",
     "SS2DGradients",
     "SelectiveScanGradients",
@@ -28,6 +30,8 @@ __all__ = [
     "cpu_features",
     "cross_merge",
     "cross_scan",
+    "depthwise_conv2d",
+    "depthwise_conv2d_vjp",
     "discretize",
     "discretize_vjp",
     "explain",

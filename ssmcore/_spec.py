@@ -60,6 +60,27 @@ class ErrorSample:
     says: tuple[str, ...]
 
 
+class Cases:
+    """Samples of an operation from the one function that makes its arguments; `small` are the sizes of its error samples."""
+
+    def __init__(self, make: Callable[..., Case], **small: Any) -> None:
+        self._make, self._small = make, small
+
+    def sample(self, name: str, **settings: Any) -> Sample:
+        return Sample(name, lambda rng, dtype: self._make(rng, dtype, **settings))
+
+    def broken(
+        self, name: str, says: tuple[str, ...], error: type[Exception] = ArgumentError, **changes: Any
+    ) -> ErrorSample:
+        """A sound case with some arguments exchanged for wrong ones, or for what a function of the generator returns."""
+
+        def make(rng: np.random.Generator) -> Case:
+            case = self._make(rng, np.float32, **self._small)
+            return case | {k: (v(rng) if callable(v) else v) for k, v in changes.items()}
+
+        return ErrorSample(name, make, error, says)
+
+
 @dataclass(frozen=True)
 class OpSpec:
     """Everything the rest of the project needs to know of an operation."""

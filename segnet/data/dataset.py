@@ -85,6 +85,12 @@ def cut(plane: NDArray[np.generic], centre_yx: tuple[float, float], side: int, f
     return out
 
 
+def stack(volume: NDArray[np.generic], z: int, slices: int) -> NDArray[np.generic]:
+    """`slices` neighbours around slice z of (Z, Y, X), the first and last repeated beyond the ends."""
+    around: NDArray[np.generic] = volume[np.clip(np.arange(slices) + z - slices // 2, 0, len(volume) - 1)]
+    return around
+
+
 def window_starts(length: int, side: int) -> list[int]:
     """Starts of windows of `side` that cover `length` with at least half a window of overlap; one, centred, where one is enough."""
     if length <= side:
@@ -98,11 +104,12 @@ def fade(images: Tensor, masks: Tensor, kept: Tensor) -> Tensor:
 
     Parameters
     ----------
-    images, masks : (count, 1, height, width)
+    images, masks : (count, slices, height, width); each slice by itself
     kept : (count,) in [0, 1]; 1 leaves an image alone
     """
-    ring = F.max_pool2d(masks, 9, stride=1, padding=4) - masks
-    around = (images * ring).sum((1, 2, 3), keepdim=True) / ring.sum((1, 2, 3), keepdim=True).clamp(min=1)
+    rows = F.max_pool2d(masks, (9, 1), stride=1, padding=(4, 0))
+    ring = F.max_pool2d(rows, (1, 9), stride=1, padding=(0, 4)) - masks
+    around = (images * ring).sum((2, 3), keepdim=True) / ring.sum((2, 3), keepdim=True).clamp(min=1)
     inside = F.avg_pool2d(masks, 3, stride=1, padding=1)
     return images - (1 - kept[:, None, None, None]) * inside * (images - around)
 
@@ -115,12 +122,13 @@ class BatchSource:
     cases : training volumes
     config : field of view, input size, window, share of lesion slices
     seed : of the generator
+    slices : shown at once
     """
 
-    def __init__(self, cases: list[Case], config: DataConfig, seed: int) -> None:
+    def __init__(self, cases: list[Case], config: DataConfig, seed: int, *, slices: int = 1) -> None:
         if not cases:
             raise InputError("cases: expected at least one training case, got none; prepare more patients")
-        self.cases, self.config = cases, config
+        self.cases, self.config, self.slices = cases, config, slices
         self.rng = np.random.default_rng(seed)
         self.lesion_slices = [(i, int(z)) for i, case in enumerate(cases) for z in np.unique(case.lesion[:, 0])]
         with_lesion = set(self.lesion_slices)
@@ -129,10 +137,10 @@ class BatchSource:
         ]
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
-        """(images (count, 1, side, side) in [0, 1], masks (count, side, side) of 0 and 1)."""
+        """(images (count, slices, side, side) in [0, 1], masks (count, side, side) of 0 and 1, those of the middle slices)."""
         side = int(self.config.patch_px * CANVAS)
-        images = np.empty((count, 1, side, side), np.float32)
-        masks = np.empty((count, 1, side, side), np.float32)
+        images = np.empty((count, self.slices, side, side), np.float32)
+        masks = np.empty((count, self.slices, side, side), np.float32)
         low = self.config.window_hu[0]
         for k in range(count):
             lesion = not self.other_slices or self.rng.random() < self.config.lesion_fraction
@@ -140,9 +148,17 @@ class BatchSource:
             i, z = pool[self.rng.integers(len(pool))]
             case = self.cases[i]
             centre_yx = self._field_of_view(case)
-            images[k, 0] = normalise(cut(case.image[z], centre_yx, side, low), self.config.window_hu)
-            masks[k, 0] = cut(case.mask[z], centre_yx, side, 0)
+            for s, at in enumerate(self._neighbours(z, len(case.image))):
+                images[k, s] = normalise(cut(case.image[at], centre_yx, side, low), self.config.window_hu)
+                masks[k, s] = cut(case.mask[at], centre_yx, side, 0)
         return self._augment(torch.from_numpy(images), torch.from_numpy(masks))
+
+    def _neighbours(self, z: int, depth: int) -> NDArray[np.int64]:
+        """Which slices are shown for slice z."""
+        around = np.asarray(stack(np.arange(depth), z, self.slices), np.int64)
+        if self.slices > 1:
+            around[self.rng.random(self.slices) < self.config.lone_fraction] = z
+        return around
 
     def _field_of_view(self, case: Case) -> tuple[float, float]:
         """Its centre, where inference could put it: around a click in the lesion, or at one of the windows over the lesion."""
@@ -179,9 +195,9 @@ class BatchSource:
             return values[:, None, None, None]
 
         faded = self._uniform(0, 1, count) < self.config.fade_fraction
-        images = fade(images, masks, torch.where(faded, self._uniform(0.2, 1, count), 1.0))
+        images[faded] = fade(images[faded], masks[faded], self._uniform(0.2, 1, count)[faded])
         images = images.clamp(0, 1) ** each(torch.exp(self._uniform(-0.2, 0.2, count)))
         images = images * each(self._uniform(0.85, 1.15, count)) + each(self._uniform(-0.05, 0.05, count))
         noise = torch.from_numpy(self.rng.standard_normal(tuple(images.shape), dtype=np.float32))
         images = images + noise * each(self._uniform(0, 0.02, count))
-        return images.clamp(0, 1), masks[:, 0]
+        return images.clamp(0, 1), masks[:, self.slices // 2]

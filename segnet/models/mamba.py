@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssmcore.torch import ss2d
+from ssmcore.torch import depthwise_conv2d, ss2d
 
 DIRECTIONS = 4
 
@@ -73,6 +73,16 @@ class SS2D(nn.Module):
         )
 
 
+class DWConv(nn.Conv2d):
+    """Depthwise 3x3 convolution and the SiLU after it, on (batch, height, width, channels)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return depthwise_conv2d(x, self.weight[:, 0], self.bias, "silu")
+
+
 class VSSModule(nn.Module):
     """Equation 7. ``W1 = LN(SS2D(silu(DWConv(Linear W))))``, ``W2 = silu(Linear W)``, ``out = Linear(W1 * W2)``."""
 
@@ -81,15 +91,15 @@ class VSSModule(nn.Module):
         inner = config.expand * channels
         self.linear1 = nn.Linear(channels, inner, bias=False)
         self.linear2 = nn.Linear(channels, inner, bias=False)
-        self.dwconv = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
+        self.dwconv = DWConv(inner)
         self.ss2d = SS2D(inner, math.ceil(channels / 16), config)
         self.norm = nn.LayerNorm(inner)
         self.out = nn.Linear(inner, channels, bias=False)
 
     def forward(self, w: Tensor) -> Tensor:
-        w1 = self.dwconv(self.linear1(w).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        w1 = self.dwconv(self.linear1(w))
         with torch.autocast("cpu", enabled=False):
-            w1 = self.norm(self.ss2d(F.silu(w1).float()))
+            w1 = self.norm(self.ss2d(w1.float()))
         w2 = F.silu(self.linear2(w))
         return self.out(w1 * w2)
 

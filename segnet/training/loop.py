@@ -58,7 +58,8 @@ def validate(model: nn.Module, cases: list[Case], config: Config) -> float | Non
     """Mean 3-D Dice per lesion, None without cases."""
     was_training = model.training
     model.eval()
-    scores = [dice(segment(model, case.image, config.data) > 0.5, case.mask > 0) for case in cases]
+    slices = config.model.in_channels
+    scores = [dice(segment(model, case.image, config.data, slices=slices) > 0.5, case.mask > 0) for case in cases]
     model.train(was_training)
     return float(np.mean(scores)) if scores else None
 
@@ -99,7 +100,9 @@ def train(prepared: Path, out: Path, config: Config, *, report: Report | None = 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
-    source = BatchSource(load_cases(prepared, split["train"]), config.data, settings.seed)
+    source = BatchSource(
+        load_cases(prepared, split["train"]), config.data, settings.seed, slices=config.model.in_channels
+    )
     val_cases = load_cases(prepared, split["val"])
     model = channels_last(build(config.model))
     decay = settings.ema_decay**AVERAGE_EVERY

@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
-from numba import njit, prange, types
+from numba import njit, prange
 
-from .threads_numba import threads
-from .vecmath_numba import like
-
-_inline = {"cache": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz"}}
+from .common_numba import OPTIONS, present, signatures, threads
+from .vecmath_numba import like, sigmoid
 
 
-def _signatures(*ranks: int, reads: int, flags: int) -> list[Any]:
-    signatures = []
-    for real in (types.float32, types.float64):
-        arrays = [types.Array(real, rank, "C", readonly=i < reads) for i, rank in enumerate(ranks)]
-        signatures.append(types.void(*arrays, *[types.int64] * flags))
-    return signatures
-
-
-@njit(**_inline)
-def _sigmoid(x):
-    return like(1 / (1 + math.exp(-np.float64(x))), x)
-
-
-@njit(**_inline)
+@njit(**OPTIONS)
 def _at(x, initial, past, b, t, c):
     """Input at step t, which may lie before the first."""
     if t >= 0:
@@ -35,7 +19,7 @@ def _at(x, initial, past, b, t, c):
     return initial[b, c, past + t] if initial.size > 0 else like(0.0, x[b, 0, c])
 
 
-@njit(_signatures(3, 2, 1, 3, 3, reads=4, flags=1), parallel=True, **_inline)
+@njit(signatures(3, 2, 1, 3, 3, reads=4, flags=1), parallel=True, **OPTIONS)
 def _forward(x, weight, bias, initial, out, silu):
     batch, seqlen, dim = x.shape
     taps = weight.shape[1]
@@ -57,10 +41,10 @@ def _forward(x, weight, bias, initial, out, silu):
                     y[c] += row[c] * initial[b, c, t + k]
         if silu:
             for c in range(dim):
-                y[c] *= _sigmoid(y[c])
+                y[c] *= sigmoid(y[c])
 
 
-@njit(_signatures(3, 3, 2, 1, 3, 3, 3, 2, 3, reads=5, flags=1), parallel=True, **_inline)
+@njit(signatures(3, 3, 2, 1, 3, 3, 3, 2, 3, reads=5, flags=1), parallel=True, **OPTIONS)
 def _backward(dout, x, weight, bias, initial, dx, dweight, dbias, dinitial, silu):
     batch, seqlen, dim = x.shape
     taps = weight.shape[1]
@@ -81,7 +65,7 @@ def _backward(dout, x, weight, bias, initial, dx, dweight, dbias, dinitial, silu
                 y = bias[c] if bias.size > 0 else like(0.0, d)
                 for k in range(taps):
                     y += w[k] * _at(x, initial, past, b, t - past + k, c)
-                gate = _sigmoid(y)
+                gate = sigmoid(y)
                 d *= gate * (like(1.0, y) + y * (like(1.0, y) - gate))
             sum_bias += d
             for k in range(taps):
@@ -95,15 +79,10 @@ def _backward(dout, x, weight, bias, initial, dx, dweight, dbias, dinitial, silu
             dbias[b, c] = sum_bias
 
 
-def _present(array: Any, rank: int, dtype: Any) -> Any:
-    """The array, or an empty one that stands for an absent one."""
-    return np.empty((0,) * rank, dtype) if array is None else array
-
-
 def causal_conv1d_fwd(x: Any, weight: Any, bias: Any, initial: Any, out: Any, silu: bool, num_threads: int) -> None:
     """Fills `out` (batch, seqlen, dim)."""
     with threads(num_threads):
-        _forward(x, weight, _present(bias, 1, x.dtype), _present(initial, 3, x.dtype), out, int(silu))
+        _forward(x, weight, present(bias, 1, x.dtype), present(initial, 3, x.dtype), out, int(silu))
 
 
 def causal_conv1d_bwd(
@@ -120,6 +99,6 @@ def causal_conv1d_bwd(
     num_threads: int,
 ) -> None:
     """Fills `dx`, and `dweight`, `dbias` with a batch axis first, whose sum is left to the caller, and `dinitial`."""
-    optional = _present(bias, 1, x.dtype), _present(initial, 3, x.dtype)
+    optional = present(bias, 1, x.dtype), present(initial, 3, x.dtype)
     with threads(num_threads):
-        _backward(dout, x, weight, *optional, dx, dweight, _present(dbias, 2, x.dtype), dinitial, int(silu))
+        _backward(dout, x, weight, *optional, dx, dweight, present(dbias, 2, x.dtype), dinitial, int(silu))

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numba import njit, prange, types
 
-from .threads_numba import threads
+from .common_numba import threads
 
 DISCRETIZATIONS = ("mamba", "bilinear", "zoh")
 

@@ -13,26 +13,14 @@ import numpy as np
 from numba import njit, prange, types
 from numba.extending import overload
 
-from .threads_numba import threads
-from .vecmath_numba import exp2, like, second_difference
+from .common_numba import OPTIONS, present, signatures, threads
+from .vecmath_numba import exp2, like, second_difference, sigmoid
 
 CHUNK = 64
 BLOCK = 128
 DISCRETIZATIONS = ("mamba", "bilinear", "zoh")
 LOG2_E = 1.44269504088896340736
 NEAR = 0.34  # |x| below which e^x - 1 is taken from its series
-
-# contract and reassoc let sums be vectorised and fused; NaN, infinity and signed limits stay as IEEE has them
-_inline = {"cache": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz"}}
-
-
-def _signatures(*ranks: int, reads: int, flags: int) -> list[Any]:
-    """Explicit signatures for float32 and float64: the first `reads` arrays read-only, then outputs, then integers."""
-    signatures = []
-    for real in (types.float32, types.float64):
-        arrays = [types.Array(real, rank, "C", readonly=i < reads) for i, rank in enumerate(ranks)]
-        signatures.append(types.void(*arrays, *[types.int64] * flags))
-    return signatures
 
 
 def block_of(dim: int) -> int:
@@ -45,18 +33,13 @@ def span_of(batch: int, seqlen: int) -> int:
     return 1
 
 
-@njit(**_inline)
-def _sigmoid(x):
-    return like(1 / (1 + math.exp(-np.float64(x))), x)
-
-
-@njit(**_inline)
+@njit(**OPTIONS)
 def _softplus(x):
     wide = np.float64(x)
     return x if wide > 20 else like(math.log1p(math.exp(wide)), x)
 
 
-@njit(**_inline)
+@njit(**OPTIONS)
 def _zoh(x):
     """e^x, phi = (e^x - 1)/x and phi'."""
     one, near = like(1.0, x), like(NEAR, x)
@@ -83,7 +66,7 @@ def _entry_of(matrix, i):
 # A loop is vectorised where few enough pairs of its arrays could overlap: so each writes one array, at most two.
 
 
-@njit(**_inline)
+@njit(**OPTIONS)
 def _advance(disc, dt, A, dtu, b, c, h, y):
     """One step of one state for a row of channels: h = A_bar h + gain dt u b, y += c h."""
     if disc == 0:
@@ -104,7 +87,7 @@ def _advance(disc, dt, A, dtu, b, c, h, y):
             y[i] += _entry(c, i) * h[i]
 
 
-@njit(**_inline)
+@njit(**OPTIONS)
 def _retreat(disc, dt, dtu, A, b, c, dy, before, after, g, dx, dh, dA, sum_A, sum_B):
     """The adjoint of `_advance`: dh goes from after the step to before it, dA, sum_A and sum_B add up.
 
@@ -140,7 +123,7 @@ def _retreat(disc, dt, dtu, A, b, c, dy, before, after, g, dx, dh, dA, sum_A, su
         dA[i] += dx[i] * dt[i]
 
 
-@njit(**_inline)
+@njit(**OPTIONS)
 def _dot(a, b):
     total = like(0.0, a[0])
     for i in range(len(a)):
@@ -148,13 +131,13 @@ def _dot(a, b):
     return total
 
 
-@njit(**_inline)
+@njit(**OPTIONS)
 def _add_product(total, a, b):
     for i in range(len(total)):
         total[i] += a[i] * b[i]
 
 
-@njit(**_inline)
+@njit(**OPTIONS)
 def _steps(delta, bias, u, softplus, dt, dtu):
     for i in range(len(dt)):
         step = delta[i]
@@ -166,13 +149,13 @@ def _steps(delta, bias, u, softplus, dt, dtu):
         dtu[i] = step * u[i]
 
 
-@njit(**_inline)
+@njit(**OPTIONS)
 def _columns(constant, c0, c1):
     """A constant B or C as (dstate, channels); empty where it varies."""
     return np.ascontiguousarray(constant[c0:c1].T)
 
 
-@njit(**_inline)
+@njit(**OPTIONS)
 def _unit(index, dim, ngroups):
     """Batch entry, group, block and channels [c0, c1) of a unit of work."""
     per_group = dim // ngroups
@@ -184,7 +167,7 @@ def _unit(index, dim, ngroups):
 
 
 @njit(
-    _signatures(3, 3, 2, 4, 2, 4, 2, 1, 3, 1, 3, 3, 3, 4, reads=11, flags=5),
+    signatures(3, 3, 2, 4, 2, 4, 2, 1, 3, 1, 3, 3, 3, 4, reads=11, flags=5),
     parallel=True,
     cache=True,
     error_model="numpy",
@@ -245,13 +228,13 @@ def _forward(
             if gated:
                 for i in range(width):
                     zi = z[bi, t, c0 + i]
-                    y[i] *= zi * _sigmoid(zi)
+                    y[i] *= zi * sigmoid(zi)
             out[bi, t, c0:c1] = y
         last_state[bi, c0:c1] = h.T
 
 
 @njit(
-    _signatures(3, 3, 3, 3, 2, 4, 2, 4, 2, 1, 3, 1, 4, 3, 3, 3, 5, 3, 5, 3, 2, 3, 2, 3, reads=13, flags=4),
+    signatures(3, 3, 3, 3, 2, 4, 2, 4, 2, 1, 3, 1, 4, 3, 3, 3, 5, 3, 5, 3, 2, 3, 2, 3, reads=13, flags=4),
     parallel=True,
     cache=True,
     error_model="numpy",
@@ -337,7 +320,7 @@ def _backward(
                 if gated:
                     for i in range(width):
                         zi = z[bi, t, c0 + i]
-                        gate = _sigmoid(zi)
+                        gate = sigmoid(zi)
                         total = y[k, i]
                         if D.size > 0:
                             total += D[c0 + i] * ut[i]
@@ -375,7 +358,7 @@ def _backward(
                         if bias.size > 0:
                             raw += bias[c0 + i]
                         if raw <= 20:
-                            slope *= _sigmoid(raw)
+                            slope *= sigmoid(raw)
                     du[bi, t, c0 + i] = total
                     ddelta[bi, t, c0 + i] = slope
                     sum_bias[i] += slope
@@ -389,11 +372,6 @@ def _backward(
             dD[bi, c0:c1] = sum_D
         if bias.size > 0:
             ddelta_bias[bi, c0:c1] = sum_bias
-
-
-def _present(array: Any, rank: int, dtype: Any) -> Any:
-    """The array, or an empty one that stands for an absent one."""
-    return np.empty((0,) * rank, dtype) if array is None else array
 
 
 def _groups(*matrices: Any) -> int:
@@ -423,10 +401,10 @@ def selective_scan_fwd(
     (batch, nchunks, dstate, dim), the states before every CHUNK-th step."""
     given = (u, delta, A, B_varying, B_constant, C_varying, C_constant, D, z, delta_bias, initial_state)
     ranks = (3, 3, 2, 4, 2, 4, 2, 1, 3, 1, 3)
-    reads = [_present(a, rank, u.dtype) for a, rank in zip(given, ranks, strict=True)]
+    reads = [present(a, rank, u.dtype) for a, rank in zip(given, ranks, strict=True)]
     flags = (discretization, int(delta_softplus), int(z is not None), _groups(B_varying, C_varying))
     with threads(num_threads):
-        _forward(*reads, out, last_state, _present(checkpoints, 4, u.dtype), *flags, int(checkpoints is not None))
+        _forward(*reads, out, last_state, present(checkpoints, 4, u.dtype), *flags, int(checkpoints is not None))
 
 
 def selective_scan_bwd(
@@ -466,6 +444,6 @@ def selective_scan_bwd(
         ddelta, dA, dB_varying, dB_constant, dC_varying, dC_constant, dD, dz, ddelta_bias, dinitial_state,
     )  # fmt: skip
     ranks = (3, 3, 3, 3, 2, 4, 2, 4, 2, 1, 3, 1, 4, 3, 3, 3, 5, 3, 5, 3, 2, 3, 2, 3)
-    arrays = [_present(a, rank, u.dtype) for a, rank in zip(given, ranks, strict=True)]
+    arrays = [present(a, rank, u.dtype) for a, rank in zip(given, ranks, strict=True)]
     with threads(num_threads):
         _backward(*arrays, discretization, int(delta_softplus), int(z is not None), _groups(B_varying, C_varying))

@@ -5,11 +5,15 @@ numba's own `math.exp` stays a scalar call. Coefficients are those of vecmath.h.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.extending import intrinsic
+
+from .common_numba import OPTIONS
 
 _EXP2 = {  # (2^r - 1)/r on |r| <= 1/2, lowest power first
     32: (
@@ -126,3 +130,9 @@ def second_difference(typingctx: Any, x: Any) -> Any:
         return _horner(builder, value.type, _SECOND_DIFFERENCE[x.bitwidth], value)
 
     return x(x), codegen
+
+
+@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def sigmoid(x: Any) -> Any:
+    """1/(1 + e^-x), by a scalar call in double precision: for what is done once a position, not once a state."""
+    return like(1 / (1 + math.exp(-np.float64(x))), x)  # type: ignore[call-arg]

@@ -489,6 +489,40 @@ class CausalConv1d:
         return dx, dweight, dbias, dinitial
 
 
+class DepthwiseConv2d:
+    """`depthwise_conv2d` and its vjp over one kernel module; `contiguous` and `extra` as for `SelectiveScan`."""
+
+    def __init__(self, kernels: Any, *, contiguous: bool, extra: Callable[[], tuple[int, ...]] = tuple) -> None:
+        self.kernels = kernels
+        self.contiguous = contiguous
+        self.extra = extra
+
+    def forward(self, x: Array, weight: Array, bias: Array | None, *, silu: bool, num_threads: int) -> Array:
+        dtype = compute_dtype(x.dtype)
+        (wide_x,) = cast(dtype, x, contiguous=self.contiguous)
+        weight, bias = cast(dtype, weight, bias, contiguous=True)
+        out = np.empty(x.shape, dtype)
+        self.kernels.depthwise_conv2d_fwd(wide_x, weight, bias, out, silu, num_threads, *self.extra())
+        return out.astype(x.dtype, copy=False)
+
+    def backward(
+        self, dout: Array, x: Array, weight: Array, bias: Array | None, *, silu: bool, num_threads: int
+    ) -> tuple[Array, Array, Array | None]:
+        dtype = compute_dtype(x.dtype)
+        wide_dout, wide_x = cast(dtype, dout, x, contiguous=self.contiguous)
+        weight, bias = cast(dtype, weight, bias, contiguous=True)
+        dx = np.empty(x.shape, dtype)
+        # zeros, which stay where the grid has no position
+        dweight = np.zeros((x.shape[0], *weight.shape), dtype)
+        dbias = None if bias is None else np.zeros((x.shape[0], *bias.shape), dtype)
+        self.kernels.depthwise_conv2d_bwd(
+            wide_dout, wide_x, weight, bias, dx, dweight, dbias, silu, num_threads, *self.extra()
+        )
+        if dbias is not None:
+            dbias = _sum_first(dbias).astype(x.dtype, copy=False)
+        return dx.astype(x.dtype, copy=False), _sum_first(dweight).astype(x.dtype, copy=False), dbias
+
+
 def empty_sequence(shape: tuple[int, ...], dtype: np.dtype[Any], channel_first: bool) -> Array:
     """Unset (batch, seqlen, dim), contiguous as (batch, dim, seqlen) where `channel_first`."""
     if channel_first:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from .._kernels import causal_conv1d_cython, discretize_cython, gate_crop_cython
+from .._kernels import causal_conv1d_cython, depthwise_conv2d_cython, discretize_cython, gate_crop_cython
 from .._kernels import selective_scan_cython as kernels
-from ._compiled import SS2D, CausalConv1d, Discretize, GateCrop, SelectiveScan
+from ._compiled import SS2D, CausalConv1d, DepthwiseConv2d, Discretize, GateCrop, SelectiveScan
 
 _ISA_ENVIRONMENT = "SSMCORE_ISA"
 _discretize = Discretize(discretize_cython)
@@ -15,7 +15,8 @@ _crop = GateCrop(gate_crop_cython)
 _scan = SelectiveScan(kernels, contiguous=False, extra=lambda: (_isa_code(),))
 _grid = SS2D(kernels, extra=lambda: (_isa_code(),))
 _conv = CausalConv1d(causal_conv1d_cython, contiguous=False, extra=lambda: (_isa_code(),))
-_PER_ISA = ("selective_scan", "ss2d", "causal_conv1d")
+_dwconv = DepthwiseConv2d(depthwise_conv2d_cython, contiguous=False, extra=lambda: (_isa_code(),))
+_PER_ISA = ("selective_scan", "ss2d", "causal_conv1d", "depthwise_conv2d")
 
 
 def usable_isas() -> tuple[str, ...]:
@@ -66,6 +67,8 @@ gate_crop = _crop.forward
 gate_crop_vjp = _crop.backward
 causal_conv1d_fwd = _conv.forward
 causal_conv1d_bwd = _conv.backward
+depthwise_conv2d_fwd = _dwconv.forward
+depthwise_conv2d_bwd = _dwconv.backward
 selective_scan_fwd = _scan.forward
 selective_scan_bwd = _scan.backward
 ss2d_fwd = _grid.forward

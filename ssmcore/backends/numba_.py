@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._kernels import causal_conv1d_numba, discretize_numba, gate_crop_numba, selective_scan_numba
+from .._kernels import (
+    causal_conv1d_numba,
+    depthwise_conv2d_numba,
+    discretize_numba,
+    gate_crop_numba,
+    selective_scan_numba,
+)
 from ._by_scans import SS2DByScans
-from ._compiled import CausalConv1d, Discretize, GateCrop, SelectiveScan
+from ._compiled import CausalConv1d, DepthwiseConv2d, Discretize, GateCrop, SelectiveScan
 
 _discretize = Discretize(discretize_numba)
 _crop = GateCrop(gate_crop_numba)
 _scan = SelectiveScan(selective_scan_numba, contiguous=True)
 _conv = CausalConv1d(causal_conv1d_numba, contiguous=True)
+_dwconv = DepthwiseConv2d(depthwise_conv2d_numba, contiguous=True)
 _grid = SS2DByScans(_scan.forward, _scan.backward)
 
 
@@ -30,6 +37,8 @@ gate_crop = _crop.forward
 gate_crop_vjp = _crop.backward
 causal_conv1d_fwd = _conv.forward
 causal_conv1d_bwd = _conv.backward
+depthwise_conv2d_fwd = _dwconv.forward
+depthwise_conv2d_bwd = _dwconv.backward
 selective_scan_fwd = _scan.forward
 selective_scan_bwd = _scan.backward
 ss2d_fwd = _grid.forward

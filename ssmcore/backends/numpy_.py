@@ -376,6 +376,41 @@ def causal_conv1d_bwd(
     return dextended[:, past:].astype(dtype), dweight.astype(dtype), dbias, dinitial
 
 
+# ---- depthwise_conv2d ----
+
+
+def _bordered(x: Array) -> Array:
+    """(batch, height, width, dim) with zeros around the grid."""
+    return np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+
+def depthwise_conv2d_fwd(x: Array, weight: Array, bias: Array | None, *, silu: bool, num_threads: int) -> Array:
+    height, width = x.shape[1:3]
+    bordered = _bordered(x.astype(np.float64))
+    y = np.zeros(x.shape) if bias is None else np.zeros(x.shape) + bias
+    for i, j in np.ndindex(3, 3):
+        y += weight[:, i, j].astype(np.float64) * bordered[:, i : i + height, j : j + width]
+    return (y * _sigmoid(y) if silu else y).astype(x.dtype)
+
+
+def depthwise_conv2d_bwd(
+    dout: Array, x: Array, weight: Array, bias: Array | None, *, silu: bool, num_threads: int
+) -> tuple[Array, Array, Array | None]:
+    dtype, (height, width) = x.dtype, x.shape[1:3]
+    dout, x, weight, bias = _wide(dout, x, weight, bias)
+    if silu:
+        y = depthwise_conv2d_fwd(x, weight, bias, silu=False, num_threads=num_threads)
+        gate = _sigmoid(y)
+        dout = dout * gate * (1 + y * (1 - gate))
+    bordered = _bordered(x)
+    dbordered, dweight = np.zeros_like(bordered), np.zeros_like(weight)
+    for i, j in np.ndindex(3, 3):
+        dbordered[:, i : i + height, j : j + width] += weight[:, i, j] * dout
+        dweight[:, i, j] = (dout * bordered[:, i : i + height, j : j + width]).sum(axis=(0, 1, 2))
+    dbias = None if bias is None else dout.sum(axis=(0, 1, 2)).astype(dtype)
+    return dbordered[:, 1:-1, 1:-1].astype(dtype), dweight.astype(dtype), dbias
+
+
 # ---- gate_crop ----
 
 

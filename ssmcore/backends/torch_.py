@@ -160,6 +160,21 @@ def causal_conv1d_tensors(
     return (F.silu(y) if silu else y).transpose(1, 2).to(x.dtype)
 
 
+def depthwise_conv2d_tensors(x: Tensor, weight: Tensor, bias: Tensor | None, *, silu: bool) -> Tensor:
+    """x (batch, height, width, dim) by torch's own depthwise convolution, in x's dtype."""
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if x.numel() == 0:
+        return x * 0 + 0 * weight.sum() + (0 if bias is None else 0 * bias.sum())
+    y = F.conv2d(
+        x.to(wide).permute(0, 3, 1, 2),
+        weight[:, None].to(wide),
+        None if bias is None else bias.to(wide),
+        padding=1,
+        groups=x.shape[3],
+    )
+    return (F.silu(y) if silu else y).permute(0, 2, 3, 1).to(x.dtype)
+
+
 def gate_crop_tensors(g: Tensor, size: Sequence[int]) -> Tensor:
     lead = g.ndim - len(size)
     for axis, part in enumerate(size, start=lead):
@@ -291,6 +306,17 @@ def causal_conv1d_bwd(
         initial_states = np.zeros((x.shape[0], x.shape[2], weight.shape[1] - 1), x.dtype)
     inputs = _tensors(x, weight, bias, initial_states, requires_grad=True)
     out = causal_conv1d_tensors(*inputs, silu=silu)
+    return _arrays(gradients((out,), inputs, _tensors(dout)))
+
+
+def depthwise_conv2d_fwd(*arrays: Array | None, silu: bool, num_threads: int) -> Array:
+    out: Array = depthwise_conv2d_tensors(*_tensors(*arrays), silu=silu).contiguous().numpy()
+    return out
+
+
+def depthwise_conv2d_bwd(dout: Array, *arrays: Array | None, silu: bool, num_threads: int) -> tuple[Array | None, ...]:
+    inputs = _tensors(*arrays, requires_grad=True)
+    out = depthwise_conv2d_tensors(*inputs, silu=silu)
     return _arrays(gradients((out,), inputs, _tensors(dout)))
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .. import backends
 from .._conventions import DIRECTIONS, roll_up, unroll
-from .._spec import Argument, ArgumentError, Case, ErrorSample, OpSpec, Sample, Sizes, Tolerance
+from .._spec import Argument, ArgumentError, Case, Cases, OpSpec, Sizes, Tolerance
 from ..backends._threads import resolve
 
 Array = NDArray[Any]
@@ -62,17 +62,8 @@ def make_case(
     return case | options
 
 
-def _sample(name: str, **settings: Any) -> Sample:
-    return Sample(name, lambda rng, dtype: make_case(rng, dtype, **settings))
-
-
-def _broken(name: str, says: tuple[str, ...], error: type[Exception] = ArgumentError, **changes: Any) -> ErrorSample:
-    def make(rng: np.random.Generator) -> Case:
-        case = make_case(rng, np.float32, batch=2, height=3, width=5, dim=6, dstate=4, extras=False)
-        return case | {k: (v(rng) if callable(v) else v) for k, v in changes.items()}
-
-    return ErrorSample(name, make, error, says)
-
+_cases = Cases(make_case, batch=2, height=3, width=5, dim=6, dstate=4, extras=False)
+_sample, _broken = _cases.sample, _cases.broken
 
 SPEC = OpSpec(
     name="ss2d",

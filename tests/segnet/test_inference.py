@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import Threshold
+from torch import nn
 
 from segnet.config import DataConfig
 from segnet.data.dataset import window_starts
@@ -18,13 +20,30 @@ CONFIG = DataConfig(patch_px=32, input_px=32)
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (2, 70, 45), (2, 20, 25), (1, 33, 31), (4, 16, 100)])
-@pytest.mark.parametrize("flips", [False, True])
-def test_windows_cover_the_volume_without_seams(shape: tuple[int, int, int], flips: bool) -> None:
+@pytest.mark.parametrize("tta", [False, True])
+def test_windows_cover_the_volume_without_seams(shape: tuple[int, int, int], tta: bool) -> None:
     image = np.random.default_rng(0).uniform(-1000, 400, shape).astype(np.float32)
-    probability = segment(Threshold(), image, CONFIG, flips=flips, batch_size=3)
+    probability = segment(Threshold(), image, CONFIG, tta=tta, batch_size=3)
     assert probability.shape == shape
     assert np.array_equal(probability > 0.5, image > -300)
     assert np.abs(probability - (image > -300)).max() < 1e-6
+
+
+def test_every_view_of_a_slice_is_seen_once_and_turned_back() -> None:
+    """A network that marks the upper left corner of whatever it sees marks all corners alike in the mean."""
+
+    class Corner(nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
+            lesion = torch.full_like(x, -50.0)
+            lesion[:, :, :8, :8] = 50.0
+            lesion[:, :, :4, 8:16] = 50.0  # and is not symmetric about the diagonal
+            return torch.cat([torch.zeros_like(x), lesion], 1), None
+
+    once = segment(Corner(), np.zeros((1, 32, 32)), CONFIG)[0]
+    mean = segment(Corner(), np.zeros((1, 32, 32)), CONFIG, tta=True)[0]
+    views = [np.rot90(o, k) for k in range(4) for o in (once, once.T)]
+    np.testing.assert_allclose(mean, np.mean(views, 0), atol=1e-6)
+    assert len(np.unique(mean.round(3))) > 2
 
 
 def test_a_click_limits_the_view_to_its_surroundings() -> None:
@@ -79,3 +98,13 @@ def test_a_click_beside_all_keeps_the_nearest_in_millimetres() -> None:
 
 def test_an_empty_mask_stays_empty() -> None:
     assert not keep_clicked(mask_with(), (0, 0, 0), (1, 1, 1)).any()
+
+
+def test_the_middle_one_of_several_slices_is_segmented() -> None:
+    class Middle(nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
+            assert x.shape[1] == 3
+            return Threshold()(x[:, 1:2])
+
+    image = np.random.default_rng(4).uniform(-1000, 400, (5, 32, 32))
+    assert np.array_equal(segment(Middle(), image, CONFIG, slices=3) > 0.5, image > -300)

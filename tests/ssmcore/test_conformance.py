@@ -47,8 +47,8 @@ def backward(name: str, case: dict[str, Any], backend: str, seed: int = 0) -> tu
         return ssmcore.discretize_vjp(*grads, **case, backend=backend)
     if name == "causal_conv1d":
         return ssmcore.causal_conv1d_vjp(grads[0], **case, dfinal_states=grads[1], backend=backend)
-    if name == "ss2d":
-        return ssmcore.ss2d_vjp(grads[0], **case, backend=backend)
+    if name in ("ss2d", "depthwise_conv2d"):
+        return getattr(ssmcore, f"{name}_vjp")(grads[0], **case, backend=backend)
     return ssmcore.selective_scan_vjp(grads[0], **case, dlast_state=grads[1], backend=backend)
 
 
@@ -131,6 +131,8 @@ def test_twins_share_their_documentation(op: str) -> None:
     from ssmcore._kernels import (
         causal_conv1d_cython,
         causal_conv1d_numba,
+        depthwise_conv2d_cython,
+        depthwise_conv2d_numba,
         discretize_cython,
         discretize_numba,
         gate_crop_cython,
@@ -141,6 +143,11 @@ def test_twins_share_their_documentation(op: str) -> None:
 
     twins = {
         "causal_conv1d": (causal_conv1d_cython, causal_conv1d_numba, ("causal_conv1d_fwd", "causal_conv1d_bwd")),
+        "depthwise_conv2d": (
+            depthwise_conv2d_cython,
+            depthwise_conv2d_numba,
+            ("depthwise_conv2d_fwd", "depthwise_conv2d_bwd"),
+        ),
         "discretize": (discretize_cython, discretize_numba, ("discretize", "discretize_vjp")),
         "gate_crop": (gate_crop_cython, gate_crop_numba, ("gate_crop", "gate_crop_vjp")),
         "selective_scan": (selective_scan_cython, selective_scan_numba, ("selective_scan_fwd", "selective_scan_bwd")),

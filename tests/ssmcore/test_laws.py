@@ -15,6 +15,7 @@ import ssmcore
 from ssmcore._conventions import DIRECTIONS, roll_up, unroll
 from ssmcore.ops import SPECS
 from ssmcore.ops.causal_conv1d import make_case as make_convolution
+from ssmcore.ops.depthwise_conv2d import make_case as make_grid_convolution
 from ssmcore.ops.ss2d import make_case as make_grid
 
 SPEC = SPECS["selective_scan"]
@@ -255,6 +256,32 @@ def test_the_vjp_of_a_convolution_is_its_adjoint(seed: int, taps: int, seqlen: i
     left = (dout * out).sum() + (dlast * last).sum()
     right = (grads.x * case["x"]).sum() + (grads.initial_states * case["initial_states"]).sum()
     assert abs(left - right) <= 1e-12 * (1 + np.abs(dout * out).sum() + np.abs(dlast * last).sum())
+
+
+@quick
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    sizes=st.tuples(st.integers(1, 3), st.integers(0, 9), st.integers(1, 9), st.integers(1, 20)),
+)
+def test_the_vjp_of_a_grid_convolution_is_its_adjoint(seed: int, sizes: Any, any_backend: str) -> None:
+    """<dout, K x> = <K* dout, x> and = <dweight, weight>, the convolution without bias being linear in each."""
+    rng = np.random.default_rng(seed)
+    names = ("batch", "height", "width", "dim")
+    case = make_grid_convolution(rng, np.float64, **dict(zip(names, sizes, strict=True)), extras=False)
+    out = ssmcore.depthwise_conv2d(**case, backend=any_backend)
+    dout = rng.standard_normal(out.shape)
+    grads = ssmcore.depthwise_conv2d_vjp(dout, **case, backend=any_backend)
+    bound = 1e-12 * (1 + np.abs(dout * out).sum())
+    assert abs((dout * out).sum() - (grads.x * case["x"]).sum()) <= bound
+    assert abs((dout * out).sum() - (grads.weight * case["weight"]).sum()) <= bound
+
+
+@pytest.mark.parametrize("activation", [None, "silu"])
+def test_a_transposed_grid_is_convolved_with_transposed_weights(activation: str | None, any_backend: str) -> None:
+    case = make_grid_convolution(np.random.default_rng(2), np.float64, height=7, width=4, activation=activation)
+    turned = case | {"x": case["x"].swapaxes(1, 2), "weight": case["weight"].swapaxes(1, 2)}
+    straight, across = (ssmcore.depthwise_conv2d(**c, backend=any_backend) for c in (case, turned))
+    np.testing.assert_allclose(across.swapaxes(1, 2), straight, rtol=0, atol=1e-14)
 
 
 @quick

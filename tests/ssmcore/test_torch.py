@@ -202,6 +202,36 @@ def test_plain_torch_runs_a_convolution_where_there_is_no_kernel() -> None:
         torch.testing.assert_close(g, w)
 
 
+GRID_CONVOLUTION = SPECS["depthwise_conv2d"]
+
+
+@pytest.mark.parametrize("sample", GRID_CONVOLUTION.samples[:5], ids=lambda s: s.name)
+def test_a_grid_convolution_has_torchs_values_and_gradients(sample: Any) -> None:
+    """Of torch's own depthwise convolution, which shares no code with ours on this path."""
+    given, options = tensors(sample)
+    silu = options.get("activation") is not None
+    bias = given.get("bias")
+    arguments = (given["x"], given["weight"], bias)
+    assert set(torch.library.opcheck(st._dwconv_fwd, (*arguments, silu)).values()) == {"SUCCESS"}
+    fast = st.depthwise_conv2d(*arguments, **options)
+    plain = torch.nn.functional.conv2d(
+        given["x"].permute(0, 3, 1, 2), given["weight"][:, None], bias, padding=1, groups=given["x"].shape[3]
+    ).permute(0, 2, 3, 1)
+    plain = torch.nn.functional.silu(plain) if silu else plain
+    torch.testing.assert_close(fast, plain)
+    dout = torch.randn_like(plain)
+    wanted = torch.autograd.grad(plain, list(given.values()), dout)
+    for g, w in zip(torch.autograd.grad(fast, list(given.values()), dout), wanted, strict=True):
+        torch.testing.assert_close(g, w)
+
+
+def test_gradcheck_of_a_grid_convolution() -> None:
+    given, options = tensors(GRID_CONVOLUTION.samples[1])
+    assert torch.autograd.gradcheck(
+        lambda *a: st.depthwise_conv2d(*a, **options), tuple(given.values()), fast_mode=True
+    )
+
+
 def test_opcheck_of_the_crop() -> None:
     g = torch.rand(2, 3, 8, 7, requires_grad=True)
     assert set(torch.library.opcheck(st._crop, (g, [4, 4])).values()) == {"SUCCESS"}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from segnet.config import DataConfig
-from segnet.data.dataset import BatchSource, cut, fade, load_cases, normalise
+from segnet.data.dataset import BatchSource, cut, fade, load_cases, normalise, stack
 from segnet.errors import InputError
 
 CONFIG = DataConfig(patch_px=32, input_px=64, fade_fraction=0.0)
@@ -84,3 +84,30 @@ def test_a_faded_lesion_is_as_much_fainter_as_asked() -> None:
 def test_no_cases_is_an_error() -> None:
     with pytest.raises(InputError, match="expected at least one training case"):
         BatchSource([], CONFIG, 0)
+
+
+def test_neighbours_of_a_slice_lie_around_it(prepared: Path) -> None:
+    volume = np.arange(4)[:, None, None] * np.ones((1, 2, 2))
+    assert stack(volume, 2, 3)[:, 0, 0].tolist() == [1, 2, 3]
+    assert stack(volume, 0, 5)[:, 0, 0].tolist() == [0, 0, 0, 1, 2]
+    assert stack(volume, 3, 1)[:, 0, 0].tolist() == [3]
+
+
+def test_several_slices_are_shown_and_the_middle_one_is_asked_for(prepared: Path) -> None:
+    cases = load_cases(prepared)
+    one, three = (BatchSource(cases, CONFIG, 5, slices=n).draw(4)[0].shape for n in (1, 3))
+    assert one == (4, 1, 64, 64)
+    assert three == (4, 3, 64, 64)
+    alone = BatchSource(cases, CONFIG.model_copy(update={"lone_fraction": 1.0}), 5, slices=3)
+    together = BatchSource(cases, CONFIG.model_copy(update={"lone_fraction": 0.0}), 5, slices=3)
+    depth = len(cases[0].image)
+    assert alone._neighbours(2, depth).tolist() == [2, 2, 2]
+    assert together._neighbours(2, depth).tolist() == [1, 2, 3]
+    # the mask is the middle slice's: a lesion that only its neighbours hold is not asked for
+    z = int(cases[0].lesion[:, 0].max()) + 1
+    if z < depth:
+        source = BatchSource(
+            cases[:1], CONFIG.model_copy(update={"lone_fraction": 0.0, "lesion_fraction": 0.0}), 5, slices=3
+        )
+        source.other_slices = [(0, z)]
+        assert not source.draw(2)[1].any()

@@ -1,0 +1,98 @@
+"""Instructions the AVX2 kernels execute, by callgrind: `make instructions`. Unlike seconds they do not depend on what else runs.
+
+Counts a forward and a backward pass of each kernel, and fails where one has grown by more than 2 % over bench/instructions.json, which
+holds counts by compiler; `--update` writes those of this compiler. Needs valgrind and a processor with AVX2.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+FILE = Path(__file__).with_suffix(".json")
+ALLOWED = 0.02
+KERNELS = {
+    "selective_scan mamba": ("ssm_scan", {"discretization": "mamba"}),
+    "selective_scan bilinear softplus D z": (
+        "ssm_scan",
+        {"discretization": "bilinear", "delta_softplus": True, "extras": True},
+    ),
+    "causal_conv1d silu": ("ssm_conv", {"activation": "silu"}),
+    "depthwise_conv2d silu": ("ssm_dwconv", {"activation": "silu"}),
+}
+
+
+def run(name: str) -> None:
+    """The forward and backward pass, in the process that callgrind watches."""
+    import numpy as np
+
+    import ssmcore
+    from ssmcore.ops import causal_conv1d, depthwise_conv2d, selective_scan
+
+    op, options = name.split()[0], KERNELS[name][1]
+    rng = np.random.default_rng(0)
+    if op == "selective_scan":
+        options = {"extras": False, **options}
+        case = selective_scan.make_case(
+            rng, np.float32, batch=1, dim=64, seqlen=256, dstate=16, layout="bld", **options
+        )
+    elif op == "causal_conv1d":
+        case = causal_conv1d.make_case(rng, np.float32, batch=1, dim=64, seqlen=256, layout="bld", **options)
+    else:
+        case = depthwise_conv2d.make_case(rng, np.float32, batch=1, height=16, width=16, dim=64, **options)
+    out = getattr(ssmcore, op)(**case, backend="cython", num_threads=1)
+    getattr(ssmcore, f"{op}_vjp")(np.ones_like(out), **case, backend="cython", num_threads=1)
+
+
+def count(name: str) -> int:
+    """Instructions within the kernels' entry points."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "callgrind.out"
+        toggles = [f"--toggle-collect={KERNELS[name][0]}_{way}_f32_avx2" for way in ("fwd", "bwd")]
+        command = ["valgrind", "--tool=callgrind", "--collect-atstart=no", *toggles, f"--callgrind-out-file={out}"]
+        environment = {**os.environ, "SSMCORE_ISA": "avx2", "OPENBLAS_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [*command, sys.executable, __file__, name], env=environment, capture_output=True, text=True
+        )
+        if done.returncode:
+            raise SystemExit(f"{name}: callgrind failed\n{done.stderr[-2000:]}")
+        totals = [line for line in out.read_text().splitlines() if line.startswith(("totals:", "summary:"))]
+    found = int(totals[0].split()[1])
+    if found == 0:
+        raise SystemExit(f"{name}: callgrind saw no instruction; is the package built with its symbols?")
+    return found
+
+
+def compiler() -> str:
+    """What the counts depend on besides the source."""
+    version = subprocess.run([os.environ.get("CC", "cc"), "--version"], capture_output=True, text=True, check=True)
+    return version.stdout.splitlines()[0]
+
+
+def main() -> None:
+    if len(sys.argv) == 2 and sys.argv[1] in KERNELS:
+        run(sys.argv[1])
+        return
+    known = json.loads(FILE.read_text()) if FILE.exists() else {}
+    before = known.get(compiler(), {})
+    found = {name: count(name) for name in KERNELS}
+    grown = []
+    for name, now in found.items():
+        change = now / before[name] - 1 if name in before else None
+        print(f"{name:40} {now:12,} {'no count of this compiler' if change is None else f'{change:+.2%}'}")
+        if change is not None and change > ALLOWED:
+            grown.append(name)
+    if "--update" in sys.argv:
+        FILE.write_text(json.dumps({**known, compiler(): found}, indent=1, sort_keys=True) + "\n")
+    elif grown:
+        raise SystemExit(
+            f"more instructions than before: {', '.join(grown)}; look why, or write the new counts with --update"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+/* What the Cython module hands to a depthwise 3x3 convolution. */
+#ifndef SSMCORE_DEPTHWISE_CONV2D_H
+#define SSMCORE_DEPTHWISE_CONV2D_H
+#include <stdint.h>
+#include "cpu.h"
+
+/* (batch, height, width, dim); strides count elements. */
+typedef struct {
+    void *data;
+    int64_t batch, row, column, dim;
+} ssm_grid;
+
+typedef struct {
+    int64_t batch, height, width, dim;
+    int silu, num_threads;
+    ssm_grid x, dout; /* read */
+    ssm_grid out, dx; /* written */
+    /* all that follow are contiguous */
+    const void *weight, *bias; /* (dim, 3, 3); (dim,), may be NULL */
+    void *dweight, *dbias;     /* (batch, dim, 3, 3), (batch, dim): sums over positions, per batch entry; dbias may be NULL */
+} ssm_dwconv;
+
+/* 0, SSMCORE_NO_MEMORY, or SSMCORE_NO_ISA where `isa` is not compiled in or not run by this processor. */
+int ssm_dwconv_fwd(const ssm_dwconv *conv, int isa, int is_double);
+int ssm_dwconv_bwd(const ssm_dwconv *conv, int isa, int is_double);
+#endif

@@ -1,0 +1,2 @@
+#define IMPLEMENTATION "depthwise_conv2d_impl.h"
+#include "isa_generic.h"
