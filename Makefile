@@ -17,7 +17,7 @@ DEMO_PATCH ?= 64
 DEMO_INPUT ?= 64
 DEMO_CASES ?= 40
 
-.PHONY: demo test test-slow lint bench roofline bench-compare build clean
+.PHONY: demo test test-slow lint bench roofline instructions bench-compare build clean
 
 $(BIN)/.ready: pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
@@ -65,9 +65,13 @@ bench: build
 	$(BIN)/python bench/ceilings.py
 	$(BIN)/pytest -q bench --benchmark-only --benchmark-columns=median,iqr,rounds --benchmark-json=build/bench.json
 
-# ceilings of this machine, docs/roofline.svg and the table in docs/performance.md
+# ceilings of this machine, the roofline's picture and the table in docs/performance.md
 roofline: build
 	$(BIN)/python bench/roofline.py
+
+# instructions of the AVX2 kernels, by callgrind, against bench/instructions.json; needs valgrind
+instructions: build
+	$(BIN)/python bench/instructions.py
 
 # two commits side by side: make bench-compare BEFORE=HEAD~1 AFTER=HEAD WORDS="forward and cython"
 BEFORE ?= HEAD~1

@@ -1,6 +1,7 @@
 """Measures this machine's ceilings and every kernel against them: `make roofline`.
 
-Draws docs/roofline.svg and rewrites the table between the markers in docs/performance.md. One thread, float32. Run it on an idle machine.
+Draws docs/roofline-ISA.svg and rewrites the table between that instruction set's markers in docs/performance.md. One thread, float32. Run
+it on an idle machine.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ FLOPS = {"mamba": 19, "bilinear": 13, "zoh": 60, "uniform A": 5}
 selective_scan_impl.h. Where A is uniform, the exponential is shared by all states and left out."""
 BACKWARD_FLOPS = {"mamba": 33, "bilinear": 31, "zoh": 90, "uniform A": 19}
 """Of one element of the backward sweep, the recomputed states included."""
-MARKERS = ("<!-- roofline -->", "<!-- end of roofline -->")
+MARKERS = ("<!-- roofline {isa} -->", "<!-- end of roofline {isa} -->")
 
 
 @dataclass(frozen=True)
@@ -144,11 +145,15 @@ def main() -> None:
     found = points(isa)
     text = table(isa, found)
     print(text)
-    (ROOT / "docs" / "roofline.svg").write_text(svg(isa, found))
+    (ROOT / "docs" / f"roofline-{isa}.svg").write_text(svg(isa, found))
     page = ROOT / "docs" / "performance.md"
-    before, _, rest = page.read_text().partition(MARKERS[0])
-    after = rest.partition(MARKERS[1])[2]
-    page.write_text(f"{before}{MARKERS[0]}\n{text}\n{MARKERS[1]}{after}")
+    start, end = (marker.format(isa=isa) for marker in MARKERS)
+    before, found_start, rest = page.read_text().partition(start)
+    if not found_start:
+        raise SystemExit(
+            f"roofline: expected {start} in {page}, got none; add the two markers where the table should stand"
+        )
+    page.write_text(f"{before}{start}\n{text}\n{end}{rest.partition(end)[2]}")
 
 
 if __name__ == "__main__":
