@@ -44,11 +44,10 @@ def _probabilities(model: nn.Module, patches: Tensor, config: DataConfig, *, tta
         logits, _ = model(_seen(x, view).contiguous(memory_format=torch.channels_last))
         total += _seen_back(logits.float().softmax(1)[:, 1:].sum(1, keepdim=True), view)
     total /= len(views)
-    return (
-        total
-        if side == config.input_px
-        else F.interpolate(total, (side, side), mode="area" if side < config.input_px else "bilinear")
-    )
+    if side == config.input_px:
+        return total
+    # not "area", whose windows are whole pixels: between sizes that are no multiples it shifts an edge by up to a third of one
+    return F.interpolate(total, (side, side), mode="bilinear", align_corners=False, antialias=side < config.input_px)
 
 
 def segment(

@@ -29,6 +29,17 @@ def test_windows_cover_the_volume_without_seams(shape: tuple[int, int, int], tta
     assert np.abs(probability - (image > -300)).max() < 1e-6
 
 
+@pytest.mark.parametrize("side", [32, 40, 45, 48, 63, 64])
+@pytest.mark.parametrize("axis", [1, 2])
+def test_resampling_moves_no_edge(side: int, axis: int) -> None:
+    """To the network's finer input and back: every position of an edge comes out where it went in."""
+    config = DataConfig(patch_px=side, input_px=64)
+    at = np.arange(side).reshape((1, side, 1) if axis == 1 else (1, 1, side))
+    for edge in range(4, side - 3):
+        image = np.where(at < edge, -1000.0, 400.0) * np.ones((1, side, side))
+        assert np.array_equal(segment(Threshold(), image, config) > 0.5, image > -300), edge
+
+
 def test_every_view_of_a_slice_is_seen_once_and_turned_back() -> None:
     """A network that marks the upper left corner of whatever it sees marks all corners alike in the mean."""
 

@@ -276,6 +276,15 @@ def test_the_vjp_of_a_grid_convolution_is_its_adjoint(seed: int, sizes: Any, any
     assert abs((dout * out).sum() - (grads.weight * case["weight"]).sum()) <= bound
 
 
+def test_a_grid_convolution_is_the_same_to_the_bit_for_any_number_of_threads(any_backend: str) -> None:
+    case = make_grid_convolution(np.random.default_rng(3), np.float32, batch=3, height=9, dim=70, activation="silu")
+    one, more = (ssmcore.depthwise_conv2d(**case, num_threads=n, backend=any_backend) for n in (1, 3))
+    assert np.array_equal(one, more)
+    first, second = (ssmcore.depthwise_conv2d_vjp(one, **case, num_threads=n, backend=any_backend) for n in (1, 3))
+    for a, b in zip(first, second, strict=True):
+        assert np.array_equal(a, b)
+
+
 @pytest.mark.parametrize("activation", [None, "silu"])
 def test_a_transposed_grid_is_convolved_with_transposed_weights(activation: str | None, any_backend: str) -> None:
     case = make_grid_convolution(np.random.default_rng(2), np.float64, height=7, width=4, activation=activation)
