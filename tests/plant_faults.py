@@ -202,6 +202,13 @@ FAULTS = [
         "tests/segnet/test_inference.py",
     ),
     Fault(
+        "probabilities resampled by windows of whole pixels",
+        "segnet/inference.py",
+        'mode="bilinear", align_corners=False, antialias=side < config.input_px)',
+        'mode="area")',
+        "tests/segnet/test_inference.py",
+    ),
+    Fault(
         "click: LPS read as RAS",
         "segnet/predict.py",
         "        point[:2] *= -1\n",
