@@ -76,7 +76,7 @@ static void NAME(conv_fwd_unit)(const void *task, int64_t index, char *arena) {
             NAME(open_conv)(x, s, walk, b, c, lanes, t0);
             NAME(convolve_any)(y, x, weight + v * taps, NAME(lanes_of)(s->bias, c, lanes), taps, walk->steps);
             if (s->silu)
-                for (int64_t t = 0; t < walk->steps; t++) y[t] *= NAME(sigmoid)(y[t]);
+                for (int64_t t = 0; t < walk->steps; t++) y[t] *= NAME(sigmoid1)(y[t]);
             NAME(store_steps)(&s->out, b, 0, c, y, walk, lanes);
         }
     }
@@ -112,7 +112,7 @@ static void NAME(conv_bwd_unit)(const void *task, int64_t index, char *arena) {
             if (s->silu) {
                 NAME(convolve_any)(y, x, w, NAME(lanes_of)(s->bias, c, lanes), taps, steps);
                 for (int64_t t = 0; t < steps; t++) {
-                    vec gate = NAME(sigmoid)(y[t]);
+                    vec gate = NAME(sigmoid1)(y[t]);
                     dy[t] *= gate * (1 + y[t] * (1 - gate));
                 }
             }

@@ -81,7 +81,7 @@ static void NAME(dw_fwd_unit)(const void *task, int64_t index, char *arena) {
             for (int64_t y = y0; y < y1; y++)
                 for (int64_t i = 0; i < s->width; i++) {
                     vec sum = NAME(around)(x + (y - y0) * wide + i, wide, weight, bias);
-                    NAME(put)(&s->out, b, y, i, c, s->silu ? sum * NAME(sigmoid)(sum) : sum, lanes);
+                    NAME(put)(&s->out, b, y, i, c, s->silu ? sum * NAME(sigmoid1)(sum) : sum, lanes);
                 }
         }
     }
@@ -107,7 +107,7 @@ static void NAME(dw_bwd_unit)(const void *task, int64_t index, char *arena) {
             if (s->silu)
                 for (int64_t y = y0 - (y0 > 0); y < y1 + (y1 < s->height); y++)
                     for (int64_t i = 0; i < s->width; i++) {
-                        vec sum = NAME(around)(x + (y - y0 + 1) * wide + i, wide, weight, bias), gate = NAME(sigmoid)(sum);
+                        vec sum = NAME(around)(x + (y - y0 + 1) * wide + i, wide, weight, bias), gate = NAME(sigmoid1)(sum);
                         dy[(y - y0 + 1) * wide + i + 1] *= gate * (1 + sum * (1 - gate));
                     }
             for (int64_t y = 0; y < y1 - y0; y++)

@@ -4,6 +4,14 @@
 
 #define CHUNK SSMCORE_CHUNK
 
+/* Walks a tile's steps by `body(count, t, ...)`, ABREAST at a time. */
+#define TILE(steps, body, ...)                                                     \
+    do {                                                                           \
+        int64_t t = 0;                                                             \
+        for (; t + ABREAST <= (steps); t += ABREAST) body(ABREAST, t, ##__VA_ARGS__); \
+        for (; t < (steps); t++) body(1, t, ##__VA_ARGS__);                        \
+    } while (0)
+
 /* The positions of a tile's steps: along rows, along columns, or either backwards. */
 typedef struct {
     int64_t steps;
@@ -32,7 +40,7 @@ INLINE void NAME(walk_from)(NAME(walk) *walk, int64_t positions, int64_t width, 
     }
 }
 
-INLINE void NAME(load)(vec *tile, const REAL *p, int64_t time, int64_t dim, const NAME(walk) *walk, int64_t lanes) {
+OUTLINE void NAME(load)(vec *tile, const REAL *p, int64_t time, int64_t dim, const NAME(walk) *walk, int64_t lanes) {
     const int64_t *at = walk->at, steps = walk->steps;
     if (dim == 1 && lanes == VL) {
         for (int64_t t = 0; t < steps; t++) tile[t] = NAME(read)(p + at[t] * time);
@@ -49,7 +57,7 @@ INLINE void NAME(load)(vec *tile, const REAL *p, int64_t time, int64_t dim, cons
         for (int64_t d = 0; d < lanes; d++) flat[t * VL + d] = p[at[t] * time + d * dim];
 }
 
-INLINE void NAME(store)(REAL *p, const vec *tile, int64_t time, int64_t dim, const NAME(walk) *walk, int64_t lanes,
+OUTLINE void NAME(store)(REAL *p, const vec *tile, int64_t time, int64_t dim, const NAME(walk) *walk, int64_t lanes,
                         int add) {
     const int64_t *at = walk->at, steps = walk->steps;
     if (dim == 1 && lanes == VL) {
@@ -74,7 +82,29 @@ INLINE void NAME(store)(REAL *p, const vec *tile, int64_t time, int64_t dim, con
         for (int64_t d = 0; d < lanes; d++) p[at[t] * time + d * dim] = flat[t * VL + d];
 }
 
+/* What a loop over a tile's steps reads, a vector a step: the caller's memory itself where a vector lies there in one piece,
+ * else a tile that it has been brought into. */
+typedef struct {
+    const REAL *p;
+    int64_t step;
+    const int64_t *at;
+} NAME(rows);
+
+INLINE vec NAME(row)(const NAME(rows) *rows, int64_t t) { return NAME(read)(rows->p + rows->at[t] * rows->step); }
+
+static const int64_t NAME(in_turn)[CHUNK] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
+                                             22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43,
+                                             44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
+
 /* A sequence of a direction, for the channels from c on. What has no direction's stride is shared: read by all, added to. */
+INLINE NAME(rows) NAME(rows_of)(vec *tile, const ssm_in *x, int64_t b, int64_t direction, int64_t c, const NAME(walk) *walk,
+                                int64_t lanes) {
+    const REAL *p = (const REAL *)x->data + b * x->batch + direction * x->direction + c * x->dim;
+    if (x->dim == 1 && lanes == VL) return (NAME(rows)){p, x->time, walk->at};
+    NAME(load)(tile, p, x->time, x->dim, walk, lanes);
+    return (NAME(rows)){(const REAL *)tile, VL, NAME(in_turn)};
+}
+
 INLINE void NAME(load_steps)(vec *tile, const ssm_in *x, int64_t b, int64_t direction, int64_t c, const NAME(walk) *walk,
                              int64_t lanes) {
     NAME(load)(tile, (const REAL *)x->data + b * x->batch + direction * x->direction + c * x->dim, x->time, x->dim, walk,

@@ -51,21 +51,27 @@ INLINE void NAME(load_states)(vec *state, const REAL *p, int64_t dim, int64_t ds
 #define A_SCALE(disc) ((disc) == SSMCORE_MAMBA ? LOG2_E : (disc) == SSMCORE_BILINEAR ? (REAL)0.25 : (REAL)1)
 #define IN_SCALE(disc) ((disc) == SSMCORE_BILINEAR ? (REAL)0.5 : (REAL)1)
 
-INLINE void NAME(coefficients)(const int disc, const int tame, vec dt, vec a, vec *kept) {
-    if (disc == SSMCORE_MAMBA) {
-        kept[0] = tame ? NAME(exp2_inside)(dt * a) : NAME(exp2)(dt * a);
+INLINE void NAME(coefficients)(const int disc, const int tame, const int count, vec dt, const vec *a, vec (*kept)[3]) {
+    if (disc == SSMCORE_MAMBA && tame) {
+        vec x[2];
+        EACH x[i] = dt * a[i];
+        NAME(exp2_inside)(count, x);
+        EACH kept[i][0] = x[i];
+    } else if (disc == SSMCORE_MAMBA) {
+        EACH kept[i][0] = NAME(exp2)(dt * a[i]);
     } else if (disc == SSMCORE_BILINEAR) {
-        vec denominator = (REAL)0.5 - dt * a;
-        kept[0] = tame ? RECIPROCAL_INSIDE(denominator) : RECIPROCAL(denominator);
+        vec denominator[2];
+        EACH denominator[i] = (REAL)0.5 - dt * a[i];
+        EACH kept[i][0] = tame ? RECIPROCAL_INSIDE(denominator[i]) : RECIPROCAL(denominator[i]);
     } else {
-        NAME(exp_phi)(dt * a, &kept[0], &kept[1], &kept[2]);
+        EACH NAME(exp_phi)(dt * a[i], &kept[i][0], &kept[i][1], &kept[i][2]);
     }
 }
 
-INLINE vec NAME(advance)(const int disc, const int tame, const vec *kept, vec h, vec input) {
-    if (disc == SSMCORE_MAMBA) return kept[0] * h + input;
-    if (disc == SSMCORE_BILINEAR) return tame ? kept[0] * (h + input) - h : (kept[0] - 1) * h + kept[0] * input;
-    return kept[0] * h + kept[1] * input;
+INLINE vec NAME(advance)(const int disc, const int tame, const vec *kept, vec h, vec dtu, vec B) {
+    if (disc == SSMCORE_MAMBA) return kept[0] * h + dtu * B;
+    if (disc == SSMCORE_BILINEAR) return tame ? kept[0] * (h + dtu * B) - h : (kept[0] - 1) * h + kept[0] * (dtu * B);
+    return kept[0] * h + kept[1] * (dtu * B);
 }
 
 #define KEPT(disc) ((disc) == SSMCORE_ZOH ? 3 : 1)
@@ -97,14 +103,6 @@ INLINE NAME(traits) NAME(traits_of)(const vec *a, int64_t dstate) {
     return (NAME(traits)){most, dstate > 1 && NAME(all_lanes)(same)};
 }
 
-/* Whether every step of the tile is >= 0 and keeps dt a within REACH. */
-INLINE int NAME(tame)(int disc, const vec *dt, vec reach, int64_t steps) {
-    vec limit = NAME(splat)(REACH(disc));
-    ivec ok = ~(ivec){0};
-    for (int64_t t = 0; t < steps; t++) ok &= (dt[t] >= 0) & (dt[t] * reach <= limit);
-    return NAME(all_lanes)(ok);
-}
-
 INLINE int NAME(finite)(const vec *x, int64_t count) {
     ivec ok = ~(ivec){0};
     for (int64_t n = 0; n < count; n++) ok &= x[n] - x[n] == 0;
@@ -121,27 +119,62 @@ INLINE NAME(bc) NAME(from_state)(NAME(bc) all, int64_t n) {
     return (NAME(bc)){all.B + n, all.C + n, all.Bv ? all.Bv + n : 0, all.Cv ? all.Cv + n : 0, all.dstate};
 }
 
+/* ---- the memory ahead ---- */
+
+/* The rows of the tile to come. A row is far from the next, which no hardware guesses, and requests in a burst wait for each
+ * other; so each step of the tile at hand asks for one row of each. */
+enum { NAME(STREAMS) = 4 };
+typedef struct {
+    int64_t steps;
+    const int64_t *at;
+    int streams;
+    const REAL *row[NAME(STREAMS)];
+    int64_t time[NAME(STREAMS)];
+} NAME(ahead);
+
+INLINE void NAME(expect)(NAME(ahead) *ahead, const void *data, int64_t offset, int64_t time) {
+    if (!data) return;
+    ahead->row[ahead->streams] = (const REAL *)data + offset;
+    ahead->time[ahead->streams++] = time;
+}
+#define EXPECT(ahead, x) \
+    NAME(expect)(ahead, (x).data, b * (x).batch + direction * (x).direction + c * (x).dim, (x).time)
+
+INLINE void NAME(fetch)(const NAME(ahead) *ahead, int64_t t) {
+    if (t >= ahead->steps) return;
+#pragma GCC unroll 4
+    for (int i = 0; i < NAME(STREAMS); i++)
+        if (i < ahead->streams) __builtin_prefetch(ahead->row[i] + ahead->at[t] * ahead->time[i]);
+}
+
 /* ---- forward ---- */
 
 /* `uniform`: one set of coefficients serves all states of a step. */
 INLINE void NAME(fwd_states)(const int disc, const int tame, const int uniform, const int constant, const int nb,
-                             NAME(tile) *tile, const vec *A, vec *state, NAME(bc) bc, int64_t steps) {
+                             NAME(tile) *tile, const vec *A, vec *state, NAME(bc) bc, int64_t steps,
+                             const NAME(ahead) *ahead) {
     vec h[16];
 #pragma GCC unroll 16
     for (int n = 0; n < nb; n++) h[n] = state[n];
     for (int64_t t = 0; t < steps; t++) {
-        vec dt = tile->dt[t], dtu = tile->dtu[t], y = tile->y[t], y_odd = {0};
+        NAME(fetch)(ahead, t);
+        vec dt = tile->dt[t], dtu = tile->dtu[t], y = tile->y[t];
         const REAL *B = bc.B + t * bc.dstate, *C = bc.C + t * bc.dstate;
-        vec kept[3];
+        vec kept[2][3];
+        const int count = nb < 2 ? 1 : 2;
 #pragma GCC unroll 16
-        for (int n = 0; n < nb; n++) {
-            if (!uniform || n == 0) NAME(coefficients)(disc, tame, dt, A[n], kept);
-            h[n] = NAME(advance)(disc, tame, kept, h[n], constant && bc.Bv ? dtu * bc.Bv[n] : dtu * B[n]);
-            vec term = constant && bc.Cv ? bc.Cv[n] * h[n] : C[n] * h[n];
-            if (n & 1) y_odd += term;
-            else y += term;
+        for (int n = 0; n < nb; n += count) {
+            if (uniform && n == 0) NAME(coefficients)(disc, tame, 1, dt, A, kept);
+            if (!uniform) NAME(coefficients)(disc, tame, count, dt, A + n, kept);
+#pragma GCC unroll 2
+            for (int i = 0; i < count; i++)
+                h[n + i] = NAME(advance)(disc, tame, kept[uniform ? 0 : i], h[n + i], dtu,
+                                         constant && bc.Bv ? bc.Bv[n + i] : NAME(splat)(B[n + i]));
+            vec first = constant && bc.Cv ? bc.Cv[n] * h[n] : C[n] * h[n];
+            if (count == 1) y += first;
+            else y += first + (constant && bc.Cv ? bc.Cv[n + 1] * h[n + 1] : C[n + 1] * h[n + 1]);
         }
-        tile->y[t] = y + y_odd;
+        tile->y[t] = y;
     }
 #pragma GCC unroll 16
     for (int n = 0; n < nb; n++) state[n] = h[n];
@@ -169,10 +202,12 @@ INLINE void NAME(fwd_states)(const int disc, const int tame, const int uniform, 
     } while (0)
 
 static void NAME(fwd_tile)(int disc, int tame, int uniform, int constant, NAME(tile) *tile, const vec *A, vec *state,
-                           NAME(bc) all, int64_t steps) {
+                           NAME(bc) all, int64_t steps, const NAME(ahead) *ahead) {
     int64_t dstate = all.dstate;
-#define FWD(disc, tame, uniform, constant, nb) \
-    NAME(fwd_states)(disc, tame, uniform, constant, nb, tile, A + n, state + n, NAME(from_state)(all, n), steps)
+    static const NAME(ahead) nothing = {0};
+#define FWD(disc, tame, uniform, constant, nb)                                                                     \
+    NAME(fwd_states)(disc, tame, uniform, constant, nb, tile, A + n, state + n, NAME(from_state)(all, n), steps, \
+                     n == 0 ? ahead : &nothing)
     WALK_STATES(FWD, VECTOR_BYTES == 64 ? 16 : 8);
 #undef FWD
 }
@@ -249,21 +284,41 @@ static char *NAME(open_job)(NAME(job) *job, const ssm_scan *s) {
     return raw;
 }
 
-/* Reads u and delta, applies bias and softplus; whether the tile is tame. */
-INLINE int NAME(open_tile)(NAME(tile) *tile, const ssm_scan *s, int64_t b, int64_t direction, NAME(slot) slot,
-                           const NAME(walk) *walk, vec reach, const int slopes) {
-    vec bias = NAME(lanes_of)(s->delta_bias, slot.row, slot.lanes);
-    NAME(load_steps)(tile->u, &s->u, b, direction, slot.c, walk, slot.lanes);
-    NAME(load_steps)(tile->dt, &s->delta, b, direction, slot.c, walk, slot.lanes);
-    for (int64_t t = 0; t < walk->steps; t++) {
-        vec dt = tile->dt[t] + bias;
-        vec slope = NAME(splat)(1);
-        if (s->delta_softplus) dt = NAME(softplus)(dt, &slope);
-        if (slopes) tile->slope[t] = slope;
-        tile->dt[t] = dt;
-        tile->dtu[t] = dt * tile->u[t] * IN_SCALE(s->discretization);
+/* Steps t to t + count of a tile; whether they are tame: >= 0, and dt a within REACH. */
+INLINE ivec NAME(open_steps)(const int count, int64_t t, NAME(tile) *tile, const NAME(rows) *u_rows,
+                             const NAME(rows) *delta_rows, const ssm_scan *s, vec bias, vec D, vec reach, const int softplus,
+                             const int slopes) {
+    vec limit = NAME(splat)(REACH(s->discretization)), dt[ABREAST], slope[ABREAST];
+    ivec ok = ~(ivec){0};
+    EACH dt[i] = NAME(row)(delta_rows, t + i) + bias;
+    EACH slope[i] = NAME(splat)(1);
+    if (softplus) NAME(softplus)(count, dt, slopes ? slope : 0);
+    EACH {
+        vec u = NAME(row)(u_rows, t + i);
+        ok &= (dt[i] >= 0) & (dt[i] * reach <= limit);
+        if (slopes) tile->slope[t + i] = slope[i];
+        tile->u[t + i] = u;
+        tile->dt[t + i] = dt[i];
+        tile->dtu[t + i] = dt[i] * u * IN_SCALE(s->discretization);
+        tile->y[t + i] = s->D ? D * u : (vec){0};
     }
-    return NAME(tame)(s->discretization, tile->dt, reach, walk->steps);
+    return ok;
+}
+
+/* Reads u and delta, applies bias and softplus, starts y; whether the tile is tame. */
+OUTLINE int NAME(open_tile)(NAME(tile) *tile, const ssm_scan *s, int64_t b, int64_t direction, NAME(slot) slot,
+                            const NAME(walk) *walk, vec reach, int slopes) {
+    vec bias = NAME(lanes_of)(s->delta_bias, slot.row, slot.lanes), D = NAME(lanes_of)(s->D, slot.row, slot.lanes);
+    NAME(rows) u_rows = NAME(rows_of)(tile->u, &s->u, b, direction, slot.c, walk, slot.lanes);
+    NAME(rows) delta_rows = NAME(rows_of)(tile->dt, &s->delta, b, direction, slot.c, walk, slot.lanes);
+    ivec ok = ~(ivec){0};
+#define STEPS(count, t, softplus, slopes) \
+    ok &= NAME(open_steps)(count, t, tile, &u_rows, &delta_rows, s, bias, D, reach, softplus, slopes)
+    if (s->delta_softplus && slopes) TILE(walk->steps, STEPS, 1, 1);
+    else if (s->delta_softplus) TILE(walk->steps, STEPS, 1, 0);
+    else TILE(walk->steps, STEPS, 0, slopes);
+#undef STEPS
+    return NAME(all_lanes)(ok);
 }
 
 /* Starts y with D u, or with 0 and not 0 u, which may be NaN. */
@@ -272,11 +327,30 @@ INLINE void NAME(open_out)(NAME(tile) *tile, const ssm_scan *s, NAME(slot) slot,
     for (int64_t t = 0; t < steps; t++) tile->y[t] = s->D ? D * tile->u[t] : (vec){0};
 }
 
+INLINE void NAME(gate_steps)(const int count, int64_t t, NAME(tile) *tile, const NAME(rows) *z_rows) {
+    vec gate[ABREAST];
+    EACH gate[i] = NAME(row)(z_rows, t + i);
+    NAME(sigmoid)(count, gate);
+    EACH tile->y[t + i] *= NAME(row)(z_rows, t + i) * gate[i];
+}
+
+/* Gates y and brings it home. */
+OUTLINE void NAME(close_tile)(NAME(tile) *tile, const ssm_scan *s, int64_t b, int64_t direction, NAME(slot) slot,
+                              const NAME(walk) *walk) {
+    if (s->z.data) {
+        NAME(rows) z_rows = NAME(rows_of)(tile->z, &s->z, b, direction, slot.c, walk, slot.lanes);
+#define STEPS(count, t) NAME(gate_steps)(count, t, tile, &z_rows)
+        TILE(walk->steps, STEPS);
+#undef STEPS
+    }
+    NAME(store_steps)(&s->out, b, direction, slot.c, tile->y, walk, slot.lanes);
+}
+
 #define CHECKPOINT(s, b, direction, chunk, slot) \
     ((REAL *)(s)->checkpoints + ((((direction) * (s)->batch + (b)) * nchunks + (chunk)) * (s)->dstate) * (s)->dim + (slot).c)
 
 static int64_t NAME(fwd_scratch)(const ssm_scan *s) {
-    return sizeof(NAME(walk)) + sizeof(NAME(tile)) + 3 * s->dstate * sizeof(vec) * BLOCK_VECS(s) + s->dstate * sizeof(vec) +
+    return 2 * sizeof(NAME(walk)) + sizeof(NAME(tile)) + 3 * s->dstate * sizeof(vec) * BLOCK_VECS(s) + s->dstate * sizeof(vec) +
            2 * CHUNK * (s->dstate * sizeof(REAL) + 64) + 1024;
 }
 
@@ -284,6 +358,7 @@ static void NAME(fwd_entry)(const NAME(job) *job, const NAME(unit) *unit, int64_
     const ssm_scan *s = job->s;
     int64_t dstate = s->dstate, vecs = (unit->c1 - unit->c0 + VL - 1) / VL, nchunks = (s->seqlen + CHUNK - 1) / CHUNK;
     NAME(walk) *walk = ARENA(arena, NAME(walk), 1);
+    NAME(walk) *next = ARENA(arena, NAME(walk), 1);
     NAME(tile) *tile = ARENA(arena, NAME(tile), 1);
     vec *state = ARENA(arena, vec, vecs * dstate);
     vec *Bv = ARENA(arena, vec, vecs * dstate);
@@ -300,8 +375,13 @@ static void NAME(fwd_entry)(const NAME(job) *job, const NAME(unit) *unit, int64_
         if (s->B.constant) NAME(load_rows)(Bv + v * dstate, (const REAL *)s->B.data + slot.row * dstate, dstate, slot.lanes);
         if (s->C.constant) NAME(load_rows)(Cv + v * dstate, (const REAL *)s->C.data + slot.row * dstate, dstate, slot.lanes);
     }
+    NAME(walk_from)(next, s->seqlen, s->width, direction, 0);
     for (int64_t t0 = 0; t0 < s->seqlen; t0 += CHUNK) {
-        NAME(walk_from)(walk, s->seqlen, s->width, direction, t0);
+        NAME(walk) *spent = walk;
+        walk = next;
+        next = spent;
+        next->steps = 0;
+        if (t0 + CHUNK < s->seqlen) NAME(walk_from)(next, s->seqlen, s->width, direction, t0 + CHUNK);
         int64_t steps = walk->steps;
         if (!s->B.constant) NAME(load_matrix)(B, &s->B, b, plane, walk, dstate);
         if (!s->C.constant) NAME(load_matrix)(C, &s->C, b, plane, walk, dstate);
@@ -314,22 +394,26 @@ static void NAME(fwd_entry)(const NAME(job) *job, const NAME(unit) *unit, int64_
                 NAME(store_states)(CHECKPOINT(s, b, direction, t0 / CHUNK, slot), h, s->dim, dstate, slot.lanes);
             int tame = NAME(open_tile)(tile, s, b, direction, slot, walk, traits.reach, 0);
             NAME(bc) bc = {B, C, s->B.constant ? Bv + v * dstate : 0, s->C.constant ? Cv + v * dstate : 0, dstate};
+            const NAME(walk) *then = v + 1 < vecs ? walk : next;
+            int64_t c = v + 1 < vecs ? slot.c + VL : unit->c0;
+            NAME(ahead) ahead = {then->steps, then->at, 0};
+            EXPECT(&ahead, s->u);
+            EXPECT(&ahead, s->delta);
+            EXPECT(&ahead, s->z);
+            EXPECT(&ahead, s->out);
             if (tame && !constant) {
                 __builtin_memcpy(before, h, dstate * sizeof(vec));
-                NAME(open_out)(tile, s, slot, steps);
-                NAME(fwd_tile)(s->discretization, 1, traits.uniform, 0, tile, A, h, bc, steps);
+                NAME(fwd_tile)(s->discretization, 1, traits.uniform, 0, tile, A, h, bc, steps, &ahead);
                 tame = s->discretization == SSMCORE_MAMBA || NAME(finite)(h, dstate);
-                if (!tame) __builtin_memcpy(h, before, dstate * sizeof(vec));
+                if (!tame) {
+                    __builtin_memcpy(h, before, dstate * sizeof(vec));
+                    NAME(open_out)(tile, s, slot, steps);
+                }
             }
             if (!tame || constant) {
-                NAME(open_out)(tile, s, slot, steps);
-                NAME(fwd_tile)(s->discretization, 0, 0, constant, tile, A, h, bc, steps);
+                NAME(fwd_tile)(s->discretization, 0, 0, constant, tile, A, h, bc, steps, &ahead);
             }
-            if (s->z.data) {
-                NAME(load_steps)(tile->z, &s->z, b, direction, slot.c, walk, slot.lanes);
-                for (int64_t t = 0; t < steps; t++) tile->y[t] *= tile->z[t] * NAME(sigmoid)(tile->z[t]);
-            }
-            NAME(store_steps)(&s->out, b, direction, slot.c, tile->y, walk, slot.lanes);
+            NAME(close_tile)(tile, s, b, direction, slot, walk);
         }
     }
     for (int64_t v = 0; v < vecs; v++) {
@@ -359,20 +443,28 @@ typedef struct {
 /* 0, and nothing written but scratch, where a tame tile turns out not to be. */
 INLINE int NAME(bwd_states)(const int disc, const int tame, const int uniform, const int constant, const int nb,
                             NAME(tile) *tile,
-                             NAME(dtile) *d, const vec *A, const vec *checkpoint, NAME(bc) bc, NAME(sweep) w, int64_t steps) {
-    const int nk = KEPT(disc);
+                             NAME(dtile) *d, const vec *A, const vec *checkpoint, NAME(bc) bc, NAME(sweep) w, int64_t steps,
+                            const NAME(ahead) *reads, const NAME(ahead) *writes) {
+    const int nk = KEPT(disc), count = nb < 2 ? 1 : 2;
+    vec now[2][3];
     vec h[8], dh[8], dA[8];
 #pragma GCC unroll 8
     for (int n = 0; n < nb; n++) h[n] = w.h[n] = checkpoint[n];
     for (int64_t t = 0; t < steps; t++) {
+        NAME(fetch)(reads, t);
         vec dt = tile->dt[t], dtu = tile->dtu[t];
         const REAL *B = bc.B + t * bc.dstate;
 #pragma GCC unroll 8
-        for (int n = 0; n < nb; n++) {
-            vec *kept = w.kept + (t * nb + (uniform ? 0 : n)) * nk;
-            if (!uniform || n == 0) NAME(coefficients)(disc, tame, dt, A[n], kept);
-            h[n] = NAME(advance)(disc, tame, kept, h[n], constant && bc.Bv ? dtu * bc.Bv[n] : dtu * B[n]);
-            w.h[(t + 1) * nb + n] = h[n];
+        for (int n = 0; n < nb; n += count) {
+            if (uniform && n == 0) NAME(coefficients)(disc, tame, 1, dt, A, now);
+            if (!uniform) NAME(coefficients)(disc, tame, count, dt, A + n, now);
+#pragma GCC unroll 2
+            for (int i = 0; i < count; i++) {
+                for (int k = 0; k < nk; k++) w.kept[(t * nb + n + i) * nk + k] = now[uniform ? 0 : i][k];
+                h[n + i] = NAME(advance)(disc, tame, now[uniform ? 0 : i], h[n + i], dtu,
+                                         constant && bc.Bv ? bc.Bv[n + i] : NAME(splat)(B[n + i]));
+                w.h[(t + 1) * nb + n + i] = h[n + i];
+            }
         }
     }
     if (tame && disc == SSMCORE_BILINEAR && !NAME(finite)(h, nb)) return 0;
@@ -388,11 +480,12 @@ INLINE int NAME(bwd_states)(const int disc, const int tame, const int uniform, c
         dA[n] = (vec){0};
     }
     for (int64_t t = steps; t-- > 0;) {
+        NAME(fetch)(writes, t);
         vec dt = tile->dt[t], u = tile->u[t], dtu = tile->dtu[t], dy = d->dy[t], sum_B = {0}, sum_A = {0};
         const REAL *B = bc.B + t * bc.dstate, *C = bc.C + t * bc.dstate;
 #pragma GCC unroll 8
         for (int n = 0; n < nb; n++) {
-            const vec *kept = w.kept + (t * nb + (uniform ? 0 : n)) * nk;
+            const vec *kept = w.kept + (t * nb + n) * nk;
             vec before = w.h[t * nb + n], after = h[n];
             vec Bn = constant && bc.Bv ? bc.Bv[n] : NAME(splat)(B[n]);
             vec *dB = constant && bc.Bv ? &w.dB[n] : &w.dB[t * bc.dstate + n];
@@ -433,11 +526,14 @@ INLINE int NAME(bwd_states)(const int disc, const int tame, const int uniform, c
 }
 
 static void NAME(bwd_tile)(int disc, int tame, int uniform, int constant, NAME(tile) *tile, NAME(dtile) *d, const vec *A,
-                           const vec *checkpoint, NAME(bc) all, NAME(sweep) w, int64_t steps) {
+                           const vec *checkpoint, NAME(bc) all, NAME(sweep) w, int64_t steps,
+                           const NAME(ahead) *reads, const NAME(ahead) *writes) {
     int64_t dstate = all.dstate;
+    static const NAME(ahead) nothing = {0};
 #define SWEEP(disc, tame, uniform, constant, nb, n)                                                                           \
     NAME(bwd_states)(disc, tame, uniform, constant, nb, tile, d, A + (n), checkpoint + (n), NAME(from_state)(all, n),         \
-                     (NAME(sweep)){w.h, w.kept, w.dstate + (n), w.dA + (n), w.dB + (n), w.dC + (n), w.read_out}, steps)
+                     (NAME(sweep)){w.h, w.kept, w.dstate + (n), w.dA + (n), w.dB + (n), w.dC + (n), w.read_out}, steps,                                  \
+                     (n) == 0 ? reads : &nothing, (n) == 0 ? writes : &nothing)
 #define BWD(disc, tame, uniform, constant, nb)                                        \
     if (!SWEEP(disc, tame, uniform, constant, nb, n))                                 \
         for (int64_t k = n; k < n + (nb); k++) SWEEP(disc, 0, 0, constant, 1, k)
@@ -505,7 +601,7 @@ typedef struct {
 
 static int64_t NAME(bwd_scratch)(const ssm_scan *s) {
     int64_t states = s->dstate * sizeof(vec);
-    return sizeof(NAME(walk)) + sizeof(NAME(tile)) + sizeof(NAME(dtile)) + (4 * states + 2 * sizeof(vec)) * BLOCK_VECS(s) +
+    return 2 * sizeof(NAME(walk)) + sizeof(NAME(tile)) + sizeof(NAME(dtile)) + (4 * states + 2 * sizeof(vec)) * BLOCK_VECS(s) +
            3 * states + 2 * CHUNK * (s->dstate * sizeof(REAL) + 64) + ((CHUNK + 1) + 3 * CHUNK) * 8 * sizeof(vec) +
            2 * CHUNK * states + 2048;
 }
@@ -515,6 +611,7 @@ static void NAME(bwd_entry)(const NAME(job) *job, const NAME(unit) *unit, int64_
     const ssm_scan *s = job->s;
     int64_t dstate = s->dstate, vecs = (unit->c1 - unit->c0 + VL - 1) / VL, nchunks = (s->seqlen + CHUNK - 1) / CHUNK;
     NAME(walk) *walk = ARENA(arena, NAME(walk), 1);
+    NAME(walk) *next = ARENA(arena, NAME(walk), 1);
     NAME(tile) *tile = ARENA(arena, NAME(tile), 1);
     NAME(dtile) *d = ARENA(arena, NAME(dtile), 1);
     vec *dh = ARENA(arena, vec, vecs * dstate);
@@ -534,8 +631,13 @@ static void NAME(bwd_entry)(const NAME(job) *job, const NAME(unit) *unit, int64_
         const REAL *dlast = s->dlast_state;
         NAME(load_rows)(dh + v * dstate, dlast ? dlast + NAME(state_row)(s, slot, b) * dstate : 0, dstate, slot.lanes);
     }
+    NAME(walk_from)(next, s->seqlen, s->width, direction, (nchunks - 1) * CHUNK);
     for (int64_t chunk = nchunks; chunk-- > 0;) {
-        NAME(walk_from)(walk, s->seqlen, s->width, direction, chunk * CHUNK);
+        NAME(walk) *spent = walk;
+        walk = next;
+        next = spent;
+        next->steps = 0;
+        if (chunk > 0) NAME(walk_from)(next, s->seqlen, s->width, direction, (chunk - 1) * CHUNK);
         int64_t steps = walk->steps;
         if (!s->B.constant) NAME(load_matrix)(B, &s->B, b, plane, walk, dstate);
         if (!s->C.constant) NAME(load_matrix)(C, &s->C, b, plane, walk, dstate);
@@ -553,7 +655,8 @@ static void NAME(bwd_entry)(const NAME(job) *job, const NAME(unit) *unit, int64_
             if (s->z.data) {
                 NAME(load_steps)(tile->z, &s->z, b, direction, slot.c, walk, slot.lanes);
                 for (int64_t t = 0; t < steps; t++) {
-                    vec z = tile->z[t], gate = NAME(sigmoid)(z);
+                    vec z = tile->z[t], gate = z;
+                    NAME(sigmoid)(1, &gate);
                     d->dz[t] = d->dy[t] * gate * (1 + z * (1 - gate)); /* times y, once it is known */
                     d->dy[t] *= z * gate;
                     tile->y[t] = D * tile->u[t];
@@ -566,8 +669,18 @@ static void NAME(bwd_entry)(const NAME(job) *job, const NAME(unit) *unit, int64_
             NAME(bc) bc = {B, C, s->B.constant ? Bv : 0, s->C.constant ? Cv : 0, dstate};
             NAME(sweep) sweep = {h, kept, dh + v * dstate, sums.dA + v * dstate, s->B.constant ? sums.dB + v * dstate : dB,
                                  s->C.constant ? sums.dC + v * dstate : dC, s->z.data != 0};
+            const NAME(walk) *then = v + 1 < vecs ? walk : next;
+            int64_t c = v + 1 < vecs ? slot.c + VL : unit->c0;
+            NAME(ahead) reads = {then->steps, then->at, 0}, writes = reads;
+            EXPECT(&reads, s->u);
+            EXPECT(&reads, s->delta);
+            EXPECT(&reads, s->z);
+            EXPECT(&reads, s->dout);
+            EXPECT(&writes, s->du);
+            EXPECT(&writes, s->ddelta);
+            EXPECT(&writes, s->dz);
             NAME(bwd_tile)(s->discretization, tame, traits.uniform, constant, tile, d, job->A + slot.index * dstate, checkpoint,
-                           bc, sweep, steps);
+                           bc, sweep, steps, &reads, &writes);
             vec sum_D = {0}, sum_bias = {0};
             for (int64_t t = 0; t < steps; t++) {
                 d->ddt[t] *= tile->slope[t];
@@ -640,6 +753,7 @@ int NAME(ssm_scan_fwd)(const ssm_scan *s) { return NAME(run)(s, NAME(fwd_scratch
 
 int NAME(ssm_scan_bwd)(const ssm_scan *s) { return NAME(run)(s, NAME(bwd_scratch)(s), NAME(bwd_unit)); }
 
+#undef EXPECT
 #undef A_SCALE
 #undef IN_SCALE
 #undef KEPT

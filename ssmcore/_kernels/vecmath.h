@@ -15,6 +15,7 @@ typedef REAL NAME(vec_anywhere) __attribute__((vector_size(VL * sizeof(REAL)), a
 #define vec NAME(vec)
 #define ivec NAME(ivec)
 #define INLINE static inline __attribute__((always_inline, unused))
+#define OUTLINE static __attribute__((noinline, unused)) /* loops that want the registers for themselves */
 
 #if REAL_IS_DOUBLE
 #define MANTISSA 52
@@ -74,28 +75,34 @@ INLINE vec NAME(clamp_exp2)(vec x) {
     return LARGER(NAME(splat)(EXP2_LOW), x);
 }
 
-/* 2^r for |r| <= 1/2. 2^0 is exactly 1, so that a step of length 0 leaves the state alone. */
-INLINE vec NAME(exp2_fraction)(vec r) {
+/* 2^r for |r| <= 1/2 of `count` vectors, in place. 2^0 is exactly 1, so that a step of length 0 leaves the state alone.
+ *
+ * Stage by stage and not vector by vector: a processor that waits for one chain after the other runs out of room to look
+ * ahead. */
+#define ABREAST 4 /* vectors at most that are computed side by side */
+#define EACH _Pragma("GCC unroll 8") for (int i = 0; i < count; i++)
+INLINE void NAME(exp2_fractions)(const int count, vec *r) {
 #if REAL_IS_DOUBLE
-    vec q = NAME(splat)(4.4549605981865183938e-10);
-    q = q * r + 7.0725859492692236999e-9;
-    q = q * r + 1.0178062445845773521e-7;
-    q = q * r + 1.3215442587921689653e-6;
-    q = q * r + 0.000015252733829836118394;
-    q = q * r + 0.00015403530441736050155;
-    q = q * r + 0.001333355814641693531;
-    q = q * r + 0.0096181291076068885273;
-    q = q * r + 0.055504108664821594339;
-    q = q * r + 0.2402265069591009822;
-    q = q * r + 0.69314718055994530942;
+    static const REAL coefficients[] = {4.4549605981865183938e-10, 7.0725859492692236999e-9, 1.0178062445845773521e-7,
+                                        1.3215442587921689653e-6,  0.000015252733829836118394, 0.00015403530441736050155,
+                                        0.001333355814641693531,   0.0096181291076068885273,   0.055504108664821594339,
+                                        0.2402265069591009822,     0.69314718055994530942,     1};
 #else
-    vec q = NAME(splat)(0.0013264727391626221f); /* 9e-8, and less towards 0, where a state remembers longest */
-    q = q * r + 0.009671512917326205f;
-    q = q * r + 0.05550733745336525f;
-    q = q * r + 0.24022242081104875f;
-    q = q * r + 0.6931469775964691f;
+    static const REAL coefficients[] = {0.0013264727391626221f, /* 9e-8, and less towards 0, where a state remembers longest */
+                                        0.009671512917326205f, 0.05550733745336525f, 0.24022242081104875f,
+                                        0.6931469775964691f, 1};
 #endif
-    return q * r + 1;
+    const int degree = sizeof(coefficients) / sizeof(REAL) - 1;
+    vec q[ABREAST];
+    EACH q[i] = NAME(splat)(coefficients[0]);
+#pragma GCC unroll 12
+    for (int k = 1; k <= degree; k++) EACH q[i] = q[i] * r[i] + coefficients[k];
+    EACH r[i] = q[i];
+}
+
+INLINE vec NAME(exp2_fraction)(vec r) {
+    NAME(exp2_fractions)(1, &r);
+    return r;
 }
 
 INLINE vec NAME(exp2)(vec x) {
@@ -105,15 +112,21 @@ INLINE vec NAME(exp2)(vec x) {
     return NAME(select)(x < EXP2_LOW, NAME(splat)(0), SCALE2(NAME(exp2_fraction)(clamped - whole), whole, k));
 }
 
-/* The same for EXP2_LOW <= x < EXP2_HIGH - 1. */
-INLINE vec NAME(exp2_inside)(vec x) {
+/* The same of `count` vectors, in place, for EXP2_LOW <= x < EXP2_HIGH - 1. */
+INLINE void NAME(exp2_inside)(const int count, vec *x) {
+    vec whole[ABREAST];
 #ifdef ROUND
-    vec whole = ROUND(x);
-    return SCALE2(NAME(exp2_fraction)(x - whole), whole, 0);
+    EACH whole[i] = ROUND(x[i]);
+    EACH x[i] -= whole[i];
+    NAME(exp2_fractions)(count, x);
+    EACH x[i] = SCALE2(x[i], whole[i], 0);
 #else
-    ivec k;
-    vec whole = NAME(round)(x, &k);
-    return (vec)((ivec)NAME(exp2_fraction)(x - whole) + (k << MANTISSA));
+    vec shifted[ABREAST]; /* the last bits of its mantissa are the nearest integer, and the shift drops the others */
+    EACH shifted[i] = x[i] + ROUND_MAGIC;
+    EACH whole[i] = shifted[i] - ROUND_MAGIC;
+    EACH x[i] -= whole[i];
+    NAME(exp2_fractions)(count, x);
+    EACH x[i] = (vec)((ivec)x[i] + ((ivec)shifted[i] << MANTISSA));
 #endif
 }
 
@@ -163,48 +176,52 @@ INLINE void NAME(exp_phi)(vec x, vec *exp_x, vec *phi, vec *dphi) {
     *dphi = NAME(select)(near, q * (r - 1) + 1, (e - f) * inv);
 }
 
-/* e^x for x <= 0, with what softplus and sigmoid lack of `exp_phi`: the way up. */
-INLINE vec NAME(exp_negative)(vec x) {
-    ivec k, low = x < EXP2_LOW * (LN2_HIGH + LN2_LOW);
-    vec clamped = LARGER(NAME(splat)(EXP2_LOW * (LN2_HIGH + LN2_LOW)), x);
-    vec whole = NAME(round)(clamped * LOG2_E, &k);
-    vec r = clamped - whole * LN2_HIGH - whole * LN2_LOW;
-    return (vec)(~low & (ivec)SCALE2(NAME(exp2_fraction)(r * LOG2_E), whole, k));
+/* e^x of `count` vectors, in place, for x <= 0: softplus and sigmoid have no use for the way up. */
+INLINE void NAME(exp_negative)(const int count, vec *x) {
+    ivec k[ABREAST], low[ABREAST];
+    vec whole[ABREAST];
+    EACH low[i] = x[i] < EXP2_LOW * (LN2_HIGH + LN2_LOW);
+    EACH x[i] = LARGER(NAME(splat)(EXP2_LOW * (LN2_HIGH + LN2_LOW)), x[i]);
+    EACH whole[i] = NAME(round)(x[i] * LOG2_E, &k[i]);
+    EACH x[i] = (x[i] - whole[i] * LN2_HIGH - whole[i] * LN2_LOW) * LOG2_E;
+    NAME(exp2_fractions)(count, x);
+    EACH x[i] = (vec)(~low[i] & (ivec)SCALE2(x[i], whole[i], k[i]));
 }
 
-/* log(1 + e^x) = max(x, 0) + 2 artanh(s), s = e/(2 + e), e = exp(-|x|); above 20 the identity, as torch has it. `slope` is
- * the derivative, 1/(1 + e^-x), above 20 that of the identity. */
-INLINE vec NAME(softplus)(vec x, vec *slope) {
-    vec e = NAME(exp_negative)(NAME(minus_magnitude)(x));
-    *slope = NAME(select)(x > 20, NAME(splat)(1), NAME(select)(x < 0, e, NAME(splat)(1)) / (1 + e));
-    vec s = e / (e + 2);
-    vec w = s * s;
+/* log(1 + e^x) = max(x, 0) + 2 artanh(s), s = e/(2 + e), e = exp(-|x|), of `count` vectors, in place; above 20 the identity,
+ * as torch has it. `slope`, unless NULL, receives the derivative, 1/(1 + e^-x), above 20 that of the identity. */
+INLINE void NAME(softplus)(const int count, vec *x, vec *slope) {
 #if REAL_IS_DOUBLE
-    vec q = NAME(splat)(0.080362830673391359166);
-    q = q * w + 0.028927044988338250322;
-    q = q * w + 0.050490927343170297784;
-    q = q * w + 0.052274737577654313479;
-    q = q * w + 0.058853092776241545906;
-    q = q * w + 0.066664997601925853657;
-    q = q * w + 0.076923141106323210244;
-    q = q * w + 0.090909089260906135886;
-    q = q * w + 0.11111111113820865993;
-    q = q * w + 0.14285714285687825765;
-    q = q * w + 0.2000000000000013402;
-    q = q * w + 0.33333333333333330667;
+    static const REAL coefficients[] = {0.080362830673391359166, 0.028927044988338250322, 0.050490927343170297784,
+                                        0.052274737577654313479, 0.058853092776241545906, 0.066664997601925853657,
+                                        0.076923141106323210244, 0.090909089260906135886, 0.11111111113820865993,
+                                        0.14285714285687825765,  0.2000000000000013402,   0.33333333333333330667, 1};
 #else
-    vec q = NAME(splat)(0.12196954042011512453f);
-    q = q * w + 0.10699280253339271618f;
-    q = q * w + 0.14310103704218619165f;
-    q = q * w + 0.19999355623431165808f;
-    q = q * w + 0.3333333951321698478f;
+    static const REAL coefficients[] = {0.12196954042011512453f, 0.10699280253339271618f, 0.14310103704218619165f,
+                                        0.19999355623431165808f, 0.3333333951321698478f,  1};
 #endif
-    q = q * w + 1;
-    vec tail = s * q * 2;
-    return NAME(select)(x > 20, x, LARGER(NAME(splat)(0), x) + tail);
+    const int degree = sizeof(coefficients) / sizeof(REAL) - 1;
+    vec e[ABREAST], s[ABREAST], w[ABREAST], q[ABREAST];
+    EACH e[i] = NAME(minus_magnitude)(x[i]);
+    NAME(exp_negative)(count, e);
+    if (slope)
+        EACH slope[i] = NAME(select)(x[i] > 20, NAME(splat)(1), NAME(select)(x[i] < 0, e[i], NAME(splat)(1)) / (1 + e[i]));
+    EACH s[i] = e[i] / (e[i] + 2);
+    EACH w[i] = s[i] * s[i];
+    EACH q[i] = NAME(splat)(coefficients[0]);
+#pragma GCC unroll 13
+    for (int k = 1; k <= degree; k++) EACH q[i] = q[i] * w[i] + coefficients[k];
+    EACH x[i] = NAME(select)(x[i] > 20, x[i], LARGER(NAME(splat)(0), x[i]) + s[i] * q[i] * 2);
 }
 
-INLINE vec NAME(sigmoid)(vec x) {
-    vec e = NAME(exp_negative)(NAME(minus_magnitude)(x));
-    return NAME(select)(x < 0, e, NAME(splat)(1)) / (1 + e);
+INLINE void NAME(sigmoid)(const int count, vec *x) {
+    vec e[ABREAST];
+    EACH e[i] = NAME(minus_magnitude)(x[i]);
+    NAME(exp_negative)(count, e);
+    EACH x[i] = NAME(select)(x[i] < 0, e[i], NAME(splat)(1)) / (1 + e[i]);
+}
+
+INLINE vec NAME(sigmoid1)(vec x) {
+    NAME(sigmoid)(1, &x);
+    return x;
 }

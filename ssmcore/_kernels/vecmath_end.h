@@ -1,6 +1,7 @@
 /* Takes back what lanes.h, vecmath.h and their includer defined, for the next type. */
 #undef CHUNK
 #undef ARENA
+#undef TILE
 #undef REAL
 #undef INT
 #undef REAL_IS_DOUBLE
@@ -21,6 +22,9 @@
 #undef LN2_HIGH
 #undef LN2_LOW
 #undef LOG2_E
+#undef ABREAST
+#undef EACH
 #undef vec
 #undef ivec
 #undef INLINE
+#undef OUTLINE
