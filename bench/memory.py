@@ -20,7 +20,7 @@ def ours(arguments: dict) -> None:
 
 
 def mambapy(arguments: dict) -> None:
-    from test_selective_scan import mambapy_scan
+    from peers import mambapy_scan
 
     mambapy_scan(arguments).sum().backward()
 

@@ -64,10 +64,13 @@ def best_isa() -> str:
 
 
 def block_of(dim: int) -> int:
-    """Channels a unit of work covers, of `dim` that share B and C: up to BLOCK, evenly, in whole vectors.
+    """Channels a unit of work covers, of `dim` that share B and C: up to BLOCK, evenly, in whole vectors, and in an even number
+    of blocks where there are enough for two, since threads come in pairs.
 
     Sums over channels depend on it, so it depends on nothing else."""
     blocks = -(-dim // BLOCK) or 1
+    if dim > BLOCK // 2:
+        blocks += blocks % 2
     return -(-dim // blocks // 16) * 16 or 16
 
 

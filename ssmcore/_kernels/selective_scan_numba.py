@@ -6,7 +6,6 @@ Channels are the innermost loop, over a block of up to BLOCK of one group, which
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -14,29 +13,29 @@ from numba import njit, prange, types
 from numba.extending import overload
 
 from .common_numba import OPTIONS, present, signatures, threads
-from .vecmath_numba import exp2, like, second_difference, sigmoid
+from .vecmath_numba import LOG2_E, exp2, like, second_difference, sigmoid, softplus
 
 CHUNK = 64
 BLOCK = 128
 DISCRETIZATIONS = ("mamba", "bilinear", "zoh")
-LOG2_E = 1.44269504088896340736
 NEAR = 0.34  # |x| below which e^x - 1 is taken from its series
 
 
 def block_of(dim: int) -> int:
-    """Channels a unit of work covers. Sums over channels depend on it, so it depends on nothing else."""
-    return BLOCK
+    """Channels a unit of work covers, of `dim` that share B and C: up to BLOCK, evenly, in an even number of blocks where there
+    are enough for two. Sums over channels depend on it, so it depends on nothing else."""
+    blocks = max(-(-dim // BLOCK), 1)
+    if dim > BLOCK // 2:
+        blocks += blocks % 2
+    return max(-(-dim // blocks), 1)
+
+
+_block_of = njit(**OPTIONS)(block_of)
 
 
 def span_of(batch: int, seqlen: int) -> int:
     """Batch entries a unit of work covers."""
     return 1
-
-
-@njit(**OPTIONS)
-def _softplus(x):
-    wide = np.float64(x)
-    return x if wide > 20 else like(math.log1p(math.exp(wide)), x)
 
 
 @njit(**OPTIONS)
@@ -138,13 +137,13 @@ def _add_product(total, a, b):
 
 
 @njit(**OPTIONS)
-def _steps(delta, bias, u, softplus, dt, dtu):
+def _steps(delta, bias, u, positive, dt, dtu):
     for i in range(len(dt)):
         step = delta[i]
         if len(bias) > 0:
             step += bias[i]
-        if softplus:
-            step = _softplus(step)
+        if positive:
+            step = softplus(step)
         dt[i] = step
         dtu[i] = step * u[i]
 
@@ -156,14 +155,20 @@ def _columns(constant, c0, c1):
 
 
 @njit(**OPTIONS)
+def _blocks(per_group):
+    size = _block_of(per_group)
+    return (per_group + size - 1) // size
+
+
+@njit(**OPTIONS)
 def _unit(index, dim, ngroups):
     """Batch entry, group, block and channels [c0, c1) of a unit of work."""
     per_group = dim // ngroups
-    nblocks = (per_group + BLOCK - 1) // BLOCK
+    size, nblocks = _block_of(per_group), _blocks(per_group)
     block = index % nblocks
     g = index // nblocks % ngroups
-    c0 = g * per_group + block * BLOCK
-    return index // nblocks // ngroups, g, block, c0, min(c0 + BLOCK, (g + 1) * per_group)
+    c0 = g * per_group + block * size
+    return index // nblocks // ngroups, g, block, c0, min(c0 + size, (g + 1) * per_group)
 
 
 @njit(
@@ -197,7 +202,7 @@ def _forward(
     batch, seqlen, dim = u.shape
     dstate = A.shape[1]
     per_group = dim // ngroups
-    for index in prange(batch * ngroups * ((per_group + BLOCK - 1) // BLOCK)):
+    for index in prange(batch * ngroups * _blocks(per_group)):
         bi, g, _, c0, c1 = _unit(index, dim, ngroups)
         width = c1 - c0
         rows = np.empty((3, width), u.dtype)
@@ -274,7 +279,7 @@ def _backward(
     dstate = A.shape[1]
     per_group = dim // ngroups
     nchunks = (seqlen + CHUNK - 1) // CHUNK
-    for index in prange(batch * ngroups * ((per_group + BLOCK - 1) // BLOCK)):
+    for index in prange(batch * ngroups * _blocks(per_group)):
         bi, g, block, c0, c1 = _unit(index, dim, ngroups)
         width = c1 - c0
         rows = np.empty((7, width), u.dtype)

@@ -5,15 +5,15 @@ numba's own `math.exp` stays a scalar call. Coefficients are those of vecmath.h.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
 from .common_numba import OPTIONS
+
+LOG2_E = 1.44269504088896340736
 
 _EXP2 = {  # (2^r - 1)/r on |r| <= 1/2, lowest power first
     32: (
@@ -59,6 +59,31 @@ _SECOND_DIFFERENCE = {  # (e^r - 1 - r)/r^2 on |r| <= 0.3466
         2.5052071094293546753e-8,
         2.0918137737642736429e-9,
         1.6086627956780368844e-10,
+    ),
+}
+_ARTANH = {  # artanh(s)/s on s <= 1/3, of s^2
+    32: (
+        1.0,
+        0.3333333951321698478,
+        0.19999355623431165808,
+        0.14310103704218619165,
+        0.10699280253339271618,
+        0.12196954042011512453,
+    ),
+    64: (
+        1.0,
+        0.33333333333333330667,
+        0.2000000000000013402,
+        0.14285714285687825765,
+        0.11111111113820865993,
+        0.090909089260906135886,
+        0.076923141106323210244,
+        0.066664997601925853657,
+        0.058853092776241545906,
+        0.052274737577654313479,
+        0.050490927343170297784,
+        0.028927044988338250322,
+        0.080362830673391359166,
     ),
 }
 _FORMAT = {32: (23, 127, 128.0, -125.0), 64: (52, 1023, 1024.0, -1021.0)}  # mantissa bits, bias, ends of exp2
@@ -132,7 +157,32 @@ def second_difference(typingctx: Any, x: Any) -> Any:
     return x(x), codegen
 
 
+@intrinsic
+def _artanh_over_s(typingctx: Any, w: Any) -> Any:
+    """artanh(s)/s of w = s^2, s <= 1/3."""
+    if w not in (types.float32, types.float64):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        (value,) = args
+        return _horner(builder, value.type, _ARTANH[w.bitwidth], value)
+
+    return w(w), codegen
+
+
+@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def softplus(x: Any) -> Any:
+    """log(1 + e^x) = max(x, 0) + 2 artanh(e/(2 + e)), e = exp(-|x|); above 20 the identity."""
+    zero: Any = like(0.0, x)
+    e: Any = exp2(-abs(x) * like(LOG2_E, x))
+    s = e / (e + like(2.0, x))
+    tail: Any = _artanh_over_s(s * s)
+    return x if x > 20 else (x if x > 0 else zero) + (s + s) * tail
+
+
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
 def sigmoid(x: Any) -> Any:
-    """1/(1 + e^-x), by a scalar call in double precision: for what is done once a position, not once a state."""
-    return like(1 / (1 + math.exp(-np.float64(x))), x)  # type: ignore[call-arg]
+    """1/(1 + e^-x)."""
+    one: Any = like(1.0, x)
+    e: Any = exp2(-abs(x) * like(LOG2_E, x))
+    return (e if x < 0 else one) / (one + e)
