@@ -43,6 +43,7 @@ def extensions(mode: str) -> list[Extension]:
 
     built = cythonize(
         [
+            extension("attention_gate", per_isa=True),
             extension("causal_conv1d", per_isa=True),
             extension("depthwise_conv2d", per_isa=True),
             extension("discretize", per_isa=False),

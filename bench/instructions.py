@@ -23,6 +23,7 @@ KERNELS = {
     ),
     "causal_conv1d silu": ("ssm_conv", {"activation": "silu"}),
     "depthwise_conv2d silu": ("ssm_dwconv", {"activation": "silu"}),
+    "attention_gate": ("ssm_gate", {}),
 }
 
 
@@ -31,7 +32,7 @@ def run(name: str) -> None:
     import numpy as np
 
     import ssmcore
-    from ssmcore.ops import causal_conv1d, depthwise_conv2d, selective_scan
+    from ssmcore.ops import attention_gate, causal_conv1d, depthwise_conv2d, selective_scan
 
     op, options = name.split()[0], KERNELS[name][1]
     rng = np.random.default_rng(0)
@@ -42,17 +43,20 @@ def run(name: str) -> None:
         )
     elif op == "causal_conv1d":
         case = causal_conv1d.make_case(rng, np.float32, batch=1, dim=64, seqlen=256, layout="bld", **options)
-    else:
+    elif op == "depthwise_conv2d":
         case = depthwise_conv2d.make_case(rng, np.float32, batch=1, height=16, width=16, dim=64, **options)
+    else:
+        case = attention_gate.make_case(rng, np.float32, batch=1, height=16, width=16, channels=64, dim=32)
     out = getattr(ssmcore, op)(**case, backend="cython", num_threads=1)
-    getattr(ssmcore, f"{op}_vjp")(np.ones_like(out), **case, backend="cython", num_threads=1)
+    dout = np.ones_like(out[0] if isinstance(out, tuple) else out)
+    getattr(ssmcore, f"{op}_vjp")(dout, **case, backend="cython", num_threads=1)
 
 
 def count(name: str) -> int:
     """Instructions within the kernels' entry points."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "callgrind.out"
-        toggles = [f"--toggle-collect={KERNELS[name][0]}_{way}_f32_avx2" for way in ("fwd", "bwd")]
+        toggles = [f"--toggle-collect={KERNELS[name][0]}_*_f32_avx2"]
         command = ["valgrind", "--tool=callgrind", "--collect-atstart=no", *toggles, f"--callgrind-out-file={out}"]
         environment = {**os.environ, "SSMCORE_ISA": "avx2", "OPENBLAS_NUM_THREADS": "1"}
         done = subprocess.run(

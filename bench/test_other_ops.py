@@ -1,4 +1,4 @@
-"""Discretisation and gate crop beside plain NumPy, convolutions beside torch's own."""
+"""Discretisation and gate crop beside plain NumPy, convolutions and the attention gate beside torch's own."""
 
 from __future__ import annotations
 
@@ -136,3 +136,59 @@ def test_depthwise_conv2d_training_step(name: str, way: str, measure: Any) -> No
     reference = ssmcore.depthwise_conv2d_vjp(np.ones_like(wide["x"]), **wide)
     error = max(relative_error(got, wanted) for got, wanted in zip(run(), reference, strict=True))
     measure(run, elements=x.numel(), error=error, tolerance=1e-4, moved=5 * x.numel() * 4)
+
+
+GATES = {sample.name: sample for sample in SPECS["attention_gate"].benchmarks}
+
+
+def torch_gate(case: dict[str, torch.Tensor], *, training: bool) -> torch.Tensor:
+    """What a user writes instead: batch norms, ReLU, a 1x1 convolution, sigmoid and product, on channels-last memory."""
+    f = torch.nn.functional
+    x, theta, phi = (case[n].permute(0, 3, 1, 2) for n in ("x", "theta", "phi"))
+    dim = theta.shape[1]
+    zero, one = theta.new_zeros(dim), theta.new_ones(dim)
+
+    def norm(value: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        channels = value.shape[1]
+        statistics = (None, None) if training else (zero[:channels], one[:channels])
+        return f.batch_norm(value, *statistics, weight, bias, training=training)
+
+    a = f.relu(norm(theta, case["theta_weight"], case["shift"]) + norm(phi, case["phi_weight"], zero))
+    q = norm(f.conv2d(a, case["psi"].reshape(1, dim, 1, 1)), case["psi_weight"], case["psi_shift"])
+    return (x * torch.sigmoid(q)).permute(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("pass_", ["inference", "training step"])
+@pytest.mark.parametrize("way", ["ssmcore", "torch"])
+@pytest.mark.parametrize("name", GATES)
+def test_attention_gate(name: str, way: str, pass_: str, measure: Any) -> None:
+    """An element is one of theta."""
+    import ssmcore.torch
+
+    arrays = GATES[name].make(np.random.default_rng(0), np.float32)
+    training = pass_ == "training step"
+    case = {n: torch.from_numpy(a).requires_grad_(training) for n, a in arrays.items()}
+    rows = 2 * arrays["shift"].size + 1
+    given = None if training else np.tile(np.array([[0.0, 1.0]], np.float32), (rows, 1))
+    dout = torch.ones_like(case["x"])
+
+    def output() -> torch.Tensor:
+        if way == "torch":
+            return torch_gate(case, training=training)
+        return ssmcore.torch.attention_gate(*case.values(), None if given is None else torch.from_numpy(given))[0]
+
+    def run() -> Any:
+        if training:
+            return torch.autograd.grad(output(), (case["x"], case["theta"], case["phi"]), dout)
+        with torch.inference_mode():
+            return (output(),)
+
+    wide = widened(arrays)
+    if training:
+        wanted = ssmcore.attention_gate_vjp(np.ones_like(wide["x"]), **wide)[:3]
+    else:
+        wanted = ssmcore.attention_gate(**wide, statistics=given)[:1]
+    error = max(relative_error(got, w) for got, w in zip(run(), wanted, strict=True))
+    moved = (4 if training else 1) * (2 * arrays["x"].nbytes + 2 * arrays["theta"].nbytes)
+    # an a within rounding of 0 may fall on the other side of the ReLU, which moves a whole entry of a gradient
+    measure(run, elements=arrays["theta"].size, error=error, tolerance=0.1 if way == "torch" else 1e-3, moved=moved)

@@ -6,6 +6,7 @@ from ._explain import CpuFeatures, cpu_features, explain
 from ._spec import ArgumentError, ArgumentTypeError
 from .backends import BackendError, use_backend
 from .backends import names as backend_names
+from .ops.attention_gate import AttentionGateGradients, attention_gate, attention_gate_vjp
 from .ops.causal_conv1d import CausalConv1dGradients, causal_conv1d, causal_conv1d_vjp
 from .ops.depthwise_conv2d import DepthwiseConv2dGradients, depthwise_conv2d, depthwise_conv2d_vjp
 from .ops.discretize import DiscretizeGradients, discretize, discretize_vjp
@@ -17,6 +18,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
+    "AttentionGateGradients",
     "BackendError",
     "CausalConv1dGradients",
     "CpuFeatures",
@@ -24,6 +26,8 @@ __all__ = [
     "DiscretizeGradients",
     "SS2DGradients",
     "SelectiveScanGradients",
+    "attention_gate",
+    "attention_gate_vjp",
     "backend_names",
     "causal_conv1d",
     "causal_conv1d_vjp",

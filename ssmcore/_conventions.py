@@ -1,4 +1,4 @@
-"""What operations, backends and kernels agree on: where states are kept, and in which order a grid is walked."""
+"""What operations, backends and kernels agree on: where states are kept, in which order a grid is walked, where a crop lies."""
 
 from __future__ import annotations
 
@@ -30,3 +30,10 @@ def roll_up(y: Any, direction: int, height: int, width: int) -> Any:
     if direction % 2:
         return y.reshape(y.shape[0], width, height, *y.shape[2:]).swapaxes(1, 2)
     return y.reshape(y.shape[0], height, width, *y.shape[2:])
+
+
+def centre(g: Any, x: Any) -> tuple[slice, slice, slice]:
+    """Where the grid of x lies in the larger one of g, both (batch, height, width, ...), as `gate_crop` cuts it."""
+    starts = [(full - part) // 2 for full, part in zip(g.shape[1:3], x.shape[1:3], strict=True)]
+    rows, columns = (slice(start, start + part) for start, part in zip(starts, x.shape[1:3], strict=True))
+    return slice(None), rows, columns

@@ -50,9 +50,8 @@ FAULTS = [
     Fault(
         "C kernel: last step skipped",
         SCAN_C,
-        "for (int64_t t = 0; t < steps; t++) {\n        vec dt = tile->dt[t], dtu = tile->dtu[t], y = tile->y[t], y_odd",
-        "for (int64_t t = 0; t < steps - (steps > 1); t++) {\n"
-        "        vec dt = tile->dt[t], dtu = tile->dtu[t], y = tile->y[t], y_odd",
+        "for (int64_t t = 0; t < steps; t++) {\n        NAME(fetch)(ahead, t);",
+        "for (int64_t t = 0; t < steps - 1; t++) {\n        NAME(fetch)(ahead, t);",
         f"{CONFORMANCE}",
         build=True,
     ),
@@ -102,6 +101,21 @@ FAULTS = [
         "for (int k = 0; k < 8; k++) dweight[k] +=",
         f"{CONFORMANCE}",
         build=True,
+    ),
+    Fault(
+        "C kernel: the gate's gradient forgets its statistics of phi",
+        "ssmcore/_kernels/attention_gate_impl.h",
+        "+ (k[GATE_CONSTANT_PHI] + k[GATE_SLOPE_PHI] * (p - k[GATE_MEAN_PHI]))",
+        "+ k[GATE_CONSTANT_PHI]",
+        f"{CONFORMANCE}",
+        build=True,
+    ),
+    Fault(
+        "gate: the variances of strips joined without the distances of their means",
+        "ssmcore/backends/_compiled.py",
+        "squares.sum(axis=0) / counts.sum() + (share * (means - mean) ** 2).sum(axis=0)",
+        "squares.sum(axis=0) / counts.sum()",
+        f"{CONFORMANCE}",
     ),
     Fault(
         "numba kernel: gradient term dropped",

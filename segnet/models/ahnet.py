@@ -5,10 +5,12 @@ AHNet here is the paper's Advanced Hierarchical Network, not MONAI's anisotropic
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
-from ssmcore.torch import gate_crop
+from ssmcore.torch import attention_gate
 
 
 class AttentionGate(nn.Module):
@@ -29,10 +31,53 @@ class AttentionGate(nn.Module):
         self.psi = nn.Sequential(nn.Conv2d(channels, 1, 1), nn.BatchNorm2d(1))
 
     def forward(self, x: Tensor, g: Tensor) -> Tensor:
-        if g.shape[2:] != x.shape[2:]:
-            g = gate_crop(g, x.shape[2:])
-        rate = torch.sigmoid(self.psi(torch.relu(self.theta(x) + self.phi(g))))
-        return x * rate
+        """x (batch, x_channels, height, width), g (batch, g_channels, ...) at least as large."""
+        theta, theta_norm = _layers(self.theta)
+        phi, phi_norm = _layers(self.phi)
+        psi, psi_norm = _layers(self.psi)
+        norms, channels = (theta_norm, phi_norm, psi_norm), theta.out_channels
+        # psi's bias moves the mean of its norm alone: it cancels where the mean is taken, and is a shift where it is given
+        bias = cast(Tensor, psi.bias)
+        if self.training:
+            statistics, psi_shift = None, psi_norm.bias + 0 * bias
+        else:
+            statistics = torch.cat([torch.stack(_running(norm), 1) for norm in norms])
+            psi_shift = psi_norm.bias + bias * psi_norm.weight * torch.rsqrt(_running(psi_norm)[1] + psi_norm.eps)
+        out, used = attention_gate(
+            x.permute(0, 2, 3, 1),
+            theta(x).permute(0, 2, 3, 1),
+            phi(g).permute(0, 2, 3, 1),
+            theta_norm.weight,
+            phi_norm.weight,
+            theta_norm.bias + phi_norm.bias,
+            psi.weight.reshape(channels),
+            psi_norm.weight,
+            psi_shift,
+            statistics,
+            eps=psi_norm.eps,
+        )
+        if self.training:
+            positions = x.numel() // x.shape[1]
+            for norm, taken, moved in zip(norms, used.split([channels, channels, 1]), (0, 0, bias), strict=True):
+                _follow(norm, taken[:, 0] + moved, taken[:, 1] * (positions / max(positions - 1, 1)))
+        return out.permute(0, 3, 1, 2)
+
+
+def _layers(convolution_and_norm: nn.Sequential) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+    convolution, norm = convolution_and_norm
+    return cast(nn.Conv2d, convolution), cast(nn.BatchNorm2d, norm)
+
+
+def _running(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    return cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+
+
+@torch.no_grad()
+def _follow(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
+    """The running statistics a step towards those of a batch, as nn.BatchNorm2d itself takes it."""
+    for running, taken in zip(_running(norm), (mean, variance), strict=True):
+        running.lerp_(taken.to(running.dtype), cast(float, norm.momentum))
+    cast(Tensor, norm.num_batches_tracked).add_(1)
 
 
 class AttentionUpsampling(nn.Module):

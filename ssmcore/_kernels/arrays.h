@@ -13,6 +13,12 @@ typedef struct {
     int64_t batch, time, dim, direction;
 } ssm_out;
 
+/* (batch, height, width, dim); strides count elements. */
+typedef struct {
+    void *data;
+    int64_t batch, row, column, dim;
+} ssm_grid;
+
 enum { SSMCORE_CHUNK = 64 }; /* steps of a tile, and between two kept states */
 
 /* A direction's number tells how it walks a grid: 0 along rows, 1 along columns, 2 and 3 the same backwards. */

@@ -1,14 +1,8 @@
 /* What the Cython module hands to a depthwise 3x3 convolution. */
 #ifndef SSMCORE_DEPTHWISE_CONV2D_H
 #define SSMCORE_DEPTHWISE_CONV2D_H
-#include <stdint.h>
+#include "arrays.h"
 #include "cpu.h"
-
-/* (batch, height, width, dim); strides count elements. */
-typedef struct {
-    void *data;
-    int64_t batch, row, column, dim;
-} ssm_grid;
 
 typedef struct {
     int64_t batch, height, width, dim;

@@ -542,37 +542,6 @@ static void NAME(bwd_tile)(int disc, int tame, int uniform, int constant, NAME(t
 #undef SWEEP
 }
 
-/* Sums over the lanes of VL vectors, that of v[i] in lane i, in a fixed order. */
-INLINE vec NAME(lane_sums)(const vec *v) {
-#ifdef LANE_SUMS
-    return LANE_SUMS(v);
-#elif defined(__clang__)
-    vec total;
-    for (int i = 0; i < VL; i++) {
-        REAL sum = 0;
-        for (int k = 0; k < VL; k++) sum += v[i][k];
-        total[i] = sum;
-    }
-    return total;
-#else
-    vec sums[VL];
-    for (int i = 0; i < VL; i++) sums[i] = v[i];
-#pragma GCC unroll 4
-    for (int width = 1; width < VL; width *= 2) {
-        ivec own, other; /* lane i stays with the first of two vectors where i & width is 0, and takes its neighbour's */
-#pragma GCC unroll 16
-        for (int i = 0; i < VL; i++) {
-            own[i] = i & width ? VL + i : i;
-            other[i] = own[i] ^ width;
-        }
-#pragma GCC unroll 8
-        for (int i = 0; i < VL / 2 / width; i++)
-            sums[i] = __builtin_shuffle(sums[2 * i], sums[2 * i + 1], own) + __builtin_shuffle(sums[2 * i], sums[2 * i + 1], other);
-    }
-    return sums[0];
-#endif
-}
-
 /* Gradient of a varying B or C: the lanes of each (step, state) summed into this block's own plane. */
 INLINE void NAME(store_matrix_grad)(void *gradient, const ssm_scan *s, const NAME(unit) *unit, int64_t b, int64_t direction,
                                     const NAME(walk) *walk, const vec *sums) {

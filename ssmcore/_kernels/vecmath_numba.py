@@ -86,6 +86,10 @@ _ARTANH = {  # artanh(s)/s on s <= 1/3, of s^2
         0.080362830673391359166,
     ),
 }
+_LN2 = {  # ln 2 in two parts, of which the first has few bits
+    32: (6.93359375e-1, -2.12194440e-4),
+    64: (6.93147180369123816490e-01, 1.90821492927058770002e-10),
+}
 _FORMAT = {32: (23, 127, 128.0, -125.0), 64: (52, 1023, 1024.0, -1021.0)}  # mantissa bits, bias, ends of exp2
 
 
@@ -111,6 +115,39 @@ def like(typingctx: Any, number: Any, x: Any) -> Any:
     return x(number, x), codegen
 
 
+def _power(builder: Any, value: Any, bits: int, *, natural: bool) -> Any:
+    """2^value, or e^value for value <= 0, whose reduction keeps what a product with log2(e) would round off."""
+    mantissa, bias, high, low = _FORMAT[bits]
+    real, integer = value.type, ir.IntType(bits)
+
+    def constant(number: float) -> ir.Constant:
+        return ir.Constant(real, number)
+
+    exponent = builder.fmul(value, constant(LOG2_E)) if natural else value
+    above = builder.fcmp_ordered(">", exponent, constant(high))
+    clamped = builder.select(above, constant(high), exponent)
+    below = builder.fcmp_ordered("<", exponent, constant(low))
+    clamped = builder.select(below, constant(low), clamped)
+    rint = builder.module.declare_intrinsic("llvm.rint", [real])
+    whole = builder.call(rint, [clamped])
+    if natural:
+        # as calls: `reassoc` would join the two parts again
+        muladd = builder.module.declare_intrinsic("llvm.fmuladd", [real], ir.FunctionType(real, [real] * 3))
+        r = value
+        for part in _LN2[bits]:
+            r = builder.call(muladd, [whole, constant(-part), r])
+        r = builder.fmul(r, constant(LOG2_E))
+    else:
+        r = builder.fsub(clamped, whole)
+    p = _multiply_add(builder, _horner(builder, real, _EXP2[bits], r), r, constant(1.0))
+    finite = builder.fcmp_ordered("==", whole, whole)
+    k = builder.fptosi(builder.select(finite, whole, constant(0.0)), integer)
+    biased = builder.add(k, ir.Constant(integer, bias - 1))
+    scale = builder.bitcast(builder.shl(biased, ir.Constant(integer, mantissa)), real)
+    scaled = builder.fmul(builder.fmul(p, scale), constant(2.0))
+    return builder.select(below, constant(0.0), scaled)
+
+
 @intrinsic
 def exp2(typingctx: Any, x: Any) -> Any:
     """2^x; exactly 1 at 0, 0 below 2^-125 (2^-1021), infinity and NaN as IEEE has them."""
@@ -118,28 +155,19 @@ def exp2(typingctx: Any, x: Any) -> Any:
         return None
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        (value,) = args
-        bits = x.bitwidth
-        mantissa, bias, high, low = _FORMAT[bits]
-        real, integer = value.type, ir.IntType(bits)
+        return _power(builder, args[0], x.bitwidth, natural=False)
 
-        def constant(number: float) -> ir.Constant:
-            return ir.Constant(real, number)
+    return x(x), codegen
 
-        above = builder.fcmp_ordered(">", value, constant(high))
-        clamped = builder.select(above, constant(high), value)
-        below = builder.fcmp_ordered("<", value, constant(low))
-        clamped = builder.select(below, constant(low), clamped)
-        rint = builder.module.declare_intrinsic("llvm.rint", [real])
-        whole = builder.call(rint, [clamped])
-        r = builder.fsub(clamped, whole)
-        p = _multiply_add(builder, _horner(builder, real, _EXP2[bits], r), r, constant(1.0))
-        finite = builder.fcmp_ordered("==", whole, whole)
-        k = builder.fptosi(builder.select(finite, whole, constant(0.0)), integer)
-        exponent = builder.add(k, ir.Constant(integer, bias - 1))
-        scale = builder.bitcast(builder.shl(exponent, ir.Constant(integer, mantissa)), real)
-        scaled = builder.fmul(builder.fmul(p, scale), constant(2.0))
-        return builder.select(below, constant(0.0), scaled)
+
+@intrinsic
+def exp_negative(typingctx: Any, x: Any) -> Any:
+    """e^x for x <= 0; 0 below 2^-125 (2^-1021)."""
+    if x not in (types.float32, types.float64):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _power(builder, args[0], x.bitwidth, natural=True)
 
     return x(x), codegen
 
@@ -173,8 +201,8 @@ def _artanh_over_s(typingctx: Any, w: Any) -> Any:
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
 def softplus(x: Any) -> Any:
     """log(1 + e^x) = max(x, 0) + 2 artanh(e/(2 + e)), e = exp(-|x|); above 20 the identity."""
-    zero: Any = like(0.0, x)
-    e: Any = exp2(-abs(x) * like(LOG2_E, x))
+    zero: Any = like(0.0, x)  # type: ignore[call-arg]
+    e: Any = exp_negative(-abs(x))
     s = e / (e + like(2.0, x))
     tail: Any = _artanh_over_s(s * s)
     return x if x > 20 else (x if x > 0 else zero) + (s + s) * tail
@@ -183,6 +211,6 @@ def softplus(x: Any) -> Any:
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
 def sigmoid(x: Any) -> Any:
     """1/(1 + e^-x)."""
-    one: Any = like(1.0, x)
-    e: Any = exp2(-abs(x) * like(LOG2_E, x))
+    one: Any = like(1.0, x)  # type: ignore[call-arg]
+    e: Any = exp_negative(-abs(x))
     return (e if x < 0 else one) / (one + e)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .._conventions import CHECKPOINT_STEPS, DIRECTIONS
+from .._conventions import CHECKPOINT_STEPS, DIRECTIONS, centre
 
 Array = NDArray[Any]
 
@@ -521,6 +521,150 @@ class DepthwiseConv2d:
         if dbias is not None:
             dbias = _sum_first(dbias).astype(x.dtype, copy=False)
         return dx.astype(x.dtype, copy=False), _sum_first(dweight).astype(x.dtype, copy=False), dbias
+
+
+class AttentionGate:
+    """`attention_gate` and its vjp over the passes of one kernel module; `contiguous` and `extra` as for `SelectiveScan`."""
+
+    def __init__(self, kernels: Any, *, contiguous: bool, extra: Callable[[], tuple[int, ...]] = tuple) -> None:
+        self.kernels = kernels
+        self.contiguous = contiguous
+        self.extra = extra
+
+    def forward(
+        self,
+        x: Array,
+        theta: Array,
+        phi: Array,
+        theta_weight: Array,
+        phi_weight: Array,
+        shift: Array,
+        psi: Array,
+        psi_weight: Array,
+        psi_shift: Array,
+        statistics: Array | None,
+        *,
+        eps: float,
+        num_threads: int,
+    ) -> tuple[Array, Array, Array]:
+        dtype = compute_dtype(x.dtype)
+        wide_x, wide_theta, window = self._grids(dtype, x, theta, phi[centre(phi, theta)])
+        rows = _strip_rows(theta)
+        common = (rows, num_threads, *self.extra())
+        used = np.empty((2 * theta.shape[3] + 1, 2))
+        if statistics is None:
+            counts, partial = _strips(theta, rows, dtype)
+            self.kernels.moments(wide_theta, window, partial, *common)
+            used[:-1] = _joined_moments(partial, counts)
+        else:
+            used[:] = statistics
+        coefficients = _coefficients(used, theta_weight, phi_weight, shift, psi, eps)
+        q, out = np.empty(theta.shape[:3], dtype), np.empty(x.shape, dtype)
+        self.kernels.compare(wide_theta, window, coefficients.astype(dtype), q, *common)
+        if statistics is None:
+            mean = q.mean(dtype=np.float64)
+            used[-1] = mean, np.square(q - mean).mean(dtype=np.float64)
+        gain = float(psi_weight[0]) / np.sqrt(used[-1, 1] + eps)
+        self.kernels.apply(wide_x, q, gain, float(psi_shift[0]) - gain * used[-1, 0], out, *common)
+        return out.astype(x.dtype, copy=False), q.astype(x.dtype, copy=False), used.astype(x.dtype)
+
+    def backward(
+        self,
+        dout: Array,
+        x: Array,
+        theta: Array,
+        phi: Array,
+        theta_weight: Array,
+        phi_weight: Array,
+        shift: Array,
+        psi: Array,
+        psi_weight: Array,
+        psi_shift: Array,
+        statistics: Array,
+        q: Array,
+        *,
+        given: bool,
+        eps: float,
+        num_threads: int,
+    ) -> tuple[Array, ...]:
+        """`given`: the statistics were, so that no gradient goes through them."""
+        dtype, dim = compute_dtype(x.dtype), theta.shape[3]
+        wide_dout, wide_x, wide_theta, window = self._grids(dtype, dout, x, theta, phi[centre(phi, theta)])
+        (wide_q,) = cast(dtype, q, contiguous=True)
+        rows = _strip_rows(theta)
+        common = (rows, num_threads, *self.extra())
+        used = statistics.astype(np.float64)
+        deviation = np.sqrt(used[:, 1] + eps)
+        gain = float(psi_weight[0]) / deviation[-1]
+        dx, dm = np.empty(x.shape, dtype), np.empty(q.shape, dtype)
+        offset = float(psi_shift[0]) - gain * used[-1, 0]
+        self.kernels.retract(wide_dout, wide_x, wide_q, gain, offset, dx, dm, *common)
+        q_hat = (wide_q - used[-1, 0]) / deviation[-1]
+        dpsi_shift, dpsi_weight = dm.sum(dtype=np.float64), (dm * q_hat).sum(dtype=np.float64)
+        # the mean over no position is never used
+        positions = max(q.size, 1)
+        dq = dm if given else dm - dpsi_shift / positions - q_hat * (dpsi_weight / positions)
+        dq = np.ascontiguousarray(dq * gain, dtype=dtype)
+        coefficients = _coefficients(used, theta_weight, phi_weight, shift, psi, eps)
+        _, partial = _strips(theta, rows, dtype)
+        self.kernels.sums(wide_theta, window, coefficients.astype(dtype), dq, partial, *common)
+        da, da_theta, da_phi, dpsi = partial.sum(axis=0, dtype=np.float64)
+        if not given:
+            means, covariances = np.tile(da / positions, (2, 1)), np.stack([da_theta, da_phi]) / positions
+            scales, variances = coefficients[:2], used[:-1, 1].reshape(2, dim) + eps
+            coefficients[6::2] = -scales * means
+            coefficients[7::2] = -scales * covariances / variances
+        dtheta = np.empty(theta.shape, dtype)
+        dphi = (np.empty if phi.shape == theta.shape else np.zeros)(phi.shape, dtype)
+        dwindow = dphi[centre(phi, theta)]
+        written = np.empty(theta.shape, dtype) if self.contiguous else dwindow
+        self.kernels.spread(wide_theta, window, coefficients.astype(dtype), dq, dtheta, written, *common)
+        if self.contiguous:
+            dwindow[:] = written
+        sums = (da_theta / deviation[:dim], da_phi / deviation[dim:-1], da, dpsi)
+        ends = (np.array([dpsi_weight]), np.array([dpsi_shift]))
+        return tuple(g.astype(x.dtype, copy=False) for g in (dx, dtheta, dphi, *sums, *ends))
+
+    def _grids(self, dtype: np.dtype[Any], *grids: Array) -> list[Array]:
+        """As `dtype`, with channels that are adjacent, or contiguous where the kernels want that."""
+        wide = cast(dtype, *grids, contiguous=self.contiguous)
+        return [g if g.shape[-1] < 2 or g.strides[-1] == g.itemsize else np.ascontiguousarray(g) for g in wide]
+
+
+def _strip_rows(grid: Array) -> int:
+    """Rows of (batch, height, width, dim) that make a unit of work: some 500 positions. Sums depend on nothing else."""
+    width: int = grid.shape[2]
+    return max(1, 512 // max(width, 1))
+
+
+def _strips(grid: Array, rows: int, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    """Positions of each strip, and unset memory (strips, 4, dim) for its sums."""
+    batch, height, width, dim = grid.shape
+    heights = np.minimum(rows, height - np.arange(0, height, rows))
+    counts = np.tile(heights * width, batch)
+    return counts, np.empty((len(counts), 4, dim), dtype)
+
+
+def _joined_moments(partial: Array, counts: Array) -> Array:
+    """(2 dim, 2): mean and variance of theta and phi from each strip's mean and sum of squares about it."""
+    means, squares = partial[:, ::2].astype(np.float64), partial[:, 1::2].astype(np.float64)
+    share = (counts / counts.sum())[:, None, None]
+    mean = (share * means).sum(axis=0)
+    variance = squares.sum(axis=0) / counts.sum() + (share * (means - mean) ** 2).sum(axis=0)
+    return np.stack([mean.ravel(), variance.ravel()], axis=1)
+
+
+def _coefficients(
+    statistics: Array, theta_weight: Array, phi_weight: Array, shift: Array, psi: Array, eps: float
+) -> Array:
+    """Rows of attention_gate.h; those of gradients through statistics are 0."""
+    dim = len(shift)
+    (mean_theta, var_theta), (mean_phi, var_phi) = statistics[:dim].T, statistics[dim:-1].T
+    rows = np.zeros((10, dim))
+    rows[0], rows[1] = theta_weight / np.sqrt(var_theta + eps), phi_weight / np.sqrt(var_phi + eps)
+    rows[2] = shift - rows[0] * mean_theta - rows[1] * mean_phi
+    rows[3], rows[4], rows[5] = psi, mean_theta, mean_phi
+    return rows
 
 
 def empty_sequence(shape: tuple[int, ...], dtype: np.dtype[Any], channel_first: bool) -> Array:

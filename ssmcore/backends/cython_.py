@@ -5,9 +5,15 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from .._kernels import causal_conv1d_cython, depthwise_conv2d_cython, discretize_cython, gate_crop_cython
+from .._kernels import (
+    attention_gate_cython,
+    causal_conv1d_cython,
+    depthwise_conv2d_cython,
+    discretize_cython,
+    gate_crop_cython,
+)
 from .._kernels import selective_scan_cython as kernels
-from ._compiled import SS2D, CausalConv1d, DepthwiseConv2d, Discretize, GateCrop, SelectiveScan
+from ._compiled import SS2D, AttentionGate, CausalConv1d, DepthwiseConv2d, Discretize, GateCrop, SelectiveScan
 
 _ISA_ENVIRONMENT = "SSMCORE_ISA"
 _discretize = Discretize(discretize_cython)
@@ -16,7 +22,8 @@ _scan = SelectiveScan(kernels, contiguous=False, extra=lambda: (_isa_code(),))
 _grid = SS2D(kernels, extra=lambda: (_isa_code(),))
 _conv = CausalConv1d(causal_conv1d_cython, contiguous=False, extra=lambda: (_isa_code(),))
 _dwconv = DepthwiseConv2d(depthwise_conv2d_cython, contiguous=False, extra=lambda: (_isa_code(),))
-_PER_ISA = ("selective_scan", "ss2d", "causal_conv1d", "depthwise_conv2d")
+_gate = AttentionGate(attention_gate_cython, contiguous=False, extra=lambda: (_isa_code(),))
+_PER_ISA = ("selective_scan", "ss2d", "causal_conv1d", "depthwise_conv2d", "attention_gate")
 
 
 def usable_isas() -> tuple[str, ...]:
@@ -63,6 +70,8 @@ def limits(op: str, *, structure: str = "diagonal", **_: Any) -> str | None:
 
 discretize = _discretize.forward
 discretize_vjp = _discretize.backward
+attention_gate_fwd = _gate.forward
+attention_gate_bwd = _gate.backward
 gate_crop = _crop.forward
 gate_crop_vjp = _crop.backward
 causal_conv1d_fwd = _conv.forward

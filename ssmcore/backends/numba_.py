@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .._kernels import (
+    attention_gate_numba,
     causal_conv1d_numba,
     depthwise_conv2d_numba,
     discretize_numba,
@@ -12,13 +13,14 @@ from .._kernels import (
     selective_scan_numba,
 )
 from ._by_scans import SS2DByScans
-from ._compiled import CausalConv1d, DepthwiseConv2d, Discretize, GateCrop, SelectiveScan
+from ._compiled import AttentionGate, CausalConv1d, DepthwiseConv2d, Discretize, GateCrop, SelectiveScan
 
 _discretize = Discretize(discretize_numba)
 _crop = GateCrop(gate_crop_numba)
 _scan = SelectiveScan(selective_scan_numba, contiguous=True)
 _conv = CausalConv1d(causal_conv1d_numba, contiguous=True)
 _dwconv = DepthwiseConv2d(depthwise_conv2d_numba, contiguous=True)
+_gate = AttentionGate(attention_gate_numba, contiguous=True)
 _grid = SS2DByScans(_scan.forward, _scan.backward)
 
 
@@ -33,6 +35,8 @@ def limits(op: str, *, structure: str = "diagonal", **_: Any) -> str | None:
 
 discretize = _discretize.forward
 discretize_vjp = _discretize.backward
+attention_gate_fwd = _gate.forward
+attention_gate_bwd = _gate.backward
 gate_crop = _crop.forward
 gate_crop_vjp = _crop.backward
 causal_conv1d_fwd = _conv.forward

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._conventions import CHECKPOINT_STEPS
+from .._conventions import CHECKPOINT_STEPS, centre
 from ._by_scans import SS2DByScans
 
 Array = NDArray[Any]
@@ -409,6 +409,78 @@ def depthwise_conv2d_bwd(
         dweight[:, i, j] = (dout * bordered[:, i : i + height, j : j + width]).sum(axis=(0, 1, 2))
     dbias = None if bias is None else dout.sum(axis=(0, 1, 2)).astype(dtype)
     return dbordered[:, 1:-1, 1:-1].astype(dtype), dweight.astype(dtype), dbias
+
+
+# ---- attention_gate ----
+
+
+def _gate(
+    theta: Array, phi: Array, weights: tuple[Array, ...], statistics: Array | None, eps: float
+) -> tuple[Array, Array, Array, Array]:
+    """a, q, sigmoid(m) and the statistics, phi being cropped; all in float64."""
+    theta_weight, phi_weight, shift, psi, psi_weight, psi_shift = weights
+    dim, over = theta.shape[3], (0, 1, 2)
+    used = np.empty((2 * dim + 1, 2))
+    if statistics is None:
+        for k, value in enumerate((theta, phi)):
+            used[k * dim : (k + 1) * dim] = np.stack([value.mean(axis=over), value.var(axis=over)], axis=1)
+    else:
+        used[:] = statistics
+    (mean_theta, var_theta), (mean_phi, var_phi) = used[:dim].T, used[dim : 2 * dim].T
+    a = theta_weight * (theta - mean_theta) / np.sqrt(var_theta + eps)
+    a = a + phi_weight * (phi - mean_phi) / np.sqrt(var_phi + eps) + shift
+    q = (psi * np.maximum(a, 0)).sum(axis=-1)
+    if statistics is None:
+        used[-1] = q.mean(), q.var()
+    rate = _sigmoid(psi_weight * (q - used[-1, 0]) / np.sqrt(used[-1, 1] + eps) + psi_shift)
+    return a, q, rate, used
+
+
+def attention_gate_fwd(
+    x: Array, theta: Array, phi: Array, *weights: Array | None, eps: float, num_threads: int
+) -> tuple[Array, Array, Array]:
+    dtype = x.dtype
+    x, theta, phi, *others, statistics = _wide(x, theta, phi, *weights)
+    _, q, rate, used = _gate(theta, phi[centre(phi, theta)], tuple(others), statistics, eps)
+    return (x * rate[..., None]).astype(dtype), q.astype(dtype), used.astype(dtype)
+
+
+def attention_gate_bwd(
+    dout: Array, x: Array, theta: Array, phi: Array, *weights: Array, given: bool, eps: float, num_threads: int
+) -> tuple[Array, ...]:
+    dtype, over = x.dtype, (0, 1, 2)
+    dout, x, theta, phi, *others, used, _ = _wide(dout, x, theta, phi, *weights)
+    theta_weight, phi_weight, _, psi, psi_weight, _ = others
+    dim, window = theta.shape[3], phi[centre(phi, theta)]
+    a, q, rate, used = _gate(theta, window, tuple(others), used if given else None, eps)
+    deviation = np.sqrt(used[:, 1] + eps)
+
+    def through_norm(grad: Array, normed: Array, scale: Array) -> Array:
+        """The gradient of a norm's argument from that of its result."""
+        if not given:
+            grad = grad - grad.mean(axis=over) - normed * (grad * normed).mean(axis=over)
+        return scale * grad
+
+    q_hat = (q - used[-1, 0]) / deviation[-1]
+    dm = (dout * x).sum(axis=-1) * rate * (1 - rate)
+    dq = through_norm(dm, q_hat, psi_weight / deviation[-1])[..., None]
+    da = np.where(a > 0, dq * psi, 0)
+    theta_hat = (theta - used[:dim, 0]) / deviation[:dim]
+    phi_hat = (window - used[dim:-1, 0]) / deviation[dim:-1]
+    dphi = np.zeros_like(phi)
+    dphi[centre(phi, theta)] = through_norm(da, phi_hat, phi_weight / deviation[dim:-1])
+    grads = (
+        dout * rate[..., None],
+        through_norm(da, theta_hat, theta_weight / deviation[:dim]),
+        dphi,
+        (da * theta_hat).sum(axis=over),
+        (da * phi_hat).sum(axis=over),
+        da.sum(axis=over),
+        (dq * np.maximum(a, 0)).sum(axis=over),
+        np.array([(dm * q_hat).sum()]),
+        np.array([dm.sum()]),
+    )
+    return tuple(g.astype(dtype) for g in grads)
 
 
 # ---- gate_crop ----

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from .._conventions import CHECKPOINT_STEPS, DIRECTIONS, roll_up, unroll
+from .._conventions import CHECKPOINT_STEPS, DIRECTIONS, centre, roll_up, unroll
 
 Array = NDArray[Any]
 
@@ -175,6 +175,30 @@ def depthwise_conv2d_tensors(x: Tensor, weight: Tensor, bias: Tensor | None, *, 
     return (F.silu(y) if silu else y).permute(0, 2, 3, 1).to(x.dtype)
 
 
+def attention_gate_tensors(
+    x: Tensor, theta: Tensor, phi: Tensor, *others: Any, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """out, q and the statistics used, by plain operations."""
+    theta_weight, phi_weight, shift, psi, psi_weight, psi_shift, statistics = others
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    over, used = (0, 1, 2), []
+
+    def normed(value: Tensor, rows: slice) -> Tensor:
+        if statistics is None:
+            mean, variance = value.mean(over), value.var(over, correction=0)
+        else:
+            mean, variance = statistics[rows].to(wide).unbind(-1)
+        used.append(torch.stack([mean, variance], -1).reshape(-1, 2))
+        return (value - mean) * torch.rsqrt(variance + eps)
+
+    dim = theta.shape[3]
+    a = normed(theta.to(wide), slice(dim)) * theta_weight + shift
+    a = a + normed(phi[centre(phi, theta)].to(wide), slice(dim, 2 * dim)) * phi_weight
+    q = torch.relu(a) @ psi.to(wide)
+    rate = torch.sigmoid(normed(q[..., None], slice(2 * dim, None)) * psi_weight + psi_shift)
+    return (x * rate).to(x.dtype), q.to(x.dtype), torch.cat(used).to(x.dtype)
+
+
 def gate_crop_tensors(g: Tensor, size: Sequence[int]) -> Tensor:
     lead = g.ndim - len(size)
     for axis, part in enumerate(size, start=lead):
@@ -317,6 +341,22 @@ def depthwise_conv2d_fwd(*arrays: Array | None, silu: bool, num_threads: int) ->
 def depthwise_conv2d_bwd(dout: Array, *arrays: Array | None, silu: bool, num_threads: int) -> tuple[Array | None, ...]:
     inputs = _tensors(*arrays, requires_grad=True)
     out = depthwise_conv2d_tensors(*inputs, silu=silu)
+    return _arrays(gradients((out,), inputs, _tensors(dout)))
+
+
+def attention_gate_fwd(*arrays: Array | None, eps: float, num_threads: int) -> tuple[Array, Array, Array]:
+    with torch.no_grad():
+        out, q, statistics = attention_gate_tensors(*_tensors(*arrays), eps=eps)
+    return out.contiguous().numpy(), q.numpy(), statistics.numpy()
+
+
+def attention_gate_bwd(
+    dout: Array, *arrays: Array, given: bool, eps: float, num_threads: int
+) -> tuple[Array | None, ...]:
+    *leaves, statistics, _ = arrays
+    inputs = _tensors(*leaves, requires_grad=True)
+    (used,) = _tensors(statistics)
+    out = attention_gate_tensors(*inputs, used if given else None, eps=eps)[0]
     return _arrays(gradients((out,), inputs, _tensors(dout)))
 
 

@@ -47,7 +47,7 @@ def backward(name: str, case: dict[str, Any], backend: str, seed: int = 0) -> tu
         return ssmcore.discretize_vjp(*grads, **case, backend=backend)
     if name == "causal_conv1d":
         return ssmcore.causal_conv1d_vjp(grads[0], **case, dfinal_states=grads[1], backend=backend)
-    if name in ("ss2d", "depthwise_conv2d"):
+    if name in ("ss2d", "depthwise_conv2d", "attention_gate"):
         return getattr(ssmcore, f"{name}_vjp")(grads[0], **case, backend=backend)
     return ssmcore.selective_scan_vjp(grads[0], **case, dlast_state=grads[1], backend=backend)
 
@@ -129,6 +129,8 @@ def test_any_grid_equals_the_reference(grid: Any, backend: str) -> None:
 @pytest.mark.parametrize("op", [op for op in SPECS if op != "ss2d"])  # numba has no kernel of its own for it
 def test_twins_share_their_documentation(op: str) -> None:
     from ssmcore._kernels import (
+        attention_gate_cython,
+        attention_gate_numba,
         causal_conv1d_cython,
         causal_conv1d_numba,
         depthwise_conv2d_cython,
@@ -141,7 +143,9 @@ def test_twins_share_their_documentation(op: str) -> None:
         selective_scan_numba,
     )
 
+    passes = ("moments", "compare", "apply", "retract", "sums", "spread")
     twins = {
+        "attention_gate": (attention_gate_cython, attention_gate_numba, passes),
         "causal_conv1d": (causal_conv1d_cython, causal_conv1d_numba, ("causal_conv1d_fwd", "causal_conv1d_bwd")),
         "depthwise_conv2d": (
             depthwise_conv2d_cython,

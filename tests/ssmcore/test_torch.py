@@ -232,6 +232,49 @@ def test_gradcheck_of_a_grid_convolution() -> None:
     )
 
 
+GATE = SPECS["attention_gate"]
+
+
+@pytest.mark.parametrize("sample", GATE.samples[:4], ids=lambda s: s.name)
+def test_a_gate_has_the_values_and_gradients_of_torchs_layers(sample: Any) -> None:
+    """Of batch_norm, relu, a product, sigmoid: torch's own, which share no code with ours."""
+    given, _ = tensors(sample)
+    statistics = given.pop("statistics", None)
+    statistics = None if statistics is None else statistics.detach()
+    x, theta, phi, theta_weight, phi_weight, shift, psi, psi_weight, psi_shift = given.values()
+    assert set(torch.library.opcheck(st._gate_fwd, (*given.values(), statistics, 1e-5)).values()) == {"SUCCESS"}
+    fast, used = st.attention_gate(*given.values(), statistics)
+    means = None if statistics is None else statistics.split([len(shift), len(shift), 1])
+
+    def norm(value: torch.Tensor, k: int, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        mean, variance = (None, None) if means is None else means[k].t().contiguous()  # batch_norm ignores strides
+        value = value.permute(0, 3, 1, 2)
+        normed = torch.nn.functional.batch_norm(value, mean, variance, weight, bias, training=means is None)
+        return normed.permute(0, 2, 3, 1)
+
+    top, left = ((full - part) // 2 for full, part in zip(phi.shape[1:3], x.shape[1:3], strict=True))
+    window = phi[:, top : top + x.shape[1], left : left + x.shape[2]]
+    q = torch.relu(norm(theta, 0, theta_weight, shift) + norm(window, 1, phi_weight, None)) @ psi[:, None]
+    plain = x * torch.sigmoid(norm(q, 2, psi_weight, psi_shift))
+    torch.testing.assert_close(fast, plain)
+    if statistics is None:
+        torch.testing.assert_close(used[: len(shift), 1], theta.var((0, 1, 2), correction=0))
+    dout = torch.randn_like(plain)
+    wanted = torch.autograd.grad(plain, list(given.values()), dout)
+    for g, w in zip(torch.autograd.grad(fast, list(given.values()), dout), wanted, strict=True):
+        torch.testing.assert_close(g, w)
+
+
+@pytest.mark.parametrize("sample", GATE.samples[1:3], ids=lambda s: s.name)
+def test_gradcheck_of_a_gate(sample: Any) -> None:
+    given, _ = tensors(sample)
+    statistics = given.pop("statistics", None)
+    statistics = None if statistics is None else statistics.detach()
+    assert torch.autograd.gradcheck(
+        lambda *a: st.attention_gate(*a, statistics)[0], tuple(given.values()), fast_mode=True
+    )
+
+
 def test_opcheck_of_the_crop() -> None:
     g = torch.rand(2, 3, 8, 7, requires_grad=True)
     assert set(torch.library.opcheck(st._crop, (g, [4, 4])).values()) == {"SUCCESS"}

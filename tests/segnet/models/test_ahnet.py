@@ -24,8 +24,14 @@ def test_the_gate_is_monais_attention_block(training: bool) -> None:
         for norm in (ours[1], theirs[1]):
             norm.running_mean.fill_(0.1)
             norm.running_var.fill_(1.7)
-    x, g = torch.randn(3, 8, 6, 6), torch.randn(3, 6, 6, 6)
+    x, g = torch.randn(3, 8, 6, 6, requires_grad=True), torch.randn(3, 6, 6, 6, requires_grad=True)
     torch.testing.assert_close(gate(x, g), oracle(g, x))
+    for ours, theirs in ((gate.theta, oracle.W_x), (gate.phi, oracle.W_g), (gate.psi, oracle.psi)):
+        torch.testing.assert_close(dict(ours[1].named_buffers()), dict(theirs[1].named_buffers()))
+    wanted = torch.autograd.grad(oracle(g, x).square().sum(), (x, g, oracle.W_x[0].conv.weight, oracle.psi[1].bias))
+    found = torch.autograd.grad(gate(x, g).square().sum(), (x, g, gate.theta[0].weight, gate.psi[1].bias))
+    for f, w in zip(found, wanted, strict=True):
+        torch.testing.assert_close(f, w, rtol=1e-4, atol=1e-5)
 
 
 def test_a_larger_gating_signal_is_cropped_at_its_centre() -> None:
