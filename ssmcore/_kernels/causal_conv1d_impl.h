@@ -59,6 +59,21 @@ static int64_t NAME(conv_scratch)(const ssm_conv *s) {
     return sizeof(NAME(walk)) + (2 * (CHUNK + s->taps) + CHUNK + (3 * s->taps + 1) * NAME(CONV_VECS)) * sizeof(vec) + 1024;
 }
 
+INLINE void NAME(conv_silu)(const int count, vec *y) {
+    vec gate[ABREAST];
+    EACH gate[i] = y[i];
+    NAME(sigmoid)(count, gate);
+    EACH y[i] *= gate[i];
+}
+
+/* The gradient of silu(y) becomes that of y. */
+INLINE void NAME(conv_through_silu)(const int count, vec *dy, const vec *y) {
+    vec gate[ABREAST];
+    EACH gate[i] = y[i];
+    NAME(sigmoid)(count, gate);
+    EACH dy[i] *= gate[i] * (1 + y[i] * (1 - gate[i]));
+}
+
 static void NAME(conv_fwd_unit)(const void *task, int64_t index, char *arena) {
     const ssm_conv *s = task;
     int64_t b, c0, c1, taps = s->taps;
@@ -75,8 +90,9 @@ static void NAME(conv_fwd_unit)(const void *task, int64_t index, char *arena) {
             int64_t lanes = c1 - c < VL ? c1 - c : VL;
             NAME(open_conv)(x, s, walk, b, c, lanes, t0);
             NAME(convolve_any)(y, x, weight + v * taps, NAME(lanes_of)(s->bias, c, lanes), taps, walk->steps);
-            if (s->silu)
-                for (int64_t t = 0; t < walk->steps; t++) y[t] *= NAME(sigmoid1)(y[t]);
+#define STEPS(count, t) NAME(conv_silu)(count, y + t)
+            if (s->silu) TILE(walk->steps, STEPS);
+#undef STEPS
             NAME(store_steps)(&s->out, b, 0, c, y, walk, lanes);
         }
     }
@@ -111,10 +127,9 @@ static void NAME(conv_bwd_unit)(const void *task, int64_t index, char *arena) {
             for (int64_t i = 0; i < past; i++) dy[steps + i] = later[v * past + i];
             if (s->silu) {
                 NAME(convolve_any)(y, x, w, NAME(lanes_of)(s->bias, c, lanes), taps, steps);
-                for (int64_t t = 0; t < steps; t++) {
-                    vec gate = NAME(sigmoid1)(y[t]);
-                    dy[t] *= gate * (1 + y[t] * (1 - gate));
-                }
+#define STEPS(count, t) NAME(conv_through_silu)(count, dy + t, y + t)
+                TILE(steps, STEPS);
+#undef STEPS
             }
             for (int64_t t = 0; t < steps; t++) {
                 vec dx = {0};

@@ -61,6 +61,27 @@ INLINE void NAME(dw_unit)(const ssm_dwconv *s, int64_t index, int64_t *b, int64_
     *c1 = *c0 + channels < s->dim ? *c0 + channels : s->dim;
 }
 
+/* Positions t to t + count of a row of the output, `x` being at the first neighbour of the row's first position. */
+INLINE void NAME(dw_forward)(const int count, int64_t t, const ssm_dwconv *s, const vec *x, int64_t wide, const vec *weight,
+                             vec bias, int64_t b, int64_t y, int64_t c, int64_t lanes) {
+    vec sum[ABREAST], gate[ABREAST];
+    EACH sum[i] = NAME(around)(x + t + i, wide, weight, bias);
+    if (s->silu) {
+        EACH gate[i] = sum[i];
+        NAME(sigmoid)(count, gate);
+        EACH sum[i] *= gate[i];
+    }
+    EACH NAME(put)(&s->out, b, y, t + i, c, sum[i], lanes);
+}
+
+/* The gradient of the same positions, of the output in `dy`, becomes that of the sum before SiLU. */
+INLINE void NAME(dw_through_silu)(const int count, int64_t t, vec *dy, const vec *x, int64_t wide, const vec *weight, vec bias) {
+    vec sum[ABREAST], gate[ABREAST];
+    EACH gate[i] = sum[i] = NAME(around)(x + t + i, wide, weight, bias);
+    NAME(sigmoid)(count, gate);
+    EACH dy[t + i] *= gate[i] * (1 + sum[i] * (1 - gate[i]));
+}
+
 static int64_t NAME(dw_scratch)(const ssm_dwconv *s) {
     return (2 * NAME(dw_rows)(s) + 6) * (s->width + 2) * sizeof(vec) + 32 * sizeof(vec) + 512;
 }
@@ -78,11 +99,12 @@ static void NAME(dw_fwd_unit)(const void *task, int64_t index, char *arena) {
         for (int64_t y0 = 0; y0 < s->height; y0 += rows) {
             int64_t y1 = y0 + rows < s->height ? y0 + rows : s->height;
             NAME(open_strip)(x, &s->x, s, b, c, lanes, y0 - 1, y1 + 1);
-            for (int64_t y = y0; y < y1; y++)
-                for (int64_t i = 0; i < s->width; i++) {
-                    vec sum = NAME(around)(x + (y - y0) * wide + i, wide, weight, bias);
-                    NAME(put)(&s->out, b, y, i, c, s->silu ? sum * NAME(sigmoid1)(sum) : sum, lanes);
-                }
+            for (int64_t y = y0; y < y1; y++) {
+                const vec *row = x + (y - y0) * wide;
+#define POSITIONS(count, t) NAME(dw_forward)(count, t, s, row, wide, weight, bias, b, y, c, lanes)
+                TILE(s->width, POSITIONS);
+#undef POSITIONS
+            }
         }
     }
 }
@@ -105,11 +127,12 @@ static void NAME(dw_bwd_unit)(const void *task, int64_t index, char *arena) {
             NAME(open_strip)(x, &s->x, s, b, c, lanes, y0 - 2, y1 + 2);
             NAME(open_strip)(dy, &s->dout, s, b, c, lanes, y0 - 1, y1 + 1);
             if (s->silu)
-                for (int64_t y = y0 - (y0 > 0); y < y1 + (y1 < s->height); y++)
-                    for (int64_t i = 0; i < s->width; i++) {
-                        vec sum = NAME(around)(x + (y - y0 + 1) * wide + i, wide, weight, bias), gate = NAME(sigmoid1)(sum);
-                        dy[(y - y0 + 1) * wide + i + 1] *= gate * (1 + sum * (1 - gate));
-                    }
+                for (int64_t y = y0 - (y0 > 0); y < y1 + (y1 < s->height); y++) {
+                    int64_t at = (y - y0 + 1) * wide;
+#define POSITIONS(count, t) NAME(dw_through_silu)(count, t, dy + at + 1, x + at, wide, weight, bias)
+                    TILE(s->width, POSITIONS);
+#undef POSITIONS
+                }
             for (int64_t y = 0; y < y1 - y0; y++)
                 for (int64_t i = 0; i < s->width; i++) {
                     vec p = dy[(y + 1) * wide + i + 1];

@@ -440,6 +440,18 @@ typedef struct {
     int read_out;               /* whether y is wanted, for the gate */
 } NAME(sweep);
 
+/* Takes the gate off dy, starts the gradient of z and the output before the gate. */
+INLINE void NAME(ungate_steps)(const int count, int64_t t, NAME(tile) *tile, NAME(dtile) *d, const NAME(rows) *z_rows, vec D) {
+    vec z[ABREAST], gate[ABREAST];
+    EACH gate[i] = z[i] = NAME(row)(z_rows, t + i);
+    NAME(sigmoid)(count, gate);
+    EACH {
+        d->dz[t + i] = d->dy[t + i] * gate[i] * (1 + z[i] * (1 - gate[i])); /* times y, once it is known */
+        d->dy[t + i] *= z[i] * gate[i];
+        tile->y[t + i] = D * tile->u[t + i];
+    }
+}
+
 /* 0, and nothing written but scratch, where a tame tile turns out not to be. */
 INLINE int NAME(bwd_states)(const int disc, const int tame, const int uniform, const int constant, const int nb,
                             NAME(tile) *tile,
@@ -622,14 +634,10 @@ static void NAME(bwd_entry)(const NAME(job) *job, const NAME(unit) *unit, int64_
             int tame = NAME(open_tile)(tile, s, b, direction, slot, walk, traits.reach, 1);
             NAME(load_steps)(d->dy, &s->dout, b, direction, slot.c, walk, slot.lanes);
             if (s->z.data) {
-                NAME(load_steps)(tile->z, &s->z, b, direction, slot.c, walk, slot.lanes);
-                for (int64_t t = 0; t < steps; t++) {
-                    vec z = tile->z[t], gate = z;
-                    NAME(sigmoid)(1, &gate);
-                    d->dz[t] = d->dy[t] * gate * (1 + z * (1 - gate)); /* times y, once it is known */
-                    d->dy[t] *= z * gate;
-                    tile->y[t] = D * tile->u[t];
-                }
+                NAME(rows) z_rows = NAME(rows_of)(tile->z, &s->z, b, direction, slot.c, walk, slot.lanes);
+#define STEPS(count, t) NAME(ungate_steps)(count, t, tile, d, &z_rows, D)
+                TILE(steps, STEPS);
+#undef STEPS
             }
             for (int64_t t = 0; t < steps; t++) {
                 d->du[t] = D * d->dy[t];
