@@ -16,6 +16,7 @@ import ssmcore
 from ssmcore.ops.selective_scan import SPEC, make_case
 
 CASES = {sample.name: sample for sample in SPEC.benchmarks}
+FULL = "B1 D512 L4096 N16 channel-first"
 SHORT = "B1 D64 L512 N16"
 """Loops of Python take minutes at full length, so they are timed on this, beside ours on the same."""
 
@@ -76,7 +77,7 @@ def test_forward(name: str, backend: str, threads: int, measure: Any) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("backend", ["cython", "numba"])
-@pytest.mark.parametrize("name", [next(iter(CASES)), SHORT])
+@pytest.mark.parametrize("name", [next(iter(CASES)), FULL, SHORT])
 def test_forward_and_backward(name: str, backend: str, threads: int, measure: Any) -> None:
     case = arguments(name)
     dout = np.ones_like(case["u"])
@@ -99,7 +100,7 @@ def as_tensors(name: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("peer", list(PEERS))
-@pytest.mark.parametrize("name", [SHORT, "B1 D512 L4096 N16 channel-first"])
+@pytest.mark.parametrize("name", [SHORT, FULL])
 def test_peer_forward(name: str, peer: str, measure: Any) -> None:
     case = as_tensors(name)
 
@@ -111,14 +112,14 @@ def test_peer_forward(name: str, peer: str, measure: Any) -> None:
     measure(run, elements=elements(name), error=error, tolerance=1e-4, rounds=5)
 
 
-@pytest.mark.parametrize("peer", list(PEERS))
-def test_peer_forward_and_backward(peer: str, measure: Any) -> None:
-    case = {k: v.requires_grad_() for k, v in as_tensors(SHORT).items()}
+@pytest.mark.parametrize(("peer", "name"), [("torch loop", SHORT), ("mambapy", SHORT), ("mambapy", FULL)])
+def test_peer_forward_and_backward(peer: str, name: str, measure: Any) -> None:
+    case = {k: v.requires_grad_() for k, v in as_tensors(name).items()}
 
     def run() -> Any:
         PEERS[peer](case).sum().backward()
         gradient, case["A"].grad = case["A"].grad, None
         return gradient
 
-    error = relative_error(run(), gradient_in_float64(SHORT))
-    measure(run, elements=elements(SHORT), error=error, tolerance=1e-3, rounds=5)
+    error = relative_error(run(), gradient_in_float64(name))
+    measure(run, elements=elements(name), error=error, tolerance=1e-3, rounds=5)

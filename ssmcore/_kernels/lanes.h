@@ -40,6 +40,42 @@ INLINE void NAME(walk_from)(NAME(walk) *walk, int64_t positions, int64_t width, 
     }
 }
 
+/* Of a square of VL vectors, blocks of `width` change places across the diagonal. */
+INLINE void NAME(turn_blocks)(const int width, vec *v) {
+    if (width >= VL) return;
+#if defined(__clang__)
+    for (int i = 0; i < VL; i++)
+        for (int k = 0; k < VL; k++)
+            if (!(i & width) && (k & width)) {
+                REAL kept = v[i][k];
+                v[i][k] = v[i + width][k - width];
+                v[i + width][k - width] = kept;
+            }
+#else
+    ivec low, high;
+#pragma GCC unroll 16
+    for (int i = 0; i < VL; i++) {
+        low[i] = i & width ? VL + i - width : i;
+        high[i] = i & width ? VL + i : i + width;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < VL; i++) {
+        if (i & width) continue;
+        vec a = v[i], b = v[i + width];
+        v[i] = __builtin_shuffle(a, b, low);
+        v[i + width] = __builtin_shuffle(a, b, high);
+    }
+#endif
+}
+
+/* Rows to columns of VL vectors, in place. Widths are spelt out, so that the compiler knows every shuffle. */
+INLINE void NAME(transpose)(vec *v) {
+    NAME(turn_blocks)(1, v);
+    NAME(turn_blocks)(2, v);
+    NAME(turn_blocks)(4, v);
+    NAME(turn_blocks)(8, v);
+}
+
 OUTLINE void NAME(load)(vec *tile, const REAL *p, int64_t time, int64_t dim, const NAME(walk) *walk, int64_t lanes) {
     const int64_t *at = walk->at, steps = walk->steps;
     if (dim == 1 && lanes == VL) {
@@ -49,8 +85,16 @@ OUTLINE void NAME(load)(vec *tile, const REAL *p, int64_t time, int64_t dim, con
     REAL *flat = (REAL *)tile;
     if (lanes < VL) __builtin_memset(tile, 0, steps * sizeof(vec));
     if (time == 1 && walk->in_order) {
-        for (int64_t d = 0; d < lanes; d++)
-            for (int64_t t = 0; t < steps; t++) flat[t * VL + d] = p[d * dim + at[0] + t];
+        int64_t t = 0;
+        for (p += at[0]; t + VL <= steps; t += VL) {
+            vec block[VL];
+#pragma GCC unroll 16
+            for (int d = 0; d < VL; d++) block[d] = d < lanes ? NAME(read)(p + d * dim + t) : (vec){0};
+            NAME(transpose)(block);
+            for (int k = 0; k < VL; k++) tile[t + k] = block[k];
+        }
+        for (; t < steps; t++)
+            for (int64_t d = 0; d < lanes; d++) flat[t * VL + d] = p[d * dim + t];
         return;
     }
     for (int64_t t = 0; t < steps; t++)
@@ -74,8 +118,15 @@ OUTLINE void NAME(store)(REAL *p, const vec *tile, int64_t time, int64_t dim, co
         return;
     }
     if (time == 1 && walk->in_order) {
-        for (int64_t d = 0; d < lanes; d++)
-            for (int64_t t = 0; t < steps; t++) p[d * dim + at[0] + t] = flat[t * VL + d];
+        int64_t t = 0;
+        for (p += at[0]; t + VL <= steps; t += VL) {
+            vec block[VL];
+            for (int k = 0; k < VL; k++) block[k] = tile[t + k];
+            NAME(transpose)(block);
+            for (int64_t d = 0; d < lanes; d++) NAME(write)(p + d * dim + t, block[d]);
+        }
+        for (; t < steps; t++)
+            for (int64_t d = 0; d < lanes; d++) p[d * dim + t] = flat[t * VL + d];
         return;
     }
     for (int64_t t = 0; t < steps; t++)
@@ -141,33 +192,43 @@ INLINE vec NAME(lanes_of)(const void *p, int64_t row, int64_t lanes) {
     return v;
 }
 
-/* Sums over the lanes of VL vectors, that of v[i] in lane i, in a fixed order. */
+/* Neighbouring lanes of neighbouring vectors are added: 2 VL / width vectors become half as many. */
+INLINE void NAME(fold)(const int width, vec *sums) {
+    if (width >= VL) return;
+#if defined(__clang__)
+    for (int i = 0; i < VL / 2 / width; i++) {
+        vec total;
+        for (int k = 0; k < VL; k++) {
+            vec of = k & width ? sums[2 * i + 1] : sums[2 * i];
+            total[k] = of[k] + of[k ^ width];
+        }
+        sums[i] = total;
+    }
+#else
+    ivec own, other; /* lane i stays with the first of two vectors where i & width is 0, and takes its neighbour's */
+#pragma GCC unroll 16
+    for (int i = 0; i < VL; i++) {
+        own[i] = i & width ? VL + i : i;
+        other[i] = own[i] ^ width;
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < VL / 2 / width; i++)
+        sums[i] = __builtin_shuffle(sums[2 * i], sums[2 * i + 1], own) + __builtin_shuffle(sums[2 * i], sums[2 * i + 1], other);
+#endif
+}
+
+/* Sums over the lanes of VL vectors, that of v[i] in lane i, in a fixed order. Widths are spelt out, so that the compiler knows
+ * every shuffle. */
 INLINE vec NAME(lane_sums)(const vec *v) {
 #ifdef LANE_SUMS
     return LANE_SUMS(v);
-#elif defined(__clang__)
-    vec total;
-    for (int i = 0; i < VL; i++) {
-        REAL sum = 0;
-        for (int k = 0; k < VL; k++) sum += v[i][k];
-        total[i] = sum;
-    }
-    return total;
 #else
     vec sums[VL];
     for (int i = 0; i < VL; i++) sums[i] = v[i];
-#pragma GCC unroll 4
-    for (int width = 1; width < VL; width *= 2) {
-        ivec own, other; /* lane i stays with the first of two vectors where i & width is 0, and takes its neighbour's */
-#pragma GCC unroll 16
-        for (int i = 0; i < VL; i++) {
-            own[i] = i & width ? VL + i : i;
-            other[i] = own[i] ^ width;
-        }
-#pragma GCC unroll 8
-        for (int i = 0; i < VL / 2 / width; i++)
-            sums[i] = __builtin_shuffle(sums[2 * i], sums[2 * i + 1], own) + __builtin_shuffle(sums[2 * i], sums[2 * i + 1], other);
-    }
+    NAME(fold)(1, sums);
+    NAME(fold)(2, sums);
+    NAME(fold)(4, sums);
+    NAME(fold)(8, sums);
     return sums[0];
 #endif
 }

@@ -15,9 +15,20 @@ typedef struct {
 } NAME(tile);
 
 /* B or C of a tile as [step][state]. */
-INLINE void NAME(load_matrix)(REAL *tile, const ssm_matrix *m, int64_t b, int64_t g, const NAME(walk) *walk,
+OUTLINE void NAME(load_matrix)(REAL *tile, const ssm_matrix *m, int64_t b, int64_t g, const NAME(walk) *walk,
                               int64_t dstate) {
     const REAL *p = (const REAL *)m->data + b * m->batch + g * m->group;
+    if (m->time == 1 && walk->in_order && dstate % VL == 0 && walk->steps % VL == 0) {
+        p += walk->at[0];
+        for (int64_t n = 0; n < dstate; n += VL)
+            for (int64_t t = 0; t < walk->steps; t += VL) {
+                vec block[VL];
+                for (int k = 0; k < VL; k++) block[k] = NAME(read)(p + (n + k) * m->state + t);
+                NAME(transpose)(block);
+                for (int k = 0; k < VL; k++) NAME(write)(tile + (t + k) * dstate + n, block[k]);
+            }
+        return;
+    }
     for (int64_t t = 0; t < walk->steps; t++) {
         const REAL *row = p + walk->at[t] * m->time;
         REAL *to = tile + t * dstate;
@@ -129,22 +140,29 @@ typedef struct {
     const int64_t *at;
     int streams;
     const REAL *row[NAME(STREAMS)];
-    int64_t time[NAME(STREAMS)];
+    int64_t time[NAME(STREAMS)], dim[NAME(STREAMS)];
 } NAME(ahead);
 
-INLINE void NAME(expect)(NAME(ahead) *ahead, const void *data, int64_t offset, int64_t time) {
+INLINE void NAME(expect)(NAME(ahead) *ahead, const void *data, int64_t offset, int64_t time, int64_t dim) {
     if (!data) return;
     ahead->row[ahead->streams] = (const REAL *)data + offset;
-    ahead->time[ahead->streams++] = time;
+    ahead->time[ahead->streams] = time;
+    ahead->dim[ahead->streams++] = dim;
 }
 #define EXPECT(ahead, x) \
-    NAME(expect)(ahead, (x).data, b * (x).batch + direction * (x).direction + c * (x).dim, (x).time)
+    NAME(expect)(ahead, (x).data, b * (x).batch + direction * (x).direction + c * (x).dim, (x).time, (x).dim)
 
+/* What the t-th step asks for: the row of its like or, where steps are adjacent and channels are rows, a line of a channel. */
 INLINE void NAME(fetch)(const NAME(ahead) *ahead, int64_t t) {
+    const int64_t line = 64 / sizeof(REAL);
     if (t >= ahead->steps) return;
 #pragma GCC unroll 4
-    for (int i = 0; i < NAME(STREAMS); i++)
-        if (i < ahead->streams) __builtin_prefetch(ahead->row[i] + ahead->at[t] * ahead->time[i]);
+    for (int i = 0; i < NAME(STREAMS); i++) {
+        if (i >= ahead->streams) break;
+        int64_t offset = ahead->at[t] * ahead->time[i];
+        if (ahead->time[i] == 1) offset = ahead->at[0] + t / VL * line % CHUNK + t % VL * ahead->dim[i];
+        __builtin_prefetch(ahead->row[i] + offset);
+    }
 }
 
 /* ---- forward ---- */

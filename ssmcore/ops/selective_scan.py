@@ -167,6 +167,9 @@ SPEC = OpSpec(
                 uniform_A=True),
         _sample("B1 D512 L4096 N16 bilinear", batch=1, dim=512, seqlen=4096, dstate=16, extras=False, layout="bld",
                 discretization="bilinear"),
+        _sample("Mamba-130m: B1 D1536 L2048 N16 softplus D z", batch=1, dim=1536, seqlen=2048, dstate=16, delta_softplus=True),
+        _sample("Mamba-130m decode step: B1 D1536 L1 N16 softplus D z", batch=1, dim=1536, seqlen=1, dstate=16,
+                delta_softplus=True),
     ),
 )  # fmt: skip
 

@@ -125,6 +125,18 @@ SPEC = OpSpec(
         _sample("B1 64x64 D192 N16", batch=1, height=64, width=64, dim=192, dstate=16, delta_softplus=True),
         _sample("B1 64x64 D192 N16 bilinear", batch=1, height=64, width=64, dim=192, dstate=16, delta_softplus=True,
                 discretization="bilinear"),
+        *(
+            _sample(f"VMamba-T stage {k + 1}: B1 {side}x{side} D{192 << k} N16", batch=1, height=side, width=side, dim=192 << k,
+                    dstate=16, delta_softplus=True)
+            for k, side in enumerate((56, 28, 14, 7))
+        ),
+        *(
+            _sample(f"segnet 256 px stage {k + 1}: B8 {side}x{side} D{96 << k} N16 bilinear", batch=8, height=side, width=side,
+                    dim=96 << k, dstate=16, delta_softplus=True, discretization="bilinear")
+            for k, side in enumerate((64, 32, 16, 8))
+        ),
+        _sample("segnet 64 px stage 4: B16 2x2 D768 N16 bilinear", batch=16, height=2, width=2, dim=768, dstate=16,
+                delta_softplus=True, discretization="bilinear"),
     ),
 )  # fmt: skip
 
