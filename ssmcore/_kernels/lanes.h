@@ -211,9 +211,11 @@ INLINE void NAME(fold)(const int width, vec *sums) {
         own[i] = i & width ? VL + i : i;
         other[i] = own[i] ^ width;
     }
-#pragma GCC unroll 8
-    for (int i = 0; i < VL / 2 / width; i++)
-        sums[i] = __builtin_shuffle(sums[2 * i], sums[2 * i + 1], own) + __builtin_shuffle(sums[2 * i], sums[2 * i + 1], other);
+#pragma GCC unroll 16
+    for (int i = 0; i < VL; i++)
+        if (2 * i * width < VL)
+            sums[i] = __builtin_shuffle(sums[2 * i], sums[2 * i + 1], own) +
+                      __builtin_shuffle(sums[2 * i], sums[2 * i + 1], other);
 #endif
 }
 
