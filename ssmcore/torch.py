@@ -735,13 +735,13 @@ def _gate_fwd(
     found = backends.entry(choice, "attention_gate_fwd")(
         *[_array(t) for t in tensors], eps=eps, num_threads=resolve(None)
     )
-    out, q, used = (_tensor(f, x) for f in found)
-    return out, q, used
+    return _tensor(found[0], x), torch.from_numpy(found[1]), torch.from_numpy(found[2])
 
 
 @_gate_fwd.register_fake
 def _(x: Tensor, theta: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return x.new_empty(x.shape), x.new_empty(theta.shape[:3]), x.new_empty((2 * theta.shape[3] + 1, 2))
+    wide = x.new_empty(0, dtype=_wide(x))
+    return x.new_empty(x.shape), wide.new_empty(theta.shape[:3]), wide.new_empty((2 * theta.shape[3] + 1, 2))
 
 
 @torch.library.custom_op("ssmcore::attention_gate_bwd", mutates_args=())

@@ -566,7 +566,7 @@ class AttentionGate:
             used[-1] = mean, np.square(q - mean).mean(dtype=np.float64)
         gain = float(psi_weight[0]) / np.sqrt(used[-1, 1] + eps)
         self.kernels.apply(wide_x, q, gain, float(psi_shift[0]) - gain * used[-1, 0], out, *common)
-        return out.astype(x.dtype, copy=False), q.astype(x.dtype, copy=False), used.astype(x.dtype)
+        return out.astype(x.dtype, copy=False), q, used.astype(dtype)
 
     def backward(
         self,

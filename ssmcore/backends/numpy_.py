@@ -442,7 +442,8 @@ def attention_gate_fwd(
     dtype = x.dtype
     x, theta, phi, *others, statistics = _wide(x, theta, phi, *weights)
     _, q, rate, used = _gate(theta, phi[centre(phi, theta)], tuple(others), statistics, eps)
-    return (x * rate[..., None]).astype(dtype), q.astype(dtype), used.astype(dtype)
+    wide = np.promote_types(dtype, np.float32)
+    return (x * rate[..., None]).astype(dtype), q.astype(wide), used.astype(wide)
 
 
 def attention_gate_bwd(

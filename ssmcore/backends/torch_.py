@@ -196,7 +196,7 @@ def attention_gate_tensors(
     a = a + normed(phi[centre(phi, theta)].to(wide), slice(dim, 2 * dim)) * phi_weight
     q = torch.relu(a) @ psi.to(wide)
     rate = torch.sigmoid(normed(q[..., None], slice(2 * dim, None)) * psi_weight + psi_shift)
-    return (x * rate).to(x.dtype), q.to(x.dtype), torch.cat(used).to(x.dtype)
+    return (x * rate).to(x.dtype), q, torch.cat(used)
 
 
 def gate_crop_tensors(g: Tensor, size: Sequence[int]) -> Tensor:

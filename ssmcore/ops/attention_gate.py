@@ -186,7 +186,7 @@ def attention_gate(
     -------
     out : as x, C-contiguous
     statistics : (2 dim + 1, 2)
-        Those used.
+        Those used; float32 where x is float16.
 
     Raises
     ------

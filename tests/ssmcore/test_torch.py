@@ -275,6 +275,16 @@ def test_gradcheck_of_a_gate(sample: Any) -> None:
     )
 
 
+def test_statistics_of_a_bfloat16_gate_are_not_rounded_to_it() -> None:
+    given, _ = tensors(GATE.samples[0], np.float32)
+    half = {n: t.detach().bfloat16().requires_grad_() for n, t in given.items()}
+    out, statistics = st.attention_gate(*half.values())
+    _, wanted = st.attention_gate(*(t.float() for t in half.values()))
+    assert out.dtype == torch.bfloat16
+    assert torch.equal(statistics, wanted)
+    torch.autograd.grad(out.float().sum(), list(half.values()))
+
+
 def test_opcheck_of_the_crop() -> None:
     g = torch.rand(2, 3, 8, 7, requires_grad=True)
     assert set(torch.library.opcheck(st._crop, (g, [4, 4])).values()) == {"SUCCESS"}
