@@ -125,6 +125,13 @@ class OpSpec:
                 kind=ArgumentTypeError,
             )
 
+    def shapes_of(self, arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...] | None]:
+        """Shapes of the arguments, None for an absent one. Raises ArgumentTypeError as `check_dtype` does."""
+        for name, array in arrays.items():
+            if array is not None:
+                self.check_dtype(name, array)
+        return {name: None if array is None else array.shape for name, array in arrays.items()}
+
     def check_shapes(
         self, shapes: Mapping[str, tuple[int, ...] | None], *, hint: str = "check the order of its axes"
     ) -> Sizes:

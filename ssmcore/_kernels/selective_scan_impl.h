@@ -490,7 +490,8 @@ INLINE int NAME(bwd_states)(const int disc, const int tame, const int uniform, c
             if (!uniform) NAME(coefficients)(disc, tame, count, dt, A + n, now);
 #pragma GCC unroll 2
             for (int i = 0; i < count; i++) {
-                for (int k = 0; k < nk; k++) w.kept[(t * nb + n + i) * nk + k] = now[uniform ? 0 : i][k];
+                if (!uniform || n + i == 0)
+                    for (int k = 0; k < nk; k++) w.kept[(t * nb + n + i) * nk + k] = now[i][k];
                 h[n + i] = NAME(advance)(disc, tame, now[uniform ? 0 : i], h[n + i], dtu,
                                          constant && bc.Bv ? bc.Bv[n + i] : NAME(splat)(B[n + i]));
                 w.h[(t + 1) * nb + n + i] = h[n + i];
@@ -515,7 +516,7 @@ INLINE int NAME(bwd_states)(const int disc, const int tame, const int uniform, c
         const REAL *B = bc.B + t * bc.dstate, *C = bc.C + t * bc.dstate;
 #pragma GCC unroll 8
         for (int n = 0; n < nb; n++) {
-            const vec *kept = w.kept + (t * nb + n) * nk;
+            const vec *kept = w.kept + (t * nb + (uniform ? 0 : n)) * nk;
             vec before = w.h[t * nb + n], after = h[n];
             vec Bn = constant && bc.Bv ? bc.Bv[n] : NAME(splat)(B[n]);
             vec *dB = constant && bc.Bv ? &w.dB[n] : &w.dB[t * bc.dstate + n];

@@ -215,7 +215,7 @@ def attention_gate(
         )
     )
     choice = backends.choose("attention_gate", ENTRIES, backend)
-    _check(arrays)
+    check(SPEC.shapes_of(arrays))
     out, _, statistics = backends.entry(choice, "attention_gate_fwd")(
         *arrays.values(), eps=eps, num_threads=resolve(num_threads)
     )
@@ -266,7 +266,7 @@ def attention_gate_vjp(
         )
     )
     choice = backends.choose("attention_gate", ENTRIES, backend)
-    _check(arrays)
+    check(SPEC.shapes_of(arrays))
     SPEC.check_dtype("dout", dout)
     if dout.shape != x.shape:
         SPEC.fail("dout", f"shape {x.shape} like x", dout.shape, "pass the gradient of the output as it came out")
@@ -277,10 +277,3 @@ def attention_gate_vjp(
         dout, *arrays.values(), used, q, given=statistics is not None, eps=eps, num_threads=threads
     )
     return AttentionGateGradients(*grads)
-
-
-def _check(arrays: Mapping[str, Array | None]) -> Sizes:
-    for name, array in arrays.items():
-        if array is not None:
-            SPEC.check_dtype(name, array)
-    return check({n: None if a is None else a.shape for n, a in arrays.items()})

@@ -185,7 +185,7 @@ def causal_conv1d(
     """
     choice = backends.choose("causal_conv1d", ENTRIES, backend)
     arrays = dict(zip(ARGUMENTS, (x, weight, bias, initial_states), strict=True))
-    _check(arrays, activation, layout)
+    check(SPEC.shapes_of(arrays), activation=activation, layout=layout)
     out = backends.entry(choice, "causal_conv1d_fwd")(
         _bld(x, layout),
         weight,
@@ -235,7 +235,7 @@ def causal_conv1d_vjp(
     """
     choice = backends.choose("causal_conv1d", ENTRIES, backend)
     arrays = dict(zip(ARGUMENTS, (x, weight, bias, initial_states), strict=True))
-    sizes = _check(arrays, activation, layout)
+    sizes = check(SPEC.shapes_of(arrays), activation=activation, layout=layout)
     SPEC.check_dtype("dout", dout)
     if dout.shape != x.shape:
         SPEC.fail("dout", f"shape {x.shape} like x", dout.shape, "pass the gradient of the output as it came out")
@@ -274,10 +274,3 @@ def final_states(x: Any, initial_states: Any, past: int) -> Any:
 
 def _bld(x: Array, layout: str) -> Array:
     return x.swapaxes(1, 2) if layout == "bdl" else x
-
-
-def _check(arrays: Mapping[str, Array | None], activation: str | None, layout: str) -> Sizes:
-    for name, array in arrays.items():
-        if array is not None:
-            SPEC.check_dtype(name, array)
-    return check({n: None if a is None else a.shape for n, a in arrays.items()}, activation=activation, layout=layout)

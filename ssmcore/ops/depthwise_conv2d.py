@@ -155,7 +155,7 @@ def depthwise_conv2d(
     array([2., 3., 3., 2.])
     """
     choice = backends.choose("depthwise_conv2d", ENTRIES, backend)
-    _check({"x": x, "weight": weight, "bias": bias}, activation)
+    check(SPEC.shapes_of({"x": x, "weight": weight, "bias": bias}), activation=activation)
     out: Array = backends.entry(choice, "depthwise_conv2d_fwd")(
         x, weight, bias, silu=activation is not None, num_threads=resolve(num_threads)
     )
@@ -192,7 +192,7 @@ def depthwise_conv2d_vjp(
     Source: see ops/depthwise_conv2d.md.
     """
     choice = backends.choose("depthwise_conv2d", ENTRIES, backend)
-    _check({"x": x, "weight": weight, "bias": bias}, activation)
+    check(SPEC.shapes_of({"x": x, "weight": weight, "bias": bias}), activation=activation)
     SPEC.check_dtype("dout", dout)
     if dout.shape != x.shape:
         SPEC.fail("dout", f"shape {x.shape} like x", dout.shape, "pass the gradient of the output as it came out")
@@ -200,10 +200,3 @@ def depthwise_conv2d_vjp(
         dout, x, weight, bias, silu=activation is not None, num_threads=resolve(num_threads)
     )
     return DepthwiseConv2dGradients(*grads)
-
-
-def _check(arrays: Mapping[str, Array | None], activation: str | None) -> Sizes:
-    for name, array in arrays.items():
-        if array is not None:
-            SPEC.check_dtype(name, array)
-    return check({n: None if a is None else a.shape for n, a in arrays.items()}, activation=activation)

@@ -247,12 +247,7 @@ _BDL = OpSpec(**{**vars(SPEC), "arguments": tuple(_channel_first(a) for a in SPE
 
 
 def _prepare(arrays: Mapping[str, Array | None], discretization: str, layout: str) -> tuple[Sizes, list[Any]]:
-    for name, array in arrays.items():
-        if array is not None:
-            SPEC.check_dtype(name, array)
-    sizes = check(
-        {n: None if a is None else a.shape for n, a in arrays.items()}, discretization=discretization, layout=layout
-    )
+    sizes = check(SPEC.shapes_of(arrays), discretization=discretization, layout=layout)
     return sizes, [canonical(name, arrays[name], layout) for name in ARGUMENTS]
 
 

@@ -214,7 +214,7 @@ def ss2d(
     """
     choice = backends.choose("ss2d", ENTRIES, backend)
     arrays = dict(zip(ARGUMENTS, (x, delta, A, B, C, D, delta_bias), strict=True))
-    _check(arrays, discretization)
+    check(SPEC.shapes_of(arrays), discretization=discretization)
     out: Array = backends.entry(choice, "ss2d_fwd")(
         *arrays.values(),
         delta_softplus=bool(delta_softplus),
@@ -261,7 +261,7 @@ def ss2d_vjp(
     """
     choice = backends.choose("ss2d", ENTRIES, backend)
     arrays = dict(zip(ARGUMENTS, (x, delta, A, B, C, D, delta_bias), strict=True))
-    _check(arrays, discretization)
+    check(SPEC.shapes_of(arrays), discretization=discretization)
     SPEC.check_dtype("dout", dout)
     if dout.shape != x.shape:
         SPEC.fail("dout", f"shape {x.shape} like x", dout.shape, "pass the gradient of the output as it came out")
@@ -342,10 +342,3 @@ def check_sequences(name: str, shape: tuple[int, ...], height: int, width: int) 
             f"{name}: y: expected shape (batch, {len(DIRECTIONS)}, {height * width}, ...) for {height} x {width} positions,"
             f" got {shape}; pass what cross_scan gave"
         )
-
-
-def _check(arrays: Mapping[str, Array | None], discretization: str) -> None:
-    for name, array in arrays.items():
-        if array is not None:
-            SPEC.check_dtype(name, array)
-    check({n: None if a is None else a.shape for n, a in arrays.items()}, discretization=discretization)
