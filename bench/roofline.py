@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from cases import case_of
 from ceilings import ROOT, copy_gb_s, exp2_ns, fma_ns, tile_ns
 
 import ssmcore
@@ -49,7 +50,7 @@ def median_ns(function: Callable[[], Any], elements: int, rounds: int = 15) -> f
 
 
 def points_of(op: str, sample: Sample, isa: str) -> list[Point]:
-    case = sample.make(np.random.default_rng(0), np.float32)
+    case = case_of(sample)
     disc = case.get("discretization", "mamba")
     mix = "uniform A" if "uniform A" in sample.name else disc
     x, scans = (case["u"], 1) if op == "selective_scan" else (case["x"], len(case["A"]))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cases import case_of
 from ceilings import tile_ns
 from oracles import relative_error, widened
 from peers import PEERS
@@ -25,7 +26,7 @@ SHORT = "B1 D64 L512 N16"
 def arguments(name: str) -> dict[str, Any]:
     if name == SHORT:
         return make_case(np.random.default_rng(0), np.float32, batch=1, dim=64, seqlen=512, dstate=16, extras=False)
-    return CASES[name].make(np.random.default_rng(0), np.float32)
+    return case_of(CASES[name])
 
 
 @cache
@@ -73,6 +74,18 @@ def test_forward(name: str, backend: str, threads: int, measure: Any) -> None:
         moved=moved(name),
         ceiling=ceiling(name) if backend == "cython" and threads == 1 else None,
     )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_forward_of_rows_that_straddle_lines(name: str, measure: Any) -> None:
+    """As numpy places arrays."""
+    case = case_of(CASES[name], offset=16)
+
+    def run() -> Any:
+        return ssmcore.selective_scan(**case, backend="cython", num_threads=1)
+
+    error = relative_error(run(), in_float64(name))
+    measure(run, elements=elements(name), error=error, tolerance=SPEC.forward.float32, ceiling=ceiling(name))
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import case_of
 from ceilings import tile_ns
 from oracles import relative_error, widened
 
@@ -22,7 +23,7 @@ BY_COPIES = SS2DByScans(cython_.selective_scan_fwd, cython_.selective_scan_bwd)
 
 @cache
 def arguments(name: str) -> dict[str, Any]:
-    return CASES[name].make(np.random.default_rng(0), np.float32)
+    return case_of(CASES[name])
 
 
 @cache

@@ -152,7 +152,8 @@ INLINE void NAME(expect)(NAME(ahead) *ahead, const void *data, int64_t offset, i
 #define EXPECT(ahead, x) \
     NAME(expect)(ahead, (x).data, b * (x).batch + direction * (x).direction + c * (x).dim, (x).time, (x).dim)
 
-/* What the t-th step asks for: the row of its like or, where steps are adjacent and channels are rows, a line of a channel. */
+/* What the t-th step asks for: the row of its like, whose vector may straddle two lines, or, where steps are adjacent and
+ * channels are rows, a line of a channel. */
 INLINE void NAME(fetch)(const NAME(ahead) *ahead, int64_t t) {
     const int64_t line = 64 / sizeof(REAL);
     if (t >= ahead->steps) return;
@@ -162,6 +163,7 @@ INLINE void NAME(fetch)(const NAME(ahead) *ahead, int64_t t) {
         int64_t offset = ahead->at[t] * ahead->time[i];
         if (ahead->time[i] == 1) offset = ahead->at[0] + t / VL * line % CHUNK + t % VL * ahead->dim[i];
         __builtin_prefetch(ahead->row[i] + offset);
+        if (ahead->dim[i] == 1) __builtin_prefetch(ahead->row[i] + offset + VL - 1);
     }
 }
 
@@ -171,8 +173,8 @@ INLINE void NAME(fetch)(const NAME(ahead) *ahead, int64_t t) {
 INLINE void NAME(fwd_states)(const int disc, const int tame, const int uniform, const int constant, const int nb,
                              NAME(tile) *tile, const vec *A, vec *state, NAME(bc) bc, int64_t steps,
                              const NAME(ahead) *ahead) {
-    vec h[16];
-#pragma GCC unroll 16
+    vec h[8];
+#pragma GCC unroll 8
     for (int n = 0; n < nb; n++) h[n] = state[n];
     for (int64_t t = 0; t < steps; t++) {
         NAME(fetch)(ahead, t);
@@ -180,7 +182,7 @@ INLINE void NAME(fwd_states)(const int disc, const int tame, const int uniform, 
         const REAL *B = bc.B + t * bc.dstate, *C = bc.C + t * bc.dstate;
         vec kept[2][3];
         const int count = nb < 2 ? 1 : 2;
-#pragma GCC unroll 16
+#pragma GCC unroll 8
         for (int n = 0; n < nb; n += count) {
             if (uniform && n == 0) NAME(coefficients)(disc, tame, 1, dt, A, kept);
             if (!uniform) NAME(coefficients)(disc, tame, count, dt, A + n, kept);
@@ -194,29 +196,29 @@ INLINE void NAME(fwd_states)(const int disc, const int tame, const int uniform, 
         }
         tile->y[t] = y;
     }
-#pragma GCC unroll 16
+#pragma GCC unroll 8
     for (int n = 0; n < nb; n++) state[n] = h[n];
 }
 
-/* Walks the states in blocks held in registers, `wide` of them, then by fours and ones. Each combination that is worth it
+/* Walks the states in blocks held in registers, by eights, then by fours and ones. Each combination that is worth it
  * is given to the compiler with constants; constant B or C, with which nobody trains, goes by single states. */
-#define WALK(states, wide, disc, tame, uniform)                                           \
-    do {                                                                                  \
-        int64_t n = 0;                                                                    \
-        for (; n + (wide) <= dstate; n += (wide)) states(disc, tame, uniform, 0, (wide)); \
-        for (; n + 4 <= dstate; n += 4) states(disc, tame, uniform, 0, 4);                \
-        for (; n < dstate; n++) states(disc, tame, uniform, 0, 1);                        \
+#define WALK(states, disc, tame, uniform)                                  \
+    do {                                                                   \
+        int64_t n = 0;                                                     \
+        for (; n + 8 <= dstate; n += 8) states(disc, tame, uniform, 0, 8); \
+        for (; n + 4 <= dstate; n += 4) states(disc, tame, uniform, 0, 4); \
+        for (; n < dstate; n++) states(disc, tame, uniform, 0, 1);         \
     } while (0)
-#define WALK_STATES(states, wide)                                                                     \
-    do {                                                                                              \
-        if (constant) {                                                                               \
-            for (int64_t n = 0; n < dstate; n++) states(disc, 0, 0, 1, 1);                            \
-        } else if (disc == SSMCORE_MAMBA && tame && uniform) WALK(states, wide, SSMCORE_MAMBA, 1, 1); \
-        else if (disc == SSMCORE_MAMBA && tame) WALK(states, wide, SSMCORE_MAMBA, 1, 0);              \
-        else if (disc == SSMCORE_MAMBA) WALK(states, wide, SSMCORE_MAMBA, 0, 0);                      \
-        else if (disc == SSMCORE_BILINEAR && tame) WALK(states, wide, SSMCORE_BILINEAR, 1, 0);        \
-        else if (disc == SSMCORE_BILINEAR) WALK(states, wide, SSMCORE_BILINEAR, 0, 0);                \
-        else WALK(states, wide, SSMCORE_ZOH, 0, 0);                                                   \
+#define WALK_STATES(states)                                                                     \
+    do {                                                                                        \
+        if (constant) {                                                                         \
+            for (int64_t n = 0; n < dstate; n++) states(disc, 0, 0, 1, 1);                      \
+        } else if (disc == SSMCORE_MAMBA && tame && uniform) WALK(states, SSMCORE_MAMBA, 1, 1); \
+        else if (disc == SSMCORE_MAMBA && tame) WALK(states, SSMCORE_MAMBA, 1, 0);              \
+        else if (disc == SSMCORE_MAMBA) WALK(states, SSMCORE_MAMBA, 0, 0);                      \
+        else if (disc == SSMCORE_BILINEAR && tame) WALK(states, SSMCORE_BILINEAR, 1, 0);        \
+        else if (disc == SSMCORE_BILINEAR) WALK(states, SSMCORE_BILINEAR, 0, 0);                \
+        else WALK(states, SSMCORE_ZOH, 0, 0);                                                   \
     } while (0)
 
 static void NAME(fwd_tile)(int disc, int tame, int uniform, int constant, NAME(tile) *tile, const vec *A, vec *state,
@@ -226,7 +228,7 @@ static void NAME(fwd_tile)(int disc, int tame, int uniform, int constant, NAME(t
 #define FWD(disc, tame, uniform, constant, nb)                                                                     \
     NAME(fwd_states)(disc, tame, uniform, constant, nb, tile, A + n, state + n, NAME(from_state)(all, n), steps, \
                      n == 0 ? ahead : &nothing)
-    WALK_STATES(FWD, VECTOR_BYTES == 64 ? 16 : 8);
+    WALK_STATES(FWD);
 #undef FWD
 }
 
@@ -315,7 +317,7 @@ INLINE ivec NAME(open_steps)(const int count, int64_t t, NAME(tile) *tile, const
         vec u = NAME(row)(u_rows, t + i);
         ok &= (dt[i] >= 0) & (dt[i] * reach <= limit);
         if (slopes) tile->slope[t + i] = slope[i];
-        tile->u[t + i] = u;
+        if (slopes) tile->u[t + i] = u;
         tile->dt[t + i] = dt[i];
         tile->dtu[t + i] = dt[i] * u * IN_SCALE(s->discretization);
         tile->y[t + i] = s->D ? D * u : (vec){0};
@@ -337,12 +339,6 @@ OUTLINE int NAME(open_tile)(NAME(tile) *tile, const ssm_scan *s, int64_t b, int6
     else TILE(walk->steps, STEPS, 0, slopes);
 #undef STEPS
     return NAME(all_lanes)(ok);
-}
-
-/* Starts y with D u, or with 0 and not 0 u, which may be NaN. */
-INLINE void NAME(open_out)(NAME(tile) *tile, const ssm_scan *s, NAME(slot) slot, int64_t steps) {
-    vec D = NAME(lanes_of)(s->D, slot.row, slot.lanes);
-    for (int64_t t = 0; t < steps; t++) tile->y[t] = s->D ? D * tile->u[t] : (vec){0};
 }
 
 INLINE void NAME(gate_steps)(const int count, int64_t t, NAME(tile) *tile, const NAME(rows) *z_rows) {
@@ -425,7 +421,7 @@ static void NAME(fwd_entry)(const NAME(job) *job, const NAME(unit) *unit, int64_
                 tame = s->discretization == SSMCORE_MAMBA || NAME(finite)(h, dstate);
                 if (!tame) {
                     __builtin_memcpy(h, before, dstate * sizeof(vec));
-                    NAME(open_out)(tile, s, slot, steps);
+                    NAME(open_tile)(tile, s, b, direction, slot, walk, traits.reach, 0);
                 }
             }
             if (!tame || constant) {
@@ -568,7 +564,7 @@ static void NAME(bwd_tile)(int disc, int tame, int uniform, int constant, NAME(t
 #define BWD(disc, tame, uniform, constant, nb)                                        \
     if (!SWEEP(disc, tame, uniform, constant, nb, n))                                 \
         for (int64_t k = n; k < n + (nb); k++) SWEEP(disc, 0, 0, constant, 1, k)
-    WALK_STATES(BWD, 8); /* three registers a state here */
+    WALK_STATES(BWD); /* three registers a state here */
 #undef BWD
 #undef SWEEP
 }

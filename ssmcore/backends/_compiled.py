@@ -19,6 +19,18 @@ def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
+LINE = 64
+"""Bytes of a cache line, which is also the widest vector."""
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """np.empty that starts on a cache line. np.empty starts 16 bytes into one, so that each row's vectors of 64 bytes straddle two."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.empty(size + LINE, np.uint8)
+    start = -raw.__array_interface__["data"][0] % LINE
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
 def cast(dtype: np.dtype[Any], *arrays: Array | None, contiguous: bool = False) -> list[Any]:
     """The arrays as `dtype`, copied only where they are not that already."""
     if contiguous:
@@ -35,9 +47,9 @@ class MatrixGradient(NamedTuple):
     @classmethod
     def like(cls, matrix: Array, parts: int, nblocks: int) -> MatrixGradient:
         if matrix.ndim == 2:
-            return cls(None, np.empty((parts, *matrix.shape), matrix.dtype))
+            return cls(None, empty((parts, *matrix.shape), matrix.dtype))
         # no block where there is no channel: the sum over none of them is the zero gradient
-        return cls(np.empty((nblocks, *matrix.shape), matrix.dtype), None)
+        return cls(empty((nblocks, *matrix.shape), matrix.dtype), None)
 
     def total(self) -> Array:
         partial = self.constant if self.varying is None else self.varying
@@ -74,7 +86,7 @@ class Discretize:
         self, A: Array, B: Array, delta: Array, *, method: str, structure: str, num_threads: int
     ) -> tuple[Array, Array]:
         wide_A, wide_delta, shape, dtype = broadcast_diagonal(A, B, delta)
-        A_bar, gain = np.empty(wide_A.shape, dtype), np.empty(wide_A.shape, dtype)
+        A_bar, gain = empty(wide_A.shape, dtype), empty(wide_A.shape, dtype)
         code = self.kernels.DISCRETIZATIONS.index(method)
         self.kernels.discretize(wide_A, wide_delta, code, A_bar, gain, num_threads)
         return A_bar.reshape(shape), gain.reshape(shape) * B
@@ -93,8 +105,8 @@ class Discretize:
     ) -> tuple[Array, Array, Array]:
         wide_A, wide_delta, shape, dtype = broadcast_diagonal(A, B, delta)
         code = self.kernels.DISCRETIZATIONS.index(method)
-        A_bar, gain = np.empty(wide_A.shape, dtype), np.empty(wide_A.shape, dtype)
-        dA, ddelta = np.empty(wide_A.shape, dtype), np.empty(wide_A.shape, dtype)
+        A_bar, gain = empty(wide_A.shape, dtype), empty(wide_A.shape, dtype)
+        dA, ddelta = empty(wide_A.shape, dtype), empty(wide_A.shape, dtype)
         self.kernels.discretize(wide_A, wide_delta, code, A_bar, gain, num_threads)
         dgain = np.ascontiguousarray(np.broadcast_to(dB_bar * B, shape), dtype=dtype).reshape(-1)
         flat_dA_bar = np.ascontiguousarray(dA_bar, dtype=dtype).reshape(-1)
@@ -117,7 +129,7 @@ class GateCrop:
             first = (full - part) // 2
             outer = outer[(slice(None),) * axis + (slice(first, first + part),)]
         full_plane, plane = self._plane(trailing), self._plane(size)
-        out = np.empty((*lead, *size), dtype)
+        out = empty((*lead, *size), dtype)
         planes = math.prod((*lead, *size[:-2]))
         source = np.ascontiguousarray(outer, dtype=dtype).reshape(planes, *full_plane)
         top, left = ((f - p) // 2 for f, p in zip(full_plane, plane, strict=True))
@@ -130,7 +142,7 @@ class GateCrop:
         full_plane, plane = self._plane(g_size), self._plane(size)
         top, left = ((f - p) // 2 for f, p in zip(full_plane, plane, strict=True))
         count = math.prod((*lead, *size[:-2]))
-        planes = np.empty((*lead, *size[:-2], *g_size[-2:]), dtype)
+        planes = empty((*lead, *size[:-2], *g_size[-2:]), dtype)
         source = np.ascontiguousarray(dout, dtype=dtype).reshape(count, *plane)
         self.kernels.gate_crop_vjp(source, top, left, planes.reshape(count, *full_plane))
         if len(g_size) <= 2:
@@ -181,9 +193,9 @@ class SelectiveScan:
         wide_u, delta, B, C, z = cast(dtype, u, delta, B, C, z, contiguous=self.contiguous)
         A, D, delta_bias, initial_state = cast(dtype, A, D, delta_bias, initial_state, contiguous=True)
         out = empty_sequence(u.shape, dtype, channel_first and not self.contiguous)
-        last_state = np.empty((batch, dim, dstate), dtype)
+        last_state = empty((batch, dim, dstate), dtype)
         checkpoints = (
-            np.empty((batch, -(-seqlen // CHECKPOINT_STEPS), dstate, dim), dtype) if keep_checkpoints else None
+            empty((batch, -(-seqlen // CHECKPOINT_STEPS), dstate, dim), dtype) if keep_checkpoints else None
         )
         self.kernels.selective_scan_fwd(
             wide_u,
@@ -253,9 +265,9 @@ class SelectiveScan:
         du, ddelta = (empty_sequence(u.shape, dtype, transposed) for _ in range(2))
         dz = None if z is None else empty_sequence(u.shape, dtype, transposed)
         dB, dC = MatrixGradient.like(B, parts, nblocks), MatrixGradient.like(C, parts, nblocks)
-        dA, dinitial_state = (np.empty((n, *A.shape), dtype) for n in (parts, batch))
-        dD = None if D is None else np.empty((parts, dim), dtype)
-        ddelta_bias = None if delta_bias is None else np.empty((parts, dim), dtype)
+        dA, dinitial_state = (empty((n, *A.shape), dtype) for n in (parts, batch))
+        dD = None if D is None else empty((parts, dim), dtype)
+        ddelta_bias = None if delta_bias is None else empty((parts, dim), dtype)
         self.kernels.selective_scan_bwd(
             dout,
             dlast_state,
@@ -325,11 +337,11 @@ class SS2D:
     ) -> tuple[Array, Array | None]:
         dtype = compute_dtype(x.dtype)
         (batch, height, width, dim), dstate = x.shape, A.shape[-1]
-        out = np.empty(x.shape, dtype)
+        out = empty(x.shape, dtype)
         checkpoints = None
         if keep_checkpoints:
             chunks = -(-height * width // CHECKPOINT_STEPS)
-            checkpoints = np.empty((len(DIRECTIONS), batch, chunks, dstate, dim), dtype)
+            checkpoints = empty((len(DIRECTIONS), batch, chunks, dstate, dim), dtype)
         wide_x, delta, B, C, out_positions = self._positions(dtype, x, delta, B, C, out)
         A, D, delta_bias = cast(dtype, A, D, delta_bias, contiguous=True)
         self.kernels.ss2d_fwd(
@@ -385,8 +397,8 @@ class SS2D:
         parts = -(-batch // self.kernels.span_of(batch, height * width))
         # no block where there is no channel: the sum over none of them is the zero gradient
         nblocks = -(-dim // self.kernels.block_of(dim))
-        dx, ddelta = np.empty(x.shape, dtype), np.empty(delta.shape, dtype)
-        dB, dC = (np.empty((nblocks, *matrix.shape), dtype) for matrix in (B, C))
+        dx, ddelta = empty(x.shape, dtype), empty(delta.shape, dtype)
+        dB, dC = (empty((nblocks, *matrix.shape), dtype) for matrix in (B, C))
         # zeros, which stay where the grid has no position
         dA = np.zeros((parts, *A.shape), dtype)
         dD = None if D is None else np.zeros((parts, k, dim), dtype)
@@ -501,7 +513,7 @@ class DepthwiseConv2d:
         dtype = compute_dtype(x.dtype)
         (wide_x,) = cast(dtype, x, contiguous=self.contiguous)
         weight, bias = cast(dtype, weight, bias, contiguous=True)
-        out = np.empty(x.shape, dtype)
+        out = empty(x.shape, dtype)
         self.kernels.depthwise_conv2d_fwd(wide_x, weight, bias, out, silu, num_threads, *self.extra())
         return out.astype(x.dtype, copy=False)
 
@@ -511,7 +523,7 @@ class DepthwiseConv2d:
         dtype = compute_dtype(x.dtype)
         wide_dout, wide_x = cast(dtype, dout, x, contiguous=self.contiguous)
         weight, bias = cast(dtype, weight, bias, contiguous=True)
-        dx = np.empty(x.shape, dtype)
+        dx = empty(x.shape, dtype)
         # zeros, which stay where the grid has no position
         dweight = np.zeros((x.shape[0], *weight.shape), dtype)
         dbias = None if bias is None else np.zeros((x.shape[0], *bias.shape), dtype)
@@ -551,7 +563,7 @@ class AttentionGate:
         wide_x, wide_theta, window = self._grids(dtype, x, theta, phi[centre(phi, theta)])
         rows = _strip_rows(theta)
         common = (rows, num_threads, *self.extra())
-        used = np.empty((2 * theta.shape[3] + 1, 2))
+        used = empty((2 * theta.shape[3] + 1, 2))
         if statistics is None:
             counts, partial = _strips(theta, rows, dtype)
             self.kernels.moments(wide_theta, window, partial, *common)
@@ -559,7 +571,7 @@ class AttentionGate:
         else:
             used[:] = statistics
         coefficients = _coefficients(used, theta_weight, phi_weight, shift, psi, eps)
-        q, out = np.empty(theta.shape[:3], dtype), np.empty(x.shape, dtype)
+        q, out = empty(theta.shape[:3], dtype), empty(x.shape, dtype)
         self.kernels.compare(wide_theta, window, coefficients.astype(dtype), q, *common)
         if statistics is None:
             mean = q.mean(dtype=np.float64)
@@ -596,7 +608,7 @@ class AttentionGate:
         used = statistics.astype(np.float64)
         deviation = np.sqrt(used[:, 1] + eps)
         gain = float(psi_weight[0]) / deviation[-1]
-        dx, dm = np.empty(x.shape, dtype), np.empty(q.shape, dtype)
+        dx, dm = empty(x.shape, dtype), empty(q.shape, dtype)
         offset = float(psi_shift[0]) - gain * used[-1, 0]
         self.kernels.retract(wide_dout, wide_x, wide_q, gain, offset, dx, dm, *common)
         q_hat = (wide_q - used[-1, 0]) / deviation[-1]
@@ -614,10 +626,10 @@ class AttentionGate:
             scales, variances = coefficients[:2], used[:-1, 1].reshape(2, dim) + eps
             coefficients[6::2] = -scales * means
             coefficients[7::2] = -scales * covariances / variances
-        dtheta = np.empty(theta.shape, dtype)
-        dphi = (np.empty if phi.shape == theta.shape else np.zeros)(phi.shape, dtype)
+        dtheta = empty(theta.shape, dtype)
+        dphi = (empty if phi.shape == theta.shape else np.zeros)(phi.shape, dtype)
         dwindow = dphi[centre(phi, theta)]
-        written = np.empty(theta.shape, dtype) if self.contiguous else dwindow
+        written = empty(theta.shape, dtype) if self.contiguous else dwindow
         self.kernels.spread(wide_theta, window, coefficients.astype(dtype), dq, dtheta, written, *common)
         if self.contiguous:
             dwindow[:] = written
@@ -642,7 +654,7 @@ def _strips(grid: Array, rows: int, dtype: np.dtype[Any]) -> tuple[Array, Array]
     batch, height, width, dim = grid.shape
     heights = np.minimum(rows, height - np.arange(0, height, rows))
     counts = np.tile(heights * width, batch)
-    return counts, np.empty((len(counts), 4, dim), dtype)
+    return counts, empty((len(counts), 4, dim), dtype)
 
 
 def _joined_moments(partial: Array, counts: Array) -> Array:
@@ -670,8 +682,8 @@ def _coefficients(
 def empty_sequence(shape: tuple[int, ...], dtype: np.dtype[Any], channel_first: bool) -> Array:
     """Unset (batch, seqlen, dim), contiguous as (batch, dim, seqlen) where `channel_first`."""
     if channel_first:
-        return np.empty((shape[0], shape[2], shape[1]), dtype).swapaxes(1, 2)
-    return np.empty(shape, dtype)
+        return empty((shape[0], shape[2], shape[1]), dtype).swapaxes(1, 2)
+    return empty(shape, dtype)
 
 
 def _sum_first(parts: Array) -> Array:
