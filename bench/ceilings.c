@@ -70,7 +70,7 @@ double forward_tile_ns(int discretization, int64_t dstate, int64_t rounds) {
     F32(bc) bc = {B, C, 0, 0, dstate};
     double start = now();
     for (int64_t k = 0; k < rounds; k++) {
-        F32(fwd_tile)(discretization, 1, 0, 0, &tile, A, state, bc, SSMCORE_CHUNK, &nothing);
+        F32(fwd_tile)(discretization, 1, 0, 0, &tile, A, state, bc, SSMCORE_CHUNK, F32(own)(&tile), &nothing);
         __asm__ volatile("" : : "r"(&tile) : "memory");
     }
     return (now() - start) * 1e9 / ((double)rounds * SSMCORE_CHUNK * dstate * LANES);

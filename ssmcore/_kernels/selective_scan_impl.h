@@ -169,9 +169,18 @@ INLINE void NAME(fetch)(const NAME(ahead) *ahead, int64_t t) {
 
 /* ---- forward ---- */
 
+/* Where the sum over the last block of states goes: the tile or, where nothing is left to do to it, home. */
+typedef struct {
+    REAL *p;
+    int64_t step;
+    const int64_t *at;
+} NAME(target);
+
+INLINE NAME(target) NAME(own)(NAME(tile) *tile) { return (NAME(target)){(REAL *)tile->y, VL, NAME(in_turn)}; }
+
 /* `uniform`: one set of coefficients serves all states of a step. */
 INLINE void NAME(fwd_states)(const int disc, const int tame, const int uniform, const int constant, const int nb,
-                             NAME(tile) *tile, const vec *A, vec *state, NAME(bc) bc, int64_t steps,
+                             const NAME(tile) *tile, const vec *A, vec *state, NAME(bc) bc, int64_t steps, NAME(target) out,
                              const NAME(ahead) *ahead) {
     vec h[8];
 #pragma GCC unroll 8
@@ -194,7 +203,7 @@ INLINE void NAME(fwd_states)(const int disc, const int tame, const int uniform, 
             if (count == 1) y += first;
             else y += first + (constant && bc.Cv ? bc.Cv[n + 1] * h[n + 1] : C[n + 1] * h[n + 1]);
         }
-        tile->y[t] = y;
+        NAME(write)(out.p + out.at[t] * out.step, y);
     }
 #pragma GCC unroll 8
     for (int n = 0; n < nb; n++) state[n] = h[n];
@@ -222,12 +231,13 @@ INLINE void NAME(fwd_states)(const int disc, const int tame, const int uniform, 
     } while (0)
 
 static void NAME(fwd_tile)(int disc, int tame, int uniform, int constant, NAME(tile) *tile, const vec *A, vec *state,
-                           NAME(bc) all, int64_t steps, const NAME(ahead) *ahead) {
+                           NAME(bc) all, int64_t steps, NAME(target) out, const NAME(ahead) *ahead) {
     int64_t dstate = all.dstate;
+    const NAME(target) own = NAME(own)(tile);
     static const NAME(ahead) nothing = {0};
-#define FWD(disc, tame, uniform, constant, nb)                                                                     \
+#define FWD(disc, tame, uniform, constant, nb)                                                                   \
     NAME(fwd_states)(disc, tame, uniform, constant, nb, tile, A + n, state + n, NAME(from_state)(all, n), steps, \
-                     n == 0 ? ahead : &nothing)
+                     n + (nb) < dstate ? own : out, n == 0 ? ahead : &nothing)
     WALK_STATES(FWD);
 #undef FWD
 }
@@ -348,6 +358,11 @@ INLINE void NAME(gate_steps)(const int count, int64_t t, NAME(tile) *tile, const
     EACH tile->y[t + i] *= NAME(row)(z_rows, t + i) * gate[i];
 }
 
+/* Whether the last sum over states may go straight home: vectors lie there in one piece, ungated, and nobody adds to them. */
+INLINE int NAME(direct)(const ssm_scan *s, int64_t direction, int64_t lanes) {
+    return s->out.dim == 1 && lanes == VL && !s->z.data && !(direction > 0 && s->out.direction == 0);
+}
+
 /* Gates y and brings it home. */
 OUTLINE void NAME(close_tile)(NAME(tile) *tile, const ssm_scan *s, int64_t b, int64_t direction, NAME(slot) slot,
                               const NAME(walk) *walk) {
@@ -415,9 +430,13 @@ static void NAME(fwd_entry)(const NAME(job) *job, const NAME(unit) *unit, int64_
             EXPECT(&ahead, s->delta);
             EXPECT(&ahead, s->z);
             EXPECT(&ahead, s->out);
+            int direct = NAME(direct)(s, direction, slot.lanes);
+            NAME(target) out = NAME(own)(tile);
+            if (direct)
+                out = (NAME(target)){(REAL *)s->out.data + b * s->out.batch + direction * s->out.direction + slot.c, s->out.time, walk->at};
             if (tame && !constant) {
                 __builtin_memcpy(before, h, dstate * sizeof(vec));
-                NAME(fwd_tile)(s->discretization, 1, traits.uniform, 0, tile, A, h, bc, steps, &ahead);
+                NAME(fwd_tile)(s->discretization, 1, traits.uniform, 0, tile, A, h, bc, steps, out, &ahead);
                 tame = s->discretization == SSMCORE_MAMBA || NAME(finite)(h, dstate);
                 if (!tame) {
                     __builtin_memcpy(h, before, dstate * sizeof(vec));
@@ -425,9 +444,9 @@ static void NAME(fwd_entry)(const NAME(job) *job, const NAME(unit) *unit, int64_
                 }
             }
             if (!tame || constant) {
-                NAME(fwd_tile)(s->discretization, 0, 0, constant, tile, A, h, bc, steps, &ahead);
+                NAME(fwd_tile)(s->discretization, 0, 0, constant, tile, A, h, bc, steps, out, &ahead);
             }
-            NAME(close_tile)(tile, s, b, direction, slot, walk);
+            if (!direct) NAME(close_tile)(tile, s, b, direction, slot, walk);
         }
     }
     for (int64_t v = 0; v < vecs; v++) {

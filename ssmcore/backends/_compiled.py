@@ -194,9 +194,7 @@ class SelectiveScan:
         A, D, delta_bias, initial_state = cast(dtype, A, D, delta_bias, initial_state, contiguous=True)
         out = empty_sequence(u.shape, dtype, channel_first and not self.contiguous)
         last_state = empty((batch, dim, dstate), dtype)
-        checkpoints = (
-            empty((batch, -(-seqlen // CHECKPOINT_STEPS), dstate, dim), dtype) if keep_checkpoints else None
-        )
+        checkpoints = empty((batch, -(-seqlen // CHECKPOINT_STEPS), dstate, dim), dtype) if keep_checkpoints else None
         self.kernels.selective_scan_fwd(
             wide_u,
             delta,
@@ -563,7 +561,7 @@ class AttentionGate:
         wide_x, wide_theta, window = self._grids(dtype, x, theta, phi[centre(phi, theta)])
         rows = _strip_rows(theta)
         common = (rows, num_threads, *self.extra())
-        used = empty((2 * theta.shape[3] + 1, 2))
+        used = np.empty((2 * theta.shape[3] + 1, 2))
         if statistics is None:
             counts, partial = _strips(theta, rows, dtype)
             self.kernels.moments(wide_theta, window, partial, *common)
