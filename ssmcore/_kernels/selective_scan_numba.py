@@ -13,11 +13,14 @@ from numba import njit, prange, types
 from numba.extending import overload
 
 from .common_numba import OPTIONS, present, signatures, threads
-from .vecmath_numba import LOG2_E, exp2, like, second_difference, sigmoid, softplus
+from .vecmath_numba import LOG2_E, exp2, exp2_inside, like, second_difference, sigmoid, softplus
 
 CHUNK = 64
 BLOCK = 128
 DISCRETIZATIONS = ("mamba", "bilinear", "zoh")
+TAME_MAMBA = 3
+TAME_REACH = 120.0  # the largest -log2(A_bar) that needs no guards
+FORWARD_BLOCK = 512
 NEAR = 0.34  # |x| below which e^x - 1 is taken from its series
 
 
@@ -67,10 +70,14 @@ def _entry_of(matrix, i):
 
 @njit(**OPTIONS)
 def _advance(disc, dt, A, dtu, b, c, h, y):
-    """One step of one state for a row of channels: h = A_bar h + gain dt u b, y += c h."""
-    if disc == 0:
+    """One step of one state for a row of channels: h = A_bar h + gain dt u b, y += c h. A is that of `_rates`."""
+    if disc == TAME_MAMBA:
         for i in range(len(dt)):
-            h[i] = exp2(dt[i] * A[i] * like(LOG2_E, dt[i])) * h[i] + dtu[i] * _entry(b, i)
+            h[i] = exp2_inside(dt[i] * A[i]) * h[i] + dtu[i] * _entry(b, i)
+            y[i] += _entry(c, i) * h[i]
+    elif disc == 0:
+        for i in range(len(dt)):
+            h[i] = exp2(dt[i] * A[i]) * h[i] + dtu[i] * _entry(b, i)
             y[i] += _entry(c, i) * h[i]
     elif disc == 1:
         one, half = like(1.0, A[0]), like(0.5, A[0])
@@ -149,22 +156,45 @@ def _steps(delta, bias, u, positive, dt, dtu):
 
 
 @njit(**OPTIONS)
+def _rates(disc, A):
+    """A as (dstate, channels), for mamba times log2(e), and the largest -A of each channel, infinity where one is positive or not a
+    number."""
+    rates = np.ascontiguousarray(A.T)
+    if disc == 0:
+        rates *= like(LOG2_E, A[0, 0]) if A.size > 0 else 0
+    reach = np.zeros(A.shape[0], A.dtype)
+    for n in range(len(rates)):
+        for i in range(len(reach)):
+            reach[i] = max(reach[i], -rates[n, i]) if rates[n, i] <= 0 else np.inf
+    return rates, reach
+
+
+@njit(**OPTIONS)
+def _tamed(disc, dt, reach):
+    """TAME_MAMBA instead of mamba where no exponential of a step needs guards."""
+    tame = 0
+    limit = like(TAME_REACH, dt[0])
+    for i in range(len(dt)):
+        tame += 1 if dt[i] >= 0 and dt[i] * reach[i] <= limit else 0
+    return TAME_MAMBA if disc == 0 and tame == len(dt) else disc
+
+
+@njit(**OPTIONS)
 def _columns(constant, c0, c1):
     """A constant B or C as (dstate, channels); empty where it varies."""
     return np.ascontiguousarray(constant[c0:c1].T)
 
 
 @njit(**OPTIONS)
-def _blocks(per_group):
-    size = _block_of(per_group)
+def _blocks(per_group, size):
     return (per_group + size - 1) // size
 
 
 @njit(**OPTIONS)
-def _unit(index, dim, ngroups):
-    """Batch entry, group, block and channels [c0, c1) of a unit of work."""
+def _unit(index, dim, ngroups, size):
+    """Batch entry, group, block and channels [c0, c1) of a unit of work of up to `size` channels."""
     per_group = dim // ngroups
-    size, nblocks = _block_of(per_group), _blocks(per_group)
+    nblocks = _blocks(per_group, size)
     block = index % nblocks
     g = index // nblocks % ngroups
     c0 = g * per_group + block * size
@@ -172,7 +202,7 @@ def _unit(index, dim, ngroups):
 
 
 @njit(
-    signatures(3, 3, 2, 4, 2, 4, 2, 1, 3, 1, 3, 3, 3, 4, reads=11, flags=5),
+    signatures(3, 3, 2, 4, 2, 4, 2, 1, 3, 1, 3, 3, 3, 4, reads=11, flags=6),
     parallel=True,
     cache=True,
     error_model="numpy",
@@ -198,17 +228,18 @@ def _forward(
     gated,
     ngroups,
     keep,
+    size,
 ):
     batch, seqlen, dim = u.shape
     dstate = A.shape[1]
     per_group = dim // ngroups
-    for index in prange(batch * ngroups * _blocks(per_group)):
-        bi, g, _, c0, c1 = _unit(index, dim, ngroups)
+    for index in prange(batch * ngroups * _blocks(per_group, size)):
+        bi, g, _, c0, c1 = _unit(index, dim, ngroups, size)
         width = c1 - c0
         rows = np.empty((3, width), u.dtype)
         dt, dtu, y = rows[0], rows[1], rows[2]
         Bt, Ct = _columns(B_constant, c0, c1), _columns(C_constant, c0, c1)
-        At = np.ascontiguousarray(A[c0:c1].T)
+        rates, reach = _rates(disc, A[c0:c1])
         h = np.zeros((dstate, width), u.dtype)
         if initial_state.size > 0:
             h[:] = initial_state[bi, c0:c1].T
@@ -217,16 +248,17 @@ def _forward(
                 checkpoints[bi, t // CHUNK, :, c0:c1] = h
             ut = u[bi, t, c0:c1]
             _steps(delta[bi, t, c0:c1], bias[c0:c1], ut, softplus, dt, dtu)
+            way = _tamed(disc, dt, reach)
             y[:] = 0
             for n in range(dstate):
                 if B.size > 0 and C.size > 0:
-                    _advance(disc, dt, At[n], dtu, B[bi, t, g, n], C[bi, t, g, n], h[n], y)
+                    _advance(way, dt, rates[n], dtu, B[bi, t, g, n], C[bi, t, g, n], h[n], y)
                 elif B.size > 0:
-                    _advance(disc, dt, At[n], dtu, B[bi, t, g, n], Ct[n], h[n], y)
+                    _advance(way, dt, rates[n], dtu, B[bi, t, g, n], Ct[n], h[n], y)
                 elif C.size > 0:
-                    _advance(disc, dt, At[n], dtu, Bt[n], C[bi, t, g, n], h[n], y)
+                    _advance(way, dt, rates[n], dtu, Bt[n], C[bi, t, g, n], h[n], y)
                 else:
-                    _advance(disc, dt, At[n], dtu, Bt[n], Ct[n], h[n], y)
+                    _advance(way, dt, rates[n], dtu, Bt[n], Ct[n], h[n], y)
             if D.size > 0:
                 for i in range(width):
                     y[i] += D[c0 + i] * ut[i]
@@ -279,8 +311,9 @@ def _backward(
     dstate = A.shape[1]
     per_group = dim // ngroups
     nchunks = (seqlen + CHUNK - 1) // CHUNK
-    for index in prange(batch * ngroups * _blocks(per_group)):
-        bi, g, block, c0, c1 = _unit(index, dim, ngroups)
+    size = _block_of(per_group)
+    for index in prange(batch * ngroups * _blocks(per_group, size)):
+        bi, g, block, c0, c1 = _unit(index, dim, ngroups, size)
         width = c1 - c0
         rows = np.empty((7, width), u.dtype)
         gain, dx, dy, sum_A, sum_B, sum_D, sum_bias = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6]
@@ -288,6 +321,7 @@ def _backward(
         sum_D[:] = 0
         sum_bias[:] = 0
         At = np.ascontiguousarray(A[c0:c1].T)
+        rates, reach = _rates(disc, A[c0:c1])
         dAt = np.zeros((dstate, width), u.dtype)
         db, dc = np.zeros((dstate, width), u.dtype), np.zeros((dstate, width), u.dtype)
         dh = np.zeros((dstate, width), u.dtype)
@@ -306,17 +340,18 @@ def _backward(
             for k in range(steps):
                 t = t0 + k
                 _steps(delta[bi, t, c0:c1], bias[c0:c1], u[bi, t, c0:c1], softplus, dt[k], dtu[k])
+                way = _tamed(disc, dt[k], reach)
                 y[k] = 0
                 h[k + 1] = h[k]
                 for n in range(dstate):
                     if B.size > 0 and C.size > 0:
-                        _advance(disc, dt[k], At[n], dtu[k], B[bi, t, g, n], C[bi, t, g, n], h[k + 1, n], y[k])
+                        _advance(way, dt[k], rates[n], dtu[k], B[bi, t, g, n], C[bi, t, g, n], h[k + 1, n], y[k])
                     elif B.size > 0:
-                        _advance(disc, dt[k], At[n], dtu[k], B[bi, t, g, n], Ct[n], h[k + 1, n], y[k])
+                        _advance(way, dt[k], rates[n], dtu[k], B[bi, t, g, n], Ct[n], h[k + 1, n], y[k])
                     elif C.size > 0:
-                        _advance(disc, dt[k], At[n], dtu[k], Bt[n], C[bi, t, g, n], h[k + 1, n], y[k])
+                        _advance(way, dt[k], rates[n], dtu[k], Bt[n], C[bi, t, g, n], h[k + 1, n], y[k])
                     else:
-                        _advance(disc, dt[k], At[n], dtu[k], Bt[n], Ct[n], h[k + 1, n], y[k])
+                        _advance(way, dt[k], rates[n], dtu[k], Bt[n], Ct[n], h[k + 1, n], y[k])
             for k in range(steps - 1, -1, -1):
                 t = t0 + k
                 ut = u[bi, t, c0:c1]
@@ -379,6 +414,14 @@ def _backward(
             ddelta_bias[bi, c0:c1] = sum_bias
 
 
+def _forward_block(shape: tuple[int, ...], ngroups: int, num_threads: int) -> int:
+    """Channels a unit of the forward pass covers, which no result depends on: long rows, but work for every thread."""
+    batch, _, dim = shape
+    per_group = max(dim // ngroups, 1)
+    blocks = max(-(-per_group // FORWARD_BLOCK), -(-num_threads // max(batch * ngroups, 1)))
+    return -(-per_group // blocks // 16) * 16
+
+
 def _groups(*matrices: Any) -> int:
     return next((m.shape[2] for m in matrices if m is not None), 1)
 
@@ -409,7 +452,8 @@ def selective_scan_fwd(
     reads = [present(a, rank, u.dtype) for a, rank in zip(given, ranks, strict=True)]
     flags = (discretization, int(delta_softplus), int(z is not None), _groups(B_varying, C_varying))
     with threads(num_threads):
-        _forward(*reads, out, last_state, present(checkpoints, 4, u.dtype), *flags, int(checkpoints is not None))
+        keep, size = int(checkpoints is not None), _forward_block(u.shape, flags[-1], num_threads)
+        _forward(*reads, out, last_state, present(checkpoints, 4, u.dtype), *flags, keep, size)
 
 
 def selective_scan_bwd(

@@ -161,6 +161,24 @@ def exp2(typingctx: Any, x: Any) -> Any:
 
 
 @intrinsic
+def exp2_inside(typingctx: Any, x: Any) -> Any:
+    """2^x for -125 <= x < 127 (-1021, 1023), exactly 1 at 0, without a guard."""
+    if x not in (types.float32, types.float64):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        (value,) = args
+        mantissa, real, integer = _FORMAT[x.bitwidth][0], value.type, ir.IntType(x.bitwidth)
+        whole = builder.call(builder.module.declare_intrinsic("llvm.rint", [real]), [value])
+        r = builder.fsub(value, whole)
+        p = _multiply_add(builder, _horner(builder, real, _EXP2[x.bitwidth], r), r, ir.Constant(real, 1.0))
+        scale = builder.shl(builder.fptosi(whole, integer), ir.Constant(integer, mantissa))
+        return builder.bitcast(builder.add(builder.bitcast(p, integer), scale), real)
+
+    return x(x), codegen
+
+
+@intrinsic
 def exp_negative(typingctx: Any, x: Any) -> Any:
     """e^x for x <= 0; 0 below 2^-125 (2^-1021)."""
     if x not in (types.float32, types.float64):
