@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ._explain import CpuFeatures, cpu_features, explain
+from ._hippo import hippo, s4d_diagonal
 from ._spec import ArgumentError, ArgumentTypeError
 from .backends import BackendError, use_backend
 from .backends import names as backend_names
@@ -41,6 +42,8 @@ __all__ = [
     "explain",
     "gate_crop",
     "gate_crop_vjp",
+    "hippo",
+    "s4d_diagonal",
     "selective_scan",
     "selective_scan_vjp",
     "ss2d",
