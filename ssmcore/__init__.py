@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._explain import CpuFeatures, cpu_features, explain
 from ._hippo import hippo, s4d_diagonal
+from ._lti import ssm_convolve, ssm_kernel, ssm_recurrence
 from ._spec import ArgumentError, ArgumentTypeError
 from .backends import BackendError, use_backend
 from .backends import names as backend_names
@@ -48,5 +49,8 @@ __all__ = [
     "selective_scan_vjp",
     "ss2d",
     "ss2d_vjp",
+    "ssm_convolve",
+    "ssm_kernel",
+    "ssm_recurrence",
     "use_backend",
 ]

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._spec import ArgumentError, ArgumentTypeError
+from ._spec import ArgumentTypeError, fail
 
 Array = NDArray[Any]
 MEASURES = ("legs", "legt", "lagt", "fourier")
 DIAGONALS = ("real", "lin", "inv", "legs")
 
 
-def _fail(
-    operation: str, argument: str, expected: str, got: object, remedy: str, kind: type[ArgumentError]
-) -> NoReturn:
-    raise kind(f"{operation}: {argument}: expected {expected}, got {got}; {remedy}")
-
-
 def _check(operation: str, name: str, value: object, choices: tuple[str, ...], dstate: object) -> int:
     if value not in choices:
         words = ", ".join(repr(choice) for choice in choices)
-        _fail(operation, name, f"one of {words}", repr(value), "pass one of these", ArgumentError)
+        fail(operation, name, f"one of {words}", repr(value), "pass one of these")
     if isinstance(dstate, bool) or not isinstance(dstate, (int, np.integer)):
-        _fail(operation, "dstate", "an integer", repr(dstate), "pass the number of states", ArgumentTypeError)
+        fail(operation, "dstate", "an integer", repr(dstate), "pass the number of states", ArgumentTypeError)
     if dstate < 1:
-        _fail(operation, "dstate", "at least 1", dstate, "pass the number of states", ArgumentError)
+        fail(operation, "dstate", "at least 1", dstate, "pass the number of states")
     return int(dstate)
 
 
@@ -73,7 +67,7 @@ def hippo(measure: str, dstate: int) -> tuple[Array, Array]:
         return 0.5 * np.eye(dstate) - np.tri(dstate), np.ones(dstate)
     if measure == "fourier":
         if dstate % 2:
-            _fail("hippo", "dstate", "an even number for 'fourier'", dstate, f"pass {dstate + 1}", ArgumentError)
+            fail("hippo", "dstate", "an even number for 'fourier'", dstate, f"pass {dstate + 1}")
         # cos' = -2 pi k sin and sin' = 2 pi k cos; what leaves the window is twice the series at its end, which is the mean of
         # both ends, less what enters
         turn = np.zeros((dstate, dstate))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -18,6 +18,12 @@ class ArgumentError(ValueError):
 
 class ArgumentTypeError(ArgumentError, TypeError):
     """An argument with a wrong type or dtype."""
+
+
+def fail(
+    operation: str, argument: str, expected: str, got: object, remedy: str, kind: type[ArgumentError] = ArgumentError
+) -> NoReturn:
+    raise kind(f"{operation}: {argument}: expected {expected}, got {got}; {remedy}")
 
 
 @dataclass(frozen=True)
@@ -100,8 +106,8 @@ class OpSpec:
 
     def fail(
         self, argument: str, expected: str, got: object, remedy: str, *, kind: type[ArgumentError] = ArgumentError
-    ) -> None:
-        raise kind(f"{self.name}: {argument}: expected {expected}, got {got}; {remedy}")
+    ) -> NoReturn:
+        fail(self.name, argument, expected, got, remedy, kind)
 
     def check_option(self, name: str, value: object) -> None:
         """Raises ArgumentError unless `value` is one of the option's values."""

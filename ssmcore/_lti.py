@@ -1,0 +1,228 @@
+"""Linear time-invariant systems x[k] = A_bar x[k-1] + B_bar u[k], y[k] = C x[k] + D u[k]: recurrence and convolution."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._spec import ArgumentTypeError, fail
+from .backends._threads import resolve
+
+Array = NDArray[Any]
+STRUCTURES = ("diagonal", "dense")
+
+
+def _check_floats(operation: str, name: str, array: object) -> None:
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fc":
+        got = getattr(array, "dtype", type(array).__name__)
+        fail(operation, name, "an array of real or complex floats", got, "convert it", ArgumentTypeError)
+
+
+def _broadcast(operation: str, names: str, *leads: tuple[int, ...]) -> tuple[int, ...]:
+    try:
+        return np.broadcast_shapes(*leads)
+    except ValueError:
+        shapes = ", ".join(str(lead) for lead in leads)
+        fail(operation, names, "leading axes that broadcast", shapes, "make them agree")
+
+
+def _lead(operation: str, A_bar: Array, B_bar: Array, C: Array, structure: str) -> tuple[int, ...]:
+    """The broadcast leading axes of a system, or ArgumentError."""
+    if structure not in STRUCTURES:
+        fail(operation, "structure", "one of 'diagonal', 'dense'", repr(structure), "pass one of these")
+    core = STRUCTURES.index(structure) + 1
+    for name, array in (("A_bar", A_bar), ("B_bar", B_bar), ("C", C)):
+        _check_floats(operation, name, array)
+    dstate = A_bar.shape[-1] if A_bar.ndim else 0
+    shape = "(..., dstate)" if core == 1 else "(..., dstate, dstate)"
+    if A_bar.ndim < core or A_bar.shape[-core:] != (dstate,) * core:
+        fail(operation, "A_bar", shape, A_bar.shape, f"structure is {structure!r}")
+    for name, array in (("B_bar", B_bar), ("C", C)):
+        if array.ndim < 1 or array.shape[-1] != dstate:
+            fail(operation, name, f"(..., dstate) with dstate {dstate}, as A_bar has", array.shape, "make them agree")
+    return _broadcast(operation, "A_bar, B_bar, C", A_bar.shape[:-core], B_bar.shape[:-1], C.shape[:-1])
+
+
+def _powers(A: Array, vector: Array, count: int) -> Array:
+    """(..., count, dstate): A^k vector for k < count, by doubling: as many products as bits."""
+    rows, step = vector[..., None, :], A
+    while rows.shape[-2] < count:
+        rows = np.concatenate([rows, rows @ np.swapaxes(step, -1, -2)], axis=-2)
+        step = step @ step
+    return rows[..., :count, :]
+
+
+def ssm_kernel(A_bar: Array, B_bar: Array, C: Array, length: int, *, structure: str = "diagonal") -> Array:
+    """The impulse response K[k] = C A_bar^k B_bar, by which `ssm_convolve` does what `ssm_recurrence` does.
+
+    k is written as i root(length) + j: the kernel is a product of C A_bar^(i root) and A_bar^j B_bar, which takes
+    length · dstate multiplications and room for root(length) · dstate numbers only, so that lengths of a million are of everyday
+    use. Powers of a dense A_bar come by doubling.
+
+    Parameters
+    ----------
+    A_bar : (..., dstate) for structure "diagonal", (..., dstate, dstate) for "dense"
+    B_bar, C : (..., dstate)
+        Real or complex floats. Leading axes broadcast.
+    length : number of steps, at least 0
+    structure : "diagonal" or "dense"
+
+    Returns
+    -------
+    (..., length)
+        In the arguments' common dtype. Of one of each pair of conjugates, the real output is twice the real part.
+
+    Raises
+    ------
+    ArgumentError
+        A shape, dtype, structure or length is wrong.
+
+    Source: Mamba-AHNet, eq. 4; Gu et al., On the parameterization and initialization of diagonal state space models (2022).
+
+    Examples
+    --------
+    >>> import numpy as np, ssmcore
+    >>> ssmcore.ssm_kernel(np.array([0.5]), np.array([1.0]), np.array([2.0]), 4).tolist()
+    [2.0, 1.0, 0.5, 0.25]
+    """
+    lead = _lead("ssm_kernel", A_bar, B_bar, C, structure)
+    if isinstance(length, bool) or not isinstance(length, (int, np.integer)):
+        fail("ssm_kernel", "length", "an integer", repr(length), "pass the number of steps", ArgumentTypeError)
+    if length < 0:
+        fail("ssm_kernel", "length", "at least 0", length, "pass the number of steps")
+    dtype = np.result_type(A_bar, B_bar, C)
+    if length == 0 or 0 in lead:
+        return np.zeros((*lead, length), dtype)
+    root = math.isqrt(length - 1) + 1
+    blocks = -(-length // root)
+    if structure == "diagonal":
+        near = A_bar[..., None, :] ** np.arange(root)[:, None] * B_bar[..., None, :]
+        far = A_bar[..., None, :] ** (root * np.arange(blocks))[:, None] * C[..., None, :]
+    else:
+        near = _powers(A_bar, B_bar, root)
+        far = _powers(np.swapaxes(np.linalg.matrix_power(A_bar, root), -1, -2), C, blocks)
+    kernel = far @ np.swapaxes(near, -1, -2)
+    return kernel.reshape(*kernel.shape[:-2], blocks * root)[..., :length].astype(dtype, copy=False)
+
+
+def ssm_convolve(u: Array, kernel: Array, *, D: Array | None = None, num_threads: int | None = None) -> Array:
+    """The causal convolution y[k] = sum_j kernel[j] u[k - j] + D u[k], by Fourier transforms so long that nothing wraps round.
+
+    Parameters
+    ----------
+    u : (..., seqlen)
+    kernel : (..., length)
+        Real or complex floats. What of the kernel lies beyond seqlen has no effect.
+    D : (...), or None for no way past the states
+        All leading axes broadcast.
+    num_threads : workers of the transform; None follows torch or threadpoolctl
+
+    Returns
+    -------
+    (..., seqlen)
+        In the arguments' common dtype.
+
+    Raises
+    ------
+    ArgumentError
+        A shape or dtype is wrong.
+
+    Source: Mamba-AHNet, eq. 4.
+
+    Examples
+    --------
+    >>> import numpy as np, ssmcore
+    >>> ssmcore.ssm_convolve(np.array([1.0, 0.0, 2.0]), np.array([1.0, 0.5])).round(12).tolist()
+    [1.0, 0.5, 2.0]
+    """
+    from scipy import fft  # not needed to import ssmcore
+
+    for name, array in (("u", u), ("kernel", kernel)):
+        _check_floats("ssm_convolve", name, array)
+        if array.ndim < 1:
+            fail("ssm_convolve", name, "at least one axis, time", array.shape, "pass a sequence")
+    leads = [u.shape[:-1], kernel.shape[:-1]]
+    if D is not None:
+        _check_floats("ssm_convolve", "D", D)
+        leads.append(D.shape)
+    lead = _broadcast("ssm_convolve", "u, kernel, D", *leads)
+    dtype, seqlen = np.result_type(u, kernel, *([] if D is None else [D])), u.shape[-1]
+    kernel = kernel[..., :seqlen]
+    if 0 in (seqlen, kernel.shape[-1], *lead):
+        y = np.zeros((*lead, seqlen), dtype)
+    else:
+        real = u.dtype.kind == kernel.dtype.kind == "f"
+        size = fft.next_fast_len(seqlen + kernel.shape[-1] - 1, real=real)
+        forward, back = (fft.rfft, fft.irfft) if real else (fft.fft, fft.ifft)
+        workers = resolve(num_threads)
+        spectrum = forward(u, size, workers=workers) * forward(kernel, size, workers=workers)
+        y = back(spectrum, size, workers=workers)[..., :seqlen].astype(dtype, copy=False)
+    return y if D is None else y + D[..., None] * u
+
+
+def ssm_recurrence(
+    A_bar: Array,
+    B_bar: Array,
+    C: Array,
+    u: Array,
+    *,
+    D: Array | None = None,
+    initial_state: Array | None = None,
+    structure: str = "diagonal",
+) -> tuple[Array, Array]:
+    """The recurrence itself, a step after the other in NumPy: the reference of the other forms, and the one that goes on from a state.
+
+    Parameters
+    ----------
+    A_bar, B_bar, C, structure : as in `ssm_kernel`
+    u : (..., seqlen)
+    D : (...), or None for no way past the states
+    initial_state : (..., dstate) before the first step, or None for zeros
+
+    Returns
+    -------
+    y : (..., seqlen)
+    last_state : (..., dstate)
+        In the arguments' common dtype.
+
+    Raises
+    ------
+    ArgumentError
+        A shape, dtype or structure is wrong.
+
+    Source: Mamba-AHNet, eq. 3.
+
+    Examples
+    --------
+    >>> import numpy as np, ssmcore
+    >>> y, x = ssmcore.ssm_recurrence(np.array([0.5]), np.array([1.0]), np.array([2.0]), np.array([1.0, 0.0]))
+    >>> y.tolist(), x.tolist()
+    ([2.0, 1.0], [0.5])
+    """
+    lead = _lead("ssm_recurrence", A_bar, B_bar, C, structure)
+    _check_floats("ssm_recurrence", "u", u)
+    start = np.zeros(A_bar.shape[-1], A_bar.dtype) if initial_state is None else initial_state
+    past = np.zeros((), A_bar.dtype) if D is None else D
+    _check_floats("ssm_recurrence", "initial_state", start)
+    _check_floats("ssm_recurrence", "D", past)
+    if u.ndim < 1 or start.shape[-1:] != A_bar.shape[-1:]:
+        shapes = f"{u.shape} and {start.shape}"
+        fail(
+            "ssm_recurrence",
+            "u, initial_state",
+            "(..., seqlen) and (..., dstate)",
+            shapes,
+            "make them agree with A_bar",
+        )
+    lead = _broadcast("ssm_recurrence", "u, initial_state, D", lead, u.shape[:-1], start.shape[:-1], past.shape)
+    dtype = np.result_type(A_bar, B_bar, C, u, start, past)
+    x = np.broadcast_to(start, (*lead, A_bar.shape[-1])).astype(dtype)
+    y = np.empty((*lead, u.shape[-1]), dtype)
+    for k in range(u.shape[-1]):
+        carried = A_bar * x if structure == "diagonal" else (A_bar @ x[..., None])[..., 0]
+        x = carried + B_bar * u[..., k, None]
+        y[..., k] = (C * x).sum(axis=-1)
+    return (y, x) if D is None else (y + D[..., None] * u, x)
