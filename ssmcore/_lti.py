@@ -130,7 +130,7 @@ def ssm_convolve(u: Array, kernel: Array, *, D: Array | None = None, num_threads
     ArgumentError
         A shape or dtype is wrong.
 
-    Source: Mamba-AHNet, eq. 4.
+    Source: Mamba-AHNet, eq. 3.
 
     Examples
     --------
@@ -193,7 +193,7 @@ def ssm_recurrence(
     ArgumentError
         A shape, dtype or structure is wrong.
 
-    Source: Mamba-AHNet, eq. 3.
+    Source: Mamba-AHNet, eq. 2, whose printed index is a misprint.
 
     Examples
     --------
