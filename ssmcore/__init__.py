@@ -6,6 +6,7 @@ from ._explain import CpuFeatures, cpu_features, explain
 from ._hippo import hippo, s4d_diagonal
 from ._lti import ssm_convolve, ssm_kernel, ssm_recurrence
 from ._spec import ArgumentError, ArgumentTypeError
+from ._state_update import selective_state_update
 from .backends import BackendError, use_backend
 from .backends import names as backend_names
 from .ops.attention_gate import AttentionGateGradients, attention_gate, attention_gate_vjp
@@ -47,6 +48,7 @@ __all__ = [
     "s4d_diagonal",
     "selective_scan",
     "selective_scan_vjp",
+    "selective_state_update",
     "ss2d",
     "ss2d_vjp",
     "ssm_convolve",

@@ -1,0 +1,108 @@
+"""Steps one at a time against a whole scan, and the cache's indices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from oracles import relative_error
+
+import ssmcore
+from ssmcore.ops.selective_scan import SPEC, make_case
+
+BATCH, DIM, STEPS, DSTATE = 3, 8, 5, 4
+
+
+def sequences(dtype: Any, ngroups: int | None, softplus: bool) -> dict[str, Any]:
+    return make_case(
+        np.random.default_rng(0),
+        dtype,
+        batch=BATCH,
+        dim=DIM,
+        seqlen=STEPS,
+        dstate=DSTATE,
+        ngroups=ngroups,
+        layout="bld",
+        delta_softplus=softplus,
+    )
+
+
+def step(case: dict[str, Any], state: Any, t: int, heads: tuple[int, ...] = (DIM,), **options: Any) -> Any:
+    def split(x: Any, *more: int) -> Any:
+        return np.ascontiguousarray(x).reshape(*x.shape[: x.ndim - 1 - len(more)], *heads, *more)
+
+    return ssmcore.selective_state_update(
+        state,
+        split(case["u"][:, t]),
+        split(case["delta"][:, t]),
+        split(case["A"], DSTATE),
+        case["B"][:, t],
+        case["C"][:, t],
+        split(case["D"]),
+        split(case["z"][:, t]),
+        split(case["delta_bias"]),
+        case["delta_softplus"],
+        **options,
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("ngroups", "heads"), [(None, (8,)), (2, (8,)), (2, (4, 2)), (4, (4, 2))])
+@pytest.mark.parametrize("softplus", [False, True])
+def test_steps_equal_a_scan(
+    dtype: Any, ngroups: int | None, heads: tuple[int, ...], softplus: bool, any_backend: str
+) -> None:
+    case = sequences(dtype, ngroups, softplus)
+    case.pop("initial_state", None)
+    wanted, last = ssmcore.selective_scan(**case, return_last_state=True, backend="numpy")
+    state = np.zeros((BATCH, *heads, DSTATE), dtype)
+    found = [step(case, state, t, heads, backend=any_backend) for t in range(STEPS)]
+    assert found[0].shape == (BATCH, *heads)
+    got = np.stack([y.reshape(BATCH, DIM) for y in found], 1)
+    tolerance = 2 * getattr(SPEC.forward, np.dtype(dtype).name)
+    assert relative_error(got, wanted) <= tolerance
+    assert relative_error(state.reshape(BATCH, DIM, DSTATE), last) <= tolerance
+
+
+def test_indices_choose_states_and_negative_ones_none() -> None:
+    case = sequences(np.float64, None, True)
+    cache = np.random.default_rng(1).standard_normal((6, DIM, DSTATE))
+    alone, before = cache[[4, 1, 2]].copy(), cache.copy()
+    wanted = step(case, alone, 0)
+    got = step(case, cache, 0, state_batch_indices=np.array([4, -1, 2]))
+    assert np.array_equal(got[[0, 2]], wanted[[0, 2]])
+    assert np.array_equal(got[1], np.zeros(DIM))
+    assert np.array_equal(cache[[4, 2]], alone[[0, 2]])
+    assert np.array_equal(cache[[0, 1, 3, 5]], before[[0, 1, 3, 5]])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": np.ones((3, 7))}, r"x: expected \(3, 8\), got \(3, 7\)"),
+        ({"x": np.ones((2, 8)), "dt": np.ones((2, 8)), "B": np.ones((2, 4)), "C": np.ones((2, 4))}, "a batch of 3"),
+        ({"A": np.ones((8, 5))}, r"A: expected \(8, 4\)"),
+        ({"B": np.ones((3, 3, 4))}, "B: expected a number of groups that divides 8, got 3"),
+        ({"B": np.ones((3, 5))}, r"B: expected \(3, 4\)"),
+        ({"dt": np.ones((3, 8), int)}, "dt: expected a NumPy array of floats, got int64"),
+        ({"D": np.ones(4)}, r"D: expected \(8,\)"),
+        ({"state": np.ones((3, 8))}, "state: expected a writeable array"),
+        ({"state_batch_indices": np.array([0, 1])}, r"state_batch_indices: expected integers \(3,\)"),
+        ({"state_batch_indices": np.array([0, 1, 3])}, "less than 3"),
+        ({"state_batch_indices": np.array([0, 1, 1])}, "each state at most once"),
+    ],
+)
+def test_wrong_arguments_are_named_and_change_nothing(change: dict[str, Any], message: str) -> None:
+    given = {
+        "state": np.ones((3, 8, 4)),
+        "x": np.ones((3, 8)),
+        "dt": np.ones((3, 8)),
+        "A": -np.ones((8, 4)),
+        "B": np.ones((3, 4)),
+        "C": np.ones((3, 4)),
+    } | change
+    before = given["state"].copy()
+    with pytest.raises(ssmcore.ArgumentError, match=message):
+        ssmcore.selective_state_update(**given)
+    assert np.array_equal(given["state"], before)
