@@ -6,7 +6,7 @@ from ._explain import CpuFeatures, cpu_features, explain
 from ._hippo import hippo, s4d_diagonal
 from ._lti import ssm_convolve, ssm_kernel, ssm_recurrence
 from ._spec import ArgumentError, ArgumentTypeError
-from ._state_update import selective_state_update
+from ._updates import causal_conv1d_update, selective_state_update
 from .backends import BackendError, use_backend
 from .backends import names as backend_names
 from .ops.attention_gate import AttentionGateGradients, attention_gate, attention_gate_vjp
@@ -33,6 +33,7 @@ __all__ = [
     "attention_gate_vjp",
     "backend_names",
     "causal_conv1d",
+    "causal_conv1d_update",
     "causal_conv1d_vjp",
     "cpu_features",
     "cross_merge",

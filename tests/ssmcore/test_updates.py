@@ -106,3 +106,64 @@ def test_wrong_arguments_are_named_and_change_nothing(change: dict[str, Any], me
     with pytest.raises(ssmcore.ArgumentError, match=message):
         ssmcore.selective_state_update(**given)
     assert np.array_equal(given["state"], before)
+
+
+@pytest.mark.parametrize("past", [3, 4, 7])
+@pytest.mark.parametrize("ring", [False, True])
+@pytest.mark.parametrize("pieces", [(1, 1, 1, 1, 1, 1, 1, 1), (3, 5), (8,)])
+def test_pieces_of_a_convolution_equal_the_whole(
+    past: int, ring: bool, pieces: tuple[int, ...], any_backend: str
+) -> None:
+    rng = np.random.default_rng(2)
+    x, weight, bias = rng.standard_normal((2, 6, 8)), rng.standard_normal((6, 4)), rng.standard_normal(6)
+    state = rng.standard_normal((2, 6, past))  # what lies `past` steps back, oldest first
+    before = state.copy()
+    wanted = ssmcore.causal_conv1d(x, weight, bias, state[:, :, past - 3 :], activation="silu", backend="numpy")
+    seen, found = np.array([past, 2 * past]), []
+    for piece, length in zip(np.split(x, np.cumsum(pieces)[:-1], axis=2), pieces, strict=True):
+        new = piece[:, :, 0] if length == 1 else piece
+        out = ssmcore.causal_conv1d_update(
+            new, state, weight, bias, "silu", cache_seqlens=seen if ring else None, backend=any_backend
+        )
+        assert out.shape == new.shape
+        found.append(out.reshape(2, 6, length))
+        seen = seen + length
+    assert relative_error(np.concatenate(found, 2), wanted) < 1e-14
+    last = np.concatenate([before, x], axis=2)[:, :, -past:]
+    if ring:
+        for entry in range(2):
+            last[entry] = np.roll(last[entry], seen[entry] % past, axis=1)
+    assert np.array_equal(state, last)
+
+
+def test_a_convolutions_indices_choose_states_and_negative_ones_none() -> None:
+    rng = np.random.default_rng(3)
+    x, weight, cache = rng.standard_normal((3, 6)), rng.standard_normal((6, 4)), rng.standard_normal((5, 6, 3))
+    alone, before = cache[[4, 0, 2]].copy(), cache.copy()
+    wanted = ssmcore.causal_conv1d_update(x, alone, weight)
+    got = ssmcore.causal_conv1d_update(x, cache, weight, conv_state_indices=np.array([4, -1, 2]))
+    assert np.array_equal(got[[0, 2]], wanted[[0, 2]])
+    assert np.array_equal(got[1], np.zeros(6))
+    assert np.array_equal(cache[[4, 2]], alone[[0, 2]])
+    assert np.array_equal(cache[[0, 1, 3]], before[[0, 1, 3]])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": np.ones((2, 5))}, r"x: expected \(2, 6\), got \(2, 5\)"),
+        ({"x": np.ones(6)}, r"x: expected \(batch, dim\)"),
+        ({"weight": np.ones((6, 5))}, "conv_state: expected at least 4 steps"),
+        ({"weight": np.ones((5, 4))}, r"weight: expected \(6, 4\)"),
+        ({"bias": np.ones(5)}, r"bias: expected \(6,\)"),
+        ({"activation": "relu"}, "activation: expected one of"),
+        ({"cache_seqlens": np.array([1, -1])}, "cache_seqlens: expected integers"),
+        ({"conv_state_indices": np.array([2, 0])}, "conv_state_indices: expected less than 2"),
+    ],
+)
+def test_wrong_arguments_of_a_convolution_are_named_and_change_nothing(change: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"x": np.ones((2, 6)), "conv_state": np.ones((2, 6, 3)), "weight": np.ones((6, 4))} | change
+    before = given["conv_state"].copy()
+    with pytest.raises(ssmcore.ArgumentError, match=message):
+        ssmcore.causal_conv1d_update(**given)
+    assert np.array_equal(given["conv_state"], before)

@@ -1,0 +1,256 @@
+"""Steps on states that are kept and changed in place: what a language model does for each token it writes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._spec import ArgumentTypeError, fail
+from .ops.causal_conv1d import causal_conv1d
+from .ops.selective_scan import selective_scan
+
+Array = NDArray[Any]
+
+
+def _check(operation: str, name: str, array: object, *shapes: tuple[int, ...]) -> None:
+    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+        got = getattr(array, "dtype", type(array).__name__)
+        fail(operation, name, "a NumPy array of floats", got, "convert it", ArgumentTypeError)
+    if array.shape not in shapes:
+        fail(operation, name, " or ".join(str(shape) for shape in shapes), array.shape, "make the arguments agree")
+
+
+def _check_state(operation: str, name: str, state: object, axes: dict[int, str]) -> None:
+    if not isinstance(state, np.ndarray) or state.ndim not in axes or not state.flags.writeable:
+        got = (
+            f"{state.shape}, writeable: {state.flags.writeable}"
+            if isinstance(state, np.ndarray)
+            else type(state).__name__
+        )
+        expected = f"a writeable array {' or '.join(axes.values())}"
+        fail(operation, name, expected, got, "pass one, since it is changed in place")
+    _check(operation, name, state, state.shape)
+
+
+def _rows(operation: str, name: str, indices: Array | None, batch: int, states: int) -> tuple[Array, Array]:
+    """The entries of the batch that have a state, and which."""
+    if indices is None:
+        if states != batch:
+            fail(operation, "x", f"a batch of {states}, as the states are", batch, f"pass {name} for a cache of states")
+        return np.arange(batch), np.arange(batch)
+    rows = np.asarray(indices)
+    if rows.dtype.kind not in "iu" or rows.shape != (batch,):
+        fail(operation, name, f"integers ({batch},)", f"{rows.dtype} {rows.shape}", "pass one state for each entry")
+    if (rows >= states).any():
+        fail(operation, name, f"less than {states}, the number of states", rows.max(), "enlarge the cache")
+    used = np.flatnonzero(rows >= 0)
+    if len(np.unique(rows[used])) < len(used):
+        fail(operation, name, "each state at most once", rows.tolist(), "give each entry a state of its own")
+    return used, rows[used]
+
+
+def selective_state_update(
+    state: Array,
+    x: Array,
+    dt: Array,
+    A: Array,
+    B: Array,
+    C: Array,
+    D: Array | None = None,
+    z: Array | None = None,
+    dt_bias: Array | None = None,
+    dt_softplus: bool = False,
+    state_batch_indices: Array | None = None,
+    *,
+    discretization: str = "mamba",
+    num_threads: int | None = None,
+    backend: str | None = None,
+) -> Array:
+    """Advances `state`, in place, by one step: state = A_bar state + B_bar x, out = C state + D x, gated by z.
+
+    Parameters
+    ----------
+    state : (batch, dim, dstate) or (batch, nheads, headdim, dstate), changed in place
+        With `state_batch_indices`, its first axis is a cache's and not the batch.
+    x, dt, z : (batch, dim) or (batch, nheads, headdim)
+    A : (dim, dstate) or (nheads, headdim, dstate)
+    B, C : (batch, dstate) or (batch, ngroups, dstate); consecutive channels share a group
+    D, dt_bias : (dim) or (nheads, headdim)
+    dt_softplus : softplus after the bias
+    state_batch_indices : (batch,) integers, or None
+        Which state each entry goes on from. Below 0: the entry's output is 0 and no state changes.
+    discretization, num_threads, backend : as in `selective_scan`
+
+    Returns
+    -------
+    out : as x
+
+    Raises
+    ------
+    ArgumentError
+        A shape, dtype or index is wrong, or two entries of the batch name one state; nothing has changed then.
+
+    Source: Gu and Dao, Mamba (2023), section 3; Mamba-AHNet, eq. 2.
+
+    Examples
+    --------
+    >>> import numpy as np, ssmcore
+    >>> state, one = np.ones((1, 1, 1)), np.ones((1, 1))
+    >>> out = ssmcore.selective_state_update(state, one, one, A=-one * np.log(2), B=one, C=one)
+    >>> out.round(6).item(), state.round(6).item()
+    (1.5, 1.5)
+    """
+    name = "selective_state_update"
+    axes = {3: "(batch, dim, dstate)", 4: "(batch, nheads, headdim, dstate)"}
+    _check_state(name, "state", state, axes)
+    channels, dstate = state.shape[1:-1], state.shape[-1]
+    batch = x.shape[0] if isinstance(x, np.ndarray) and x.ndim else 0
+    for argument, array in (("x", x), ("dt", dt), ("z", z)):
+        if array is not None:
+            _check(name, argument, array, (batch, *channels))
+    _check(name, "A", A, (*channels, dstate))
+    for argument, array in (("B", B), ("C", C)):
+        groups = array.shape[1] if isinstance(array, np.ndarray) and array.ndim == 3 else 1
+        if groups < 1 or channels[0] % groups:
+            fail(
+                name,
+                argument,
+                f"a number of groups that divides {channels[0]}",
+                groups,
+                "make channels and groups agree",
+            )
+        _check(name, argument, array, (batch, dstate), (batch, groups, dstate))
+    for argument, array in (("D", D), ("dt_bias", dt_bias)):
+        if array is not None:
+            _check(name, argument, array, channels)
+    used, rows = _rows(name, "state_batch_indices", state_batch_indices, batch, len(state))
+    dim = int(np.prod(channels))
+
+    def a_step(array: Array | None) -> Array | None:
+        return None if array is None else array.reshape(batch, 1, dim)[used]
+
+    def matrix(array: Array) -> Array:
+        return array[used].reshape(len(used), 1, -1, dstate)
+
+    def flat(array: Array | None, *shape: int) -> Array | None:
+        return None if array is None else array.reshape(dim, *shape).astype(x.dtype, copy=False)
+
+    y, last = selective_scan(
+        a_step(x),  # type: ignore[arg-type]
+        a_step(dt.astype(x.dtype, copy=False)),  # type: ignore[arg-type]
+        flat(A, dstate),  # type: ignore[arg-type]
+        matrix(B.astype(x.dtype, copy=False)),
+        matrix(C.astype(x.dtype, copy=False)),
+        flat(D),
+        None if z is None else a_step(z.astype(x.dtype, copy=False)),
+        flat(dt_bias),
+        dt_softplus,
+        True,
+        discretization=discretization,
+        initial_state=state[rows].reshape(len(used), dim, dstate).astype(x.dtype, copy=False),
+        layout="bld",
+        num_threads=num_threads,
+        backend=backend,
+    )
+    state[rows] = last.reshape(len(used), *channels, dstate)
+    out = np.zeros(x.shape, x.dtype)
+    out[used] = y.reshape(len(used), *channels)
+    return out
+
+
+def causal_conv1d_update(
+    x: Array,
+    conv_state: Array,
+    weight: Array,
+    bias: Array | None = None,
+    activation: str | None = None,
+    cache_seqlens: Array | None = None,
+    conv_state_indices: Array | None = None,
+    *,
+    num_threads: int | None = None,
+    backend: str | None = None,
+) -> Array:
+    """The causal convolution of one or several new steps, going on from `conv_state`, in place.
+
+    Parameters
+    ----------
+    x : (batch, dim) or (batch, dim, seqlen)
+    conv_state : (batch, dim, past) with past >= taps - 1, changed in place
+        The last `past` inputs. With `conv_state_indices`, its first axis is a cache's and not the batch.
+    weight : (dim, taps)
+    bias : (dim)
+    activation : None, "silu" or "swish"
+    cache_seqlens : (batch,) integers, or None
+        How many steps each entry has seen: `conv_state` is then a ring, in which step t lies at t modulo past.
+    conv_state_indices : (batch,) integers, or None
+        Which state each entry goes on from. Below 0: the entry's output is 0 and no state changes.
+    num_threads, backend : as in `causal_conv1d`
+
+    Returns
+    -------
+    out : as x
+
+    Raises
+    ------
+    ArgumentError
+        A shape, dtype, option or index is wrong, or two entries of the batch name one state; nothing has changed then.
+
+    Source: Gu and Dao, Mamba (2023), section 3.4.
+
+    Examples
+    --------
+    >>> import numpy as np, ssmcore
+    >>> state = np.array([[[1.0, 2.0]]])
+    >>> ssmcore.causal_conv1d_update(np.array([[3.0]]), state, np.array([[1.0, 10.0, 100.0]])), state
+    (array([[321.]]), array([[[2., 3.]]]))
+    """
+    name = "causal_conv1d_update"
+    _check_state(name, "conv_state", conv_state, {3: "(batch, dim, past)"})
+    states, dim, past = conv_state.shape
+    if not isinstance(x, np.ndarray) or x.ndim not in (2, 3):
+        got = getattr(x, "shape", type(x).__name__)
+        fail(name, "x", "(batch, dim) or (batch, dim, seqlen)", got, "pass the new steps")
+    batch = x.shape[0]
+    _check(name, "x", x, (batch, dim, *x.shape[2:]))
+    steps = x.reshape(batch, dim, -1) if x.size else x.reshape(batch, dim, *x.shape[2:] or (1,))
+    taps = weight.shape[1] if isinstance(weight, np.ndarray) and weight.ndim == 2 else 1
+    _check(name, "weight", weight, (dim, max(taps, 1)))
+    if past < taps - 1:
+        fail(name, "conv_state", f"at least {taps - 1} steps, one fewer than taps", past, "keep that many")
+    if bias is not None:
+        _check(name, "bias", bias, (dim,))
+    used, rows = _rows(name, "conv_state_indices", conv_state_indices, batch, states)
+    new, seqlen = steps[used], steps.shape[2]
+    if cache_seqlens is None:
+        known = conv_state[rows]
+    else:
+        seen = np.asarray(cache_seqlens)
+        if seen.dtype.kind not in "iu" or seen.shape != (batch,) or (seen < 0).any():
+            got = f"{seen.dtype} {seen.shape} from {seen.min() if seen.size else 0}"
+            fail(name, "cache_seqlens", f"integers ({batch},) of at least 0", got, "pass the steps seen by each entry")
+        # oldest first
+        order = (seen[used][:, None] + np.arange(past)) % max(past, 1)
+        known = np.take_along_axis(conv_state[rows], order[:, None], axis=2)
+    out = np.zeros(x.shape, x.dtype)
+    found = causal_conv1d(
+        new,
+        weight.astype(x.dtype, copy=False),
+        None if bias is None else bias.astype(x.dtype, copy=False),
+        known[:, :, past - (taps - 1) :].astype(x.dtype, copy=False),
+        activation=activation,
+        num_threads=num_threads,
+        backend=backend,
+    )
+    out[used] = found.reshape(len(used), *x.shape[1:])
+    kept = np.concatenate([known, new.astype(conv_state.dtype, copy=False)], axis=2)[:, :, seqlen:]
+    if cache_seqlens is None:
+        conv_state[rows] = kept
+    else:
+        ring = np.empty_like(kept)
+        np.put_along_axis(
+            ring, ((seen[used] + seqlen)[:, None] + np.arange(past))[:, None] % max(past, 1), kept, axis=2
+        )
+        conv_state[rows] = ring
+    return out
