@@ -432,8 +432,10 @@ static void NAME(fwd_entry)(const NAME(job) *job, const NAME(unit) *unit, int64_
             EXPECT(&ahead, s->out);
             int direct = NAME(direct)(s, direction, slot.lanes);
             NAME(target) out = NAME(own)(tile);
-            if (direct)
-                out = (NAME(target)){(REAL *)s->out.data + b * s->out.batch + direction * s->out.direction + slot.c, s->out.time, walk->at};
+            if (direct) {
+                int64_t first = b * s->out.batch + direction * s->out.direction + slot.c;
+                out = (NAME(target)){(REAL *)s->out.data + first, s->out.time, walk->at};
+            }
             if (tame && !constant) {
                 __builtin_memcpy(before, h, dstate * sizeof(vec));
                 NAME(fwd_tile)(s->discretization, 1, traits.uniform, 0, tile, A, h, bc, steps, out, &ahead);
