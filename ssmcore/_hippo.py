@@ -7,22 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._spec import ArgumentTypeError, fail
+from ._spec import check_count, check_option, fail
 
 Array = NDArray[Any]
 MEASURES = ("legs", "legt", "lagt", "fourier")
 DIAGONALS = ("real", "lin", "inv", "legs")
-
-
-def _check(operation: str, name: str, value: object, choices: tuple[str, ...], dstate: object) -> int:
-    if value not in choices:
-        words = ", ".join(repr(choice) for choice in choices)
-        fail(operation, name, f"one of {words}", repr(value), "pass one of these")
-    if isinstance(dstate, bool) or not isinstance(dstate, (int, np.integer)):
-        fail(operation, "dstate", "an integer", repr(dstate), "pass the number of states", ArgumentTypeError)
-    if dstate < 1:
-        fail(operation, "dstate", "at least 1", dstate, "pass the number of states")
-    return int(dstate)
 
 
 def hippo(measure: str, dstate: int) -> tuple[Array, Array]:
@@ -61,7 +50,8 @@ def hippo(measure: str, dstate: int) -> tuple[Array, Array]:
     >>> A.tolist(), B.tolist()
     ([[-0.5, 0.0], [-1.0, -0.5]], [1.0, 1.0])
     """
-    dstate = _check("hippo", "measure", measure, MEASURES, dstate)
+    check_option("hippo", "measure", measure, MEASURES)
+    check_count("hippo", "dstate", dstate, 1, "states")
     n = np.arange(dstate)
     if measure == "lagt":
         return 0.5 * np.eye(dstate) - np.tri(dstate), np.ones(dstate)
@@ -117,7 +107,8 @@ def s4d_diagonal(kind: str, dstate: int) -> Array:
     >>> ssmcore.s4d_diagonal("real", 3).tolist()
     [-1.0, -2.0, -3.0]
     """
-    dstate = _check("s4d_diagonal", "kind", kind, DIAGONALS, dstate)
+    check_option("s4d_diagonal", "kind", kind, DIAGONALS)
+    check_count("s4d_diagonal", "dstate", dstate, 1, "states")
     n = np.arange(dstate)
     if kind == "real":
         return -(n + 1.0)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._spec import ArgumentTypeError, fail
+from ._spec import ArgumentTypeError, check_count, check_option, fail
 from .backends._threads import resolve
 
 Array = NDArray[Any]
@@ -31,8 +31,7 @@ def _broadcast(operation: str, names: str, *leads: tuple[int, ...]) -> tuple[int
 
 def _lead(operation: str, A_bar: Array, B_bar: Array, C: Array, structure: str) -> tuple[int, ...]:
     """The broadcast leading axes of a system, or ArgumentError."""
-    if structure not in STRUCTURES:
-        fail(operation, "structure", "one of 'diagonal', 'dense'", repr(structure), "pass one of these")
+    check_option(operation, "structure", structure, STRUCTURES)
     core = STRUCTURES.index(structure) + 1
     for name, array in (("A_bar", A_bar), ("B_bar", B_bar), ("C", C)):
         _check_floats(operation, name, array)
@@ -89,10 +88,7 @@ def ssm_kernel(A_bar: Array, B_bar: Array, C: Array, length: int, *, structure: 
     [2.0, 1.0, 0.5, 0.25]
     """
     lead = _lead("ssm_kernel", A_bar, B_bar, C, structure)
-    if isinstance(length, bool) or not isinstance(length, (int, np.integer)):
-        fail("ssm_kernel", "length", "an integer", repr(length), "pass the number of steps", ArgumentTypeError)
-    if length < 0:
-        fail("ssm_kernel", "length", "at least 0", length, "pass the number of steps")
+    check_count("ssm_kernel", "length", length, 0, "steps")
     dtype = np.result_type(A_bar, B_bar, C)
     if length == 0 or 0 in lead:
         return np.zeros((*lead, length), dtype)

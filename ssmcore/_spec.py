@@ -26,6 +26,21 @@ def fail(
     raise kind(f"{operation}: {argument}: expected {expected}, got {got}; {remedy}")
 
 
+def check_option(operation: str, name: str, value: object, choices: tuple[Any, ...]) -> None:
+    """Raises ArgumentError unless `value` is one of the choices."""
+    if value not in choices:
+        words = ", ".join(repr(choice) for choice in choices)
+        fail(operation, name, f"one of {words}", repr(value), "pass one of these")
+
+
+def check_count(operation: str, name: str, value: object, least: int, what: str) -> None:
+    """Raises ArgumentError unless `value` is an integer of at least `least`; `what` it is the number of goes into the remedy."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        fail(operation, name, "an integer", repr(value), f"pass the number of {what}", ArgumentTypeError)
+    if value < least:
+        fail(operation, name, f"at least {least}", value, f"pass the number of {what}")
+
+
 @dataclass(frozen=True)
 class Argument:
     """An array argument. `shapes` are the admitted shapes as axis names, `""` being a scalar; `...` stands for any axes."""
@@ -111,10 +126,7 @@ class OpSpec:
 
     def check_option(self, name: str, value: object) -> None:
         """Raises ArgumentError unless `value` is one of the option's values."""
-        choices = self.options[name]
-        if value not in choices:
-            words = ", ".join(repr(choice) for choice in choices)
-            self.fail(name, f"one of {words}", repr(value), "pass one of these")
+        check_option(self.name, name, value, self.options[name])
 
     def check_dtype(self, name: str, array: Any) -> None:
         """Raises ArgumentTypeError unless `array` is a NumPy array of float32 or float64 (or float16, computed in float32)."""

@@ -128,28 +128,28 @@ def selective_state_update(
     used, rows = _rows(name, "state_batch_indices", state_batch_indices, batch, len(state))
     dim = int(np.prod(channels))
 
-    def a_step(array: Array | None) -> Array | None:
-        return None if array is None else array.reshape(batch, 1, dim)[used]
+    def wide(array: Array, *shape: int) -> Array:
+        return array.reshape(shape).astype(x.dtype, copy=False)
+
+    def a_step(array: Array) -> Array:
+        return wide(array, batch, 1, dim)[used]
 
     def matrix(array: Array) -> Array:
-        return array[used].reshape(len(used), 1, -1, dstate)
-
-    def flat(array: Array | None, *shape: int) -> Array | None:
-        return None if array is None else array.reshape(dim, *shape).astype(x.dtype, copy=False)
+        return wide(array[used], len(used), 1, array.size // max(batch * dstate, 1), dstate)
 
     y, last = selective_scan(
-        a_step(x),  # type: ignore[arg-type]
-        a_step(dt.astype(x.dtype, copy=False)),  # type: ignore[arg-type]
-        flat(A, dstate),  # type: ignore[arg-type]
-        matrix(B.astype(x.dtype, copy=False)),
-        matrix(C.astype(x.dtype, copy=False)),
-        flat(D),
-        None if z is None else a_step(z.astype(x.dtype, copy=False)),
-        flat(dt_bias),
+        a_step(x),
+        a_step(dt),
+        wide(A, dim, dstate),
+        matrix(B),
+        matrix(C),
+        None if D is None else wide(D, dim),
+        None if z is None else a_step(z),
+        None if dt_bias is None else wide(dt_bias, dim),
         dt_softplus,
         True,
         discretization=discretization,
-        initial_state=state[rows].reshape(len(used), dim, dstate).astype(x.dtype, copy=False),
+        initial_state=wide(state[rows], len(used), dim, dstate),
         layout="bld",
         num_threads=num_threads,
         backend=backend,
@@ -214,7 +214,7 @@ def causal_conv1d_update(
         fail(name, "x", "(batch, dim) or (batch, dim, seqlen)", got, "pass the new steps")
     batch = x.shape[0]
     _check(name, "x", x, (batch, dim, *x.shape[2:]))
-    steps = x.reshape(batch, dim, -1) if x.size else x.reshape(batch, dim, *x.shape[2:] or (1,))
+    steps = x if x.ndim == 3 else x[:, :, None]
     taps = weight.shape[1] if isinstance(weight, np.ndarray) and weight.ndim == 2 else 1
     _check(name, "weight", weight, (dim, max(taps, 1)))
     if past < taps - 1:
@@ -230,9 +230,8 @@ def causal_conv1d_update(
         if seen.dtype.kind not in "iu" or seen.shape != (batch,) or (seen < 0).any():
             got = f"{seen.dtype} {seen.shape} from {seen.min() if seen.size else 0}"
             fail(name, "cache_seqlens", f"integers ({batch},) of at least 0", got, "pass the steps seen by each entry")
-        # oldest first
-        order = (seen[used][:, None] + np.arange(past)) % max(past, 1)
-        known = np.take_along_axis(conv_state[rows], order[:, None], axis=2)
+        oldest_first = (seen[used][:, None, None] + np.arange(past)) % max(past, 1)
+        known = np.take_along_axis(conv_state[rows], oldest_first, axis=2)
     out = np.zeros(x.shape, x.dtype)
     found = causal_conv1d(
         new,
@@ -249,8 +248,6 @@ def causal_conv1d_update(
         conv_state[rows] = kept
     else:
         ring = np.empty_like(kept)
-        np.put_along_axis(
-            ring, ((seen[used] + seqlen)[:, None] + np.arange(past))[:, None] % max(past, 1), kept, axis=2
-        )
+        np.put_along_axis(ring, (oldest_first + seqlen) % max(past, 1), kept, axis=2)
         conv_state[rows] = ring
     return out

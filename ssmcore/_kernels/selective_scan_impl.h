@@ -326,8 +326,10 @@ INLINE ivec NAME(open_steps)(const int count, int64_t t, NAME(tile) *tile, const
     EACH {
         vec u = NAME(row)(u_rows, t + i);
         ok &= (dt[i] >= 0) & (dt[i] * reach <= limit);
-        if (slopes) tile->slope[t + i] = slope[i];
-        if (slopes) tile->u[t + i] = u;
+        if (slopes) { /* the backward pass wants both again */
+            tile->slope[t + i] = slope[i];
+            tile->u[t + i] = u;
+        }
         tile->dt[t + i] = dt[i];
         tile->dtu[t + i] = dt[i] * u * IN_SCALE(s->discretization);
         tile->y[t + i] = s->D ? D * u : (vec){0};
@@ -585,7 +587,7 @@ static void NAME(bwd_tile)(int disc, int tame, int uniform, int constant, NAME(t
 #define BWD(disc, tame, uniform, constant, nb)                                        \
     if (!SWEEP(disc, tame, uniform, constant, nb, n))                                 \
         for (int64_t k = n; k < n + (nb); k++) SWEEP(disc, 0, 0, constant, 1, k)
-    WALK_STATES(BWD); /* three registers a state here */
+    WALK_STATES(BWD);
 #undef BWD
 #undef SWEEP
 }

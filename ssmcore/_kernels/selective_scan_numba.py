@@ -161,7 +161,7 @@ def _rates(disc, A):
     number."""
     rates = np.ascontiguousarray(A.T)
     if disc == 0:
-        rates *= like(LOG2_E, A[0, 0]) if A.size > 0 else 0
+        rates *= like(LOG2_E, A[0, 0])
     reach = np.zeros(A.shape[0], A.dtype)
     for n in range(len(rates)):
         for i in range(len(reach)):
