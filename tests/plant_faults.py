@@ -140,7 +140,7 @@ FAULTS = [
     ),
     Fault(
         "torch: gradient of the last state dropped",
-        "ssmcore/torch.py",
+        "ssmcore/torch/_selective_scan.py",
         "        dlast_state,\n        *arguments,",
         "        None,\n        *arguments,",
         "tests/ssmcore/test_torch.py -k gradcheck",

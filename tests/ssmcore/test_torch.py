@@ -73,7 +73,7 @@ def test_gradcheck(sample: Any) -> None:
 
 @pytest.mark.parametrize("sample", SPEC.samples[:3], ids=lambda s: s.name)
 def test_opcheck(sample: Any) -> None:
-    results = torch.library.opcheck(st._scan_fwd, flat(sample))
+    results = torch.library.opcheck(torch.ops.ssmcore.selective_scan_fwd.default, flat(sample))
     assert set(results.values()) == {"SUCCESS"}
 
 
@@ -106,7 +106,7 @@ def test_gradcheck_of_a_grid(sample: Any) -> None:
 def test_opcheck_of_a_grid() -> None:
     given, options = tensors(SMALL_GRIDS[0], np.float32)
     arguments = (*(given[n] for n in GRID_ARGUMENTS), options["delta_softplus"], "bilinear", True)
-    assert set(torch.library.opcheck(st._ss2d_fwd, arguments).values()) == {"SUCCESS"}
+    assert set(torch.library.opcheck(torch.ops.ssmcore.ss2d_fwd.default, arguments).values()) == {"SUCCESS"}
 
 
 def test_a_grid_compiles_into_one_graph() -> None:
@@ -169,7 +169,11 @@ def test_opcheck_and_gradcheck_of_a_convolution(sample: Any) -> None:
     given, options = tensors(sample)
     arguments = tuple(given.get(n) for n in ("x", "weight", "bias", "initial_states"))
     silu = options.get("activation") is not None
-    assert set(torch.library.opcheck(st._conv_fwd, (*arguments, silu, options["layout"])).values()) == {"SUCCESS"}
+    assert set(
+        torch.library.opcheck(
+            torch.ops.ssmcore.causal_conv1d_fwd.default, (*arguments, silu, options["layout"])
+        ).values()
+    ) == {"SUCCESS"}
     names = list(given)
     assert torch.autograd.gradcheck(
         lambda *a: st.causal_conv1d(**dict(zip(names, a, strict=True)), **options, return_final_states=True),
@@ -212,7 +216,9 @@ def test_a_grid_convolution_has_torchs_values_and_gradients(sample: Any) -> None
     silu = options.get("activation") is not None
     bias = given.get("bias")
     arguments = (given["x"], given["weight"], bias)
-    assert set(torch.library.opcheck(st._dwconv_fwd, (*arguments, silu)).values()) == {"SUCCESS"}
+    assert set(torch.library.opcheck(torch.ops.ssmcore.depthwise_conv2d_fwd.default, (*arguments, silu)).values()) == {
+        "SUCCESS"
+    }
     fast = st.depthwise_conv2d(*arguments, **options)
     plain = torch.nn.functional.conv2d(
         given["x"].permute(0, 3, 1, 2), given["weight"][:, None], bias, padding=1, groups=given["x"].shape[3]
@@ -242,7 +248,11 @@ def test_a_gate_has_the_values_and_gradients_of_torchs_layers(sample: Any) -> No
     statistics = given.pop("statistics", None)
     statistics = None if statistics is None else statistics.detach()
     x, theta, phi, theta_weight, phi_weight, shift, psi, psi_weight, psi_shift = given.values()
-    assert set(torch.library.opcheck(st._gate_fwd, (*given.values(), statistics, 1e-5)).values()) == {"SUCCESS"}
+    assert set(
+        torch.library.opcheck(
+            torch.ops.ssmcore.attention_gate_fwd.default, (*given.values(), statistics, 1e-5)
+        ).values()
+    ) == {"SUCCESS"}
     fast, used = st.attention_gate(*given.values(), statistics)
     means = None if statistics is None else statistics.split([len(shift), len(shift), 1])
 
@@ -287,8 +297,8 @@ def test_statistics_of_a_bfloat16_gate_are_not_rounded_to_it() -> None:
 
 def test_opcheck_of_the_crop() -> None:
     g = torch.rand(2, 3, 8, 7, requires_grad=True)
-    assert set(torch.library.opcheck(st._crop, (g, [4, 4])).values()) == {"SUCCESS"}
-    assert set(torch.library.opcheck(st._crop_vjp, (g, [10, 9])).values()) == {"SUCCESS"}
+    assert set(torch.library.opcheck(torch.ops.ssmcore.gate_crop.default, (g, [4, 4])).values()) == {"SUCCESS"}
+    assert set(torch.library.opcheck(torch.ops.ssmcore.gate_crop_vjp.default, (g, [10, 9])).values()) == {"SUCCESS"}
     assert torch.autograd.gradgradcheck(
         lambda x: st.gate_crop(x, (3, 2)), torch.rand(1, 4, 5, dtype=torch.float64, requires_grad=True)
     )

@@ -1,0 +1,32 @@
+"""The operations for tensors: custom ops with fake kernels and gradients, for eager, `torch.compile` and `torch.export`.
+
+On CPU tensors the NumPy backends run on the tensors' own memory; elsewhere plain torch runs. Gradients of gradients are
+not offered and raise.
+
+>>> import torch, ssmcore.torch
+>>> one = torch.ones(1, 1, 3, dtype=torch.float64)
+>>> ssmcore.torch.selective_scan(one, one, torch.zeros(1, 1, dtype=torch.float64), one, one)
+tensor([[[1., 2., 3.]]], dtype=torch.float64)
+"""
+
+from __future__ import annotations
+
+from ._attention_gate import attention_gate
+from ._causal_conv1d import causal_conv1d
+from ._depthwise_conv2d import depthwise_conv2d
+from ._discretize import discretize
+from ._gate_crop import gate_crop
+from ._selective_scan import selective_scan
+from ._ss2d import cross_merge, cross_scan, ss2d
+
+__all__ = [
+    "attention_gate",
+    "causal_conv1d",
+    "cross_merge",
+    "cross_scan",
+    "depthwise_conv2d",
+    "discretize",
+    "gate_crop",
+    "selective_scan",
+    "ss2d",
+]

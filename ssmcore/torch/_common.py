@@ -1,0 +1,50 @@
+"""What the custom ops share: tensors as arrays and back, and checks of dtype and device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._spec import ArgumentTypeError
+
+_REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def as_array(x: Tensor | None) -> Any:
+    """The tensor's memory as an array; bfloat16, which NumPy lacks, widened to float32."""
+    if x is None:
+        return None
+    x = x.detach()
+    return (x.float() if x.dtype == torch.bfloat16 else x).numpy()
+
+
+def as_tensor(array: Any, like: Tensor) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).to(like.dtype)
+
+
+def wide(x: Tensor) -> torch.dtype:
+    """The dtype a scan of x is computed in."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def check_dtypes(op: str, tensors: dict[str, Tensor | None]) -> None:
+    first = next(iter(tensors.values()))
+    for name, x in tensors.items():
+        if x is None:
+            continue
+        if not isinstance(x, Tensor):
+            raise ArgumentTypeError(
+                f"{op}: {name}: expected a tensor, got {type(x).__name__}; convert it with torch.as_tensor"
+            )
+        if x.dtype not in _REAL:
+            raise ArgumentTypeError(
+                f"{op}: {name}: expected a real floating dtype, got {x.dtype}; convert it with {name}.float()"
+            )
+        assert first is not None
+        if x.device != first.device:
+            raise ArgumentTypeError(
+                f"{op}: {name}: expected device {first.device} like the first argument, got {x.device}; move it there"
+            )

@@ -1,0 +1,27 @@
+"""Discretisation of tensors."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..backends.torch_ import discretize_tensors
+from ..ops import discretize as _discretize
+from ._common import check_dtypes
+
+
+def discretize(
+    A: Tensor, B: Tensor, delta: Tensor, *, method: str = "zoh", structure: str = "diagonal"
+) -> tuple[Tensor, Tensor]:
+    """A_bar and B_bar of x' = A x + B u at step delta, as `ssmcore.discretize`, in torch's own operations on any device.
+
+    Raises
+    ------
+    ArgumentError
+        A dtype, device or option is wrong.
+
+    Source: Mamba-AHNet, eq. 2.
+    """
+    check_dtypes("discretize", {"A": A, "B": B, "delta": delta})
+    _discretize.SPEC.check_option("method", method)
+    _discretize.SPEC.check_option("structure", structure)
+    return discretize_tensors(A, B, delta, method=method, structure=structure)

@@ -1,0 +1,229 @@
+"""Selective scan of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import backends
+from ..backends._threads import resolve
+from ..backends.torch_ import gradients, selective_scan_tensors
+from ..ops import selective_scan as _scan
+from ._common import as_array, as_tensor, check_dtypes, wide
+
+
+def _scan_shapes(u: Tensor, A: Tensor, layout: str) -> tuple[int, int, int, int]:
+    batch, dim, seqlen = u.shape if layout == "bdl" else (u.shape[0], u.shape[2], u.shape[1])
+    return batch, dim, seqlen, A.shape[1]
+
+
+@torch.library.custom_op("ssmcore::selective_scan_fwd", mutates_args=())
+def _scan_fwd(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    delta_softplus: bool,
+    discretization: str,
+    layout: str,
+    keep_checkpoints: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(out, last_state, checkpoints); the last as `ops.selective_scan.checkpoint_shape`, or empty."""
+    tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    views: list[Any] = [_scan.canonical(name, x, layout) for name, x in zip(_scan.ARGUMENTS, tensors, strict=True)]
+    if u.device.type != "cpu":
+        with torch.no_grad():
+            out, last, kept = selective_scan_tensors(
+                *views, delta_softplus=delta_softplus, discretization=discretization, keep_checkpoints=keep_checkpoints
+            )
+        return _scan.uncanonical("out", out, layout, 3).clone(), last.clone(), kept
+    choice = backends.choose("selective_scan", _scan.ENTRIES)
+    out_array, last_array, kept_array = backends.entry(choice, "selective_scan_fwd")(
+        *[as_array(x) for x in views],
+        delta_softplus=delta_softplus,
+        discretization=discretization,
+        channel_first=layout == "bdl",
+        keep_checkpoints=keep_checkpoints,
+        num_threads=resolve(None),
+    )
+    kept = torch.empty(0, dtype=wide(u)) if kept_array is None else torch.from_numpy(kept_array)
+    return as_tensor(_scan.uncanonical("out", out_array, layout, 3), u), as_tensor(last_array, u), kept
+
+
+@_scan_fwd.register_fake
+def _(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    delta_softplus: bool,
+    discretization: str,
+    layout: str,
+    keep_checkpoints: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, dim, seqlen, dstate = _scan_shapes(u, A, layout)
+    kept = _scan.checkpoint_shape(batch, dim, seqlen, dstate) if keep_checkpoints else (0,)
+    return u.new_empty(u.shape), u.new_empty((batch, dim, dstate)), u.new_empty(kept, dtype=wide(u))
+
+
+@torch.library.custom_op("ssmcore::selective_scan_bwd", mutates_args=())
+def _scan_bwd(
+    dout: Tensor,
+    dlast_state: Tensor | None,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    checkpoints: Tensor,
+    delta_softplus: bool,
+    discretization: str,
+    layout: str,
+) -> list[Tensor]:
+    """Gradients in the order of `ARGUMENTS`, empty for an absent argument; that of initial_state always."""
+    tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    views: list[Any] = [_scan.canonical(name, x, layout) for name, x in zip(_scan.ARGUMENTS, tensors, strict=True)]
+    dout = _scan.canonical("out", dout, layout)
+    grads: Sequence[Any]
+    if u.device.type != "cpu":
+        batch, dim, _, dstate = _scan_shapes(u, A, layout)
+        views[-1] = u.new_zeros((batch, dim, dstate)) if initial_state is None else initial_state
+        with torch.enable_grad():
+            inputs: list[Any] = [None if x is None else x.detach().requires_grad_() for x in views]
+            out, last, _ = selective_scan_tensors(*inputs, delta_softplus=delta_softplus, discretization=discretization)
+            grads = gradients((out, last), inputs, (dout, dlast_state))
+    else:
+        choice = backends.choose("selective_scan", _scan.ENTRIES)
+        grads = backends.entry(choice, "selective_scan_bwd")(
+            as_array(dout),
+            as_array(dlast_state),
+            *[as_array(x) for x in views],
+            checkpoints.numpy(),
+            delta_softplus=delta_softplus,
+            discretization=discretization,
+            channel_first=layout == "bdl",
+            num_threads=resolve(None),
+        )
+    results = []
+    for name, x, g in zip(_scan.ARGUMENTS, tensors, grads, strict=True):
+        if g is None:
+            results.append(u.new_empty(0))
+            continue
+        g = _scan.uncanonical(name, g, layout, 3 if x is None else x.ndim)
+        like = u if x is None else x
+        results.append(g.to(like.dtype).clone() if isinstance(g, Tensor) else as_tensor(g, like))
+    return results
+
+
+@_scan_bwd.register_fake
+def _(
+    dout: Tensor,
+    dlast_state: Tensor | None,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    checkpoints: Tensor,
+    delta_softplus: bool,
+    discretization: str,
+    layout: str,
+) -> list[Tensor]:
+    tensors = (u, delta, A, B, C, D, z, delta_bias)
+    batch, dim, _, dstate = _scan_shapes(u, A, layout)
+    grads = [u.new_empty(0) if x is None else x.new_empty(x.shape) for x in tensors]
+    return [*grads, (u if initial_state is None else initial_state).new_empty((batch, dim, dstate))]
+
+
+def _scan_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    *tensors, ctx.delta_softplus, ctx.discretization, ctx.layout, ctx.keep = inputs
+    ctx.present = [x is not None for x in tensors]
+    ctx.mark_non_differentiable(output[2])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(output[2], *[x for x in tensors if x is not None])
+
+
+def _scan_backward(ctx: Any, dout: Tensor | None, dlast_state: Tensor | None, _: None) -> tuple[Any, ...]:
+    if dout is None and dlast_state is None:
+        return (None,) * (len(ctx.present) + 4)
+    checkpoints, *given = ctx.saved_tensors
+    tensors = iter(given)
+    arguments: list[Any] = [next(tensors) if present else None for present in ctx.present]
+    u = arguments[0]
+    grads = _scan_bwd(
+        torch.zeros_like(u) if dout is None else dout,
+        dlast_state,
+        *arguments,
+        checkpoints,
+        ctx.delta_softplus,
+        ctx.discretization,
+        ctx.layout,
+    )
+    return (*[g if present else None for g, present in zip(grads, ctx.present, strict=True)], None, None, None, None)
+
+
+_scan_fwd.register_autograd(_scan_backward, setup_context=_scan_setup)
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+    *,
+    discretization: str = "mamba",
+    initial_state: Tensor | None = None,
+    layout: str = "bdl",
+) -> Any:
+    """Selective scan of tensors; shapes, formula and options as in `ssmcore.selective_scan`.
+
+    Differentiable in every tensor, through `last_state` too. Computed in float32 (float64 for float64 input); `out` has
+    the dtype and shape of u and is contiguous. bfloat16 and float16 are read and written, the state stays float32.
+
+    Returns
+    -------
+    out, or (out, last_state) where `return_last_state`
+
+    Raises
+    ------
+    ArgumentError
+        A shape, dtype, device or option is wrong.
+    BackendError
+        The backend named by `use_backend` or SSMCORE_BACKEND cannot run.
+
+    Source: Mamba-AHNet, eq. 2; Gu and Dao, Mamba, algorithm 2.
+    """
+    tensors = dict(zip(_scan.ARGUMENTS, (u, delta, A, B, C, D, z, delta_bias, initial_state), strict=True))
+    check_dtypes("selective_scan", tensors)
+    shapes = {name: None if x is None else tuple(x.shape) for name, x in tensors.items()}
+    _scan.check(shapes, discretization=discretization, layout=layout)
+    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors.values())
+    out, last_state, _ = _scan_fwd(*tensors.values(), bool(delta_softplus), discretization, layout, keep)
+    return (out, last_state) if return_last_state else out
