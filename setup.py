@@ -45,6 +45,7 @@ def extensions(mode: str) -> list[Extension]:
         [
             extension("attention_gate", per_isa=True),
             extension("causal_conv1d", per_isa=True),
+            extension("chunk_scan", per_isa=True),
             extension("depthwise_conv2d", per_isa=True),
             extension("discretize", per_isa=False),
             extension("gate_crop", per_isa=False),

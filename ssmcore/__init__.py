@@ -11,6 +11,7 @@ from .backends import BackendError, use_backend
 from .backends import names as backend_names
 from .ops.attention_gate import AttentionGateGradients, attention_gate, attention_gate_vjp
 from .ops.causal_conv1d import CausalConv1dGradients, causal_conv1d, causal_conv1d_vjp
+from .ops.chunk_scan import ChunkScanGradients, chunk_scan, chunk_scan_vjp
 from .ops.depthwise_conv2d import DepthwiseConv2dGradients, depthwise_conv2d, depthwise_conv2d_vjp
 from .ops.discretize import DiscretizeGradients, discretize, discretize_vjp
 from .ops.gate_crop import gate_crop, gate_crop_vjp
@@ -24,6 +25,7 @@ __all__ = [
     "AttentionGateGradients",
     "BackendError",
     "CausalConv1dGradients",
+    "ChunkScanGradients",
     "CpuFeatures",
     "DepthwiseConv2dGradients",
     "DiscretizeGradients",
@@ -35,6 +37,8 @@ __all__ = [
     "causal_conv1d",
     "causal_conv1d_update",
     "causal_conv1d_vjp",
+    "chunk_scan",
+    "chunk_scan_vjp",
     "cpu_features",
     "cross_merge",
     "cross_scan",

@@ -41,6 +41,8 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
         array = empty(*args, **kwargs)  # type: ignore[call-overload]
         if array.dtype.kind == "f":
             array.fill(np.nan)
+        elif array.dtype == np.uint8:
+            array.fill(0xFF)  # raw memory, whose bytes make NaN of any float
         return array
 
     from ssmcore.backends import _compiled

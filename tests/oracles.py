@@ -91,3 +91,49 @@ def directional_derivative(function: Any, arrays: dict[str, Any], name: str, dir
     step = 1e-30
     moved = {**arrays, name: arrays[name] + 1j * step * direction}
     return tuple(np.imag(result) / step for result in function(**moved))
+
+
+def scalar_chunk_scan(
+    x: Any,
+    dt: Any,
+    A: Any,
+    B: Any,
+    C: Any,
+    D: Any = None,
+    z: Any = None,
+    dt_bias: Any = None,
+    initial_states: Any = None,
+    seq_idx: Any = None,
+    *,
+    dt_softplus: bool = False,
+    dt_limit: tuple[float, float] = (0.0, np.inf),
+) -> tuple[np.ndarray, np.ndarray]:
+    """(out, final_states) by nested loops over numbers. Works for complex input, so that it can be differentiated."""
+    batch, seqlen, nheads, headdim = x.shape
+    dstate = B.shape[3]
+    kind = np.result_type(np.float64, *(a for a in (x, dt, A, B, C, D, z, dt_bias, initial_states) if a is not None))
+    out, final = np.zeros(x.shape, kind), np.zeros((batch, nheads, headdim, dstate), kind)
+    for b in range(batch):
+        for h in range(nheads):
+            group = h * B.shape[2] // nheads
+            for p in range(headdim):
+                state = [
+                    0 * kind.type(0) if initial_states is None else initial_states[b, h, p, n] for n in range(dstate)
+                ]
+                for t in range(seqlen):
+                    step = dt[b, t, h] + (0 if dt_bias is None else dt_bias[h])
+                    if dt_softplus and np.real(step) <= 20:
+                        step = np.log1p(np.exp(step))
+                    low, high = dt_limit
+                    step = low if np.real(step) < low else high if np.real(step) > high else step
+                    if seq_idx is not None and t > 0 and seq_idx[b, t] != seq_idx[b, t - 1]:
+                        state = [0 * s for s in state]
+                    y = 0 if D is None else (D[h] if D.ndim == 1 else D[h, p]) * x[b, t, h, p]
+                    for n in range(dstate):
+                        state[n] = np.exp(step * A[h]) * state[n] + step * x[b, t, h, p] * B[b, t, group, n]
+                        y = y + state[n] * C[b, t, group, n]
+                    if z is not None:
+                        y = y * z[b, t, h, p] / (1 + np.exp(-z[b, t, h, p]))
+                    out[b, t, h, p] = y
+                final[b, h, p] = state
+    return out, final

@@ -48,6 +48,8 @@ def test_running_an_operation_on_the_compiled_backend_loads_neither_torch_nor_nu
         "selective_scan_numba",
         "causal_conv1d_cython",
         "causal_conv1d_numba",
+        "chunk_scan_cython",
+        "chunk_scan_numba",
         "attention_gate_cython",
         "attention_gate_numba",
         "depthwise_conv2d_cython",

@@ -499,6 +499,137 @@ class CausalConv1d:
         return dx, dweight, dbias, dinitial
 
 
+class ChunkScan:
+    """`chunk_scan` and its vjp over one kernel module; `contiguous` and `extra` as for `SelectiveScan`."""
+
+    def __init__(self, kernels: Any, *, contiguous: bool, extra: Callable[[], tuple[int, ...]] = tuple) -> None:
+        self.kernels = kernels
+        self.contiguous = contiguous
+        self.extra = extra
+
+    def _rows(self, dtype: np.dtype[Any], *arrays: Array) -> list[Any]:
+        """The arrays as `dtype`, their last axis in one piece."""
+        found = cast(dtype, *arrays, contiguous=self.contiguous)
+        return [a if a.strides[-1] == a.itemsize else np.ascontiguousarray(a) for a in found]
+
+    @staticmethod
+    def _block(batch: int, nheads: int, ngroups: int) -> int:
+        """Heads a unit covers: few enough that there are units to share out, else several, which share the product of C and B."""
+        return max(1, min(4, batch * nheads // 8, nheads // ngroups))
+
+    def forward(
+        self,
+        x: Array,
+        dt: Array,
+        A: Array,
+        B: Array,
+        C: Array,
+        D: Array | None,
+        initial_states: Array | None,
+        starts: Array | None,
+        *,
+        keep_states: bool,
+        num_threads: int,
+    ) -> tuple[Array, Array, Array | None]:
+        dtype = compute_dtype(x.dtype)
+        batch, seqlen, nheads, headdim = x.shape
+        ngroups, dstate = B.shape[2:]
+        shape = (batch, -(-seqlen // CHECKPOINT_STEPS), nheads, dstate, headdim)
+        states = empty(shape, dtype) if keep_states else None
+        out, last = empty(x.shape, dtype), empty((batch, nheads, headdim, dstate), dtype)
+        if out.size == 0:
+            last[...] = 0 if initial_states is None else initial_states
+        else:
+            wide_x, wide_B, wide_C = self._rows(dtype, x, B, C)
+            dt, A, D, initial_states = cast(dtype, dt, A, D, initial_states, contiguous=True)
+            self.kernels.chunk_scan_fwd(
+                wide_x,
+                dt,
+                A,
+                wide_B,
+                wide_C,
+                D,
+                initial_states,
+                starts,
+                out,
+                last,
+                states,
+                self._block(batch, nheads, ngroups),
+                num_threads,
+                *self.extra(),
+            )
+        return out.astype(x.dtype, copy=False), last.astype(x.dtype, copy=False), states
+
+    def backward(
+        self,
+        dout: Array,
+        dfinal_states: Array | None,
+        x: Array,
+        dt: Array,
+        A: Array,
+        B: Array,
+        C: Array,
+        D: Array | None,
+        initial_states: Array | None,
+        starts: Array | None,
+        states: Array | None,
+        *,
+        num_threads: int,
+    ) -> tuple[Array | None, ...]:
+        dtype = compute_dtype(x.dtype)
+        batch, _, nheads, headdim = x.shape
+        ngroups, dstate = B.shape[2:]
+        if states is None:
+            _, _, states = self.forward(
+                x, dt, A, B, C, D, initial_states, starts, keep_states=True, num_threads=num_threads
+            )
+        block = self._block(batch, nheads, ngroups)
+        nblocks = -(-(nheads // ngroups) // block)
+        dx, ddt = empty(x.shape, dtype), empty(dt.shape, dtype)
+        dA, dB, dC = (empty((n, *a.shape), dtype) for n, a in ((batch, A), (nblocks, B), (nblocks, C)))
+        dD = None if D is None else empty((batch, nheads, headdim), dtype)
+        dinitial = empty((batch, nheads, headdim, dstate), dtype)
+        if dx.size == 0:
+            for gradient in (ddt, dA, dB, dC, *([] if dD is None else [dD])):
+                gradient[...] = 0
+            dinitial[...] = 0 if dfinal_states is None else dfinal_states
+        else:
+            wide_dout, wide_x, wide_B, wide_C = self._rows(dtype, dout, x, B, C)
+            wide_dt, wide_A, wide_D, dfinal_states = cast(dtype, dt, A, D, dfinal_states, contiguous=True)
+            self.kernels.chunk_scan_bwd(
+                wide_dout,
+                dfinal_states,
+                wide_x,
+                wide_dt,
+                wide_A,
+                wide_B,
+                wide_C,
+                wide_D,
+                starts,
+                states,
+                dx,
+                ddt,
+                dA,
+                dB,
+                dC,
+                dD,
+                dinitial,
+                block,
+                num_threads,
+                *self.extra(),
+            )
+        grads = (
+            dx,
+            ddt,
+            _sum_first(dA),
+            _sum_first(dB),
+            _sum_first(dC),
+            None if dD is None else _sum_first(dD),
+            dinitial,
+        )
+        return tuple(None if g is None else g.astype(x.dtype, copy=False) for g in grads)
+
+
 class DepthwiseConv2d:
     """`depthwise_conv2d` and its vjp over one kernel module; `contiguous` and `extra` as for `SelectiveScan`."""
 

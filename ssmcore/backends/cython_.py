@@ -8,12 +8,22 @@ from typing import Any
 from .._kernels import (
     attention_gate_cython,
     causal_conv1d_cython,
+    chunk_scan_cython,
     depthwise_conv2d_cython,
     discretize_cython,
     gate_crop_cython,
 )
 from .._kernels import selective_scan_cython as kernels
-from ._compiled import SS2D, AttentionGate, CausalConv1d, DepthwiseConv2d, Discretize, GateCrop, SelectiveScan
+from ._compiled import (
+    SS2D,
+    AttentionGate,
+    CausalConv1d,
+    ChunkScan,
+    DepthwiseConv2d,
+    Discretize,
+    GateCrop,
+    SelectiveScan,
+)
 
 _ISA_ENVIRONMENT = "SSMCORE_ISA"
 _discretize = Discretize(discretize_cython)
@@ -21,9 +31,10 @@ _crop = GateCrop(gate_crop_cython)
 _scan = SelectiveScan(kernels, contiguous=False, extra=lambda: (_isa_code(),))
 _grid = SS2D(kernels, extra=lambda: (_isa_code(),))
 _conv = CausalConv1d(causal_conv1d_cython, contiguous=False, extra=lambda: (_isa_code(),))
+_chunks = ChunkScan(chunk_scan_cython, contiguous=False, extra=lambda: (_isa_code(),))
 _dwconv = DepthwiseConv2d(depthwise_conv2d_cython, contiguous=False, extra=lambda: (_isa_code(),))
 _gate = AttentionGate(attention_gate_cython, contiguous=False, extra=lambda: (_isa_code(),))
-_PER_ISA = ("selective_scan", "ss2d", "causal_conv1d", "depthwise_conv2d", "attention_gate")
+_PER_ISA = ("selective_scan", "ss2d", "causal_conv1d", "chunk_scan", "depthwise_conv2d", "attention_gate")
 
 
 def usable_isas() -> tuple[str, ...]:
@@ -76,6 +87,8 @@ gate_crop = _crop.forward
 gate_crop_vjp = _crop.backward
 causal_conv1d_fwd = _conv.forward
 causal_conv1d_bwd = _conv.backward
+chunk_scan_fwd = _chunks.forward
+chunk_scan_bwd = _chunks.backward
 depthwise_conv2d_fwd = _dwconv.forward
 depthwise_conv2d_bwd = _dwconv.backward
 selective_scan_fwd = _scan.forward

@@ -7,18 +7,20 @@ from typing import Any
 from .._kernels import (
     attention_gate_numba,
     causal_conv1d_numba,
+    chunk_scan_numba,
     depthwise_conv2d_numba,
     discretize_numba,
     gate_crop_numba,
     selective_scan_numba,
 )
 from ._by_scans import SS2DByScans
-from ._compiled import AttentionGate, CausalConv1d, DepthwiseConv2d, Discretize, GateCrop, SelectiveScan
+from ._compiled import AttentionGate, CausalConv1d, ChunkScan, DepthwiseConv2d, Discretize, GateCrop, SelectiveScan
 
 _discretize = Discretize(discretize_numba)
 _crop = GateCrop(gate_crop_numba)
 _scan = SelectiveScan(selective_scan_numba, contiguous=True)
 _conv = CausalConv1d(causal_conv1d_numba, contiguous=True)
+_chunks = ChunkScan(chunk_scan_numba, contiguous=True)
 _dwconv = DepthwiseConv2d(depthwise_conv2d_numba, contiguous=True)
 _gate = AttentionGate(attention_gate_numba, contiguous=True)
 _grid = SS2DByScans(_scan.forward, _scan.backward)
@@ -41,6 +43,8 @@ gate_crop = _crop.forward
 gate_crop_vjp = _crop.backward
 causal_conv1d_fwd = _conv.forward
 causal_conv1d_bwd = _conv.backward
+chunk_scan_fwd = _chunks.forward
+chunk_scan_bwd = _chunks.backward
 depthwise_conv2d_fwd = _dwconv.forward
 depthwise_conv2d_bwd = _dwconv.backward
 selective_scan_fwd = _scan.forward

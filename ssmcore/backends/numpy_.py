@@ -318,6 +318,111 @@ def ss2d_bwd(dout: Array, x: Array, *others: Array | None, **options: Any) -> tu
     return tuple(None if g is None else g.astype(x.dtype) for g in grads)
 
 
+# ---- chunk_scan ----
+
+
+def _per_head(matrix: Array, nheads: int) -> Array:
+    """(batch, ngroups, dstate) for every head: head h reads group h // (nheads // ngroups)."""
+    return np.repeat(matrix, nheads // matrix.shape[1], axis=1)
+
+
+def chunk_scan_fwd(
+    x: Array,
+    dt: Array,
+    A: Array,
+    B: Array,
+    C: Array,
+    D: Array | None,
+    initial_states: Array | None,
+    starts: Array | None,
+    *,
+    keep_states: bool,
+    num_threads: int,
+) -> tuple[Array, Array, Array | None]:
+    dtype = x.dtype
+    x, dt, A, B, C, D, initial_states = _wide(x, dt, A, B, C, D, initial_states)
+    batch, seqlen, nheads, headdim = x.shape
+    h = np.zeros((batch, nheads, headdim, B.shape[3])) if initial_states is None else initial_states
+    y = np.empty(x.shape)
+    kept = []
+    for t in range(seqlen):
+        if t % CHECKPOINT_STEPS == 0:
+            kept.append(h.swapaxes(2, 3))
+        if starts is not None and t > 0:
+            h = np.where(starts[:, t, None, None, None] != 0, 0.0, h)
+        decay, entering = np.exp(dt[:, t] * A), dt[:, t, :, None] * x[:, t]
+        h = decay[..., None, None] * h + entering[..., None] * _per_head(B[:, t], nheads)[:, :, None]
+        y[:, t] = (h * _per_head(C[:, t], nheads)[:, :, None]).sum(axis=-1)
+    if D is not None:
+        y = y + D * x
+    states = None
+    if keep_states:
+        wide = np.float64 if dtype == np.float64 else np.float32
+        states = np.zeros((batch, len(kept), nheads, B.shape[3], headdim), wide)
+        for chunk, state in enumerate(kept):
+            states[:, chunk] = state
+    return y.astype(dtype), h.astype(dtype), states
+
+
+def chunk_scan_bwd(
+    dout: Array,
+    dfinal_states: Array | None,
+    x: Array,
+    dt: Array,
+    A: Array,
+    B: Array,
+    C: Array,
+    D: Array | None,
+    initial_states: Array | None,
+    starts: Array | None,
+    states: Array | None,
+    *,
+    num_threads: int,
+) -> tuple[Array | None, ...]:
+    dtype = x.dtype
+    dout, dh, x, dt, A, B, C, D, initial_states = _wide(dout, dfinal_states, x, dt, A, B, C, D, initial_states)
+    batch, seqlen, nheads, headdim = x.shape
+    ngroups = B.shape[2]
+    before = np.zeros((seqlen + 1, batch, nheads, headdim, B.shape[3]))
+    after = np.zeros_like(before)
+    if initial_states is not None:
+        before[0] = initial_states
+    decay = np.exp(dt * A)
+    for t in range(seqlen):
+        if starts is not None and t > 0:
+            before[t][starts[:, t] != 0] = 0
+        entering = (dt[:, t, :, None] * x[:, t])[..., None] * _per_head(B[:, t], nheads)[:, :, None]
+        after[t] = decay[:, t, :, None, None] * before[t] + entering
+        before[t + 1] = after[t]
+    dx, ddt, dB, dC = (np.zeros_like(a) for a in (x, dt, B, C))
+    dA = np.zeros_like(A)
+    dh = np.zeros_like(before[0]) if dh is None else dh
+
+    def by_group(per_head: Array) -> Array:
+        """(batch, nheads, dstate) summed over the heads of each group."""
+        summed: Array = per_head.reshape(batch, ngroups, nheads // ngroups, per_head.shape[2]).sum(axis=2)
+        return summed
+
+    for t in reversed(range(seqlen)):
+        Bt, Ct = (_per_head(matrix[:, t], nheads)[:, :, None] for matrix in (B, C))
+        dC[:, t] = by_group((dout[:, t, :, :, None] * after[t]).sum(axis=2))
+        dh = dh + dout[:, t, :, :, None] * Ct
+        dlog = (dh * before[t]).sum(axis=(2, 3)) * decay[:, t]
+        through_B = (dh * Bt).sum(axis=3)
+        ddt[:, t] = dlog * A + (through_B * x[:, t]).sum(axis=2)
+        dA += (dlog * dt[:, t]).sum(axis=0)
+        dx[:, t] = dt[:, t, :, None] * through_B
+        dB[:, t] = by_group((dh * (dt[:, t, :, None] * x[:, t])[..., None]).sum(axis=2))
+        dh = decay[:, t, :, None, None] * dh
+        if starts is not None and t > 0:
+            dh = np.where(starts[:, t, None, None, None] != 0, 0.0, dh)
+    dD = None
+    if D is not None:
+        dx += D * dout
+        dD = (dout * x).sum(axis=(0, 1))
+    return tuple(None if g is None else g.astype(dtype) for g in (dx, ddt, dA, dB, dC, dD, dh))
+
+
 # ---- causal_conv1d ----
 
 

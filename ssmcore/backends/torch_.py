@@ -144,6 +144,40 @@ def ss2d_tensors(
     return total, torch.stack(kept)
 
 
+def chunk_scan_tensors(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    initial_states: Tensor | None = None,
+    starts: Tensor | None = None,
+    *,
+    keep_states: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(out, final_states, states before every chunk) by a loop over time, in float64 for float64 input and float32 otherwise."""
+    dtype, wide = x.dtype, torch.float64 if x.dtype == torch.float64 else torch.float32
+    x, dt, A, B, C = (t.to(wide) for t in (x, dt, A, B, C))
+    batch, seqlen, nheads, headdim = x.shape
+    B, C = (m.repeat_interleave(nheads // m.shape[2], dim=2)[:, :, :, None] for m in (B, C))
+    h = x.new_zeros(batch, nheads, headdim, B.shape[4]) if initial_states is None else initial_states.to(wide)
+    decay, entering = (dt * A).exp()[..., None, None], (dt[..., None] * x)[..., None]
+    steps, kept = [], []
+    for t in range(seqlen):
+        if t % CHECKPOINT_STEPS == 0:
+            kept.append(h.transpose(2, 3))
+        if starts is not None and t > 0:
+            h = h.masked_fill(starts[:, t, None, None, None] != 0, 0)
+        h = decay[:, t] * h + entering[:, t] * B[:, t]
+        steps.append((C[:, t] * h).sum(-1))
+    y = torch.stack(steps, dim=1) if steps else torch.zeros_like(x)
+    if D is not None:
+        y = y + D.to(wide) * x
+    states = torch.stack(kept, dim=1) if kept else h.new_empty((batch, 0, nheads, B.shape[4], headdim))
+    return y.to(dtype), h.to(dtype), states if keep_states else h.new_empty(0)
+
+
 def causal_conv1d_tensors(
     x: Tensor, weight: Tensor, bias: Tensor | None, initial_states: Tensor | None, *, silu: bool
 ) -> Tensor:
@@ -308,6 +342,22 @@ def ss2d_bwd(dout: Array, *arrays: Array | None, num_threads: int, **options: An
     inputs = _tensors(*given, requires_grad=True)
     out, _ = ss2d_tensors(*inputs, **options)
     return _arrays(gradients((out,), inputs, _tensors(dout)))
+
+
+def chunk_scan_fwd(*arrays: Array | None, keep_states: bool, num_threads: int) -> tuple[Array, Array, Array | None]:
+    out, final, states = chunk_scan_tensors(*_tensors(*arrays), keep_states=keep_states)
+    return out.contiguous().numpy(), final.contiguous().numpy(), states.contiguous().numpy() if keep_states else None
+
+
+def chunk_scan_bwd(
+    dout: Array, dfinal_states: Array | None, x: Array, *arrays: Array | None, num_threads: int
+) -> tuple[Array | None, ...]:
+    *given, initial_states, starts, _ = arrays
+    if initial_states is None:
+        initial_states = np.zeros((x.shape[0], *x.shape[2:], given[2].shape[3]), x.dtype)  # type: ignore[union-attr]
+    inputs = _tensors(x, *given, initial_states, requires_grad=True)
+    out, final, _ = chunk_scan_tensors(*inputs, *_tensors(starts))
+    return _arrays(gradients((out, final), inputs, _tensors(dout, dfinal_states)))
 
 
 def causal_conv1d_fwd(*arrays: Array | None, silu: bool, channel_first: bool, num_threads: int) -> Array:

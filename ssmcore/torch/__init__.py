@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from ._attention_gate import attention_gate
 from ._causal_conv1d import causal_conv1d
+from ._chunk_scan import chunk_scan
 from ._depthwise_conv2d import depthwise_conv2d
 from ._discretize import discretize
 from ._gate_crop import gate_crop
@@ -22,6 +23,7 @@ from ._ss2d import cross_merge, cross_scan, ss2d
 __all__ = [
     "attention_gate",
     "causal_conv1d",
+    "chunk_scan",
     "cross_merge",
     "cross_scan",
     "depthwise_conv2d",

@@ -124,7 +124,9 @@ def test_num_threads_is_checked(threads: Any) -> None:
         ssmcore.selective_scan(**case, num_threads=threads)
 
 
-@pytest.mark.parametrize("op", ["selective_scan", "ss2d", "causal_conv1d", "depthwise_conv2d", "attention_gate"])
+@pytest.mark.parametrize(
+    "op", ["selective_scan", "ss2d", "chunk_scan", "causal_conv1d", "depthwise_conv2d", "attention_gate"]
+)
 @pytest.mark.parametrize("isa", ["generic", "avx2", "avx512"])
 def test_each_instruction_set_gives_the_reference(isa: str, op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from oracles import relative_error
@@ -176,7 +178,7 @@ def test_without_a_built_extension_the_package_works_and_says_so() -> None:
     """As on a machine without a compiler or numba: imports of the compiled modules fail."""
     program = (
         "import sys, warnings\n"
-        "for name in ('causal_conv1d', 'depthwise_conv2d', 'discretize', 'gate_crop', 'selective_scan'):\n"
+        "for name in ('causal_conv1d', 'chunk_scan', 'depthwise_conv2d', 'discretize', 'gate_crop', 'selective_scan'):\n"
         "    sys.modules[f'ssmcore._kernels.{name}_cython'] = None\n"
         "sys.modules['numba'] = None\n"
         "import numpy as np, ssmcore\n"

@@ -29,9 +29,11 @@ def results(value: Any) -> tuple[Any, ...]:
 
 
 def forward(name: str, case: dict[str, Any], backend: str) -> tuple[Any, ...]:
-    extra = {"selective_scan": {"return_last_state": True}, "causal_conv1d": {"return_final_states": True}}.get(
-        name, {}
-    )
+    extra = {
+        "selective_scan": {"return_last_state": True},
+        "causal_conv1d": {"return_final_states": True},
+        "chunk_scan": {"return_final_states": True},
+    }.get(name, {})
     return results(getattr(ssmcore, name)(**case, **extra, backend=backend))
 
 
@@ -47,6 +49,8 @@ def backward(name: str, case: dict[str, Any], backend: str, seed: int = 0) -> tu
         return ssmcore.discretize_vjp(*grads, **case, backend=backend)
     if name == "causal_conv1d":
         return ssmcore.causal_conv1d_vjp(grads[0], **case, dfinal_states=grads[1], backend=backend)
+    if name == "chunk_scan":
+        return ssmcore.chunk_scan_vjp(grads[0], **case, dfinal_states=grads[1], backend=backend)
     if name in ("ss2d", "depthwise_conv2d", "attention_gate"):
         return getattr(ssmcore, f"{name}_vjp")(grads[0], **case, backend=backend)
     return ssmcore.selective_scan_vjp(grads[0], **case, dlast_state=grads[1], backend=backend)
@@ -133,6 +137,8 @@ def test_twins_share_their_documentation(op: str) -> None:
         attention_gate_numba,
         causal_conv1d_cython,
         causal_conv1d_numba,
+        chunk_scan_cython,
+        chunk_scan_numba,
         depthwise_conv2d_cython,
         depthwise_conv2d_numba,
         discretize_cython,
@@ -147,6 +153,7 @@ def test_twins_share_their_documentation(op: str) -> None:
     twins = {
         "attention_gate": (attention_gate_cython, attention_gate_numba, passes),
         "causal_conv1d": (causal_conv1d_cython, causal_conv1d_numba, ("causal_conv1d_fwd", "causal_conv1d_bwd")),
+        "chunk_scan": (chunk_scan_cython, chunk_scan_numba, ("chunk_scan_fwd", "chunk_scan_bwd")),
         "depthwise_conv2d": (
             depthwise_conv2d_cython,
             depthwise_conv2d_numba,

@@ -392,3 +392,86 @@ def test_errors_name_the_argument() -> None:
         st.selective_scan(**{**given, "u": given["u"].long()}, **options)
     with pytest.raises(TypeError, match="C: expected device cpu"):
         st.selective_scan(**{**given, "C": given["C"].to("meta")}, **options)
+
+
+CHUNKS = SPECS["chunk_scan"]
+
+
+@pytest.mark.parametrize("sample", CHUNKS.samples, ids=lambda s: s.name)
+def test_a_chunk_scan_has_the_values_and_gradients_of_numpy(sample: Any) -> None:
+    given, options = tensors_and_marks(sample)
+    out, final = st.chunk_scan(**given, **options, return_final_states=True)
+    case = sample.make(np.random.default_rng(11), np.float64)
+    wanted, wanted_final = ssmcore.chunk_scan(**case, return_final_states=True)
+    np.testing.assert_allclose(out.detach().numpy(), wanted, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(final.detach().numpy(), wanted_final, rtol=1e-12, atol=1e-12)
+    dout, dfinal = torch.randn_like(out), torch.randn_like(final)
+    grads = torch.autograd.grad((out, final), list(given.values()), (dout, dfinal))
+    vjp = ssmcore.chunk_scan_vjp(dout.numpy(), **case, dfinal_states=dfinal.numpy())._asdict()
+    for name, g in zip(given, grads, strict=True):
+        np.testing.assert_allclose(g.numpy(), vjp[name], rtol=1e-10, atol=1e-11, err_msg=name)
+
+
+def tensors_and_marks(sample: Any, dtype: Any = np.float64) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """As `tensors`, the numbers of packed sequences among the options."""
+    case = sample.make(np.random.default_rng(11), dtype)
+    floats = {k: v for k, v in case.items() if isinstance(v, np.ndarray) and v.dtype.kind == "f"}
+    options = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in case.items() if k not in floats}
+    return {k: torch.from_numpy(v).requires_grad_() for k, v in floats.items()}, options
+
+
+@pytest.mark.parametrize("name", ["plain", "everything", "clamped", "packed, plain"])
+def test_opcheck_and_gradcheck_of_a_chunk_scan(name: str) -> None:
+    sample = next(s for s in CHUNKS.samples if s.name == name)
+    given, options = tensors_and_marks(sample)
+    arguments = [given.get(n) for n in ("x", "dt", "A", "B", "C")]
+    D = torch.randn(given["x"].shape[2:], dtype=torch.float64, requires_grad=True) if "D" in given else None
+    marks = torch.zeros(given["x"].shape[:2], dtype=torch.uint8) if "seq_idx" in options else None
+    checked = torch.library.opcheck(
+        torch.ops.ssmcore.chunk_scan_fwd.default, (*arguments, D, given.get("initial_states"), marks, True)
+    )
+    assert set(checked.values()) == {"SUCCESS"}
+    names = list(given)
+    assert torch.autograd.gradcheck(
+        lambda *a: st.chunk_scan(**dict(zip(names, a, strict=True)), **options, return_final_states=True),
+        tuple(given.values()),
+        fast_mode=True,
+    )
+
+
+def test_a_chunk_scan_compiles_into_one_graph() -> None:
+    given, options = tensors_and_marks(next(s for s in CHUNKS.samples if s.name == "packed"), np.float32)
+
+    def loss(given: dict[str, torch.Tensor]) -> torch.Tensor:
+        out, final = st.chunk_scan(**given, **options, return_final_states=True)
+        return out.square().sum() + final.sum()
+
+    eager = torch.autograd.grad(loss(given), list(given.values()))
+    found = torch.autograd.grad(torch.compile(loss, fullgraph=True, backend="aot_eager")(given), list(given.values()))
+    for e, c in zip(eager, found, strict=True):
+        torch.testing.assert_close(c, e)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_chunk_scan_in_half_precision_has_a_wide_state(dtype: torch.dtype) -> None:
+    given, options = tensors_and_marks(next(s for s in CHUNKS.samples if s.name == "everything"), np.float32)
+    half = {k: v.detach().to(dtype).requires_grad_() for k, v in given.items()}
+    out = st.chunk_scan(**half, **options)
+    wide = st.chunk_scan(**{k: v.detach().float() for k, v in half.items()}, **options)
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.float(), wide, rtol=4 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)
+    out.sum().backward()
+    assert all(v.grad is not None and v.grad.dtype == dtype for v in half.values())
+
+
+def test_plain_torch_runs_a_chunk_scan_where_there_is_no_kernel() -> None:
+    from ssmcore.backends.torch_ import chunk_scan_tensors
+
+    given, _ = tensors_and_marks(next(s for s in CHUNKS.samples if s.name == "one group"))
+    given = {k: v for k, v in given.items() if k in ("x", "dt", "A", "B", "C")}
+    plain = chunk_scan_tensors(*given.values())[0]
+    fast = st.chunk_scan(**given)
+    torch.testing.assert_close(plain, fast)
+    wanted = torch.autograd.grad(plain.square().sum(), list(given.values()))
+    for g, w in zip(torch.autograd.grad(fast.square().sum(), list(given.values())), wanted, strict=True):
+        torch.testing.assert_close(g, w)

@@ -1,0 +1,2 @@
+#define IMPLEMENTATION "chunk_scan_impl.h"
+#include "isa_avx2.h"
