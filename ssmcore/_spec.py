@@ -128,26 +128,31 @@ class OpSpec:
         """Raises ArgumentError unless `value` is one of the option's values."""
         check_option(self.name, name, value, self.options[name])
 
-    def check_dtype(self, name: str, array: Any) -> None:
-        """Raises ArgumentTypeError unless `array` is a NumPy array of float32 or float64 (or float16, computed in float32)."""
+    def check_dtype(self, name: str, array: Any, *, complex_too: bool = False) -> None:
+        """Raises ArgumentTypeError unless `array` is a NumPy array of float32 or float64 (or float16, computed in float32),
+        or of complex64 or complex128 where those are allowed."""
         if not isinstance(array, np.ndarray):
             self.fail(
                 name, "a NumPy array", type(array).__name__, "convert it with numpy.asarray", kind=ArgumentTypeError
             )
+        if complex_too and array.dtype in (np.complex64, np.complex128):
+            return
         if array.dtype.kind != "f" or array.dtype.itemsize > 8:
             self.fail(
                 name,
-                "dtype float16, float32 or float64",
+                "dtype float16, float32 or float64" + (", complex64 or complex128" if complex_too else ""),
                 array.dtype,
                 f"convert it with {name}.astype",
                 kind=ArgumentTypeError,
             )
 
-    def shapes_of(self, arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...] | None]:
+    def shapes_of(
+        self, arrays: Mapping[str, Any], *, complex_too: tuple[str, ...] = ()
+    ) -> dict[str, tuple[int, ...] | None]:
         """Shapes of the arguments, None for an absent one. Raises ArgumentTypeError as `check_dtype` does."""
         for name, array in arrays.items():
             if array is not None:
-                self.check_dtype(name, array)
+                self.check_dtype(name, array, complex_too=name in complex_too)
         return {name: None if array is None else array.shape for name, array in arrays.items()}
 
     def check_shapes(

@@ -14,6 +14,9 @@ def widened(case: dict[str, Any]) -> dict[str, Any]:
 
 def relative_error(got: Any, reference: Any) -> float:
     """max|got - reference| / max|reference|; infinity where one is NaN or infinite and the other is not."""
+    got, reference = np.asarray(got), np.asarray(reference)
+    if reference.dtype.kind == "c":
+        got, reference = (np.stack([x.real, x.imag]) for x in (got, reference))
     got, reference = np.asarray(got, np.float64), np.asarray(reference, np.float64)
     assert got.shape == reference.shape, f"shape {got.shape}, reference {reference.shape}"
     if got.size == 0:

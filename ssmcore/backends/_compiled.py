@@ -77,9 +77,10 @@ class Discretize:
     def __init__(self, kernels: Any) -> None:
         self.kernels = kernels
 
-    def limits(self, structure: str) -> str | None:
-        if structure == "dense":
-            return "its kernels discretise diagonal systems; the numpy and torch backends also do dense ones"
+    @staticmethod
+    def limits(structure: str, complex_too: bool) -> str | None:
+        if structure == "dense" or complex_too:
+            return "its kernels discretise real diagonal systems; the numpy and torch backends also do dense and complex ones"
         return None
 
     def forward(

@@ -31,8 +31,12 @@ def about(op: str) -> str:
     return f"four scans by {kernels}" if op == "ss2d" else kernels
 
 
-def limits(op: str, *, structure: str = "diagonal", **_: Any) -> str | None:
-    return _discretize.limits(structure) if op == "discretize" else None
+def limits(op: str, *, structure: str = "diagonal", complex_too: bool = False, **_: Any) -> str | None:
+    if op == "discretize":
+        return _discretize.limits(structure, complex_too)
+    return (
+        "its kernels scan with a real A; the numpy and torch backends also with a complex one" if complex_too else None
+    )
 
 
 discretize = _discretize.forward

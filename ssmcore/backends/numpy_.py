@@ -115,36 +115,47 @@ def discretize_vjp(
         x = step * A
         _, gain = _diagonal(x, method)
         slope, gain_slope = _diagonal_slopes(x, method)
-        dx = dA_bar * slope + dB_bar * B * step * gain_slope
-        return dx * step, dB_bar * gain * step, (dx * A + dB_bar * B * gain).sum(axis=-1)
+        dx = dA_bar * slope.conj() + dB_bar * (B * step * gain_slope).conj()
+        return dx * step, dB_bar * gain.conj() * step, (dx * A.conj() + dB_bar * (B * gain).conj()).real.sum(axis=-1)
     n = A.shape[-1]
     step = delta[..., None, None]
     if method == "bilinear":
         # left A_bar = right, left B_bar = delta B
         left = np.eye(n) - step / 2 * A
         A_bar, B_bar = discretize(A, B, delta, method=method, structure=structure, num_threads=num_threads)
-        dright = np.linalg.solve(np.swapaxes(left, -1, -2), dA_bar)
-        dinput = np.linalg.solve(np.swapaxes(left, -1, -2), dB_bar)
-        dleft = -dright @ np.swapaxes(A_bar, -1, -2) - dinput @ np.swapaxes(B_bar, -1, -2)
+        dright = np.linalg.solve(_adjoint(left), dA_bar)
+        dinput = np.linalg.solve(_adjoint(left), dB_bar)
+        dleft = -dright @ _adjoint(A_bar) - dinput @ _adjoint(B_bar)
         dX = (dright - dleft) / 2
-        return dX * step, dinput * step, (dX * A).sum(axis=(-1, -2)) + (dinput * B).sum(axis=(-1, -2))
+        return dX * step, dinput * step, _inner(dX, A) + _inner(dinput, B)
     if method == "mamba":
         dX = _expm_adjoint(step * A, dA_bar)
-        return dX * step, dB_bar * step, (dX * A).sum(axis=(-1, -2)) + (dB_bar * B).sum(axis=(-1, -2))
+        return dX * step, dB_bar * step, _inner(dX, A) + _inner(dB_bar, B)
     M = _augmented(A, B, step)
     dE = np.zeros_like(M)
     dE[..., :n, :n] = dA_bar
     dE[..., :n, n:] = dB_bar
     dM = _expm_adjoint(M, dE)
     dX, dinput = dM[..., :n, :n], dM[..., :n, n:]
-    return dX * step, dinput * step, (dX * A).sum(axis=(-1, -2)) + (dinput * B).sum(axis=(-1, -2))
+    return dX * step, dinput * step, _inner(dX, A) + _inner(dinput, B)
+
+
+def _adjoint(X: Array) -> Array:
+    """Conjugate transpose, which is the transpose of a real matrix."""
+    return np.swapaxes(X, -1, -2).conj()
+
+
+def _inner(dX: Array, X: Array) -> Array:
+    """Gradient of a real factor of X, from that of X."""
+    inner: Array = (dX * X.conj()).real.sum(axis=(-1, -2))
+    return inner
 
 
 def _expm_adjoint(X: Array, G: Array) -> Array:
-    """Adjoint of the derivative of e^X, applied to G: the corner of exp [[X^T, G], [0, X^T]]."""
+    """Adjoint of the derivative of e^X, applied to G: the corner of exp [[X*, G], [0, X*]], X* the conjugate transpose."""
     n = X.shape[-1]
     M = np.zeros((*X.shape[:-2], 2 * n, 2 * n), dtype=np.result_type(X, G))
-    M[..., :n, :n] = M[..., n:, n:] = np.swapaxes(X, -1, -2)
+    M[..., :n, :n] = M[..., n:, n:] = _adjoint(X)
     M[..., :n, n:] = G
     return _expm(M)[..., :n, n:]
 

@@ -55,6 +55,15 @@ def _dense(
     }
 
 
+def _complex(rng: np.random.Generator, dtype: Any, *, structure: str, **options: Any) -> Case:
+    """A and B turned into the complex plane, delta real."""
+    case = (_diagonal if structure == "diagonal" else _dense)(rng, dtype, **options)
+    wide = np.result_type(dtype, np.complex64)
+    return case | {
+        name: (case[name] + 1j * rng.standard_normal(case[name].shape).astype(dtype)).astype(wide) for name in "AB"
+    }
+
+
 def _near_zero(rng: np.random.Generator, dtype: Any) -> Case:
     case = _diagonal(rng, dtype, method="zoh")
     case["A"] = np.array([0.0, -1e-12, 1e-7, -1e-4], dtype) * np.ones((5, 1), dtype)
@@ -85,6 +94,7 @@ SPEC = OpSpec(
     samples=(
         *(Sample(f"diagonal {m}", partial(_diagonal, method=m)) for m in _METHODS),
         *(Sample(f"dense {m}", partial(_dense, method=m)) for m in _METHODS),
+        *(Sample(f"complex {s} {m}", partial(_complex, structure=s, method=m)) for s in ("diagonal", "dense") for m in _METHODS),
         Sample("diagonal over a batch", lambda rng, dtype: _diagonal(rng, dtype, shape=(2, 7, 5), method="zoh")),
         Sample("A near 0", _near_zero),
         Sample("no step", lambda rng, dtype: _diagonal(rng, dtype, shape=(0, 5))),
@@ -96,6 +106,7 @@ SPEC = OpSpec(
         _broken("B of another dstate", ("discretize: B: expected", "dstate = 4", "got (5, 3)"), B=np.ones((5, 3), np.float32)),
         _broken("delta of another shape", ("discretize: delta: expected", "broadcasts", "got (3,)"), delta=np.ones(3, np.float32)),
         _broken("integer A", ("discretize: A: expected dtype", "got int64"), TypeError, A=np.ones((5, 4), np.int64)),
+        _broken("complex delta", ("discretize: delta: expected dtype", "got complex64"), TypeError, delta=np.ones(5, np.complex64)),
     ),
     benchmarks=(Sample("D512 L4096 N16 zoh", lambda rng, dtype: _diagonal(rng, dtype, shape=(4096, 512), dstate=16, method="zoh")),),
 )  # fmt: skip
@@ -105,7 +116,7 @@ def _check(A: Array, B: Array, delta: Array, method: str, structure: str) -> Non
     SPEC.check_option("method", method)
     SPEC.check_option("structure", structure)
     for name, array in (("A", A), ("B", B), ("delta", delta)):
-        SPEC.check_dtype(name, array)
+        SPEC.check_dtype(name, array, complex_too=name != "delta")
     core = 1 if structure == "diagonal" else 2
     if A.ndim < core or (core == 2 and A.shape[-1] != A.shape[-2]):
         axes = "(..., dstate)" if core == 1 else "square matrices (..., dstate, dstate)"
@@ -148,7 +159,7 @@ def discretize(
     A : (..., dstate) for structure "diagonal", (..., dstate, dstate) for "dense"
     B : (..., dstate), or (..., dstate, inputs) for "dense"
     delta : (...)
-        Leading axes broadcast. float32 or float64, or float16 computed in float32.
+        Leading axes broadcast. float32 or float64, or float16 computed in float32. A and B may be complex.
 
     Returns
     -------
@@ -160,7 +171,7 @@ def discretize(
     ArgumentError
         A shape, dtype or option is wrong.
     BackendError
-        The backend named cannot run, such as cython for a dense A.
+        The backend named cannot run, such as cython for a dense or complex A.
 
     Source: Mamba-AHNet, eq. 2; zoh and mamba from Gu and Dao, Mamba, eq. 4.
 
@@ -172,12 +183,11 @@ def discretize(
     (array([0.6]), array([0.4]))
     """
     _check(A, B, delta, method, structure)
-    choice = backends.choose("discretize", ENTRIES, backend, structure=structure)
+    choice = backends.choose("discretize", ENTRIES, backend, structure=structure, complex_too=_has_complex(A, B))
     A_bar, B_bar = backends.entry(choice, "discretize")(
         *_wide(A, B, delta), method=method, structure=structure, num_threads=resolve(num_threads)
     )
-    dtype = np.result_type(A, B, delta)
-    return A_bar.astype(dtype, copy=False), B_bar.astype(dtype, copy=False)
+    return A_bar.astype(np.result_type(A, delta), copy=False), B_bar.astype(np.result_type(A, B, delta), copy=False)
 
 
 def discretize_vjp(
@@ -193,6 +203,8 @@ def discretize_vjp(
     backend: str | None = None,
 ) -> DiscretizeGradients:
     """Vector-Jacobian product of `discretize`: gradients of sum(dA_bar A_bar) + sum(dB_bar B_bar).
+
+    Complex gradients are torch's: of a real function f, df/d(real part) + i df/d(imaginary part).
 
     Parameters
     ----------
@@ -212,11 +224,11 @@ def discretize_vjp(
     Source: discretize.md; for dense zoh and mamba the adjoint of the matrix exponential's Fréchet derivative.
     """
     _check(A, B, delta, method, structure)
-    choice = backends.choose("discretize", ENTRIES, backend, structure=structure)
+    choice = backends.choose("discretize", ENTRIES, backend, structure=structure, complex_too=_has_complex(A, B))
     core = 1 if structure == "diagonal" else 2
     lead = np.broadcast_shapes(A.shape[:-core], B.shape[:-core], delta.shape)
     for name, array, like in (("dA_bar", dA_bar, A), ("dB_bar", dB_bar, B)):
-        SPEC.check_dtype(name, array)
+        SPEC.check_dtype(name, array, complex_too=_has_complex(A, B))
         full = (*lead, *like.shape[-core:])
         try:
             fits = np.broadcast_shapes(array.shape, full) == full
@@ -241,13 +253,21 @@ def discretize_vjp(
         num_threads=resolve(num_threads),
     )
     return DiscretizeGradients(
-        *(_sum_to(g, x.shape).astype(x.dtype, copy=False) for g, x in zip(grads, (A, B, delta), strict=True))
+        *(
+            _sum_to(g if x.dtype.kind == "c" else g.real, x.shape).astype(x.dtype, copy=False)
+            for g, x in zip(grads, (A, B, delta), strict=True)
+        )
     )
 
 
+def _has_complex(*arrays: Array) -> bool:
+    return any(a.dtype.kind == "c" for a in arrays)
+
+
 def _wide(*arrays: Array) -> list[Array]:
-    dtype = np.float64 if any(a.dtype == np.float64 for a in arrays) else np.float32
-    return [a.astype(dtype, copy=False) for a in arrays]
+    double = any(a.dtype in (np.float64, np.complex128) for a in arrays)
+    real, both = (np.float64, np.complex128) if double else (np.float32, np.complex64)
+    return [a.astype(both if a.dtype.kind == "c" else real, copy=False) for a in arrays]
 
 
 def _sum_to(gradient: Array, shape: tuple[int, ...]) -> Array:

@@ -30,7 +30,8 @@ def wide(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def check_dtypes(op: str, tensors: dict[str, Tensor | None]) -> None:
+def check_dtypes(op: str, tensors: dict[str, Tensor | None], *, complex_too: tuple[str, ...] = ()) -> None:
+    """Raises ArgumentTypeError unless all are tensors of one device and of real floats, or complex where that is allowed."""
     first = next(iter(tensors.values()))
     for name, x in tensors.items():
         if x is None:
@@ -39,7 +40,7 @@ def check_dtypes(op: str, tensors: dict[str, Tensor | None]) -> None:
             raise ArgumentTypeError(
                 f"{op}: {name}: expected a tensor, got {type(x).__name__}; convert it with torch.as_tensor"
             )
-        if x.dtype not in _REAL:
+        if x.dtype not in _REAL and not (name in complex_too and x.dtype.is_complex):
             raise ArgumentTypeError(
                 f"{op}: {name}: expected a real floating dtype, got {x.dtype}; convert it with {name}.float()"
             )

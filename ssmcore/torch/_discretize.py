@@ -21,7 +21,7 @@ def discretize(
 
     Source: Mamba-AHNet, eq. 2.
     """
-    check_dtypes("discretize", {"A": A, "B": B, "delta": delta})
+    check_dtypes("discretize", {"A": A, "B": B, "delta": delta}, complex_too=("A", "B"))
     _discretize.SPEC.check_option("method", method)
     _discretize.SPEC.check_option("structure", structure)
     return discretize_tensors(A, B, delta, method=method, structure=structure)
