@@ -173,7 +173,20 @@ def _sigmoid(x: Array) -> Array:
 
 
 def _wide(*arrays: Array | None) -> list[Any]:
-    return [None if a is None else a.astype(np.float64) for a in arrays]
+    return [None if a is None else a.astype(np.complex128 if a.dtype.kind == "c" else np.float64) for a in arrays]
+
+
+def _narrow(gradient: Array | None, dtype: np.dtype[Any], *, real: bool) -> Array | None:
+    """The gradient in a real argument's precision, of which a real one takes the real part."""
+    if gradient is None:
+        return None
+    return gradient.real.astype(dtype) if real else gradient.astype(np.result_type(dtype, np.complex64))
+
+
+def _output(C: Array, h: Array) -> Array:
+    """C h, or twice its real part where one of each pair of conjugate states is kept."""
+    y: Array = (C * h).sum(axis=-1)
+    return 2 * y.real if y.dtype.kind == "c" else y
 
 
 def _at(matrix: Array, t: int, dim: int) -> Array:
@@ -207,7 +220,7 @@ def selective_scan_fwd(
         delta = delta + delta_bias
     if delta_softplus:
         delta = _softplus(delta)
-    h = np.zeros((batch, dim, A.shape[1])) if initial_state is None else initial_state
+    h = np.zeros((batch, dim, A.shape[1]), A.dtype) if initial_state is None else initial_state
     y = np.empty((batch, seqlen, dim))
     kept = []
     for t in range(seqlen):
@@ -216,17 +229,20 @@ def selective_scan_fwd(
         step = delta[:, t, :, None]
         A_bar, gain = _diagonal(step * A, discretization)
         h = A_bar * h + gain * step * _at(B, t, dim) * u[:, t, :, None]
-        y[:, t] = (_at(C, t, dim) * h).sum(axis=-1)
+        y[:, t] = _output(_at(C, t, dim), h)
     if D is not None:
         y = y + D * u
     if z is not None:
         y = y * z * _sigmoid(z)
     checkpoints = None
     if keep_checkpoints:
-        checkpoints = np.zeros((batch, len(kept), A.shape[1], dim), np.float64 if dtype == np.float64 else np.float32)
+        kind = np.float64 if dtype == np.float64 else np.float32
+        checkpoints = np.zeros((batch, len(kept), A.shape[1], dim), kind)
         for chunk, state in enumerate(kept):
             checkpoints[:, chunk] = state
-    return y.astype(dtype), h.astype(dtype), checkpoints
+    last_state = _narrow(h, dtype, real=h.dtype.kind == "f")
+    assert last_state is not None
+    return y.astype(dtype), last_state, checkpoints
 
 
 def selective_scan_bwd(
@@ -248,7 +264,7 @@ def selective_scan_bwd(
     channel_first: bool,
     num_threads: int,
 ) -> tuple[Array | None, ...]:
-    dtype = u.dtype
+    dtype, arguments = u.dtype, (u, delta, A, B, C, D, z, delta_bias, A)
     dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, initial_state = _wide(
         dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, initial_state
     )
@@ -256,7 +272,7 @@ def selective_scan_bwd(
     raw = delta if delta_bias is None else delta + delta_bias
     delta = _softplus(raw) if delta_softplus else raw
 
-    h = np.zeros((batch, seqlen + 1, dim, A.shape[1]))
+    h = np.zeros((batch, seqlen + 1, dim, A.shape[1]), A.dtype)
     if initial_state is not None:
         h[:, 0] = initial_state
     y = np.zeros((batch, seqlen, dim))
@@ -264,10 +280,11 @@ def selective_scan_bwd(
         step = delta[:, t, :, None]
         A_bar, gain = _diagonal(step * A, discretization)
         h[:, t + 1] = A_bar * h[:, t] + gain * step * _at(B, t, dim) * u[:, t, :, None]
-        y[:, t] = (_at(C, t, dim) * h[:, t + 1]).sum(axis=-1)
+        y[:, t] = _output(_at(C, t, dim), h[:, t + 1])
     if D is not None:
         y = y + D * u
 
+    twice = 2 if A.dtype.kind == "c" else 1
     dz = None
     dy = dout
     if z is not None:
@@ -277,22 +294,22 @@ def selective_scan_bwd(
 
     du, ddelta = np.zeros_like(u), np.zeros_like(u)
     dA = np.zeros_like(A)
-    dB, dC = np.zeros_like(B), np.zeros_like(C)
+    dB, dC = (np.zeros(matrix.shape, A.dtype) for matrix in (B, C))
     dh = np.zeros_like(h[:, 0]) if dlast_state is None else dlast_state.copy()
     for t in reversed(range(seqlen)):
         step, Bt = delta[:, t, :, None], _at(B, t, dim)
         x = step * A
         A_bar, gain = _diagonal(x, discretization)
         slope, gain_slope = _diagonal_slopes(x, discretization)
-        _add(dC, t, dy[:, t, :, None] * h[:, t + 1])
-        dh = dh + _at(C, t, dim) * dy[:, t, :, None]
+        _add(dC, t, twice * dy[:, t, :, None] * h[:, t + 1].conj())
+        dh = dh + twice * _at(C, t, dim).conj() * dy[:, t, :, None]
         entering = u[:, t, :, None] * Bt
-        dx = dh * (slope * h[:, t] + gain_slope * step * entering)
+        dx = dh * (slope * h[:, t] + gain_slope * step * entering).conj()
         dA += (dx * step).sum(axis=0)
-        ddelta[:, t] = (dx * A + dh * gain * entering).sum(axis=-1)
-        du[:, t] = (dh * gain * step * Bt).sum(axis=-1)
-        _add(dB, t, dh * gain * step * u[:, t, :, None])
-        dh = A_bar * dh
+        ddelta[:, t] = (dx * A.conj() + dh * (gain * entering).conj()).real.sum(axis=-1)
+        du[:, t] = (dh * (gain * step * Bt).conj()).real.sum(axis=-1)
+        _add(dB, t, dh * gain.conj() * step * u[:, t, :, None])
+        dh = A_bar.conj() * dh
     dD = None
     if D is not None:
         du += D * dy
@@ -301,7 +318,9 @@ def selective_scan_bwd(
         ddelta *= np.where(raw > 20, 1.0, _sigmoid(raw))
     ddelta_bias = None if delta_bias is None else ddelta.sum(axis=(0, 1))
     grads = (du, ddelta, dA, dB, dC, dD, dz, ddelta_bias, dh)
-    return tuple(None if g is None else g.astype(dtype) for g in grads)
+    return tuple(
+        _narrow(g, dtype, real=a is None or a.dtype.kind == "f") for g, a in zip(grads, arguments, strict=True)
+    )
 
 
 def _add(gradient: Array, t: int, per_channel: Array) -> None:

@@ -81,13 +81,14 @@ def selective_scan_tensors(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(out, last_state, checkpoints) by a loop over time, in float64 for float64 input and float32 otherwise."""
     dtype, wide = u.dtype, torch.float64 if u.dtype == torch.float64 else torch.float32
-    u, delta, A, B, C = (x.to(wide) for x in (u, delta, A, B, C))
+    both = torch.complex128 if wide == torch.float64 else torch.complex64
+    u, delta, A, B, C = (x.to(both if x.is_complex() else wide) for x in (u, delta, A, B, C))
     batch, seqlen, dim = u.shape
     if delta_bias is not None:
         delta = delta + delta_bias.to(wide)
     if delta_softplus:
         delta = F.softplus(delta)
-    h = u.new_zeros(batch, dim, A.shape[1]) if initial_state is None else initial_state.to(wide)
+    h = A.new_zeros(batch, dim, A.shape[1]) if initial_state is None else initial_state.to(A.dtype)
     steps, kept = [], []
     for t in range(seqlen):
         if keep_checkpoints and t % CHECKPOINT_STEPS == 0:
@@ -95,7 +96,8 @@ def selective_scan_tensors(
         step = delta[:, t, :, None]
         A_bar, gain = _diagonal(step * A, discretization)
         h = A_bar * h + gain * step * _at(B, t, dim) * u[:, t, :, None]
-        steps.append((_at(C, t, dim) * h).sum(-1))
+        y_t = (_at(C, t, dim) * h).sum(-1)
+        steps.append(2 * y_t.real if y_t.is_complex() else y_t)
     y = torch.stack(steps, dim=1) if steps else torch.zeros_like(u)
     if D is not None:
         y = y + D.to(wide) * u
@@ -104,7 +106,7 @@ def selective_scan_tensors(
     checkpoints = (
         torch.stack(kept, dim=1) if kept else h.new_empty((batch, 0, A.shape[1], dim) if keep_checkpoints else 0)
     )
-    return y.to(dtype), h.to(dtype), checkpoints
+    return y.to(dtype), h if h.is_complex() else h.to(dtype), checkpoints
 
 
 def _at(matrix: Tensor, t: int, dim: int) -> Tensor:
@@ -324,7 +326,7 @@ def selective_scan_bwd(
     num_threads: int,
 ) -> tuple[Array | None, ...]:
     if initial_state is None:
-        initial_state = np.zeros((u.shape[0], *A.shape), u.dtype)
+        initial_state = np.zeros((u.shape[0], *A.shape), A.dtype if A.dtype.kind == "c" else u.dtype)
     inputs = _tensors(u, delta, A, B, C, D, z, delta_bias, initial_state, requires_grad=True)
     out, last, _ = selective_scan_tensors(*inputs, delta_softplus=delta_softplus, discretization=discretization)
     return _arrays(gradients((out, last), inputs, _tensors(dout, dlast_state)))

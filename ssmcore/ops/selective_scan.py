@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .. import backends
 from .._conventions import CHECKPOINT_STEPS
-from .._spec import Argument, Case, Cases, OpSpec, Sizes, Tolerance
+from .._spec import Argument, ArgumentTypeError, Case, Cases, OpSpec, Sizes, Tolerance
 from ..backends._threads import resolve
 
 Array = NDArray[Any]
@@ -43,11 +43,13 @@ def make_case(
     constant_B: bool = False,
     constant_C: bool = False,
     uniform_A: bool = False,
+    complex_A: bool = False,
     extras: bool = True,
     layout: str = "bdl",
     **options: Any,
 ) -> Case:
-    """Arguments of realistic size: A negative, steps near those of a trained model. `uniform_A`: the same for all states."""
+    """Arguments of realistic size: A negative, steps near those of a trained model. `uniform_A`: the same for all states. `complex_A`: so are
+    B, C and the initial state."""
 
     def normal(*shape: int) -> Array:
         return rng.standard_normal(shape).astype(dtype)
@@ -75,6 +77,10 @@ def make_case(
         bias = 0.1 * normal(dim)
         case |= {"D": normal(dim), "z": sequence(), "delta_bias": bias if softplus else abs(bias)}
         case["initial_state"] = normal(batch, dim, dstate)
+    if complex_A:
+        wide = np.result_type(dtype, np.complex64)
+        for name in {"A", "B", "C", "initial_state"} & set(case):
+            case[name] = (case[name] + 1j * normal(*case[name].shape)).astype(wide)
     return case | {"layout": layout} | options
 
 
@@ -132,6 +138,10 @@ SPEC = OpSpec(
         _sample("16 states", dim=33, dstate=16, seqlen=70, delta_softplus=True),
         _sample("uniform A", uniform_A=True, dim=33, dstate=16, seqlen=70, delta_softplus=True),
         _sample("uniform A, bilinear", uniform_A=True, dim=17, dstate=9, discretization="bilinear"),
+        _sample("complex A", complex_A=True, delta_softplus=True),
+        _sample("complex A, zoh, groups", complex_A=True, discretization="zoh", ngroups=3, dim=12, layout="bld"),
+        _sample("complex A, bilinear, constant B and C", complex_A=True, discretization="bilinear", constant_B=True,
+                constant_C=True, extras=False),
         _sample("no channel", dim=0),
         _sample("empty batch", batch=0),
     ),
@@ -148,8 +158,10 @@ SPEC = OpSpec(
                 C=lambda rng: np.ones((2, 3, 5), np.float32)),
         _broken("integer u", ("selective_scan: u: expected dtype", "got int64", "astype"), TypeError,
                 u=lambda rng: np.ones((2, 6, 5), np.int64)),
-        _broken("complex A", ("selective_scan: A: expected dtype", "got complex64"), TypeError,
-                A=lambda rng: np.ones((6, 4), np.complex64)),
+        _broken("complex u", ("selective_scan: u: expected dtype", "got complex64"), TypeError,
+                u=lambda rng: np.ones((2, 6, 5), np.complex64)),
+        _broken("complex B of a real A", ("selective_scan: B: expected a real dtype like A", "got complex64", "A.astype"), TypeError,
+                B=lambda rng: np.ones((2, 4, 5), np.complex64)),
         _broken("a list", ("selective_scan: u: expected a NumPy array, got list", "numpy.asarray"), TypeError, u=[1.0]),
         _broken("D of two axes", ("selective_scan: D: expected shape (6)", "got (6, 1)"),
                 D=lambda rng: np.ones((6, 1), np.float32)),
@@ -232,6 +244,24 @@ def check(shapes: Mapping[str, tuple[int, ...] | None], *, discretization: str, 
     return sizes
 
 
+MAY_BE_COMPLEX = ("A", "B", "C", "initial_state")
+
+
+def check_complex(dtypes: Mapping[str, Any], is_complex: Callable[[Any], bool]) -> None:
+    """Raises ArgumentTypeError where a real A has complex company."""
+    if is_complex(dtypes["A"]):
+        return
+    for name, dtype in dtypes.items():
+        if dtype is not None and is_complex(dtype):
+            remedy = "make A complex too, A.astype(numpy.complex64), of which one of each pair of conjugates counts"
+            SPEC.fail(name, f"a real dtype like A ({dtypes['A']})", dtype, remedy, kind=ArgumentTypeError)
+
+
+def _case(A: Any) -> dict[str, bool]:
+    """What the choice of a backend depends on."""
+    return {"complex_too": True} if getattr(A, "dtype", None) in (np.complex64, np.complex128) else {}
+
+
 def _channel_first(argument: Argument) -> Argument:
     shapes = {
         "batch seqlen dim": "batch dim seqlen",
@@ -247,7 +277,9 @@ _BDL = OpSpec(**{**vars(SPEC), "arguments": tuple(_channel_first(a) for a in SPE
 
 
 def _prepare(arrays: Mapping[str, Array | None], discretization: str, layout: str) -> tuple[Sizes, list[Any]]:
-    sizes = check(SPEC.shapes_of(arrays), discretization=discretization, layout=layout)
+    shapes = SPEC.shapes_of(arrays, complex_too=MAY_BE_COMPLEX)
+    check_complex({name: None if a is None else a.dtype for name, a in arrays.items()}, lambda dtype: dtype.kind == "c")
+    sizes = check(shapes, discretization=discretization, layout=layout)
     return sizes, [canonical(name, arrays[name], layout) for name in ARGUMENTS]
 
 
@@ -283,7 +315,8 @@ def selective_scan(
     u, delta, z : (batch, dim, seqlen), or (batch, seqlen, dim) for layout "bld"
         Any strides. float32, float64, or float16 computed in float32.
     A : (dim, dstate)
-        Real diagonal.
+        Diagonal, real; or complex, one of each pair of conjugates: then B, C and states may be complex too, and y takes twice the
+        real part of C h. No compiled kernel runs a complex A.
     B, C : (dim, dstate) | (batch, dstate, seqlen) | (batch, ngroups, dstate, seqlen)
         For layout "bld": (dim, dstate) | (batch, seqlen, dstate) | (batch, seqlen, ngroups, dstate).
         Channel d reads group d // (dim // ngroups).
@@ -321,8 +354,8 @@ def selective_scan(
     >>> ssmcore.selective_scan(one, one, np.full((1, 1), -np.log(2)), one, one).round(6)
     array([[[1.  , 1.5 , 1.75]]])
     """
-    choice = backends.choose("selective_scan", ENTRIES, backend)
     arrays = dict(zip(ARGUMENTS, (u, delta, A, B, C, D, z, delta_bias, initial_state), strict=True))
+    choice = backends.choose("selective_scan", ENTRIES, backend, **_case(A))
     _, views = _prepare(arrays, discretization, layout)
     out, last_state, _ = backends.entry(choice, "selective_scan_fwd")(
         *views,
@@ -357,6 +390,8 @@ def selective_scan_vjp(
 ) -> SelectiveScanGradients:
     """Vector-Jacobian product of `selective_scan`: gradients of sum(dout out) + sum(dlast_state last_state).
 
+    Complex gradients are torch's: of a real function f, df/d(real part) + i df/d(imaginary part).
+
     Parameters
     ----------
     dout : as u
@@ -376,8 +411,8 @@ def selective_scan_vjp(
 
     Source: reverse-mode differentiation of eq. 2, see ops/selective_scan.md.
     """
-    choice = backends.choose("selective_scan", ENTRIES, backend)
     arrays = dict(zip(ARGUMENTS, (u, delta, A, B, C, D, z, delta_bias, initial_state), strict=True))
+    choice = backends.choose("selective_scan", ENTRIES, backend, **_case(A))
     sizes, views = _prepare(arrays, discretization, layout)
     SPEC.check_dtype("dout", dout)
     if dout.shape != u.shape:

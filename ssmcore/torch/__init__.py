@@ -17,10 +17,12 @@ from ._chunk_scan import chunk_scan
 from ._depthwise_conv2d import depthwise_conv2d
 from ._discretize import discretize
 from ._gate_crop import gate_crop
+from ._lti import S4D, ssm_convolve, ssm_kernel, ssm_recurrence
 from ._selective_scan import selective_scan
 from ._ss2d import cross_merge, cross_scan, ss2d
 
 __all__ = [
+    "S4D",
     "attention_gate",
     "causal_conv1d",
     "chunk_scan",
@@ -31,4 +33,7 @@ __all__ = [
     "gate_crop",
     "selective_scan",
     "ss2d",
+    "ssm_convolve",
+    "ssm_kernel",
+    "ssm_recurrence",
 ]

@@ -205,7 +205,8 @@ def selective_scan(
     """Selective scan of tensors; shapes, formula and options as in `ssmcore.selective_scan`.
 
     Differentiable in every tensor, through `last_state` too. Computed in float32 (float64 for float64 input); `out` has
-    the dtype and shape of u and is contiguous. bfloat16 and float16 are read and written, the state stays float32.
+    the dtype and shape of u and is contiguous. bfloat16 and float16 are read and written, the state stays float32. A complex A runs
+    as a loop of plain torch.
 
     Returns
     -------
@@ -221,9 +222,18 @@ def selective_scan(
     Source: Mamba-AHNet, eq. 2; Gu and Dao, Mamba, algorithm 2.
     """
     tensors = dict(zip(_scan.ARGUMENTS, (u, delta, A, B, C, D, z, delta_bias, initial_state), strict=True))
-    check_dtypes("selective_scan", tensors)
+    check_dtypes("selective_scan", tensors, complex_too=_scan.MAY_BE_COMPLEX)
+    dtypes = {name: None if x is None else x.dtype for name, x in tensors.items()}
+    _scan.check_complex(dtypes, lambda dtype: dtype.is_complex)
     shapes = {name: None if x is None else tuple(x.shape) for name, x in tensors.items()}
     _scan.check(shapes, discretization=discretization, layout=layout)
+    if A.is_complex():
+        views: list[Any] = [_scan.canonical(name, x, layout) for name, x in tensors.items()]
+        out, last_state, _ = selective_scan_tensors(
+            *views, delta_softplus=bool(delta_softplus), discretization=discretization
+        )
+        out = _scan.uncanonical("out", out, layout, 3)
+        return (out, last_state) if return_last_state else out
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors.values())
     out, last_state, _ = _scan_fwd(*tensors.values(), bool(delta_softplus), discretization, layout, keep)
     return (out, last_state) if return_last_state else out

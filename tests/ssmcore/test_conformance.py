@@ -60,7 +60,7 @@ def runs(name: str, backend: str, case: dict[str, Any]) -> None:
     if backend not in ("cython", "numba") or name not in ("discretize", "selective_scan"):
         return
     if case["A"].dtype.kind == "c" or case.get("structure") == "dense":
-        with pytest.raises(ssmcore.BackendError, match="real diagonal systems|scan with a real A"):
+        with pytest.raises(ssmcore.BackendError, match=r"real diagonal systems|scan with a real A"):
             forward(name, case, backend)
         pytest.skip(f"{backend} says that it does neither dense nor complex systems")
 

@@ -16,8 +16,9 @@ from ssmcore.ops import SPECS
 SCANS = [
     s
     for s in SPECS["selective_scan"].samples
-    if s.name not in ("past a block", "16 states", "no channel", "empty batch")
+    if s.name not in ("past a block", "16 states", "no channel", "empty batch") and "complex" not in s.name
 ]
+COMPLEX = [s for s in SPECS["selective_scan"].samples if "complex" in s.name]
 
 
 @pytest.mark.parametrize("sample", SCANS, ids=lambda s: s.name)
@@ -28,6 +29,21 @@ def test_scan_equals_four_nested_loops(sample: Any) -> None:
     # the oracle's zoh gain (e^x - 1)/A cancels near 0, hence not 1e-15
     assert relative_error(out, wanted) < 1e-11
     assert relative_error(last, wanted_last) < 1e-11
+
+
+@pytest.mark.parametrize("sample", COMPLEX, ids=lambda s: s.name)
+def test_a_complex_scan_is_that_of_all_states_with_their_conjugates(sample: Any) -> None:
+    case = sample.make(np.random.default_rng(4), np.float64)
+    out, last = ssmcore.selective_scan(**case, return_last_state=True, backend="numpy")
+    pairs = {k: v for k, v in case.items() if k != "z"}
+    for name in {"A", "B", "C", "initial_state"} & set(case):
+        axis = -2 if case["layout"] == "bdl" and case[name].shape[-1] == case["u"].shape[-1] else -1
+        pairs[name] = np.concatenate([case[name], case[name].conj()], axis=axis)
+    wanted, wanted_last = scalar_scan(**pairs)
+    assert abs(wanted.imag).max() < 1e-12 * abs(wanted).max()
+    gate = case["z"] / (1 + np.exp(-case["z"])) if "z" in case else 1
+    assert relative_error(out, wanted.real * gate) < 1e-11
+    assert relative_error(last, wanted_last[..., : last.shape[-1]]) < 1e-11
 
 
 @pytest.mark.parametrize("sample", SCANS, ids=lambda s: s.name)

@@ -42,7 +42,25 @@ def flat(sample: Any, dtype: Any = np.float32) -> tuple[Any, ...]:
     )
 
 
-@pytest.mark.parametrize("sample", SPEC.samples, ids=lambda s: s.name)
+COMPLEX = [s for s in SPEC.samples if "complex" in s.name]
+
+
+@pytest.mark.parametrize("sample", COMPLEX, ids=lambda s: s.name)
+def test_a_complex_scan_has_the_values_and_gradients_of_numpy(sample: Any) -> None:
+    given, options = tensors(sample)
+    out, last = st.selective_scan(**given, **options, return_last_state=True)
+    case = sample.make(np.random.default_rng(11), np.float64)
+    wanted, wanted_last = ssmcore.selective_scan(**case, return_last_state=True)
+    np.testing.assert_allclose(out.detach().numpy(), wanted, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(last.detach().numpy(), wanted_last, rtol=1e-12, atol=1e-13)
+    dout, dlast = torch.randn_like(out), torch.randn_like(last)
+    grads = torch.autograd.grad((out, last), list(given.values()), (dout, dlast))
+    vjp = ssmcore.selective_scan_vjp(dout.numpy(), **case, dlast_state=dlast.numpy())._asdict()
+    for name, g in zip(given, grads, strict=True):
+        np.testing.assert_allclose(g.numpy(), vjp[name], rtol=1e-10, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("sample", [s for s in SPEC.samples if s not in COMPLEX], ids=lambda s: s.name)
 def test_values_and_gradients_are_those_of_numpy(sample: Any) -> None:
     given, options = tensors(sample)
     out, last = st.selective_scan(**given, **options, return_last_state=True)
