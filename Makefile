@@ -17,7 +17,7 @@ DEMO_PATCH ?= 64
 DEMO_INPUT ?= 64
 DEMO_CASES ?= 40
 
-.PHONY: demo test test-slow lint bench roofline instructions bench-compare build clean
+.PHONY: demo test test-slow lint docs bench roofline instructions bench-compare build clean
 
 $(BIN)/.ready: pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
@@ -60,6 +60,10 @@ lint: $(BIN)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# the documentation site, build/site/index.html; the variable silences the theme's announcement
+docs: $(BIN)/.ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q -f .mkdocs.yml
 
 bench: build
 	$(BIN)/python bench/ceilings.py
