@@ -17,7 +17,7 @@ DEMO_PATCH ?= 64
 DEMO_INPUT ?= 64
 DEMO_CASES ?= 40
 
-.PHONY: demo test test-slow lint docs bench roofline instructions bench-compare build clean
+.PHONY: demo test test-slow lint docs bench roofline crossover instructions bench-compare build clean
 
 $(BIN)/.ready: pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
@@ -72,6 +72,10 @@ bench: build
 # ceilings of this machine, the roofline's picture and the table in docs/performance.md
 roofline: build
 	$(BIN)/python bench/roofline.py
+
+# from which length on a convolution beats the recurrence: the table in docs/choosing.md
+crossover: build
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python bench/crossover.py
 
 # instructions of the AVX2 kernels, by callgrind, against bench/instructions.json; needs valgrind
 instructions: build

@@ -53,6 +53,17 @@ def test_the_examples_of_a_page_run(page: Path) -> None:
         exec(compile(block, f"{page.name}, block {number}", "exec"), names)
 
 
+def test_figures_of_the_choosing_page_are_those_of_the_performance_page() -> None:
+    """All but those of its own table, and of its examples."""
+    page = (DOCS / "choosing.md").read_text()
+    text, tables = re.subn(r"<!-- crossover -->.*<!-- /crossover -->", "", page, flags=re.DOTALL)
+    assert tables == 1
+    measured = re.findall(r"\d+\.\d+", (DOCS / "performance.md").read_text())
+    quoted = re.findall(r"\d+\.\d+", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+    assert quoted
+    assert not set(quoted) - set(measured)
+
+
 def test_the_readme_lists_every_operation_and_backend() -> None:
     readme = (ROOT / "README.md").read_text()
     rows = re.findall(r"^\| `(\w+)`(.*?)\|", readme, re.MULTILINE)
