@@ -63,7 +63,7 @@ lint: $(BIN)/.ready
 
 # the documentation site, build/site/index.html; the variable silences the theme's announcement
 docs: $(BIN)/.ready
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q -f .mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -f .mkdocs.yml
 
 bench: build
 	$(BIN)/python bench/ceilings.py
