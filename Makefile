@@ -17,7 +17,7 @@ DEMO_PATCH ?= 64
 DEMO_INPUT ?= 64
 DEMO_CASES ?= 40
 
-.PHONY: demo test test-slow lint bench roofline instructions bench-compare build clean
+.PHONY: demo test test-slow lint docs bench roofline crossover instructions bench-compare build clean
 
 $(BIN)/.ready: pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
@@ -61,6 +61,10 @@ lint: $(BIN)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# the documentation site, build/site/index.html; the variable silences the theme's announcement
+docs: $(BIN)/.ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -f .mkdocs.yml
+
 bench: build
 	$(BIN)/python bench/ceilings.py
 	$(BIN)/pytest -q bench --benchmark-only --benchmark-columns=median,iqr,rounds --benchmark-json=build/bench.json
@@ -68,6 +72,10 @@ bench: build
 # ceilings of this machine, the roofline's picture and the table in docs/performance.md
 roofline: build
 	$(BIN)/python bench/roofline.py
+
+# from which length on a convolution beats the recurrence: the table in docs/choosing.md
+crossover: build
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python bench/crossover.py
 
 # instructions of the AVX2 kernels, by callgrind, against bench/instructions.json; needs valgrind
 instructions: build

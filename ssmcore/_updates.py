@@ -77,7 +77,7 @@ def selective_state_update(
     x, dt, z : (batch, dim) or (batch, nheads, headdim)
     A : (dim, dstate) or (nheads, headdim, dstate)
     B, C : (batch, dstate) or (batch, ngroups, dstate); consecutive channels share a group
-    D, dt_bias : (dim) or (nheads, headdim)
+    D, dt_bias : (dim,) or (nheads, headdim)
     dt_softplus : softplus after the bias
     state_batch_indices : (batch,) integers, or None
         Which state each entry goes on from. Below 0: the entry's output is 0 and no state changes.
@@ -180,7 +180,7 @@ def causal_conv1d_update(
     conv_state : (batch, dim, past) with past >= taps - 1, changed in place
         The last `past` inputs. With `conv_state_indices`, its first axis is a cache's and not the batch.
     weight : (dim, taps)
-    bias : (dim)
+    bias : (dim,)
     activation : None, "silu" or "swish"
     cache_seqlens : (batch,) integers, or None
         How many steps each entry has seen: `conv_state` is then a ring, in which step t lies at t modulo past.

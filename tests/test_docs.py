@@ -1,17 +1,24 @@
-"""Documentation that can be wrong is run: doctests, the README's example, its table of operations."""
+"""Documentation that can be wrong is run: doctests, examples of README and pages, tables, the site and its reference."""
 
 from __future__ import annotations
 
 import doctest
+import html
 import importlib
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 
 from ssmcore.ops import SPECS
 
 ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+REFERENCE = sorted((DOCS / "reference").glob("*.md"))
 WITH_EXAMPLES = sorted(
     ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for package in ("ssmcore", "segnet")
@@ -35,6 +42,29 @@ def test_the_readme_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert "selective_scan: cython" in capsys.readouterr().out
 
 
+def python_blocks(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", [p for p in DOCS.rglob("*.md") if python_blocks(p)], ids=lambda p: p.stem)
+def test_the_examples_of_a_page_run(page: Path) -> None:
+    """One after the other, in one namespace."""
+    names: dict[str, object] = {"__name__": page.stem}
+    for number, block in enumerate(python_blocks(page), 1):
+        exec(compile(block, f"{page.name}, block {number}", "exec"), names)
+
+
+def test_figures_of_the_choosing_page_are_those_of_the_performance_page() -> None:
+    """All but those of its own table, and of its examples."""
+    page = (DOCS / "choosing.md").read_text()
+    text, tables = re.subn(r"<!-- crossover -->.*<!-- /crossover -->", "", page, flags=re.DOTALL)
+    assert tables == 1
+    measured = re.findall(r"\d+\.\d+", (DOCS / "performance.md").read_text())
+    quoted = re.findall(r"\d+\.\d+", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+    assert quoted
+    assert not set(quoted) - set(measured)
+
+
 def test_the_readme_lists_every_operation_and_backend() -> None:
     readme = (ROOT / "README.md").read_text()
     rows = re.findall(r"^\| `(\w+)`(.*?)\|", readme, re.MULTILINE)
@@ -49,6 +79,73 @@ def test_every_operation_has_its_derivation(op: str) -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+    for page in [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("package", ["ssmcore", "ssmcore.torch"])
+def test_the_reference_lists_every_public_name_once(package: str) -> None:
+    listed = [n for page in REFERENCE for n in re.findall(r"^::: (\S+)$", page.read_text(), re.MULTILINE)]
+    of_package = sorted(name.rpartition(".")[2] for name in listed if name.rpartition(".")[0] == package)
+    assert of_package == sorted(importlib.import_module(package).__all__)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site as `make docs` builds it: what MkDocs warns of, such as a link that leads nowhere, is an error."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "-f",
+        str(ROOT / ".mkdocs.yml"),
+        "-d",
+        str(folder),
+    ]
+    run = subprocess.run(
+        command, capture_output=True, text=True, cwd=gettempdir(), env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    return folder
+
+
+def plain(markup: str) -> str:
+    """Its text alone, spaces made one."""
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", "", markup)).split())
+
+
+@pytest.mark.parametrize("package", ["ssmcore", "ssmcore.torch"])
+def test_the_reference_has_every_public_name_with_its_text(package: str, site: Path) -> None:
+    pages = "".join((site / "reference" / f"{page.stem}.html").read_text() for page in REFERENCE)
+    entries = dict(re.findall(r'<h2 id="([\w.]+)" class="doc(.*?)(?=<h2|</article>)', pages, re.DOTALL))
+    module = importlib.import_module(package)
+    for name in module.__all__:
+        summary = getattr(module, name).__doc__.splitlines()[0].replace("`", "")
+        assert summary in plain(entries[f"{package}.{name}"])
+
+
+@pytest.mark.parametrize("page", REFERENCE, ids=lambda p: p.stem)
+def test_docstrings_render_as_they_are_meant(page: Path, site: Path) -> None:
+    markup = (site / "reference" / f"{page.stem}.html").read_text()
+    assert "<blockquote" not in markup, (
+        "a doctest without a section is a quotation of quotations: give it the heading Examples"
+    )
+    for text in map(plain, re.findall(r"<td.*?</td>", markup, re.DOTALL)):
+        assert not text.startswith(("Source:", "Others")), f"an item of a table: {text}"
+        assert "][" not in text, f"a link as it was written: {text}"
+
+
+def test_the_site_has_the_derivations(site: Path) -> None:
+    assert {file.stem for file in (site / "derivations").glob("*.html")} == set(SPECS)
+
+
+def test_the_site_fetches_nothing_from_elsewhere(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        fetched = re.findall(
+            r"<(?:script|link|img|iframe)\b[^>]*(?:src|href)=\"?((?:https?:)?//[^\"> ]+)", page.read_text()
+        )
+        assert not fetched, f"{page.name}: {fetched}"

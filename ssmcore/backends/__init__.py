@@ -140,6 +140,8 @@ def entry(choice: Choice, name: str) -> Callable[..., Any]:
 def use_backend(name: str) -> Iterator[None]:
     """Runs the operations inside the block on one backend, or raises at the operation it cannot run.
 
+    Examples
+    --------
     >>> import numpy as np, ssmcore
     >>> with ssmcore.use_backend("numpy"):
     ...     ssmcore.gate_crop(np.arange(9.0).reshape(1, 1, 3, 3), (1, 1)).item()

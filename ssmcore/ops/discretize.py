@@ -158,8 +158,8 @@ def discretize(
     ----------
     A : (..., dstate) for structure "diagonal", (..., dstate, dstate) for "dense"
     B : (..., dstate), or (..., dstate, inputs) for "dense"
-    delta : (...)
-        Leading axes broadcast. float32 or float64, or float16 computed in float32. A and B may be complex.
+    delta : (...), the leading axes
+        They broadcast. float32 or float64, or float16 computed in float32. A and B may be complex.
 
     Returns
     -------
