@@ -14,10 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .. import backends
 from .. import torch as ops
-from ..backends._threads import resolve
-from ..ops.selective_scan import ARGUMENTS, ENTRIES, canonical
 
 Function = Callable[..., Any]
 _ACTIVATIONS = (None, "silu", "swish")
@@ -28,14 +25,12 @@ def _applies(x: Tensor, others: dict[str, Any]) -> bool:
 
 
 def _recorded(*tensors: Tensor | None) -> bool:
-    """Whether autograd or a compiler has to see what becomes of the tensors."""
-    if torch.compiler.is_compiling():
-        return True
+    """Whether autograd has to see what becomes of the tensors."""
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
 
 def _wide(x: Tensor) -> Tensor:
-    """x in the dtype that states have: float32 where x is bfloat16 or float16."""
+    """x in the dtype that is computed in: float32 where x is bfloat16 or float16."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -52,31 +47,42 @@ def _state_step(
     dt_softplus: bool,
 ) -> Tensor:
     """One step of the scan from `state`, in place."""
-    x, dt, B, C = (t.unsqueeze(1) for t in (_wide(x), dt, B, C))
-    z = None if z is None else z.unsqueeze(1)
     if _recorded(state, x, dt, A, B, C, D, z, dt_bias):
         before = state.clone()  # the gradient needs it, and state is about to change
+        x, dt, B, C = (t.unsqueeze(1) for t in (_wide(x), dt, B, C))
+        z = None if z is None else z.unsqueeze(1)
         out, last = ops.selective_scan(
             x, dt, A, B, C, D, z, dt_bias, dt_softplus, True, initial_state=before, layout="bld"
         )
-    else:
-        out, last = _scan_quickly((x, dt, A, B, C, D, z, dt_bias, state), dt_softplus)
+        state.copy_(last)
+        return out.squeeze(1)
+    return _state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
+
+
+def _state_update(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+) -> Tensor:
+    """The same by few operations of torch: for one step, a call of the scan costs more than what it computes."""
+    x, dt, B, C = _wide(x), _wide(dt), _wide(B), _wide(C)
+    if dt_bias is not None:
+        dt = dt + dt_bias
+    if dt_softplus:
+        dt = F.softplus(dt)
+    last = (state * torch.exp(dt.unsqueeze(-1) * A)).addcmul_((dt * x).unsqueeze(-1), B.unsqueeze(1))
     state.copy_(last)
-    return out.squeeze(1)
-
-
-def _scan_quickly(tensors: tuple[Tensor | None, ...], delta_softplus: bool) -> tuple[Tensor, Tensor]:
-    """`ops.selective_scan` in layout "bld" without checks, autograd and dispatch, which for one step cost more than the kernel."""
-    arrays = [None if x is None else _wide(x.detach()).numpy() for x in tensors]
-    out, last, _ = backends.entry(backends.choose("selective_scan", ENTRIES), ENTRIES[0])(
-        *[canonical(name, array, "bld") for name, array in zip(ARGUMENTS, arrays, strict=True)],
-        delta_softplus=delta_softplus,
-        discretization="mamba",
-        channel_first=False,
-        keep_checkpoints=False,
-        num_threads=resolve(None),
-    )
-    return torch.from_numpy(out), torch.from_numpy(last)
+    out = torch.matmul(last, C.unsqueeze(-1)).squeeze(-1)
+    if D is not None:
+        out = out + D * x
+    return out if z is None else out * F.silu(_wide(z))
 
 
 def _conv_step(x: Tensor, conv_state: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
