@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[1]
 SCAN_C = "ssmcore/_kernels/selective_scan_impl.h"
 SCAN_NUMBA = "ssmcore/_kernels/selective_scan_numba.py"
 REFERENCE = "ssmcore/backends/numpy_.py"
+MIXERS = "ssmcore/compat/_mixers.py"
+PATCH = "ssmcore/compat/transformers.py"
 CONFORMANCE = "tests/ssmcore/test_conformance.py -k equal_the_reference"
 
 
@@ -333,6 +335,153 @@ FAULTS = [
         'include = ["ssmcore*", "segnet*"]',
         'include = ["ssmcore*", "segnet*", "docs*"]',
         "tests/test_examples.py -k not_installed",
+    ),
+    Fault(
+        "transformers: prompts: no bias of the step size",
+        MIXERS,
+        "            delta_bias,\n            delta_softplus,\n            True,",
+        "            None,\n            delta_softplus,\n            True,",
+        "tests/ssmcore/test_transformers.py -k logits_of_a_prompt",
+    ),
+    Fault(
+        "transformers: float64 scanned in float32",
+        MIXERS,
+        "return x.to(torch.promote_types(x.dtype, torch.float32))",
+        "return x.to(torch.float32)",
+        "tests/ssmcore/test_transformers.py -k computed_in_float64",
+    ),
+    Fault(
+        "transformers: steps leave the state as it was",
+        MIXERS,
+        "    state.copy_(last)\n    out = ",
+        "    out = ",
+        "tests/ssmcore/test_transformers.py -k generated_tokens",
+    ),
+    Fault(
+        "transformers: steps leave the convolution's window as it was",
+        MIXERS,
+        "    conv_state.copy_(known)\n",
+        "",
+        "tests/ssmcore/test_transformers.py -k steps_with_a_cache",
+    ),
+    Fault(
+        "transformers: bfloat16 models keep bfloat16 states",
+        MIXERS,
+        "_wide(hidden_states).transpose(1, 2)",
+        "hidden_states.transpose(1, 2)",
+        "tests/ssmcore/test_transformers.py -k steps_with_a_cache",
+    ),
+    Fault(
+        "transformers: steps under autograd leave the state as it was",
+        MIXERS,
+        "        state.copy_(last)\n",
+        "",
+        "tests/ssmcore/test_transformers.py -k gradients_of_steps",
+    ),
+    Fault(
+        "transformers: no gradient through the gate",
+        MIXERS,
+        "None if z is None else z.transpose(1, 2)",
+        "None if z is None else z.detach().transpose(1, 2)",
+        "tests/ssmcore/test_transformers.py -k gradients_of_all_parameters",
+    ),
+    Fault(
+        "transformers: no gradient through the state",
+        MIXERS,
+        "before = state.clone()",
+        "before = state.detach().clone()",
+        "tests/ssmcore/test_transformers.py -k gradients_of_steps",
+    ),
+    Fault(
+        "transformers: a compiler has to break its graph",
+        MIXERS,
+        "    x, dt, B, C = _wide(x), ",
+        "    torch._dynamo.graph_break()\n    x, dt, B, C = _wide(x), ",
+        "tests/ssmcore/test_transformers.py -k compiled_model",
+    ),
+    Fault(
+        "transformers: tensors elsewhere are taken for the CPU's",
+        MIXERS,
+        'x.device.type == "cpu" and all',
+        "all",
+        "tests/ssmcore/test_transformers.py -k elsewhere",
+    ),
+    Fault(
+        "transformers: packed sequences are taken for one",
+        MIXERS,
+        'x.device.type == "cpu" and all(value is None for value in others.values())',
+        'x.device.type == "cpu"',
+        "tests/ssmcore/test_transformers.py -k packed",
+    ),
+    Fault(
+        "transformers: any activation is taken for SiLU",
+        MIXERS,
+        "        if activation in _ACTIVATIONS and hidden_states.shape",
+        "        if hidden_states.shape",
+        "tests/ssmcore/test_transformers.py -k activation",
+    ),
+    Fault(
+        "transformers: patching does nothing",
+        PATCH,
+        "            setattr(module, function, replacement)\n",
+        "            pass\n",
+        "tests/ssmcore/test_transformers.py -k calls_our_functions",
+    ),
+    Fault(
+        "transformers: patching twice forgets the originals",
+        PATCH,
+        "for name in names if name not in _originals",
+        "for name in names",
+        "tests/ssmcore/test_transformers.py -k same_objects",
+    ),
+    Fault(
+        "transformers: unpatching forgets a function",
+        PATCH,
+        "for function, original in _originals.pop(name).items():",
+        "for function, original in list(_originals.pop(name).items())[1:]:",
+        "tests/ssmcore/test_transformers.py -k same_objects",
+    ),
+    Fault(
+        "transformers: another signature is let through",
+        PATCH,
+        "if got[: len(wanted)] != wanted:",
+        "if not got:",
+        "tests/ssmcore/test_transformers.py -k another_version",
+    ),
+    Fault(
+        "transformers: another forward is let through",
+        PATCH,
+        '            raise refuse(f"{MIXERS[name]}.forward',
+        '            continue\n            raise refuse(f"{MIXERS[name]}.forward',
+        "tests/ssmcore/test_transformers.py -k another_version",
+    ),
+    Fault(
+        "transformers: a missing package is not named",
+        PATCH,
+        "except ModuleNotFoundError as error",
+        "except ZeroDivisionError as error",
+        "tests/ssmcore/test_transformers.py -k not_installed",
+    ),
+    Fault(
+        "transformers: an unknown model is let through",
+        PATCH,
+        "    for name in names:\n        check_option",
+        "    for name in ():\n        check_option",
+        "tests/ssmcore/test_transformers.py -k unknown_model",
+    ),
+    Fault(
+        "transformers: the state does not weigh in the tests",
+        "tests/ssmcore/test_transformers.py",
+        "/ parameter.shape[-1] ** 0.5)",
+        "* (0.01 if 'x_proj' in key else 0.2))",
+        "tests/ssmcore/test_transformers.py -k weighs",
+    ),
+    Fault(
+        "drop-ins: torch loaded before it is asked for",
+        PATCH,
+        "import inspect\n",
+        "import inspect\n\nimport torch\n",
+        "tests/test_floors.py -k drop_ins",
     ),
 ]
 

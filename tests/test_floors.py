@@ -41,6 +41,11 @@ def test_running_an_operation_on_the_compiled_backend_loads_neither_torch_nor_nu
     assert not loaded & {"torch", "numba"}
 
 
+def test_drop_ins_load_nothing_heavy_before_they_are_asked() -> None:
+    loaded = top(loaded_by("import ssmcore.compat"))
+    assert not loaded & (HEAVY | {"transformers"})
+
+
 @pytest.mark.parametrize(
     "kernel",
     [
@@ -90,6 +95,7 @@ FLOORS = [
     "ssmcore.ops",
     "ssmcore._explain",
     "ssmcore.torch",
+    "ssmcore.compat",
     "segnet",
 ]
 
