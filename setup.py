@@ -50,6 +50,7 @@ def extensions(mode: str) -> list[Extension]:
             extension("discretize", per_isa=False),
             extension("gate_crop", per_isa=False),
             extension("selective_scan", per_isa=True),
+            extension("ssm_recurrence", per_isa=True),
         ],
         build_dir="build/cython",
         quiet=True,

@@ -1,6 +1,6 @@
 """From which length on the convolution by Fourier transforms is faster than the recurrence: `make crossover`.
 
-Diagonal systems in double precision, real and complex, on one thread: the recurrence has but one. Recurrence and convolution take
+Diagonal systems in double precision, real and complex, on one thread, the recurrence compiled. Recurrence and convolution take
 turns, so that a machine that drifts drifts for both, and neither is timed before both agree. Rewrites the table between its markers in
 docs/choosing.md. Run it on an idle machine.
 """
@@ -66,7 +66,7 @@ def forms(kind: str, dstate: int, channels: int, length: int) -> tuple[Callable[
 
     known = kernel()
     return (
-        lambda: real(ssmcore.ssm_recurrence(A_bar, B_bar, C, u)[0]),
+        lambda: real(ssmcore.ssm_recurrence(A_bar, B_bar, C, u, num_threads=1, backend="cython")[0]),
         lambda: ssmcore.ssm_convolve(u, kernel(), num_threads=1),
         lambda: ssmcore.ssm_convolve(u, known, num_threads=1),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ._explain import CpuFeatures, cpu_features, explain
 from ._hippo import hippo, s4d_diagonal
-from ._lti import ssm_convolve, ssm_kernel, ssm_recurrence
+from ._lti import ssm_convolve, ssm_kernel
 from ._spec import ArgumentError, ArgumentTypeError
 from ._updates import causal_conv1d_update, selective_state_update
 from .backends import BackendError, use_backend
@@ -17,6 +17,7 @@ from .ops.discretize import DiscretizeGradients, discretize, discretize_vjp
 from .ops.gate_crop import gate_crop, gate_crop_vjp
 from .ops.selective_scan import SelectiveScanGradients, selective_scan, selective_scan_vjp
 from .ops.ss2d import SS2DGradients, cross_merge, cross_scan, ss2d, ss2d_vjp
+from .ops.ssm_recurrence import ssm_recurrence
 
 __version__ = "0.1.0"
 __all__ = [

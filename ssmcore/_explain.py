@@ -14,7 +14,7 @@ def explain(op: str, *, backend: str | None = None) -> backends.Choice:
 
     Parameters
     ----------
-    op : "discretize", "selective_scan", "ss2d", "chunk_scan", "causal_conv1d", "depthwise_conv2d", "attention_gate" or "gate_crop"
+    op : "discretize", "selective_scan", "ss2d", "chunk_scan", "causal_conv1d", "depthwise_conv2d", "attention_gate", "gate_crop" or "ssm_recurrence"
     backend : as in the operation
 
     Returns

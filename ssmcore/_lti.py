@@ -1,4 +1,4 @@
-"""Linear time-invariant systems x[k] = A_bar x[k-1] + B_bar u[k], y[k] = C x[k] + D u[k]: recurrence and convolution."""
+"""Linear time-invariant systems x[k] = A_bar x[k-1] + B_bar u[k], y[k] = C x[k] + D u[k], by convolution."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Array = NDArray[Any]
 STRUCTURES = ("diagonal", "dense")
 
 
-def _check_floats(operation: str, name: str, array: object) -> None:
+def check_floats(operation: str, name: str, array: object) -> None:
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fc":
         got = getattr(array, "dtype", type(array).__name__)
         fail(operation, name, "an array of real or complex floats", got, "convert it", ArgumentTypeError)
 
 
-def _broadcast(operation: str, names: str, *leads: tuple[int, ...]) -> tuple[int, ...]:
+def broadcast(operation: str, names: str, *leads: tuple[int, ...]) -> tuple[int, ...]:
     try:
         return np.broadcast_shapes(*leads)
     except ValueError:
@@ -29,12 +29,12 @@ def _broadcast(operation: str, names: str, *leads: tuple[int, ...]) -> tuple[int
         fail(operation, names, "leading axes that broadcast", shapes, "make them agree")
 
 
-def _lead(operation: str, A_bar: Array, B_bar: Array, C: Array, structure: str) -> tuple[int, ...]:
+def lead_of(operation: str, A_bar: Array, B_bar: Array, C: Array, structure: str) -> tuple[int, ...]:
     """The broadcast leading axes of a system, or ArgumentError."""
     check_option(operation, "structure", structure, STRUCTURES)
     core = STRUCTURES.index(structure) + 1
     for name, array in (("A_bar", A_bar), ("B_bar", B_bar), ("C", C)):
-        _check_floats(operation, name, array)
+        check_floats(operation, name, array)
     dstate = A_bar.shape[-1] if A_bar.ndim else 0
     shape = "(..., dstate)" if core == 1 else "(..., dstate, dstate)"
     if A_bar.ndim < core or A_bar.shape[-core:] != (dstate,) * core:
@@ -42,7 +42,7 @@ def _lead(operation: str, A_bar: Array, B_bar: Array, C: Array, structure: str) 
     for name, array in (("B_bar", B_bar), ("C", C)):
         if array.ndim < 1 or array.shape[-1] != dstate:
             fail(operation, name, f"(..., dstate) with dstate {dstate}, as A_bar has", array.shape, "make them agree")
-    return _broadcast(operation, "A_bar, B_bar, C", A_bar.shape[:-core], B_bar.shape[:-1], C.shape[:-1])
+    return broadcast(operation, "A_bar, B_bar, C", A_bar.shape[:-core], B_bar.shape[:-1], C.shape[:-1])
 
 
 def _powers(A: Array, vector: Array, count: int) -> Array:
@@ -87,7 +87,7 @@ def ssm_kernel(A_bar: Array, B_bar: Array, C: Array, length: int, *, structure: 
     >>> ssmcore.ssm_kernel(np.array([0.5]), np.array([1.0]), np.array([2.0]), 4).tolist()
     [2.0, 1.0, 0.5, 0.25]
     """
-    lead = _lead("ssm_kernel", A_bar, B_bar, C, structure)
+    lead = lead_of("ssm_kernel", A_bar, B_bar, C, structure)
     check_count("ssm_kernel", "length", length, 0, "steps")
     dtype = np.result_type(A_bar, B_bar, C)
     if length == 0 or 0 in lead:
@@ -137,14 +137,14 @@ def ssm_convolve(u: Array, kernel: Array, *, D: Array | None = None, num_threads
     from scipy import fft  # not needed to import ssmcore
 
     for name, array in (("u", u), ("kernel", kernel)):
-        _check_floats("ssm_convolve", name, array)
+        check_floats("ssm_convolve", name, array)
         if array.ndim < 1:
             fail("ssm_convolve", name, "at least one axis, time", array.shape, "pass a sequence")
     leads = [u.shape[:-1], kernel.shape[:-1]]
     if D is not None:
-        _check_floats("ssm_convolve", "D", D)
+        check_floats("ssm_convolve", "D", D)
         leads.append(D.shape)
-    lead = _broadcast("ssm_convolve", "u, kernel, D", *leads)
+    lead = broadcast("ssm_convolve", "u, kernel, D", *leads)
     dtype, seqlen = np.result_type(u, kernel, *([] if D is None else [D])), u.shape[-1]
     kernel = kernel[..., :seqlen]
     if 0 in (seqlen, kernel.shape[-1], *lead):
@@ -157,68 +157,3 @@ def ssm_convolve(u: Array, kernel: Array, *, D: Array | None = None, num_threads
         spectrum = forward(u, size, workers=workers) * forward(kernel, size, workers=workers)
         y = back(spectrum, size, workers=workers)[..., :seqlen].astype(dtype, copy=False)
     return y if D is None else y + D[..., None] * u
-
-
-def ssm_recurrence(
-    A_bar: Array,
-    B_bar: Array,
-    C: Array,
-    u: Array,
-    *,
-    D: Array | None = None,
-    initial_state: Array | None = None,
-    structure: str = "diagonal",
-) -> tuple[Array, Array]:
-    """The recurrence itself, a step after the other in NumPy: the reference of the other forms, and the one that goes on from a state.
-
-    Parameters
-    ----------
-    A_bar, B_bar, C, structure : as in `ssm_kernel`
-    u : (..., seqlen)
-    D : (...), or None for no way past the states
-    initial_state : (..., dstate) before the first step, or None for zeros
-
-    Returns
-    -------
-    y : (..., seqlen)
-    last_state : (..., dstate)
-        In the arguments' common dtype.
-
-    Raises
-    ------
-    ArgumentError
-        A shape, dtype or structure is wrong.
-
-    Source: Mamba-AHNet, eq. 2, whose printed index is a misprint.
-
-    Examples
-    --------
-    >>> import numpy as np, ssmcore
-    >>> y, x = ssmcore.ssm_recurrence(np.array([0.5]), np.array([1.0]), np.array([2.0]), np.array([1.0, 0.0]))
-    >>> y.tolist(), x.tolist()
-    ([2.0, 1.0], [0.5])
-    """
-    lead = _lead("ssm_recurrence", A_bar, B_bar, C, structure)
-    _check_floats("ssm_recurrence", "u", u)
-    start = np.zeros(A_bar.shape[-1], A_bar.dtype) if initial_state is None else initial_state
-    past = np.zeros((), A_bar.dtype) if D is None else D
-    _check_floats("ssm_recurrence", "initial_state", start)
-    _check_floats("ssm_recurrence", "D", past)
-    if u.ndim < 1 or start.shape[-1:] != A_bar.shape[-1:]:
-        shapes = f"{u.shape} and {start.shape}"
-        fail(
-            "ssm_recurrence",
-            "u, initial_state",
-            "(..., seqlen) and (..., dstate)",
-            shapes,
-            "make them agree with A_bar",
-        )
-    lead = _broadcast("ssm_recurrence", "u, initial_state, D", lead, u.shape[:-1], start.shape[:-1], past.shape)
-    dtype = np.result_type(A_bar, B_bar, C, u, start, past)
-    x = np.broadcast_to(start, (*lead, A_bar.shape[-1])).astype(dtype)
-    y = np.empty((*lead, u.shape[-1]), dtype)
-    for k in range(u.shape[-1]):
-        carried = A_bar * x if structure == "diagonal" else (A_bar @ x[..., None])[..., 0]
-        x = carried + B_bar * u[..., k, None]
-        y[..., k] = (C * x).sum(axis=-1)
-    return (y, x) if D is None else (y + D[..., None] * u, x)

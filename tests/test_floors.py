@@ -55,6 +55,8 @@ def test_drop_ins_load_nothing_heavy_before_they_are_asked() -> None:
         "causal_conv1d_numba",
         "chunk_scan_cython",
         "chunk_scan_numba",
+        "ssm_recurrence_cython",
+        "ssm_recurrence_numba",
         "attention_gate_cython",
         "attention_gate_numba",
         "depthwise_conv2d_cython",

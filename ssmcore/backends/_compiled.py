@@ -115,6 +115,57 @@ class Discretize:
         return dA.reshape(shape), dB_bar * gain.reshape(shape), ddelta.reshape(shape).sum(axis=-1)
 
 
+class LinearRecurrence:
+    """`ssm_recurrence` of diagonal systems over one kernel module; `extra` as for `SelectiveScan`."""
+
+    def __init__(self, kernels: Any, *, extra: Callable[[], tuple[int, ...]] = tuple) -> None:
+        self.kernels = kernels
+        self.extra = extra
+
+    @staticmethod
+    def limits(structure: str) -> str | None:
+        return "its kernels run diagonal systems; the numpy backend also dense ones" if structure == "dense" else None
+
+    def run(
+        self,
+        A_bar: Array,
+        B_bar: Array,
+        C: Array,
+        u: Array,
+        initial_state: Array,
+        lead: tuple[int, ...],
+        *,
+        structure: str,
+        num_threads: int,
+    ) -> tuple[Array, Array]:
+        dtype = np.result_type(A_bar, B_bar, C, u, initial_state)
+        real = np.dtype(np.float64 if dtype in (np.float64, np.complex128) else np.float32)
+        rows, dstate, seqlen = math.prod(lead), A_bar.shape[-1], u.shape[-1]
+        width = -(-dstate // self.kernels.STATES) * self.kernels.STATES
+        both = dtype.kind == "c"
+
+        def parts(array: Array, last: int, imaginary: bool) -> list[Any]:
+            """(rows, last) of real and imaginary parts, zeros after what there is."""
+            found = []
+            for part in (array.real, array.imag)[: 1 + imaginary]:
+                wide = np.zeros((rows, last), real)
+                wide.reshape(*lead, last)[..., : array.shape[-1]] = part
+                found.append(wide)
+            return [*found, None][:2]
+
+        state = parts(initial_state, width, both)
+        y: list[Any] = [empty((rows, seqlen), real), empty((rows, seqlen), real) if both else None]
+        if rows and seqlen:
+            systems = [part for array in (A_bar, B_bar, C) for part in parts(array, width, both)]
+            self.kernels.ssm_recurrence(
+                *systems, *parts(u, seqlen, u.dtype.kind == "c"), *state, *y, num_threads, *self.extra()
+            )
+        out, last = y[0], state[0]
+        if both:
+            out, last = y[0] + 1j * y[1], state[0] + 1j * state[1]
+        return out.reshape(*lead, seqlen), last.reshape(*lead, width)[..., :dstate].copy()
+
+
 class GateCrop:
     """`gate_crop` and its vjp over kernels that copy (outer, height, width) rows."""
 

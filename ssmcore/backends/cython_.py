@@ -12,6 +12,7 @@ from .._kernels import (
     depthwise_conv2d_cython,
     discretize_cython,
     gate_crop_cython,
+    ssm_recurrence_cython,
 )
 from .._kernels import selective_scan_cython as kernels
 from ._compiled import (
@@ -22,11 +23,13 @@ from ._compiled import (
     DepthwiseConv2d,
     Discretize,
     GateCrop,
+    LinearRecurrence,
     SelectiveScan,
 )
 
 _ISA_ENVIRONMENT = "SSMCORE_ISA"
 _discretize = Discretize(discretize_cython)
+_linear = LinearRecurrence(ssm_recurrence_cython, extra=lambda: (_isa_code(),))
 _crop = GateCrop(gate_crop_cython)
 _scan = SelectiveScan(kernels, contiguous=False, extra=lambda: (_isa_code(),))
 _grid = SS2D(kernels, extra=lambda: (_isa_code(),))
@@ -34,7 +37,15 @@ _conv = CausalConv1d(causal_conv1d_cython, contiguous=False, extra=lambda: (_isa
 _chunks = ChunkScan(chunk_scan_cython, contiguous=False, extra=lambda: (_isa_code(),))
 _dwconv = DepthwiseConv2d(depthwise_conv2d_cython, contiguous=False, extra=lambda: (_isa_code(),))
 _gate = AttentionGate(attention_gate_cython, contiguous=False, extra=lambda: (_isa_code(),))
-_PER_ISA = ("selective_scan", "ss2d", "causal_conv1d", "chunk_scan", "depthwise_conv2d", "attention_gate")
+_PER_ISA = (
+    "selective_scan",
+    "ss2d",
+    "causal_conv1d",
+    "chunk_scan",
+    "depthwise_conv2d",
+    "attention_gate",
+    "ssm_recurrence",
+)
 
 
 def usable_isas() -> tuple[str, ...]:
@@ -76,6 +87,8 @@ def about(op: str) -> str:
 
 
 def limits(op: str, *, structure: str = "diagonal", complex_too: bool = False, **_: Any) -> str | None:
+    if op == "ssm_recurrence":
+        return _linear.limits(structure)
     if op == "discretize":
         return _discretize.limits(structure, complex_too)
     return (
@@ -87,6 +100,7 @@ discretize = _discretize.forward
 discretize_vjp = _discretize.backward
 attention_gate_fwd = _gate.forward
 attention_gate_bwd = _gate.backward
+ssm_recurrence = _linear.run
 gate_crop = _crop.forward
 gate_crop_vjp = _crop.backward
 causal_conv1d_fwd = _conv.forward

@@ -12,11 +12,22 @@ from .._kernels import (
     discretize_numba,
     gate_crop_numba,
     selective_scan_numba,
+    ssm_recurrence_numba,
 )
 from ._by_scans import SS2DByScans
-from ._compiled import AttentionGate, CausalConv1d, ChunkScan, DepthwiseConv2d, Discretize, GateCrop, SelectiveScan
+from ._compiled import (
+    AttentionGate,
+    CausalConv1d,
+    ChunkScan,
+    DepthwiseConv2d,
+    Discretize,
+    GateCrop,
+    LinearRecurrence,
+    SelectiveScan,
+)
 
 _discretize = Discretize(discretize_numba)
+_linear = LinearRecurrence(ssm_recurrence_numba)
 _crop = GateCrop(gate_crop_numba)
 _scan = SelectiveScan(selective_scan_numba, contiguous=True)
 _conv = CausalConv1d(causal_conv1d_numba, contiguous=True)
@@ -32,6 +43,8 @@ def about(op: str) -> str:
 
 
 def limits(op: str, *, structure: str = "diagonal", complex_too: bool = False, **_: Any) -> str | None:
+    if op == "ssm_recurrence":
+        return _linear.limits(structure)
     if op == "discretize":
         return _discretize.limits(structure, complex_too)
     return (
@@ -43,6 +56,7 @@ discretize = _discretize.forward
 discretize_vjp = _discretize.backward
 attention_gate_fwd = _gate.forward
 attention_gate_bwd = _gate.backward
+ssm_recurrence = _linear.run
 gate_crop = _crop.forward
 gate_crop_vjp = _crop.backward
 causal_conv1d_fwd = _conv.forward

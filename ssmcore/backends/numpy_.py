@@ -160,6 +160,31 @@ def _expm_adjoint(X: Array, G: Array) -> Array:
     return _expm(M)[..., :n, n:]
 
 
+# ---- ssm_recurrence ----
+
+
+def ssm_recurrence(
+    A_bar: Array,
+    B_bar: Array,
+    C: Array,
+    u: Array,
+    initial_state: Array,
+    lead: tuple[int, ...],
+    *,
+    structure: str,
+    num_threads: int,
+) -> tuple[Array, Array]:
+    A_bar, B_bar, C, u, initial_state = _wide(A_bar, B_bar, C, u, initial_state)
+    dtype = np.result_type(A_bar, B_bar, C, u, initial_state)
+    x = np.broadcast_to(initial_state, (*lead, A_bar.shape[-1])).astype(dtype)
+    y = np.empty((*lead, u.shape[-1]), dtype)
+    for k in range(u.shape[-1]):
+        carried = A_bar * x if structure == "diagonal" else (A_bar @ x[..., None])[..., 0]
+        x = carried + B_bar * u[..., k, None]
+        y[..., k] = (C * x).sum(axis=-1)
+    return y, x
+
+
 # ---- selective_scan ----
 
 

@@ -64,6 +64,18 @@ def discretize_tensors(A: Tensor, B: Tensor, delta: Tensor, *, method: str, stru
     return E[..., :n, :n], E[..., :n, n:]
 
 
+def ssm_recurrence_tensors(
+    A_bar: Tensor, B_bar: Tensor, C: Tensor, u: Tensor, initial_state: Tensor, lead: tuple[int, ...], *, structure: str
+) -> tuple[Tensor, Tensor]:
+    """(y, last_state) by a loop over time."""
+    x, steps = initial_state.expand(*lead, initial_state.shape[-1]), []
+    for k in range(u.shape[-1]):
+        carried = A_bar * x if structure == "diagonal" else (A_bar @ x[..., None])[..., 0]
+        x = carried + B_bar * u[..., k, None]
+        steps.append((C * x).sum(-1))
+    return torch.stack(steps, dim=-1) if steps else (x.sum(-1, keepdim=True) * u)[..., :0], x
+
+
 def selective_scan_tensors(
     u: Tensor,
     delta: Tensor,
@@ -280,6 +292,23 @@ def discretize_vjp(
     outputs = discretize_tensors(*inputs, method=method, structure=structure)
     dA, dB, ddelta = _arrays(gradients(outputs, inputs, _tensors(dA_bar, dB_bar)))
     return dA, dB, ddelta
+
+
+def ssm_recurrence(
+    A_bar: Array,
+    B_bar: Array,
+    C: Array,
+    u: Array,
+    initial_state: Array,
+    lead: tuple[int, ...],
+    *,
+    structure: str,
+    num_threads: int,
+) -> tuple[Array, Array]:
+    wide = torch.from_numpy(np.zeros(0, np.result_type(A_bar, B_bar, C, u, initial_state))).dtype
+    A, B, C_tensor, inputs, start = (t.to(wide) for t in _tensors(A_bar, B_bar, C, u, initial_state))
+    y, last_state = _arrays(ssm_recurrence_tensors(A, B, C_tensor, inputs, start, lead, structure=structure))
+    return y, last_state
 
 
 def selective_scan_fwd(

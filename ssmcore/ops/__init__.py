@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from .._spec import OpSpec
-from . import attention_gate, causal_conv1d, chunk_scan, depthwise_conv2d, discretize, gate_crop, selective_scan, ss2d
+from . import (
+    attention_gate,
+    causal_conv1d,
+    chunk_scan,
+    depthwise_conv2d,
+    discretize,
+    gate_crop,
+    selective_scan,
+    ss2d,
+    ssm_recurrence,
+)
 
 SPECS: dict[str, OpSpec] = {
     module.SPEC.name: module.SPEC
@@ -16,5 +26,6 @@ SPECS: dict[str, OpSpec] = {
         depthwise_conv2d,
         attention_gate,
         gate_crop,
+        ssm_recurrence,
     )
 }

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .._hippo import s4d_diagonal
 from .._spec import check_count, check_option, fail
+from ..backends.torch_ import ssm_recurrence_tensors
 from ._common import check_dtypes
 from ._discretize import discretize
 
@@ -149,11 +150,7 @@ def ssm_recurrence(
         initial_state=start.shape[:-1],
         **({} if D is None else {"D": D.shape}),
     )
-    x, steps = start.expand(*lead, start.shape[-1]), []
-    for k in range(u.shape[-1]):
-        x = A_bar * x + B_bar * u[..., k, None]
-        steps.append((C * x).sum(-1))
-    y = torch.stack(steps, dim=-1) if steps else (x.sum(-1, keepdim=True) * u)[..., :0]
+    y, x = ssm_recurrence_tensors(A_bar, B_bar, C, u, start, lead, structure="diagonal")
     return (y if D is None else y + D[..., None] * u), x
 
 

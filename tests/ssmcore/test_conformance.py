@@ -40,6 +40,8 @@ def forward(name: str, case: dict[str, Any], backend: str) -> tuple[Any, ...]:
 def backward(name: str, case: dict[str, Any], backend: str, seed: int = 0) -> tuple[Any, ...]:
     """The vjp of `name` for random output gradients."""
     rng = np.random.default_rng(seed)
+    if name == "ssm_recurrence":
+        return ()
     outputs = forward(name, case, "numpy")
     grads = [rng.standard_normal(o.shape).astype(o.dtype) for o in outputs]
     if name == "gate_crop":
@@ -57,10 +59,11 @@ def backward(name: str, case: dict[str, Any], backend: str, seed: int = 0) -> tu
 
 
 def runs(name: str, backend: str, case: dict[str, Any]) -> None:
-    if backend not in ("cython", "numba") or name not in ("discretize", "selective_scan"):
+    if backend not in ("cython", "numba"):
         return
-    if case["A"].dtype.kind == "c" or case.get("structure") == "dense":
-        with pytest.raises(ssmcore.BackendError, match=r"real diagonal systems|scan with a real A"):
+    complex_A = name in ("discretize", "selective_scan") and case["A"].dtype.kind == "c"
+    if complex_A or case.get("structure") == "dense":
+        with pytest.raises(ssmcore.BackendError, match=r"diagonal systems|scan with a real A"):
             forward(name, case, backend)
         pytest.skip(f"{backend} says that it does neither dense nor complex systems")
 
@@ -149,6 +152,8 @@ def test_twins_share_their_documentation(op: str) -> None:
         gate_crop_numba,
         selective_scan_cython,
         selective_scan_numba,
+        ssm_recurrence_cython,
+        ssm_recurrence_numba,
     )
 
     passes = ("moments", "compare", "apply", "retract", "sums", "spread")
@@ -163,6 +168,7 @@ def test_twins_share_their_documentation(op: str) -> None:
         ),
         "discretize": (discretize_cython, discretize_numba, ("discretize", "discretize_vjp")),
         "gate_crop": (gate_crop_cython, gate_crop_numba, ("gate_crop", "gate_crop_vjp")),
+        "ssm_recurrence": (ssm_recurrence_cython, ssm_recurrence_numba, ("ssm_recurrence",)),
         "selective_scan": (selective_scan_cython, selective_scan_numba, ("selective_scan_fwd", "selective_scan_bwd")),
     }
     first, second, functions = twins[op]

@@ -1,0 +1,25 @@
+/* What the Cython module hands to a recurrence kernel. */
+#ifndef SSMCORE_SSM_RECURRENCE_H
+#define SSMCORE_SSM_RECURRENCE_H
+#include "cpu.h"
+#include <stdint.h>
+
+/* Real parts and imaginary parts; the latter NULL where a number is real. */
+typedef struct {
+    void *real, *imaginary;
+} ssm_parts;
+
+/* All arrays are contiguous. A complex system has all its imaginary parts, but for u. */
+typedef struct {
+    int64_t rows, dstate, seqlen; /* dstate a multiple of SSMCORE_STATES */
+    int num_threads;
+    ssm_parts A, B, C; /* (rows, dstate) */
+    ssm_parts state;   /* (rows, dstate), before the first step on entry, after the last on return */
+    ssm_parts u, y;    /* (rows, seqlen) */
+} ssm_linear;
+
+enum { SSMCORE_STATES = 16 }; /* fill every vector of every instruction set and type */
+
+/* 0, SSMCORE_NO_MEMORY, or SSMCORE_NO_ISA where `isa` is not compiled in or not run by this processor. */
+int ssm_linear_run(const ssm_linear *system, int isa, int is_double);
+#endif

@@ -1,0 +1,2 @@
+#define IMPLEMENTATION "ssm_recurrence_impl.h"
+#include "isa_avx2.h"
