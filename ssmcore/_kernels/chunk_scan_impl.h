@@ -191,10 +191,15 @@ static void NAME(decay)(NAME(decays) *d, const ssm_chunks *s, int64_t b, int64_t
     d->whole = d->since[count - 1];
 }
 
+INLINE ivec NAME(lanes_from)(int64_t first) {
+    ivec lane;
+    for (int k = 0; k < VL; k++) lane[k] = (INT)(first + k);
+    return lane;
+}
+
 /* Row i of the decays between steps, exp(sum of logarithms of steps j + 1 to i), 0 where j > i or of another sequence. */
 INLINE vec NAME(between)(const NAME(decays) *d, int64_t i, int64_t j) {
-    ivec lane;
-    for (int k = 0; k < VL; k++) lane[k] = (INT)(j + k);
+    ivec lane = NAME(lanes_from)(j);
     vec decay = NAME(exp2)((d->high[i] - NAME(read)(d->high + j)) + (d->low[i] - NAME(read)(d->low + j)));
     return NAME(select)((lane <= (INT)i) & (lane >= (INT)d->start[i]), decay, (vec){0});
 }
@@ -309,13 +314,53 @@ static void NAME(chunks_fwd_unit)(const void *task, int64_t index, char *arena) 
                           dstate);
 }
 
-/* sum over a row of x y, in a fixed order */
-INLINE REAL NAME(dot)(const REAL *x, const REAL *y, int64_t vecs) {
-    vec total = {0};
-    for (int64_t v = 0; v < vecs; v++) total += NAME(read)(x + v * VL) * NAME(read)(y + v * VL);
-    REAL sum = 0;
-    for (int i = 0; i < VL; i++) sum += total[i];
-    return sum;
+/* Lanes moved up by `width`, zeros below. */
+INLINE vec NAME(moved_up)(const int width, vec x) {
+#if defined(__clang__)
+    vec y = {0};
+    for (int i = width; i < VL; i++) y[i] = x[i - width];
+    return y;
+#else
+    ivec from;
+#pragma GCC unroll 16
+    for (int i = 0; i < VL; i++) from[i] = i < width ? i : VL + i - width;
+    return __builtin_shuffle((vec){0}, x, from);
+#endif
+}
+
+/* Every lane with all lanes below it added. */
+INLINE vec NAME(running_sum)(vec x) {
+    x += NAME(moved_up)(1, x);
+    if (VL > 2) x += NAME(moved_up)(2 % VL, x);
+    if (VL > 4) x += NAME(moved_up)(4 % VL, x);
+    if (VL > 8) x += NAME(moved_up)(8 % VL, x);
+    return x;
+}
+
+/* to[i] = the inner product of rows i of x and y. Also written: what lies between `rows` and the next multiple of VL. */
+static void NAME(row_products)(REAL *to, NAME(matrix) x, NAME(matrix) y, int64_t rows, int64_t vecs) {
+    vec sums[CHUNK];
+    for (int64_t i = 0; i < rows; i++) {
+        sums[i] = (vec){0};
+        for (int64_t v = 0; v < vecs; v++)
+            sums[i] += NAME(read)(x.p + i * x.row + v * VL) * NAME(read)(y.p + i * y.row + v * VL);
+    }
+    for (int64_t i = rows; i % VL; i++) sums[i] = (vec){0};
+    for (int64_t i = 0; i < rows; i += VL) NAME(write)(to + i, NAME(lane_sums)(sums + i));
+}
+
+/* The sum of x y over rows of which the last may not fill a vector. */
+static double NAME(inner_product)(NAME(matrix) x, NAME(matrix) y, int64_t rows, int64_t entries) {
+    vec sum = {0};
+    double total = 0;
+    for (int64_t i = 0; i < rows; i++) {
+        const REAL *p = x.p + i * x.row, *q = y.p + i * y.row;
+        int64_t e = 0;
+        for (; e + VL <= entries; e += VL) sum += NAME(read)(p + e) * NAME(read)(q + e);
+        for (; e < entries; e++) total += p[e] * q[e];
+    }
+    for (int k = 0; k < VL; k++) total += sum[k];
+    return total;
 }
 
 static void NAME(chunks_bwd_unit)(const void *task, int64_t index, char *arena) {
@@ -343,21 +388,21 @@ static void NAME(chunks_bwd_unit)(const void *task, int64_t index, char *arena) 
         NAME(score)(&m, B, C, dstate, count);
         for (int64_t h = u.h0; h < u.h1; h++) {
             NAME(decays) *d = m.decays;
-            REAL dlog[CHUNK], ddt[CHUNK], weight[CHUNK];
+            REAL ddt[CHUNK], across[CHUNK], from_before[CHUNK], to_after[CHUNK], weight[CHUNK];
             NAME(matrix) dstate_after = {m.states + (h - u.h0) * n_wide * x_wide, x_wide};
             NAME(matrix) x = NAME(chunk_rows)(m.x_copy, &s->x, u.b, t0, h, steps, headdim);
             NAME(matrix) dout = NAME(chunk_rows)(m.dout_copy, &s->dout, u.b, t0, h, steps, headdim);
             NAME(decay)(d, s, u.b, h, t0, steps);
 
-            /* within the chunk: gradients of the scores, of dt and of the decays between two steps */
+            /* within the chunk: gradients of the scores, of dt, and, `across` a step, of the decays from before it to it and after */
             NAME(turn)(m.turned, x, count, headdim, m.walk);
             NAME(factors) pairs = {dout.p, dout.row, 1, m.turned, VL, headdim * VL, headdim, SSMCORE_FULL};
-            vec by_step[CHUNK / VL], by_dt[CHUNK / VL];
-            for (int64_t v = 0; v < CHUNK / VL; v++) by_step[v] = by_dt[v] = (vec){0};
+            vec by_dt[CHUNK / VL], by_step[CHUNK / VL];
+            for (int64_t v = 0; v < CHUNK / VL; v++) by_dt[v] = by_step[v] = (vec){0};
             for (int64_t i = 0; i < count; i++) {
                 if (i % ROWS == 0)
                     NAME(product_rows)((NAME(matrix)){m.dscores, CHUNK}, NAME(nothing), 0, &pairs, 1, i, (i + ROWS + VL - 1) / VL);
-                vec row = {0};
+                vec before = {0};
                 for (int64_t j = 0; j < i / ROWS * ROWS + ROWS; j += VL) {
                     REAL *dq = m.dscores + i * CHUNK + j;
                     vec decay = NAME(between)(d, i, j), dt = NAME(read)(d->dt + j), of = NAME(read)(dq);
@@ -365,15 +410,14 @@ static void NAME(chunks_bwd_unit)(const void *task, int64_t index, char *arena) 
                     NAME(write)(m.q + i * CHUNK + j, without_dt * dt);
                     NAME(write)(dq, of * decay * dt);
                     by_dt[j / VL] += part;
-                    by_step[j / VL] += part * dt;
-                    row += part * dt;
+                    vec sums = NAME(running_sum)(part * dt), upto = before + NAME(moved_up)(1, sums);
+                    by_step[j / VL] += NAME(select)(NAME(lanes_from)(j) <= (INT)i, upto, (vec){0});
+                    before += sums[VL - 1];
                 }
-                dlog[i] = 0;
-                for (int k = 0; k < VL; k++) dlog[i] += row[k];
             }
-            for (int64_t i = 0; i < count; i++) {
-                dlog[i] -= by_step[i / VL][i % VL];
-                ddt[i] = by_dt[i / VL][i % VL];
+            for (int64_t i = 0; i < count; i += VL) {
+                NAME(write)(across + i, by_step[i / VL]);
+                NAME(write)(ddt + i, by_dt[i / VL]);
             }
 
             /* what the state before the chunk gave to its steps */
@@ -383,7 +427,7 @@ static void NAME(chunks_bwd_unit)(const void *task, int64_t index, char *arena) 
             NAME(turn)(m.turned_state, (NAME(matrix)){(REAL *)kept, headdim}, dstate, headdim, m.walk);
             NAME(factors) back = {scaled_dout.p, scaled_dout.row, 1, m.turned_state, VL, headdim * VL, headdim, SSMCORE_FULL};
             NAME(product)(dn, NAME(nothing), 0, &back, 1, count, n_vecs);
-            for (int64_t i = 0; i < count; i++) dlog[i] += NAME(dot)(C.p + i * C.row, dn.p + i * n_wide, n_vecs);
+            NAME(row_products)(from_before, C, dn, count, n_vecs);
             NAME(factors) through_B = {m.dscores, CHUNK, 1, B.p, B.row, VL, count, SSMCORE_LOWER};
             for (int64_t i = 0; i < count; i++)
                 for (int64_t v = 0; v < n_vecs; v++)
@@ -396,22 +440,17 @@ static void NAME(chunks_bwd_unit)(const void *task, int64_t index, char *arena) 
             NAME(turn)(m.turned_state, dstate_after, dstate, headdim, m.walk);
             NAME(factors) given = {scaled_x.p, scaled_x.row, 1, m.turned_state, VL, headdim * VL, headdim, SSMCORE_FULL};
             NAME(product)(dn, NAME(nothing), 0, &given, 1, count, n_vecs);
-            REAL dwhole = 0;
+            NAME(row_products)(to_after, B, dn, count, n_vecs);
             for (int64_t j = 0; j < count; j++) {
-                REAL through_dt = NAME(dot)(B.p + j * B.row, dn.p + j * n_wide, n_vecs);
-                ddt[j] += through_dt;
-                dlog[j] -= through_dt * d->dt[j];
-                dwhole += through_dt * d->dt[j];
+                ddt[j] += to_after[j];
+                to_after[j] *= d->dt[j];
                 for (int64_t v = 0; v < n_vecs; v++)
                     NAME(write)(dB.p + j * n_wide + v * VL,
                                 NAME(read)(dB.p + j * n_wide + v * VL) + d->dt[j] * NAME(read)(dn.p + j * n_wide + v * VL));
             }
             NAME(factors) through_C = {m.dscores, 1, CHUNK, C.p, C.row, VL, count, SSMCORE_UPPER};
             NAME(product)(dB, dB, 0, &through_C, 1, count, n_vecs);
-            REAL carried = 0;
-            for (int64_t n = 0; n < dstate; n++)
-                for (int64_t e = 0; e < headdim; e++) carried += kept[n * headdim + e] * dstate_after.p[n * x_wide + e];
-            dlog[count - 1] += dwhole + d->whole * carried;
+            const double through = d->whole * NAME(inner_product)((NAME(matrix)){(REAL *)kept, headdim}, dstate_after, dstate, headdim);
 
             /* the input's gradient, then that of the state before the chunk */
             NAME(matrix) scaled_B = {m.n_scaled, n_wide};
@@ -435,15 +474,20 @@ static void NAME(chunks_bwd_unit)(const void *task, int64_t index, char *arena) 
             NAME(factors) into = {m.n_scaled, 1, n_wide, dout.p, dout.row, VL, count, SSMCORE_FULL};
             NAME(product)(dstate_after, dstate_after, m.scale, &into, 1, n_wide, x_vecs);
 
-            /* a step's logarithm of decay is in the sums of all later ones */
+            /* a step's logarithm of decay: in the decays across it, into it and later ones from before the chunk, out of earlier ones
+             * to after it, and through it all */
             const REAL rate = ((const REAL *)s->A)[h];
             REAL *to = (REAL *)s->ddt + (u.b * s->seqlen + t0) * s->nheads + h, *dA = (REAL *)s->dA + u.b * s->nheads + h;
-            double later = 0, sum = 0;
-            for (int64_t t = count; t-- > 0;) {
-                later += dlog[t];
-                if (t >= steps) continue;
-                to[t * s->nheads] = ddt[t] + (REAL)later * rate;
-                sum += later * d->dt[t];
+            double out_of_earlier = through, later = 0, sum = 0, dlog[CHUNK];
+            for (int64_t t = 0; t < steps; t++) {
+                dlog[t] = out_of_earlier + across[t];
+                out_of_earlier += to_after[t];
+            }
+            for (int64_t t = steps; t-- > 0;) {
+                later += from_before[t];
+                dlog[t] += later;
+                to[t * s->nheads] = ddt[t] + (REAL)(dlog[t] * rate);
+                sum += dlog[t] * d->dt[t];
             }
             *dA += (REAL)sum;
         }

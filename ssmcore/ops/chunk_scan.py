@@ -96,7 +96,7 @@ SPEC = OpSpec(
     gradient=Tolerance(
         float32=4e-5,
         float64=2e-13,
-        reason="as forward, then a sum over a chunk's pairs of steps that cancels for those before the later one of a pair",
+        reason="as forward, then sums over all steps of terms of either sign: two numbers, for dA of two heads, may be small beside their terms",
     ),
     samples=(
         _sample("plain", extras=False),
