@@ -15,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SCAN_C = "ssmcore/_kernels/selective_scan_impl.h"
+CHUNK_C = "ssmcore/_kernels/chunk_scan_impl.h"
 SCAN_NUMBA = "ssmcore/_kernels/selective_scan_numba.py"
 REFERENCE = "ssmcore/backends/numpy_.py"
 MIXERS = "ssmcore/compat/_mixers.py"
@@ -482,6 +483,117 @@ FAULTS = [
         "import inspect\n",
         "import inspect\n\nimport torch\n",
         "tests/test_floors.py -k drop_ins",
+    ),
+    Fault(
+        "chunk scan, C kernel: a step of the diagonal left out",
+        CHUNK_C,
+        "NAME(add_step)(wide, 3, 3, sums, &f, i, i + 3, v);",
+        "",
+        "tests/ssmcore/test_conformance.py -k chunk_scan",
+        build=True,
+    ),
+    Fault(
+        "chunk scan, C kernel: above the diagonal multiplied by 0",
+        CHUNK_C,
+        "NAME(add_step)(wide, 3, 3, sums, &f, i, i + 3, v);",
+        "NAME(add_step)(wide, 0, 3, sums, &f, i, i + 3, v);",
+        "tests/ssmcore/test_chunk_scan.py -k not_finite",
+        build=True,
+    ),
+    Fault(
+        "chunk scan, C kernel: what came before a sequence leaks into it",
+        CHUNK_C,
+        "if (fresh) d->since[t + i] = 0;",
+        "",
+        "tests/ssmcore/test_chunk_scan.py -k packed",
+        build=True,
+    ),
+    Fault(
+        "chunk scan, C kernel: gradient of the decays across a step dropped",
+        CHUNK_C,
+        "dlog[t] = out_of_earlier + across[t];",
+        "dlog[t] = out_of_earlier;",
+        "tests/ssmcore/test_conformance.py -k chunk_scan",
+        build=True,
+    ),
+    Fault(
+        "chunk scan, C kernel: logarithms kept in single precision",
+        CHUNK_C,
+        "d->low[t] = (REAL)(total - d->high[t]);",
+        "d->low[t] = 0;",
+        "tests/ssmcore/test_chunk_scan.py -k thousand",
+        build=True,
+    ),
+    Fault(
+        "chunk scan, numba: gradient of the decay dropped",
+        "ssmcore/_kernels/chunk_scan_numba.py",
+        "dlog += through_h",
+        "dlog += 0 * through_h",
+        "tests/ssmcore/test_conformance.py -k chunk_scan",
+    ),
+    Fault(
+        "chunk scan, reference: gradient of the decay dropped",
+        REFERENCE,
+        "ddt[:, t] = dlog * A + (through_B",
+        "ddt[:, t] = (through_B",
+        "tests/ssmcore/test_chunk_scan.py -k complex_step",
+    ),
+    Fault(
+        "chunk scan: a clamped step has a gradient",
+        "ssmcore/ops/chunk_scan.py",
+        "ddt = ddt * ((prepared.soft >= low) & (prepared.soft <= high))",
+        "",
+        "tests/ssmcore/test_chunk_scan.py -k clamped",
+    ),
+    Fault(
+        "chunk scan, torch: gradient of the last states dropped",
+        "ssmcore/torch/_chunk_scan.py",
+        "grads = _chunk_bwd(dout, dfinal_states, *arguments, states)",
+        "grads = _chunk_bwd(dout, None, *arguments, states)",
+        "tests/ssmcore/test_torch.py -k chunk",
+    ),
+    Fault(
+        "linear recurrence, C kernel: a part of the imaginary output left out",
+        "ssmcore/_kernels/ssm_recurrence_impl.h",
+        "C.real * x.imaginary + C.imaginary * x.real;",
+        "C.real * x.imaginary;",
+        "tests/ssmcore/test_conformance.py -k ssm_recurrence",
+        build=True,
+    ),
+    Fault(
+        "linear recurrence: the state forgotten",
+        "ssmcore/backends/_compiled.py",
+        "state = parts(initial_state, width, both)",
+        "state = parts(0 * initial_state, width, both)",
+        "tests/ssmcore/test_conformance.py -k ssm_recurrence",
+    ),
+    Fault(
+        "complex scan: a gradient not conjugated",
+        REFERENCE,
+        "dh = A_bar.conj() * dh",
+        "dh = A_bar * dh",
+        "tests/ssmcore/test_conformance.py -k complex",
+    ),
+    Fault(
+        "complex discretisation: a gradient not conjugated",
+        REFERENCE,
+        "dB_bar * gain.conj() * step, (dx",
+        "dB_bar * gain * step, (dx",
+        "tests/ssmcore/test_conformance.py -k complex",
+    ),
+    Fault(
+        "S4D: one of each pair of conjugates counted once",
+        "ssmcore/torch/_lti.py",
+        "2 * torch.view_as_complex(self.C)",
+        "torch.view_as_complex(self.C)",
+        "tests/ssmcore/test_s4d.py -k selective_scan",
+    ),
+    Fault(
+        "S4D: the step does not learn",
+        "ssmcore/torch/_lti.py",
+        "torch.ones_like(A), self.log_delta.exp()",
+        "torch.ones_like(A), self.log_delta.detach().exp()",
+        "tests/ssmcore/test_s4d.py -k learn",
     ),
 ]
 
