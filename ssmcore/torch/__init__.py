@@ -18,15 +18,18 @@ from ._discretize import discretize
 from ._gate_crop import gate_crop
 from ._selective_scan import selective_scan
 from ._ss2d import cross_merge, cross_scan, ss2d
+from ._updates import causal_conv1d_update, selective_state_update
 
 __all__ = [
     "attention_gate",
     "causal_conv1d",
+    "causal_conv1d_update",
     "cross_merge",
     "cross_scan",
     "depthwise_conv2d",
     "discretize",
     "gate_crop",
     "selective_scan",
+    "selective_state_update",
     "ss2d",
 ]
