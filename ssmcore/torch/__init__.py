@@ -16,6 +16,7 @@ from ._causal_conv1d import causal_conv1d
 from ._depthwise_conv2d import depthwise_conv2d
 from ._discretize import discretize
 from ._gate_crop import gate_crop
+from ._mamba_inner import mamba_inner
 from ._selective_scan import selective_scan
 from ._ss2d import cross_merge, cross_scan, ss2d
 from ._updates import causal_conv1d_update, selective_state_update
@@ -29,6 +30,7 @@ __all__ = [
     "depthwise_conv2d",
     "discretize",
     "gate_crop",
+    "mamba_inner",
     "selective_scan",
     "selective_state_update",
     "ss2d",
