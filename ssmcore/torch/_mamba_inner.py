@@ -138,7 +138,7 @@ class _Recomputed(torch.autograd.Function):
     ) -> Tensor:
         convolved = causal_conv1d(x, conv_weight, conv_bias, activation="silu", layout="bld")
         projected = F.linear(convolved, x_proj_weight)
-        delta, B, C = projections(projected, *others)
+        delta, B, C = projections(projected, *others)  # type: ignore[arg-type]
         y, _, checkpoints = _scan_fwd(
             convolved, delta, A, B, C, D, z, delta_bias, None, delta_softplus, "mamba", "bld", True
         )
@@ -150,7 +150,7 @@ class _Recomputed(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         x, z, conv_weight, conv_bias, x_proj_weight, A, D, delta_bias, *others, projected, checkpoints = (
             ctx.saved_tensors
