@@ -41,6 +41,10 @@ def test_running_an_operation_on_the_compiled_backend_loads_neither_torch_nor_nu
     assert not loaded & {"torch", "numba"}
 
 
+def test_standing_in_for_packages_loads_torch_only_when_asked() -> None:
+    assert not top(loaded_by("import ssmcore.compat")) & HEAVY
+
+
 @pytest.mark.parametrize(
     "kernel",
     [
@@ -88,6 +92,7 @@ FLOORS = [
     "ssmcore.ops",
     "ssmcore._explain",
     "ssmcore.torch",
+    "ssmcore.compat",
     "segnet",
 ]
 
