@@ -170,8 +170,9 @@ def install(*, force: bool = False) -> Installation:
     Examples
     --------
     >>> import ssmcore.compat
-    >>> "mamba_ssm" in dict(ssmcore.compat.install().left_alone)
-    False
+    >>> report = ssmcore.compat.install()
+    >>> len(report.installed) + len(report.left_alone)
+    8
     >>> ssmcore.compat.uninstall()
     """
     installed, left_alone = [], []

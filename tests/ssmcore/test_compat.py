@@ -823,3 +823,60 @@ def test_wrong_arguments_of_the_scan_are_named(installed: ssmcore.compat.Install
     ):
         with pytest.raises(ssmcore.ArgumentError, match=message):
             scan(**(case | change))
+
+
+# ---- a network written against those interfaces ----
+
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "vm_unet.py"
+
+
+@pytest.fixture
+def vm_unet(installed: ssmcore.compat.Installation) -> Any:
+    spec = importlib.util.spec_from_file_location("vm_unet", EXAMPLE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_example_knows_upstreams_interfaces_alone(vm_unet: Any) -> None:
+    imports = [line.split("#")[0].strip() for line in EXAMPLE.read_text().splitlines() if "import" in line.split()[:3]]
+    assert [line for line in imports if "ssmcore" in line] == ["import ssmcore.compat"]
+    assert vm_unet.selective_scan_fn is named("mamba_ssm.ops.selective_scan_interface", "selective_scan_fn")
+    assert vm_unet.cross_scan_fn is named("csm_triton", "cross_scan_fn")
+
+
+def test_the_example_has_the_published_number_of_parameters(vm_unet: Any) -> None:
+    with torch.device("meta"):
+        count = sum(p.numel() for p in vm_unet.VMUNet().parameters())
+    assert count == 27_427_561
+    assert round(count / 1e6, 2) == 27.43
+
+
+def test_the_example_learns(vm_unet: Any) -> None:
+    torch.manual_seed(0)
+    model = vm_unet.VMUNet(depths=(1, 1, 1, 1), depths_decoder=(1, 1, 1, 1), dims=8)
+    image, mask = vm_unet.disks(4, 32, torch.Generator().manual_seed(1))
+    weights = [p.clone() for p in model.parameters()]
+    losses = [vm_unet.loss_of(model(image), mask).item()]
+    for steps in (1, 30):
+        vm_unet.train(model, steps=steps, size=32, rate=1e-2)
+        losses.append(vm_unet.loss_of(model(image), mask).item())
+    assert all(not torch.equal(p, w) for p, w in zip(model.parameters(), weights, strict=True))
+    assert losses[0] > losses[1] > losses[2]
+    assert losses[2] < 0.9 * losses[0]
+
+
+def test_the_examples_block_is_ours(vm_unet: Any) -> None:
+    """SS2D by VMamba's functions against `ssmcore.torch.ss2d` on the same weights."""
+    torch.manual_seed(0)
+    module, x = vm_unet.SS2D(8), normal(2, 16, 4, 5)
+    grid = x.permute(0, 2, 3, 1)
+    projected = torch.einsum("bhwd,kcd->bhwkc", grid, module.x_proj_weight)
+    dts, B, C = projected.split([module.rank, 16, 16], dim=-1)
+    delta = torch.einsum("bhwkr,kdr->bhwkd", dts, module.dt_projs_weight)
+    A, D = -module.A_logs.exp().unflatten(0, (4, 16)), module.Ds.unflatten(0, (4, 16))
+    wanted = st.ss2d(grid, delta, A, B, C, D, module.dt_projs_bias, True)
+    found = module.scans(x).unflatten(-1, (4, 5)).permute(0, 2, 3, 1)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)

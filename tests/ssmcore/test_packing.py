@@ -206,6 +206,21 @@ def test_sequences_by_their_ends_are_each_alone_to_the_bit(lengths: list[int], w
     compare(found, wanted, case, state)
 
 
+def test_gradcheck_of_packed_sequences() -> None:
+    seq_idx = torch.tensor(PACKINGS["shorter than the taps"])
+    case = convolution(4, "bdl")
+    assert torch.autograd.gradcheck(
+        lambda *a: st.causal_conv1d(*a, activation="silu", seq_idx=seq_idx), tuple(case.values()), fast_mode=True
+    )
+    case = scan("bdl", None, False)
+    given = {n: v for n, v in case.items() if isinstance(v, torch.Tensor)}
+    assert torch.autograd.gradcheck(
+        lambda *a: st.selective_scan(*a, delta_softplus=True, return_last_state=True, seq_idx=seq_idx),
+        tuple(given.values()),
+        fast_mode=True,
+    )
+
+
 def test_no_sequence_at_all() -> None:
     case = scan("bdl", None, False)
     for name in ("u", "delta", "z", "B", "C"):
