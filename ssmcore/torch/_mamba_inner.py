@@ -58,19 +58,11 @@ def _check(tensors: dict[str, Tensor | None], checkpoint_lvl: int) -> None:
         x = tensors[name]
         if x is not None and tuple(x.shape) != shape:
             fail(_OP, name, f"shape {shape}", tuple(x.shape), f"dim is {dim}, dt_rank {rank}, dstate {dstate}")
-    for name in ("B", "C"):
-        letter = name.lower()
-        if tensors[name] is not None and (tensors[f"{name}_proj_bias"], tensors[f"{letter}_rms_weight"]) != (
-            None,
-            None,
-        ):
-            fail(
-                _OP,
-                name,
-                f"None where {name}_proj_bias or {letter}_rms_weight is given",
-                tuple(tensors[name].shape),  # type: ignore[union-attr]
-                f"apply them to {name} before",
-            )
+    for name, bias, norm in (("B", "B_proj_bias", "b_rms_weight"), ("C", "C_proj_bias", "c_rms_weight")):
+        given = tensors[name]
+        if given is not None and not (tensors[bias] is None and tensors[norm] is None):
+            remedy = f"apply them to {name} before"
+            fail(_OP, name, f"None where {bias} or {norm} is given", tuple(given.shape), remedy)
 
 
 def _normed(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:

@@ -64,9 +64,8 @@ def _direct(*tensors: Tensor | None) -> bool:
 
 
 def _array(x: Tensor | None) -> Any:
-    if x is None:
-        return None
-    return (x.detach() if x.requires_grad else x).numpy()
+    """The tensor's memory. One that requires grad has come here with grad disabled, where NumPy may have it."""
+    return None if x is None else x.numpy()
 
 
 class _Kept:
