@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import backends
 from .._conventions import spread_sequences
+from .._spec import ArgumentTypeError
 from ..backends._threads import resolve
 from ..backends.torch_ import causal_conv1d_tensors, gradients
 from ..ops import causal_conv1d as _conv
@@ -143,6 +144,9 @@ def causal_conv1d(
     sizes = _conv.check(shapes, activation=activation, layout=layout)
     past = weight.shape[1] - 1
     if seq_idx is not None:
+        if not isinstance(seq_idx, Tensor):
+            got, remedy = type(seq_idx).__name__, "convert it with torch.as_tensor"
+            _conv.SPEC.fail("seq_idx", "a tensor of integers (batch, seqlen)", got, remedy, kind=ArgumentTypeError)
         _conv.check_seq_idx(seq_idx, sizes)
         return _packed(x, weight, bias, initial_states, return_final_states, activation is not None, layout, seq_idx)
     out = _conv_fwd(*tensors.values(), activation is not None, layout)

@@ -271,3 +271,5 @@ def test_wrong_packings_of_a_convolution_are_named(seq_idx: Any, message: str) -
         st.causal_conv1d(**case, seq_idx=torch.from_numpy(seq_idx))
     with pytest.raises(ssmcore.ArgumentError, match=message):
         ssmcore.causal_conv1d(**arrays, seq_idx=seq_idx)
+    with pytest.raises(ssmcore.ArgumentError, match=r"seq_idx: expected a tensor of integers .* got ndarray"):
+        st.causal_conv1d(**case, seq_idx=seq_idx)
