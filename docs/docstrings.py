@@ -7,7 +7,7 @@ from typing import Any
 
 import griffe
 
-PACKAGES = ("ssmcore", "ssmcore.torch")
+PACKAGES = ("ssmcore", "ssmcore.torch", "ssmcore.compat")
 OTHERS = r"^Others (as in [^\n]*)\n?"
 SOURCE = r"\n\nSource: ((?:.|\n)*?)(?=\n\n|\Z)"
 

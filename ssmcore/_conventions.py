@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 CHECKPOINT_STEPS = 64
 """The backward pass starts from the state kept before every step of this many. The kernels have it as their CHUNK."""
@@ -37,3 +38,15 @@ def centre(g: Any, x: Any) -> tuple[slice, slice, slice]:
     starts = [(full - part) // 2 for full, part in zip(g.shape[1:3], x.shape[1:3], strict=True)]
     rows, columns = (slice(start, start + part) for start, part in zip(starts, x.shape[1:3], strict=True))
     return slice(None), rows, columns
+
+
+def spread_sequences(seq_idx: NDArray[Any], gap: int) -> tuple[NDArray[Any], int]:
+    """Where the steps of packed sequences lie with `gap` positions before each sequence but a row's first, and how many positions that takes.
+
+    seq_idx (batch, seqlen): a sequence begins where it changes. Positions (batch, seqlen); with zeros in the gaps, a convolution of
+    gap + 1 taps reaches from no sequence into the next.
+    """
+    begins = np.zeros(seq_idx.shape, np.int64)
+    begins[:, 1:] = seq_idx[:, 1:] != seq_idx[:, :-1]
+    positions = np.arange(seq_idx.shape[1]) + gap * begins.cumsum(axis=1)
+    return positions, int(positions.max(initial=-1)) + 1

@@ -7,11 +7,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._spec import ArgumentTypeError, fail
+from . import backends
+from ._spec import ArgumentTypeError, check_option, fail
+from .backends._threads import resolve
+from .ops import causal_conv1d as _conv
+from .ops import selective_scan as _scan
 from .ops.causal_conv1d import causal_conv1d
 from .ops.selective_scan import selective_scan
 
 Array = NDArray[Any]
+_DISCRETIZATIONS = _scan.SPEC.options["discretization"]
+_ACTIVATIONS = _conv.SPEC.options["activation"]
+_ONE_THREAD = 1 << 17
+_WIDE = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 def _check(operation: str, name: str, array: object, *shapes: tuple[int, ...]) -> None:
@@ -32,6 +40,66 @@ def _check_state(operation: str, name: str, state: object, axes: dict[int, str])
         expected = f"a writeable array {' or '.join(axes.values())}"
         fail(operation, name, expected, got, "pass one, since it is changed in place")
     _check(operation, name, state, state.shape)
+
+
+def _fits(array: object, dtype: Any, shape: tuple[int, ...]) -> bool:
+    return type(array) is np.ndarray and array.dtype == dtype and array.shape == shape
+
+
+def _packed(array: Any, dtype: Any, shape: tuple[int, ...]) -> bool:
+    return _fits(array, dtype, shape) and bool(array.flags.c_contiguous)
+
+
+def _usual_scan(
+    state: Any, x: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, z: Any, dt_bias: Any, *, ngroups: int | None
+) -> bool:
+    """Whether a backend's `selective_scan_step` takes all as they lie."""
+    dtype, shape = x.dtype, x.shape
+    if dtype not in _WIDE or len(shape) != 2 or not shape[0] or not shape[1]:
+        return False
+    batch, dim = shape
+    dstate = state.shape[-1]
+    matrix = (batch, dstate) if ngroups is None else (batch, ngroups, dstate)
+    return (
+        dstate > 0
+        and (ngroups is None or (ngroups > 0 and dim % ngroups == 0))
+        and _packed(state, dtype, (batch, dim, dstate))
+        and bool(state.flags.writeable)
+        and _fits(dt, dtype, shape)
+        and _packed(A, dtype, (dim, dstate))
+        and _fits(B, dtype, matrix)
+        and _fits(C, dtype, matrix)
+        and (D is None or _packed(D, dtype, (dim,)))
+        and (z is None or _fits(z, dtype, shape))
+        and (dt_bias is None or _packed(dt_bias, dtype, (dim,)))
+    )
+
+
+def _usual_convolution(x: Array, conv_state: Array, weight: Any, bias: Any) -> bool:
+    """Whether a backend's `causal_conv1d_step` takes all as they lie."""
+    dtype = x.dtype
+    if dtype not in _WIDE or not x.size or conv_state.ndim != 3 or type(weight) is not np.ndarray or weight.ndim != 2:
+        return False
+    (batch, dim), (_, _, past) = x.shape, conv_state.shape
+    taps = weight.shape[1]
+    return (
+        1 <= taps <= past + 1
+        and past > 0
+        and _packed(conv_state, dtype, (batch, dim, past))
+        and bool(conv_state.flags.writeable)
+        and _packed(weight, dtype, (dim, taps))
+        and (bias is None or _packed(bias, dtype, (dim,)))
+    )
+
+
+def _threads(num_threads: int | None, work: int) -> int:
+    """One thread where waking a second costs more than it saves; the result is the same."""
+    return 1 if num_threads is None and work < _ONE_THREAD else resolve(num_threads)
+
+
+def _compute_dtype(x: Array) -> np.dtype[Any]:
+    """float64 for float64, else float32: neither a state nor a weight is rounded to a float16 x."""
+    return _WIDE[int(x.dtype == np.float64)]
 
 
 def _rows(operation: str, name: str, indices: Array | None, batch: int, states: int) -> tuple[Array, Array]:
@@ -103,6 +171,20 @@ def selective_state_update(
     (1.5, 1.5)
     """
     name = "selective_state_update"
+    if state_batch_indices is None and type(x) is type(state) is type(B) is np.ndarray and state.ndim == 3:
+        ngroups = B.shape[1] if B.ndim == 3 else None
+        if _usual_scan(state, x, dt, A, B, C, D, z, dt_bias, ngroups=ngroups):
+            choice = backends.choose("selective_scan", _scan.ENTRIES, backend)
+            step = backends.optional_entry(choice, "selective_scan_step")
+            if step is not None:
+                if ngroups is None:
+                    B, C = B[:, None], C[:, None]
+                check_option("selective_scan", "discretization", discretization, _DISCRETIZATIONS)
+                options = {"dt_softplus": bool(dt_softplus), "discretization": discretization}
+                out: Array = step(
+                    state, x, dt, A, B, C, D, z, dt_bias, **options, num_threads=_threads(num_threads, state.size)
+                )
+                return out
     axes = {3: "(batch, dim, dstate)", 4: "(batch, nheads, headdim, dstate)"}
     _check_state(name, "state", state, axes)
     channels, dstate = state.shape[1:-1], state.shape[-1]
@@ -126,10 +208,10 @@ def selective_state_update(
         if array is not None:
             _check(name, argument, array, channels)
     used, rows = _rows(name, "state_batch_indices", state_batch_indices, batch, len(state))
-    dim = int(np.prod(channels))
+    dim, dtype = int(np.prod(channels)), _compute_dtype(x)
 
     def wide(array: Array, *shape: int) -> Array:
-        return array.reshape(shape).astype(x.dtype, copy=False)
+        return array.reshape(shape).astype(dtype, copy=False)
 
     def a_step(array: Array) -> Array:
         return wide(array, batch, 1, dim)[used]
@@ -207,6 +289,19 @@ def causal_conv1d_update(
     (array([[321.]]), array([[[2., 3.]]]))
     """
     name = "causal_conv1d_update"
+    alone = cache_seqlens is None and conv_state_indices is None and type(x) is type(conv_state) is np.ndarray
+    if alone and x.ndim == 2 and _usual_convolution(x, conv_state, weight, bias):
+        choice = backends.choose("causal_conv1d", _conv.ENTRIES, backend)
+        one_step = backends.optional_entry(choice, "causal_conv1d_step")
+        if one_step is not None:
+            check_option("causal_conv1d", "activation", activation, _ACTIVATIONS)
+            initial = np.ascontiguousarray(conv_state[:, :, conv_state.shape[2] - (weight.shape[1] - 1) :])
+            threads = _threads(num_threads, conv_state.size)
+            y: Array = one_step(x, initial, weight, bias, silu=activation is not None, num_threads=threads)
+            flat = conv_state.reshape(-1)
+            flat[:-1] = flat[1:]  # what crosses from one row into another is overwritten next
+            conv_state[:, :, -1] = x
+            return y
     _check_state(name, "conv_state", conv_state, {3: "(batch, dim, past)"})
     states, dim, past = conv_state.shape
     if not isinstance(x, np.ndarray) or x.ndim not in (2, 3):
@@ -232,12 +327,12 @@ def causal_conv1d_update(
             fail(name, "cache_seqlens", f"integers ({batch},) of at least 0", got, "pass the steps seen by each entry")
         oldest_first = (seen[used][:, None, None] + np.arange(past)) % max(past, 1)
         known = np.take_along_axis(conv_state[rows], oldest_first, axis=2)
-    out = np.zeros(x.shape, x.dtype)
+    out, dtype = np.zeros(x.shape, x.dtype), _compute_dtype(x)
     found = causal_conv1d(
-        new,
-        weight.astype(x.dtype, copy=False),
-        None if bias is None else bias.astype(x.dtype, copy=False),
-        known[:, :, past - (taps - 1) :].astype(x.dtype, copy=False),
+        new.astype(dtype, copy=False),
+        weight.astype(dtype, copy=False),
+        None if bias is None else bias.astype(dtype, copy=False),
+        known[:, :, past - (taps - 1) :].astype(dtype, copy=False),
         activation=activation,
         num_threads=num_threads,
         backend=backend,

@@ -84,7 +84,7 @@ def test_links_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-@pytest.mark.parametrize("package", ["ssmcore", "ssmcore.torch"])
+@pytest.mark.parametrize("package", ["ssmcore", "ssmcore.torch", "ssmcore.compat"])
 def test_the_reference_lists_every_public_name_once(package: str) -> None:
     listed = [n for page in REFERENCE for n in re.findall(r"^::: (\S+)$", page.read_text(), re.MULTILINE)]
     of_package = sorted(name.rpartition(".")[2] for name in listed if name.rpartition(".")[0] == package)
@@ -118,7 +118,7 @@ def plain(markup: str) -> str:
     return " ".join(html.unescape(re.sub(r"<[^>]+>", "", markup)).split())
 
 
-@pytest.mark.parametrize("package", ["ssmcore", "ssmcore.torch"])
+@pytest.mark.parametrize("package", ["ssmcore", "ssmcore.torch", "ssmcore.compat"])
 def test_the_reference_has_every_public_name_with_its_text(package: str, site: Path) -> None:
     pages = "".join((site / "reference" / f"{page.stem}.html").read_text() for page in REFERENCE)
     entries = dict(re.findall(r'<h2 id="([\w.]+)" class="doc(.*?)(?=<h2|</article>)', pages, re.DOTALL))

@@ -168,21 +168,41 @@ INLINE void NAME(store_steps)(const ssm_out *x, int64_t b, int64_t direction, in
                 direction > 0 && x->direction == 0);
 }
 
-/* Per-channel rows of (dim, count) arrays as [entry][lane]. */
+/* Per-channel rows of (dim, count) arrays as [entry][lane], VL entries at once where all lanes are in use. */
 INLINE void NAME(load_rows)(vec *state, const REAL *p, int64_t dstate, int64_t lanes) {
     if (!p || lanes < VL) __builtin_memset(state, 0, dstate * sizeof(vec));
     if (!p) return;
+    int64_t done = 0;
+    if (lanes == VL)
+        for (; done + VL <= dstate; done += VL) {
+            vec block[VL];
+#pragma GCC unroll 16
+            for (int d = 0; d < VL; d++) block[d] = NAME(read)(p + d * dstate + done);
+            NAME(transpose)(block);
+#pragma GCC unroll 16
+            for (int n = 0; n < VL; n++) state[done + n] = block[n];
+        }
     REAL *flat = (REAL *)state;
     for (int64_t d = 0; d < lanes; d++)
-        for (int64_t n = 0; n < dstate; n++) flat[n * VL + d] = p[d * dstate + n];
+        for (int64_t n = done; n < dstate; n++) flat[n * VL + d] = p[d * dstate + n];
 }
 
 INLINE void NAME(store_rows)(void *rows, int64_t row, const vec *state, int64_t dstate, int64_t lanes) {
     if (!rows) return;
     REAL *p = (REAL *)rows + row * dstate;
+    int64_t done = 0;
+    if (lanes == VL)
+        for (; done + VL <= dstate; done += VL) {
+            vec block[VL];
+#pragma GCC unroll 16
+            for (int n = 0; n < VL; n++) block[n] = state[done + n];
+            NAME(transpose)(block);
+#pragma GCC unroll 16
+            for (int d = 0; d < VL; d++) NAME(write)(p + d * dstate + done, block[d]);
+        }
     const REAL *flat = (const REAL *)state;
     for (int64_t d = 0; d < lanes; d++)
-        for (int64_t n = 0; n < dstate; n++) p[d * dstate + n] = flat[n * VL + d];
+        for (int64_t n = done; n < dstate; n++) p[d * dstate + n] = flat[n * VL + d];
 }
 
 INLINE vec NAME(lanes_of)(const void *p, int64_t row, int64_t lanes) {

@@ -136,6 +136,12 @@ def entry(choice: Choice, name: str) -> Callable[..., Any]:
     return function
 
 
+def optional_entry(choice: Choice, name: str) -> Callable[..., Any] | None:
+    """The function `name` of the chosen backend, or None where it has none: a shorter way to what its entries also do."""
+    function: Callable[..., Any] | None = getattr(_loaded(choice.backend)[0], name, None)
+    return function
+
+
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
     """Runs the operations inside the block on one backend, or raises at the operation it cannot run.

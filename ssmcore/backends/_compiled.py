@@ -267,6 +267,50 @@ class SelectiveScan:
         )
         return out.astype(u.dtype, copy=False), last_state.astype(u.dtype, copy=False), checkpoints
 
+    def step(
+        self,
+        state: Array,
+        x: Array,
+        dt: Array,
+        A: Array,
+        B: Array,
+        C: Array,
+        D: Array | None,
+        z: Array | None,
+        dt_bias: Array | None,
+        *,
+        dt_softplus: bool,
+        discretization: str,
+        num_threads: int,
+    ) -> Array:
+        """One step of `forward` on `state` (batch, dim, dstate), in place, without its copies.
+
+        All of one dtype, float32 or float64; x, dt, z (batch, dim), B, C (batch, ngroups, dstate), of any strides, the others
+        contiguous. A unit of the kernels reads its channels' states before it writes them, and no other unit reads them.
+        """
+        out = np.empty(x.shape, x.dtype)
+        self.kernels.selective_scan_fwd(
+            x[:, None],
+            dt[:, None],
+            A,
+            B[:, None],
+            None,
+            C[:, None],
+            None,
+            D,
+            None if z is None else z[:, None],
+            dt_bias,
+            state,
+            out[:, None],
+            state,
+            None,
+            self.kernels.DISCRETIZATIONS.index(discretization),
+            dt_softplus,
+            num_threads,
+            *self.extra(),
+        )
+        return out
+
     def backward(
         self,
         dout: Array,
@@ -510,6 +554,13 @@ class CausalConv1d:
         out = empty_sequence(x.shape, dtype, channel_first and not self.contiguous)
         self.kernels.causal_conv1d_fwd(wide_x, weight, bias, initial_states, out, silu, num_threads, *self.extra())
         return out.astype(x.dtype, copy=False)
+
+    def step(self, x: Array, past: Array, weight: Array, bias: Array | None, *, silu: bool, num_threads: int) -> Array:
+        """One step of `forward` after `past` (batch, dim, taps - 1): x (batch, dim), all of one dtype, float32 or float64, and
+        contiguous but for x."""
+        out = np.empty(x.shape, x.dtype)
+        self.kernels.causal_conv1d_fwd(x[:, None], weight, bias, past, out[:, None], silu, num_threads, *self.extra())
+        return out
 
     def backward(
         self,

@@ -1,7 +1,17 @@
-"""Drop-ins: other packages' models on ssmcore's kernels."""
+"""Drop-ins: other packages' models on ssmcore's kernels.
+
+`install` stands in for mamba_ssm, causal_conv1d and VMamba's extensions, so that code written against them runs on a CPU untouched;
+`patch_transformers` puts the kernels into Mamba models of transformers.
+
+>>> import ssmcore.compat
+>>> report = ssmcore.compat.install()
+>>> from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+>>> ssmcore.compat.uninstall()
+"""
 
 from __future__ import annotations
 
+from ._install import Installation, install, uninstall
 from .transformers import patch_transformers, unpatch_transformers
 
-__all__ = ["patch_transformers", "unpatch_transformers"]
+__all__ = ["Installation", "install", "patch_transformers", "uninstall", "unpatch_transformers"]

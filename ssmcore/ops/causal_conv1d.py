@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import backends
-from .._spec import Argument, Case, Cases, OpSpec, Sizes, Tolerance
+from .._conventions import spread_sequences
+from .._spec import Argument, ArgumentTypeError, Case, Cases, OpSpec, Sizes, Tolerance
 from ..backends._threads import resolve
 
 Array = NDArray[Any]
@@ -140,6 +141,7 @@ def causal_conv1d(
     return_final_states: bool = False,
     activation: str | None = None,
     *,
+    seq_idx: Array | None = None,
     layout: str = "bdl",
     num_threads: int | None = None,
     backend: str | None = None,
@@ -158,6 +160,9 @@ def causal_conv1d(
     return_final_states : bool
         Also return the last taps - 1 inputs, (batch, dim, taps - 1).
     activation : None, "silu" or "swish", which is the same
+    seq_idx : (batch, seqlen) integers
+        Several sequences packed into each row: one begins wherever it changes, and taps do not reach back over that. Initial states
+        are those of a row's first sequence, final states those of its last. Where it is below 0 the output is 0.
     num_threads, backend
         As in `selective_scan`.
 
@@ -185,9 +190,14 @@ def causal_conv1d(
     """
     choice = backends.choose("causal_conv1d", ENTRIES, backend)
     arrays = dict(zip(ARGUMENTS, (x, weight, bias, initial_states), strict=True))
-    check(SPEC.shapes_of(arrays), activation=activation, layout=layout)
+    sizes = check(SPEC.shapes_of(arrays), activation=activation, layout=layout)
+    sequence, packing = _bld(x, layout), None
+    if seq_idx is not None:
+        check_seq_idx(seq_idx, sizes)
+        packing = _Packing(seq_idx, sizes["taps"] - 1)
+        sequence = packing.spread(sequence)
     out = backends.entry(choice, "causal_conv1d_fwd")(
-        _bld(x, layout),
+        sequence,
         weight,
         bias,
         initial_states,
@@ -195,8 +205,14 @@ def causal_conv1d(
         channel_first=layout == "bdl",
         num_threads=resolve(num_threads),
     )
+    if packing is not None:
+        out = packing.gather(out)
     out = np.ascontiguousarray(_bld(out, layout))
-    return (out, final_states(_bld(x, layout), initial_states, weight.shape[1] - 1)) if return_final_states else out
+    if not return_final_states:
+        return out
+    past = weight.shape[1] - 1
+    last = final_states(sequence, initial_states, past) if packing is None else packing.last(sequence, initial_states)
+    return out, last
 
 
 def causal_conv1d_vjp(
@@ -208,6 +224,7 @@ def causal_conv1d_vjp(
     activation: str | None = None,
     *,
     dfinal_states: Array | None = None,
+    seq_idx: Array | None = None,
     layout: str = "bdl",
     num_threads: int | None = None,
     backend: str | None = None,
@@ -243,9 +260,14 @@ def causal_conv1d_vjp(
     state_shape = (sizes["batch"], sizes["dim"], past)
     if dfinal_states is not None and dfinal_states.shape != state_shape:
         SPEC.fail("dfinal_states", f"shape {state_shape}", dfinal_states.shape, "its axes are (batch, dim, taps - 1)")
+    dsequence, sequence, packing = _bld(dout, layout), _bld(x, layout), None
+    if seq_idx is not None:
+        check_seq_idx(seq_idx, sizes)
+        packing = _Packing(seq_idx, past)
+        dsequence, sequence = packing.spread(packing.counted(dsequence)), packing.spread(sequence)
     dx, dweight, dbias, dinitial = backends.entry(choice, "causal_conv1d_bwd")(
-        _bld(dout, layout),
-        _bld(x, layout),
+        dsequence,
+        sequence,
         weight,
         bias,
         initial_states,
@@ -253,12 +275,69 @@ def causal_conv1d_vjp(
         channel_first=layout == "bdl",
         num_threads=resolve(num_threads),
     )
-    if dfinal_states is not None and past:
+    if packing is not None:
+        if dfinal_states is not None:
+            packing.add_last(dfinal_states, dx, dinitial)
+        dx = packing.gather(dx, counted=False)
+    elif dfinal_states is not None and past:
         taken = min(past, sizes["seqlen"])  # of the final states, from x; the rest were initial ones
         dx[:, sizes["seqlen"] - taken :] += dfinal_states[:, :, past - taken :].swapaxes(1, 2)
         dinitial[:, :, taken:] += dfinal_states[:, :, : past - taken]
     dx = np.ascontiguousarray(_bld(dx, layout))
     return CausalConv1dGradients(dx, dweight, dbias, None if initial_states is None else dinitial)
+
+
+def check_seq_idx(seq_idx: Any, sizes: Sizes) -> None:
+    """Raises ArgumentError unless `seq_idx` is an array or tensor of integers (batch, seqlen)."""
+    expected = (sizes["batch"], sizes["seqlen"])
+    if not hasattr(seq_idx, "dtype") or "int" not in str(seq_idx.dtype):
+        got = getattr(seq_idx, "dtype", type(seq_idx).__name__)
+        remedy = "number the sequence of every step"
+        SPEC.fail("seq_idx", "integers (batch, seqlen)", got, remedy, kind=ArgumentTypeError)
+    if tuple(seq_idx.shape) != expected:
+        SPEC.fail("seq_idx", f"shape {expected}", tuple(seq_idx.shape), "number the sequence of every step")
+
+
+class _Packing:
+    """Packed sequences apart from each other and back; sequences are (batch, seqlen, dim)."""
+
+    def __init__(self, seq_idx: Array, past: int) -> None:
+        self.past = past
+        self.positions, self.length = spread_sequences(seq_idx, past)
+        self.rows = np.arange(len(seq_idx))[:, None]
+        self.padding = seq_idx < 0
+
+    def spread(self, x: Array) -> Array:
+        apart = np.zeros((x.shape[0], self.length, x.shape[2]), x.dtype)
+        apart[self.rows, self.positions] = x
+        return apart
+
+    def counted(self, x: Array) -> Array:
+        return np.where(self.padding[:, :, None], np.zeros((), x.dtype), x) if self.padding.any() else x
+
+    def gather(self, apart: Array, *, counted: bool = True) -> Array:
+        x: Array = apart[self.rows, self.positions]
+        return self.counted(x) if counted else x
+
+    def _ends(self) -> Array:
+        """Where the last inputs lie in (initial states, apart)."""
+        if not self.positions.shape[1]:
+            return np.broadcast_to(np.arange(self.past), (len(self.positions), self.past))
+        return self.positions[:, -1:] + 1 + np.arange(self.past)
+
+    def last(self, apart: Array, initial_states: Array | None) -> Array:
+        before = np.zeros((len(apart), apart.shape[2], self.past), apart.dtype)
+        if initial_states is not None:
+            before[:] = initial_states
+        whole = np.concatenate([before.swapaxes(1, 2), apart], axis=1)
+        states: Array = np.ascontiguousarray(whole[self.rows, self._ends()].swapaxes(1, 2))
+        return states
+
+    def add_last(self, dlast: Array, dapart: Array, dinitial: Array) -> None:
+        dwhole = np.zeros((len(dapart), self.past + self.length, dapart.shape[2]), dapart.dtype)
+        dwhole[self.rows, self._ends()] = dlast.swapaxes(1, 2)
+        dapart += dwhole[:, self.past :]
+        dinitial += dwhole[:, : self.past].swapaxes(1, 2)
 
 
 def final_states(x: Any, initial_states: Any, past: int) -> Any:

@@ -18,20 +18,25 @@ from ._depthwise_conv2d import depthwise_conv2d
 from ._discretize import discretize
 from ._gate_crop import gate_crop
 from ._lti import S4D, ssm_convolve, ssm_kernel, ssm_recurrence
+from ._mamba_inner import mamba_inner
 from ._selective_scan import selective_scan
 from ._ss2d import cross_merge, cross_scan, ss2d
+from ._updates import causal_conv1d_update, selective_state_update
 
 __all__ = [
     "S4D",
     "attention_gate",
     "causal_conv1d",
+    "causal_conv1d_update",
     "chunk_scan",
     "cross_merge",
     "cross_scan",
     "depthwise_conv2d",
     "discretize",
     "gate_crop",
+    "mamba_inner",
     "selective_scan",
+    "selective_state_update",
     "ss2d",
     "ssm_convolve",
     "ssm_kernel",

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from .. import backends
+from .._conventions import spread_sequences
+from .._spec import ArgumentTypeError
 from ..backends._threads import resolve
 from ..backends.torch_ import causal_conv1d_tensors, gradients
 from ..ops import causal_conv1d as _conv
@@ -116,11 +118,12 @@ def causal_conv1d(
     return_final_states: bool = False,
     activation: str | None = None,
     *,
+    seq_idx: Tensor | None = None,
     layout: str = "bdl",
 ) -> Any:
     """Causal depthwise convolution of tensors; shapes, formula and options as in `ssmcore.causal_conv1d`.
 
-    Differentiable in every tensor, through `final_states` too; computed and returned as `selective_scan` is.
+    Differentiable in every tensor but `seq_idx`, through `final_states` too; computed and returned as `selective_scan` is.
 
     Returns
     -------
@@ -138,12 +141,47 @@ def causal_conv1d(
     tensors = dict(zip(_conv.ARGUMENTS, (x, weight, bias, initial_states), strict=True))
     check_dtypes("causal_conv1d", tensors)
     shapes = {name: None if t is None else tuple(t.shape) for name, t in tensors.items()}
-    _conv.check(shapes, activation=activation, layout=layout)
+    sizes = _conv.check(shapes, activation=activation, layout=layout)
+    past = weight.shape[1] - 1
+    if seq_idx is not None:
+        if not isinstance(seq_idx, Tensor):
+            got, remedy = type(seq_idx).__name__, "convert it with torch.as_tensor"
+            _conv.SPEC.fail("seq_idx", "a tensor of integers (batch, seqlen)", got, remedy, kind=ArgumentTypeError)
+        _conv.check_seq_idx(seq_idx, sizes)
+        return _packed(x, weight, bias, initial_states, return_final_states, activation is not None, layout, seq_idx)
     out = _conv_fwd(*tensors.values(), activation is not None, layout)
     if not return_final_states:
         return out
-    past = weight.shape[1] - 1
     sequence = x if layout == "bdl" else x.transpose(1, 2)
     kept = past - min(past, sequence.shape[2])
     before = x.new_zeros((*sequence.shape[:2], past)) if initial_states is None else initial_states.to(x.dtype)
     return out, torch.cat([before[:, :, past - kept :], sequence[:, :, sequence.shape[2] - (past - kept) :]], dim=-1)
+
+
+def _packed(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    initial_states: Tensor | None,
+    return_final_states: bool,
+    silu: bool,
+    layout: str,
+    seq_idx: Tensor,
+) -> Any:
+    """One convolution of the sequences of each row, set apart by as many zeros as taps reach back."""
+    sequence, past = x.transpose(1, 2) if layout == "bdl" else x, weight.shape[1] - 1
+    at, length = spread_sequences(seq_idx.detach().cpu().numpy(), past)
+    positions = torch.from_numpy(at).to(x.device)
+    rows = torch.arange(len(positions), device=x.device)[:, None]
+    apart = sequence.new_zeros((sequence.shape[0], length, sequence.shape[2])).index_put((rows, positions), sequence)
+    out = _conv_fwd(apart, weight, bias, initial_states, silu, "bld")[rows, positions]
+    padding = (seq_idx < 0).to(x.device)[:, :, None]
+    out = torch.where(padding, out.new_zeros(()), out)
+    out = (out.transpose(1, 2) if layout == "bdl" else out).contiguous()
+    if not return_final_states:
+        return out
+    before = apart.new_zeros((len(apart), past, apart.shape[2]))
+    if initial_states is not None:
+        before = initial_states.to(x.dtype).transpose(1, 2)
+    ends = torch.arange(past, device=x.device) + (positions[:, -1:] + 1 if sequence.shape[1] else rows * 0)
+    return out, torch.cat([before, apart], dim=1)[rows, ends].transpose(1, 2).contiguous()

@@ -13,6 +13,7 @@ from ..backends._threads import resolve
 from ..backends.torch_ import gradients, selective_scan_tensors
 from ..ops import selective_scan as _scan
 from ._common import as_array, as_tensor, check_dtypes, wide
+from ._packing import pieces_of
 
 
 def _scan_shapes(u: Tensor, A: Tensor, layout: str) -> tuple[int, int, int, int]:
@@ -201,12 +202,23 @@ def selective_scan(
     discretization: str = "mamba",
     initial_state: Tensor | None = None,
     layout: str = "bdl",
+    seq_idx: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
 ) -> Any:
     """Selective scan of tensors; shapes, formula and options as in `ssmcore.selective_scan`.
 
     Differentiable in every tensor, through `last_state` too. Computed in float32 (float64 for float64 input); `out` has
     the dtype and shape of u and is contiguous. bfloat16 and float16 are read and written, the state stays float32. A complex A runs
     as a loop of plain torch.
+
+    Parameters
+    ----------
+    seq_idx : (batch, seqlen) integers
+        Several sequences packed into each row: where it changes, one begins, from a state of zero. `initial_state` is that of a
+        row's first sequence, `last_state` that of its last.
+    cu_seqlens : (nsequences + 1) integers, from 0 to seqlen
+        The same for a batch of one: where the sequences begin, and the end. `initial_state` and `last_state` are
+        (nsequences, dim, dstate).
 
     Returns
     -------
@@ -226,6 +238,17 @@ def selective_scan(
     dtypes = {name: None if x is None else x.dtype for name, x in tensors.items()}
     _scan.check_complex(dtypes, lambda dtype: dtype.is_complex)
     shapes = {name: None if x is None else tuple(x.shape) for name, x in tensors.items()}
+    if seq_idx is not None or cu_seqlens is not None:
+        sizes = _scan.check(shapes | {"initial_state": None}, discretization=discretization, layout=layout)
+        pieces = pieces_of("selective_scan", sizes, seq_idx, cu_seqlens)
+        states = sizes["batch"] if cu_seqlens is None else len(pieces)
+        expected = (states, sizes["dim"], sizes["dstate"])
+        if initial_state is not None and shapes["initial_state"] != expected:
+            _scan.SPEC.fail(
+                "initial_state", f"shape {expected}", shapes["initial_state"], "pass one state for each sequence"
+            )
+        options = {"delta_softplus": bool(delta_softplus), "discretization": discretization, "layout": layout}
+        return _packed(tensors, pieces, options, return_last_state, by_row=cu_seqlens is None)
     _scan.check(shapes, discretization=discretization, layout=layout)
     if A.is_complex():
         views: list[Any] = [_scan.canonical(name, x, layout) for name, x in tensors.items()]
@@ -237,3 +260,43 @@ def selective_scan(
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors.values())
     out, last_state, _ = _scan_fwd(*tensors.values(), bool(delta_softplus), discretization, layout, keep)
     return (out, last_state) if return_last_state else out
+
+
+def _piece(name: str, x: Tensor | None, rows: slice, steps: slice, layout: str) -> Tensor | None:
+    """An argument but initial_state, of some rows and steps."""
+    if x is None or name in ("A", "D", "delta_bias") or (name in ("B", "C") and x.ndim == 2):
+        return x
+    return x[rows, ..., steps] if layout == "bdl" else x[rows, steps]
+
+
+def _packed(
+    tensors: dict[str, Tensor | None],
+    pieces: list[tuple[slice, list[slice]]],
+    options: dict[str, Any],
+    return_last_state: bool,
+    *,
+    by_row: bool,
+) -> Any:
+    """A scan of every sequence. `pieces`: rows of the batch and the steps of their sequences, or, unless `by_row`, a sequence each."""
+    layout, initial = options["layout"], tensors["initial_state"]
+    others = {name: x for name, x in tensors.items() if name != "initial_state"}
+    outs, lasts = [], []
+    along = -1 if layout == "bdl" else 1
+    for number, (rows, sequences) in enumerate(pieces):
+        parts = []
+        for first, steps in enumerate(sequences):
+            state = None
+            if initial is not None and first == 0:
+                state = initial[rows] if by_row else initial[number : number + 1]
+            given = {name: _piece(name, x, rows, steps, layout) for name, x in others.items()}
+            y, last = selective_scan(**given, initial_state=state, return_last_state=True, **options)  # type: ignore[arg-type]
+            parts.append(y)
+        outs.append(parts[0] if len(parts) == 1 else torch.cat(parts, dim=along))
+        lasts.append(last)
+    if not outs:
+        u, A = others["u"], others["A"]
+        assert u is not None
+        assert A is not None
+        outs, lasts = [u * 0], [A.new_zeros((0, *A.shape))]
+    out = torch.cat(outs, dim=0 if by_row else along)
+    return (out, torch.cat(lasts)) if return_last_state else out

@@ -1,0 +1,72 @@
+"""Where packed sequences begin and end."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+from torch import Tensor
+
+from .._spec import ArgumentTypeError, Sizes, fail
+
+
+def _integers(operation: str, name: str, x: object, what: str) -> list[list[int]] | list[int]:
+    if not isinstance(x, Tensor) or x.dtype.is_floating_point or x.dtype.is_complex:
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        fail(operation, name, f"a tensor of integers {what}", got, "convert it with .int()", ArgumentTypeError)
+    values: list[list[int]] | list[int] = x.tolist()
+    return values
+
+
+def _runs(row: list[int]) -> list[slice]:
+    """The steps between changes; one empty run where there is no step."""
+    changes = (np.flatnonzero(np.diff(row)) + 1).tolist()
+    return [slice(a, b) for a, b in zip([0, *changes], [*changes, len(row)], strict=True)]
+
+
+def pieces_of(
+    operation: str, sizes: Sizes, seq_idx: Tensor | None, cu_seqlens: Tensor | None
+) -> list[tuple[slice, list[slice]]]:
+    """Rows of the batch with the steps of their sequences; neighbouring rows packed alike together, a sequence each for `cu_seqlens`.
+
+    Raises
+    ------
+    ArgumentError
+        Both are given, or one has a wrong shape, dtype or order.
+    """
+    batch, seqlen = sizes["batch"], sizes["seqlen"]
+    if seq_idx is not None and cu_seqlens is not None:
+        fail(operation, "cu_seqlens", "None where seq_idx is given", "both", "pass one of them")
+    if seq_idx is not None:
+        if tuple(seq_idx.shape) != (batch, seqlen):
+            fail(
+                operation,
+                "seq_idx",
+                f"shape {(batch, seqlen)}",
+                tuple(seq_idx.shape),
+                "number the sequence of every step",
+            )
+        pieces: list[tuple[slice, list[slice]]] = []
+        for number, row in enumerate(_integers(operation, "seq_idx", seq_idx, "(batch, seqlen)")):
+            assert isinstance(row, list)
+            runs = _runs(row)
+            if pieces and pieces[-1][1] == runs:
+                pieces[-1] = slice(pieces[-1][0].start, number + 1), runs
+            else:
+                pieces.append((slice(number, number + 1), runs))
+        return pieces
+    ends = _integers(operation, "cu_seqlens", cu_seqlens, "(nsequences + 1,)")
+    assert cu_seqlens is not None
+    if batch != 1:
+        fail(
+            operation,
+            "cu_seqlens",
+            "a batch of 1",
+            f"a batch of {batch}",
+            "pack all sequences into one row, or pass seq_idx",
+        )
+    sound = cu_seqlens.ndim == 1 and len(ends) > 0 and ends[0] == 0 and ends[-1] == seqlen and ends == sorted(ends)
+    if not sound:
+        expected = f"where each sequence begins, from 0 and never falling, and {seqlen} last"
+        fail(operation, "cu_seqlens", expected, ends, "take the cumulative sum of the lengths")
+    return [(slice(0, 1), [slice(a, b)]) for a, b in pairwise(ends)]
