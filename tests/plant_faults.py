@@ -354,8 +354,8 @@ FAULTS = [
     Fault(
         "transformers: steps leave the state as it was",
         MIXERS,
-        "    state.copy_(last)\n    out = ",
-        "    out = ",
+        "y = ops.selective_state_update(state, ",
+        "y = ops.selective_state_update(state.clone(), ",
         "tests/ssmcore/test_transformers.py -k generated_tokens",
     ),
     Fault(
@@ -396,8 +396,8 @@ FAULTS = [
     Fault(
         "transformers: a compiler has to break its graph",
         MIXERS,
-        "    x, dt, B, C = _wide(x), ",
-        "    torch._dynamo.graph_break()\n    x, dt, B, C = _wide(x), ",
+        "            x = hidden_states.transpose(1, 2)\n",
+        "            torch._dynamo.graph_break()\n            x = hidden_states.transpose(1, 2)\n",
         "tests/ssmcore/test_transformers.py -k compiled_model",
     ),
     Fault(

@@ -56,33 +56,9 @@ def _state_step(
         )
         state.copy_(last)
         return out.squeeze(1)
-    return _state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
-
-
-def _state_update(
-    state: Tensor,
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_softplus: bool,
-) -> Tensor:
-    """The same by few operations of torch: for one step, a call of the scan costs more than what it computes."""
-    x, dt, B, C = _wide(x), _wide(dt), _wide(B), _wide(C)
-    if dt_bias is not None:
-        dt = dt + dt_bias
-    if dt_softplus:
-        dt = F.softplus(dt)
-    last = (state * torch.exp(dt.unsqueeze(-1) * A)).addcmul_((dt * x).unsqueeze(-1), B.unsqueeze(1))
-    state.copy_(last)
-    out = torch.matmul(last, C.unsqueeze(-1)).squeeze(-1)
-    if D is not None:
-        out = out + D * x
-    return out if z is None else out * F.silu(_wide(z))
+    with torch.no_grad():  # nothing is recorded, yet grad may be enabled
+        y = ops.selective_state_update(state, _wide(x), dt, A, B, C, D, z, dt_bias, dt_softplus)
+    return y
 
 
 def _conv_step(x: Tensor, conv_state: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:

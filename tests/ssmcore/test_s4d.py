@@ -121,7 +121,7 @@ def test_the_step_and_all_else_learn() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert np.mean(losses[-10:]) < 0.1 * np.mean(losses[:10])
     assert all((p != before[name]).any() for name, p in layer.named_parameters())
 
