@@ -1,6 +1,7 @@
 """From which length on the convolution by Fourier transforms is faster than the recurrence: `make crossover`.
 
-Diagonal systems in double precision, real and complex, on one thread, the recurrence compiled. Recurrence and convolution take
+Systems in double precision on one thread: diagonal ones, real and complex, whose recurrence is compiled, and dense ones, whose
+recurrence is a loop of NumPy. Recurrence and convolution take
 turns, so that a machine that drifts drifts for both, and neither is timed before both agree. Rewrites the table between its markers in
 docs/choosing.md. Run it on an idle machine.
 """
@@ -20,9 +21,9 @@ import ssmcore
 
 PAGE = Path(__file__).parents[1] / "docs" / "choosing.md"
 MARKERS = ("<!-- crossover -->", "<!-- /crossover -->")
-LENGTHS = tuple(2**k for k in range(4, 17))
-SHOWN = LENGTHS[::2]
-DIAGONALS = {"real": "real", "complex": "lin"}
+LENGTHS = tuple(2**k for k in range(2, 17))
+SHOWN = LENGTHS[2::2]
+KINDS = ("real", "complex", "dense")
 FORMS = ("recurrence", "kernel and convolution", "convolution, kernel known")
 BUDGET_S, MOST, LEAST = 0.5, 25, 5
 """Rounds of a case go on for so long, but are so many at most and at least."""
@@ -50,10 +51,14 @@ class Times:
 def forms(kind: str, dstate: int, channels: int, length: int) -> tuple[Callable[[], Any], ...]:
     """The functions of `FORMS`; each returns the real output (channels, length)."""
     rng = np.random.default_rng(0)
-    A = ssmcore.s4d_diagonal(DIAGONALS[kind], dstate)
-    delta = np.geomspace(1e-3, 1e-1, channels)[:, None]
-    A_bar = np.exp(delta * A)
-    B_bar = (A_bar - 1) / A  # zero-order hold, B being 1
+    delta = np.geomspace(1e-3, 1e-1, channels)
+    if kind == "dense":
+        structure, (A, B) = "dense", ssmcore.hippo("legs", dstate)
+        A_bar, columns = ssmcore.discretize(A, B[:, None], delta, method="bilinear", structure="dense")
+        B_bar = columns[..., 0]
+    else:
+        structure, A = "diagonal", ssmcore.s4d_diagonal({"real": "real", "complex": "lin"}[kind], dstate)
+        A_bar, B_bar = ssmcore.discretize(A, np.ones_like(A), delta, method="zoh")
     C = rng.standard_normal((channels, dstate)).astype(A.dtype)
     u = rng.standard_normal((channels, length))
 
@@ -62,11 +67,11 @@ def forms(kind: str, dstate: int, channels: int, length: int) -> tuple[Callable[
         return 2 * x.real if kind == "complex" else x
 
     def kernel() -> Any:
-        return real(ssmcore.ssm_kernel(A_bar, B_bar, C, length))
+        return real(ssmcore.ssm_kernel(A_bar, B_bar, C, length, structure=structure))
 
     known = kernel()
     return (
-        lambda: real(ssmcore.ssm_recurrence(A_bar, B_bar, C, u, num_threads=1, backend="cython")[0]),
+        lambda: real(ssmcore.ssm_recurrence(A_bar, B_bar, C, u, structure=structure, num_threads=1)[0]),
         lambda: ssmcore.ssm_convolve(u, kernel(), num_threads=1),
         lambda: ssmcore.ssm_convolve(u, known, num_threads=1),
     )
@@ -109,7 +114,7 @@ def table() -> str:
         "| system | form | " + " | ".join(f"L {length}" for length in SHOWN) + " | faster from L |",
         "|---|---|" + "---:|" * (len(SHOWN) + 1),
     ]
-    for kind in DIAGONALS:
+    for kind in KINDS:
         for dstate in (16, 64):
             for channels in (1, 64):
                 found = [timed(forms(kind, dstate, channels, length)) for length in LENGTHS]

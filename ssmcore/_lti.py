@@ -45,8 +45,14 @@ def lead_of(operation: str, A_bar: Array, B_bar: Array, C: Array, structure: str
     return broadcast(operation, "A_bar, B_bar, C", A_bar.shape[:-core], B_bar.shape[:-1], C.shape[:-1])
 
 
-def _powers(A: Array, vector: Array, count: int) -> Array:
-    """(..., count, dstate): A^k vector for k < count, by doubling: as many products as bits."""
+def _powers(A: Array, vector: Array, count: int, structure: str) -> Array:
+    """(..., count, dstate): A^k vector for k < count, by doubling: each power is a product of two known ones."""
+    if structure == "diagonal":
+        rows, step = np.broadcast_to(vector, np.broadcast_shapes(A.shape, vector.shape))[..., None, :], A[..., None, :]
+        while rows.shape[-2] < count:
+            rows = np.concatenate([rows, rows * step], axis=-2)
+            step = step * step
+        return rows[..., :count, :]
     rows, step = vector[..., None, :], A
     while rows.shape[-2] < count:
         rows = np.concatenate([rows, rows @ np.swapaxes(step, -1, -2)], axis=-2)
@@ -59,7 +65,7 @@ def ssm_kernel(A_bar: Array, B_bar: Array, C: Array, length: int, *, structure: 
 
     k is written as i root(length) + j: the kernel is a product of C A_bar^(i root) and A_bar^j B_bar, which takes
     length · dstate multiplications and room for root(length) · dstate numbers only, so that lengths of a million are of everyday
-    use. Powers of a dense A_bar come by doubling.
+    use. Powers come by doubling.
 
     Parameters
     ----------
@@ -94,12 +100,11 @@ def ssm_kernel(A_bar: Array, B_bar: Array, C: Array, length: int, *, structure: 
         return np.zeros((*lead, length), dtype)
     root = math.isqrt(length - 1) + 1
     blocks = -(-length // root)
+    near = _powers(A_bar, B_bar, root, structure)
     if structure == "diagonal":
-        near = A_bar[..., None, :] ** np.arange(root)[:, None] * B_bar[..., None, :]
-        far = A_bar[..., None, :] ** (root * np.arange(blocks))[:, None] * C[..., None, :]
+        far = _powers(A_bar**root, C, blocks, structure)
     else:
-        near = _powers(A_bar, B_bar, root)
-        far = _powers(np.swapaxes(np.linalg.matrix_power(A_bar, root), -1, -2), C, blocks)
+        far = _powers(np.swapaxes(np.linalg.matrix_power(A_bar, root), -1, -2), C, blocks, structure)
     kernel = far @ np.swapaxes(near, -1, -2)
     return kernel.reshape(*kernel.shape[:-2], blocks * root)[..., :length].astype(dtype, copy=False)
 

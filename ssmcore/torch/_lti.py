@@ -35,6 +35,15 @@ def _check_system(operation: str, A_bar: Tensor, B_bar: Tensor, C: Tensor) -> No
             fail(operation, name, expected, tuple(x.shape), "make them agree")
 
 
+def _powers(A: Tensor, vector: Tensor, count: int) -> Tensor:
+    """(..., count, dstate): A^k vector for k < count, by doubling: each power is a product of two known ones."""
+    rows, step = torch.broadcast_tensors(A, vector)[1][..., None, :], A[..., None, :]
+    while rows.shape[-2] < count:
+        rows = torch.cat([rows, rows * step], dim=-2)
+        step = step * step
+    return rows[..., :count, :]
+
+
 def ssm_kernel(A_bar: Tensor, B_bar: Tensor, C: Tensor, length: int) -> Tensor:
     """The impulse response K[k] = C A_bar^k B_bar of a diagonal system; as `ssmcore.ssm_kernel`, differentiable.
 
@@ -62,8 +71,7 @@ def ssm_kernel(A_bar: Tensor, B_bar: Tensor, C: Tensor, length: int) -> Tensor:
     # k = root i + j: the kernel is a product of two short tables of powers
     root = math.isqrt(max(length - 1, 0)) + 1
     blocks = -(-length // root)
-    near = A_bar[..., None, :] ** torch.arange(root, device=A_bar.device)[:, None] * B_bar[..., None, :]
-    far = A_bar[..., None, :] ** (root * torch.arange(blocks, device=A_bar.device))[:, None] * C[..., None, :]
+    near, far = _powers(A_bar, B_bar, root), _powers(A_bar**root, C, blocks)
     dtype = torch.promote_types(near.dtype, far.dtype)
     kernel = far.to(dtype) @ near.to(dtype).transpose(-1, -2)
     return kernel.flatten(-2)[..., :length]
