@@ -24,6 +24,8 @@ KERNELS = {
     "causal_conv1d silu": ("ssm_conv", {"activation": "silu"}),
     "depthwise_conv2d silu": ("ssm_dwconv", {"activation": "silu"}),
     "attention_gate": ("ssm_gate", {}),
+    "chunk_scan": ("ssm_chunks", {}),
+    "ssm_recurrence": ("ssm_linear", {}),
 }
 
 
@@ -32,7 +34,14 @@ def run(name: str) -> None:
     import numpy as np
 
     import ssmcore
-    from ssmcore.ops import attention_gate, causal_conv1d, depthwise_conv2d, selective_scan
+    from ssmcore.ops import (
+        attention_gate,
+        causal_conv1d,
+        chunk_scan,
+        depthwise_conv2d,
+        selective_scan,
+        ssm_recurrence,
+    )
 
     op, options = name.split()[0], KERNELS[name][1]
     rng = np.random.default_rng(0)
@@ -45,9 +54,17 @@ def run(name: str) -> None:
         case = causal_conv1d.make_case(rng, np.float32, batch=1, dim=64, seqlen=256, layout="bld", **options)
     elif op == "depthwise_conv2d":
         case = depthwise_conv2d.make_case(rng, np.float32, batch=1, height=16, width=16, dim=64, **options)
+    elif op == "chunk_scan":
+        case = chunk_scan.make_case(
+            rng, np.float32, batch=1, seqlen=256, nheads=2, headdim=64, dstate=64, ngroups=1, extras=False
+        )
+    elif op == "ssm_recurrence":
+        case = ssm_recurrence.make_case(rng, np.float32, systems=(8,), seqlen=256, dstate=16, kind="complex")
     else:
         case = attention_gate.make_case(rng, np.float32, batch=1, height=16, width=16, channels=64, dim=32)
     out = getattr(ssmcore, op)(**case, backend="cython", num_threads=1)
+    if op == "ssm_recurrence":
+        return
     dout = np.ones_like(out[0] if isinstance(out, tuple) else out)
     getattr(ssmcore, f"{op}_vjp")(dout, **case, backend="cython", num_threads=1)
 

@@ -18,7 +18,6 @@ from .ops.selective_scan import selective_scan
 Array = NDArray[Any]
 _DISCRETIZATIONS = _scan.SPEC.options["discretization"]
 _ACTIVATIONS = _conv.SPEC.options["activation"]
-_ONE_THREAD = 1 << 17
 _WIDE = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -90,11 +89,6 @@ def _usual_convolution(x: Array, conv_state: Array, weight: Any, bias: Any) -> b
         and _packed(weight, dtype, (dim, taps))
         and (bias is None or _packed(bias, dtype, (dim,)))
     )
-
-
-def _threads(num_threads: int | None, work: int) -> int:
-    """One thread where waking a second costs more than it saves; the result is the same."""
-    return 1 if num_threads is None and work < _ONE_THREAD else resolve(num_threads)
 
 
 def _compute_dtype(x: Array) -> np.dtype[Any]:
@@ -181,9 +175,7 @@ def selective_state_update(
                     B, C = B[:, None], C[:, None]
                 check_option("selective_scan", "discretization", discretization, _DISCRETIZATIONS)
                 options = {"dt_softplus": bool(dt_softplus), "discretization": discretization}
-                out: Array = step(
-                    state, x, dt, A, B, C, D, z, dt_bias, **options, num_threads=_threads(num_threads, state.size)
-                )
+                out: Array = step(state, x, dt, A, B, C, D, z, dt_bias, **options, num_threads=resolve(num_threads))
                 return out
     axes = {3: "(batch, dim, dstate)", 4: "(batch, nheads, headdim, dstate)"}
     _check_state(name, "state", state, axes)
@@ -296,8 +288,7 @@ def causal_conv1d_update(
         if one_step is not None:
             check_option("causal_conv1d", "activation", activation, _ACTIVATIONS)
             initial = np.ascontiguousarray(conv_state[:, :, conv_state.shape[2] - (weight.shape[1] - 1) :])
-            threads = _threads(num_threads, conv_state.size)
-            y: Array = one_step(x, initial, weight, bias, silu=activation is not None, num_threads=threads)
+            y: Array = one_step(x, initial, weight, bias, silu=activation is not None, num_threads=resolve(num_threads))
             flat = conv_state.reshape(-1)
             flat[:-1] = flat[1:]  # what crosses from one row into another is overwritten next
             conv_state[:, :, -1] = x

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+# the tests' sizes are small, and several threads are to run on them where several are asked for
+os.environ["SSMCORE_WORK_PER_THREAD"] = "1"
+
 settings.register_profile("default", deadline=None, max_examples=30, derandomize=bool(os.environ.get("CI")))
 settings.register_profile("thorough", deadline=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))

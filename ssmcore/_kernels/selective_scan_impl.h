@@ -754,19 +754,21 @@ static void NAME(bwd_unit)(const void *task, int64_t index, char *arena) {
     for (int64_t direction = 0; direction < job->s->directions; direction++) NAME(bwd_direction)(job, &unit, direction, arena);
 }
 
-static int NAME(run)(const ssm_scan *s, int64_t scratch, void (*unit)(const void *, int64_t, char *)) {
+static int NAME(run)(const ssm_scan *s, int64_t per_element, int64_t scratch, void (*unit)(const void *, int64_t, char *)) {
     NAME(job) job;
     char *raw = NAME(open_job)(&job, s);
     if (!raw) return SSMCORE_NO_MEMORY;
     int64_t parts = (s->batch + s->span - 1) / s->span;
-    int status = ssm_run_units(&job, parts * s->ngroups * NAME(blocks)(s), s->num_threads, scratch, unit);
+    int64_t units = parts * s->ngroups * NAME(blocks)(s);
+    int64_t cost = per_element * s->batch * s->directions * s->seqlen * s->dim * s->dstate;
+    int status = ssm_run_units(&job, units, s->num_threads, cost, scratch, unit);
     free(raw);
     return status;
 }
 
-int NAME(ssm_scan_fwd)(const ssm_scan *s) { return NAME(run)(s, NAME(fwd_scratch)(s), NAME(fwd_unit)); }
+int NAME(ssm_scan_fwd)(const ssm_scan *s) { return NAME(run)(s, 10, NAME(fwd_scratch)(s), NAME(fwd_unit)); }
 
-int NAME(ssm_scan_bwd)(const ssm_scan *s) { return NAME(run)(s, NAME(bwd_scratch)(s), NAME(bwd_unit)); }
+int NAME(ssm_scan_bwd)(const ssm_scan *s) { return NAME(run)(s, 30, NAME(bwd_scratch)(s), NAME(bwd_unit)); }
 
 #undef EXPECT
 #undef A_SCALE

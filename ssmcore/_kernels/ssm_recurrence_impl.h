@@ -77,5 +77,6 @@ static void NAME(linear_unit)(const void *task, int64_t row, char *arena) {
 }
 
 int NAME(ssm_linear_run)(const ssm_linear *s) {
-    return ssm_run_units(s, s->rows, s->num_threads, 0, NAME(linear_unit));
+    return ssm_run_units(s, s->rows, s->num_threads, s->rows * s->dstate * s->seqlen * (s->A.imaginary ? 8 : 3), 0,
+                         NAME(linear_unit));
 }

@@ -8,11 +8,24 @@
 #endif
 #include "cpu.h"
 
-/* work(task, index, scratch) for every index, `scratch` bytes of its thread's own each time. 0 or SSMCORE_NO_MEMORY. */
-static int ssm_run_units(const void *task, int64_t units, int threads, int64_t scratch,
+/* Multiply-adds below which a thread costs more than it does, by the time it takes to wake one: 2^20, or SSMCORE_WORK_PER_THREAD,
+ * which backends/_threads.py has checked. */
+static int64_t ssm_work_per_thread(void) {
+    const char *wanted = getenv("SSMCORE_WORK_PER_THREAD");
+    int64_t work = wanted ? atoll(wanted) : 0;
+    return work > 0 ? work : 1 << 20;
+}
+
+/* work(task, index, scratch) for every index, `scratch` bytes of its thread's own each time; `cost` is about how many multiply-adds all
+ * of it takes. 0 or SSMCORE_NO_MEMORY. */
+static int ssm_run_units(const void *task, int64_t units, int threads, int64_t cost, int64_t scratch,
                          void (*work)(const void *, int64_t, char *)) {
     if (units == 0) return 0;
     if (threads > units) threads = (int)units;
+    if (threads > 1) {
+        int64_t worth = cost / ssm_work_per_thread();
+        if (threads > worth) threads = worth > 1 ? (int)worth : 1;
+    }
     scratch = (scratch + 4095) / 4096 * 4096;
     char *raw = malloc(scratch * threads + 64);
     if (!raw) return SSMCORE_NO_MEMORY;

@@ -156,6 +156,20 @@ def test_each_instruction_set_gives_the_reference(isa: str, op: str, monkeypatch
                 assert g is w is None or relative_error(g, w) <= spec.gradient.of(dtype), sample.name
 
 
+@pytest.mark.parametrize("variable", ["SSMCORE_NUM_THREADS", "SSMCORE_WORK_PER_THREAD"])
+def test_numbers_of_the_environment_are_checked(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "many")
+    with pytest.raises(ValueError, match=f"{variable}: expected a whole number of at least 1, got 'many'"):
+        ssmcore.selective_scan(**SPECS["selective_scan"].samples[0].make(np.random.default_rng(0), np.float32))
+
+
+def test_little_work_wakes_no_thread_and_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = SPECS["selective_scan"].samples[0].make(np.random.default_rng(0), np.float32)
+    many = ssmcore.selective_scan(**case, num_threads=2)
+    monkeypatch.delenv("SSMCORE_WORK_PER_THREAD")
+    assert np.array_equal(ssmcore.selective_scan(**case, num_threads=2), many)
+
+
 @pytest.mark.parametrize(("variable", "wanted"), [("OMP_NUM_THREADS", 1), ("SSMCORE_NUM_THREADS", 3)])
 def test_threads_follow_the_environment(variable: str, wanted: int) -> None:
     program = "import ssmcore; from ssmcore.backends import _threads, cython_; print(_threads.resolve(None))"
