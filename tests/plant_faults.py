@@ -1171,6 +1171,27 @@ FAULTS = [
         CONFORMANCE,
         build=True,
     ),
+    Fault(
+        "compat: Mamba-2 forgets the state of its prompt",
+        "ssmcore/compat/_mamba2.py",
+        "states[1].copy_(final)",
+        "states[1].zero_()",
+        "tests/ssmcore/test_mamba2.py -k prompt",
+    ),
+    Fault(
+        "compat: Mamba-2 does not clamp its steps",
+        "ssmcore/compat/_mamba2.py",
+        "            dt_limit=self.dt_limit,\n",
+        "",
+        "tests/ssmcore/test_mamba2.py -k transcription",
+    ),
+    Fault(
+        "opcheck: a backward op with a wrong fake kernel",
+        "ssmcore/torch/_chunk_scan.py",
+        "return [*grads, x.new_empty((x.shape[0], *x.shape[2:], B.shape[3]))]",
+        "return [*grads, x.new_empty((x.shape[0], *x.shape[2:]))]",
+        "tests/ssmcore/test_opcheck.py",
+    ),
 ]
 
 

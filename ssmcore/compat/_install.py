@@ -14,7 +14,7 @@ Contents = dict[str, dict[str, Any]]
 
 
 def _mamba_ssm() -> Contents:
-    from . import _mamba_simple, _norms, _scan_interface, _steps
+    from . import _mamba2, _mamba_simple, _norms, _scan_interface, _steps
     from ._chunk_scan import mamba_chunk_scan_combined
 
     scans = {name: getattr(_scan_interface, name) for name in _scan_interface.__all__}
@@ -32,11 +32,13 @@ def _mamba_ssm() -> Contents:
     return {
         "mamba_ssm": {
             "Mamba": _mamba_simple.Mamba,
+            "Mamba2": _mamba2.Mamba2,
             "selective_scan_fn": scans["selective_scan_fn"],
             "mamba_inner_fn": scans["mamba_inner_fn"],
         },
         "mamba_ssm.modules": {},
         "mamba_ssm.modules.mamba_simple": {"Mamba": _mamba_simple.Mamba},
+        "mamba_ssm.modules.mamba2": {"Mamba2": _mamba2.Mamba2},
         "mamba_ssm.ops": {},
         "mamba_ssm.ops.selective_scan_interface": scans,
         "mamba_ssm.ops.triton": {},

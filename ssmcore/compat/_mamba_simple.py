@@ -35,7 +35,7 @@ class InferenceParams:
             self.lengths_per_sample.zero_()
 
 
-def _kept(value: Tensor, **marks: bool) -> nn.Parameter:
+def kept_parameter(value: Tensor, **marks: bool) -> nn.Parameter:
     """A parameter with the marks by which training code treats it apart."""
     parameter = nn.Parameter(value)
     for name, mark in marks.items():
@@ -43,7 +43,36 @@ def _kept(value: Tensor, **marks: bool) -> nn.Parameter:
     return parameter
 
 
-class Mamba(nn.Module):
+class StatesInCache:
+    """Finds a layer's states in an `InferenceParams`, or puts them there."""
+
+    layer_idx: int | None
+
+    def allocate_inference_cache(self, batch_size: int, max_seqlen: int, **_: Any) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+    def _get_states_from_cache(
+        self, inference_params: Any, batch_size: int, initialize_states: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        if self.layer_idx is None:
+            fail(
+                type(self).__name__,
+                "layer_idx",
+                "an integer where states are kept",
+                None,
+                "number the layers when building them",
+            )
+        cache = inference_params.key_value_memory_dict
+        if self.layer_idx not in cache:
+            cache[self.layer_idx] = self.allocate_inference_cache(batch_size, inference_params.max_seqlen)
+        states: tuple[Tensor, Tensor] = cache[self.layer_idx]
+        if initialize_states:
+            for state in states:
+                state.zero_()
+        return states
+
+
+class Mamba(StatesInCache, nn.Module):
     """Mamba block on (batch, seqlen, d_model), with mamba_ssm's parameter names, so that its checkpoints load.
 
     Parameters
@@ -110,8 +139,10 @@ class Mamba(nn.Module):
             self.add_module(f"x_proj{suffix}", nn.Linear(inner, rank + 2 * d_state, bias=False, **made))
             self.add_module(f"dt_proj{suffix}", nn.Linear(rank, inner, **made))
             A_log = torch.arange(1, d_state + 1, dtype=torch.float32, device=device).log().repeat(inner, 1)
-            self.register_parameter(f"A{suffix}_log", _kept(A_log, _no_weight_decay=True))
-            self.register_parameter(f"D{suffix}", _kept(torch.ones(inner, device=device), _no_weight_decay=True))
+            self.register_parameter(f"A{suffix}_log", kept_parameter(A_log, _no_weight_decay=True))
+            self.register_parameter(
+                f"D{suffix}", kept_parameter(torch.ones(inner, device=device), _no_weight_decay=True)
+            )
         self.out_proj = nn.Linear(inner, d_model, bias=bias, **made)
         bound = rank**-0.5 * dt_scale
         if dt_init == "constant":
@@ -206,17 +237,3 @@ class Mamba(nn.Module):
             conv.new_zeros((batch_size, self.d_inner, self.d_conv), dtype=dtype or conv.dtype),
             ssm.new_zeros((batch_size, self.d_inner, self.d_state), dtype=dtype or ssm.dtype),
         )
-
-    def _get_states_from_cache(
-        self, inference_params: Any, batch_size: int, initialize_states: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        if self.layer_idx is None:
-            fail("Mamba", "layer_idx", "an integer where states are kept", None, "number the layers when building them")
-        cache = inference_params.key_value_memory_dict
-        if self.layer_idx not in cache:
-            cache[self.layer_idx] = self.allocate_inference_cache(batch_size, inference_params.max_seqlen)
-        states: tuple[Tensor, Tensor] = cache[self.layer_idx]
-        if initialize_states:
-            for state in states:
-                state.zero_()
-        return states
