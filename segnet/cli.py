@@ -139,7 +139,7 @@ def train(
     source: Annotated[Path, typer.Option("--input", "-i", help="Folder written by `segnet prepare`.")],
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder for the run: weights, split, log, curves.")],
     config: ConfigFile = None,
-    model: Annotated[str | None, typer.Option(help="mamba-ahnet or mamba-ahnet-r.")] = None,
+    model: Annotated[str | None, typer.Option(help="A network's name, as for `segnet info`.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Wall time of training.")] = None,
     max_steps: Annotated[int | None, typer.Option(help="Stop after this many steps instead.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Slices a step.")] = None,
@@ -346,14 +346,20 @@ def evaluate(
 
 @app.command()
 def info(
-    model: Annotated[str, typer.Argument(help="mamba-ahnet or mamba-ahnet-r.")] = "mamba-ahnet",
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="hunet, ahnet, ahnet-r, mamba-ahnet, mamba-ahnet-r, mamba-ahnet-conv, unet, attention-unet or vm-unet."
+        ),
+    ] = "mamba-ahnet",
     config: ConfigFile = None,
+    side_px: Annotated[int, typer.Option(help="Side of the slice that costs are counted for.")] = 256,
     show_config: Annotated[
         bool, typer.Option("--show-config", help="Print the resolved configuration as YAML instead.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Parameters of a network, part by part; or the configuration and its defaults."""
+    """Parameters, multiply-adds, memory and reach of a network, part by part; or the configuration and its defaults."""
     from .config import load_config
 
     resolved = load_config(config, {"model": {"name": model}})
@@ -365,15 +371,25 @@ def info(
     from .info import describe
     from .report.table import format_table
 
-    description = describe(resolved.model)
+    try:
+        description = describe(resolved.model, side_px=side_px)
+    except ValueError as error:
+        raise InputError(f"side-px: {error}") from None
     if as_json:
         _print(description)
         return
     print(
         f"{description['model']}: {description['parameters'] / 1e6:.2f} M parameters, {description['discretization']} scan"
     )
-    print(f"{description['input']} -> {description['output']}\n")
-    print(format_table(description["parts"], {"part": "part", "parameters": "parameters"}))
+    height, width = description["receptive_field_px"]
+    print(f"{description['input']} -> {description['output']}")
+    print(
+        f"a training step of a slice of {side_px} px: forward {description['macs'] / 1e9:.2f} G multiply-adds and "
+        f"{description['scan_flops'] / 1e9:.2f} GFLOP of scan, {description['activation_bytes'] / 1e6:.0f} MB kept for the backward pass"
+    )
+    print(f"an output pixel sees {height} by {width} px\n")
+    columns = {"part": "part", "parameters": "parameters", "macs": "multiply-adds", "scan_flops": "scan flop"}
+    print(format_table(description["parts"], columns))
 
 
 def main() -> None:

@@ -22,7 +22,8 @@ class _Frozen(BaseModel):
 class ModelConfig(_Frozen):
     """A network. The paper's own reading of a row stays a switch; the default is the repaired one."""
 
-    name: Literal["mamba-ahnet", "mamba-ahnet-r"] = "mamba-ahnet"
+    name: str = "mamba-ahnet"
+    """One of `segnet.models.names()`: the paper's, its peers', or one that a package registers."""
     in_channels: Annotated[int, Field(ge=1)] = 1
     """Slices shown at once, an odd number: the one to segment, and as many below as above it."""
     classes: Annotated[int, Field(ge=2)] = 2

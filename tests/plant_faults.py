@@ -172,8 +172,8 @@ FAULTS = [
     Fault(
         "attention computed and not used",
         "segnet/models/ahnet.py",
-        "x_up = self.gate(x_up, t)",
-        "self.gate(x_up, t)",
+        "return (self.gate(x_up, t), t) if",
+        "return (x_up, t) if",
         "tests/segnet/models",
     ),
     Fault(
@@ -1191,6 +1191,34 @@ FAULTS = [
         "return [*grads, x.new_empty((x.shape[0], *x.shape[2:], B.shape[3]))]",
         "return [*grads, x.new_empty((x.shape[0], *x.shape[2:]))]",
         "tests/ssmcore/test_opcheck.py",
+    ),
+    Fault(
+        "networks: no VM layer after a decoder block",
+        "segnet/models/network.py",
+        "VMLayer(f, vss_config(config)) if vm_layers else nn.Identity()",
+        "nn.Identity()",
+        "tests/segnet/models/test_networks.py -k pathway",
+    ),
+    Fault(
+        "networks: the reconstruction hidden by its class",
+        "segnet/models/network.py",
+        "        self.reconstruction = None\n",
+        "        type(self).reconstruction = None\n",
+        "tests/segnet/models/test_networks.py -k gradient",
+    ),
+    Fault(
+        "info: the scan's operations not counted",
+        "segnet/info.py",
+        "    torch.ops.ssmcore.ss2d_fwd: _scan_flops,\n",
+        "",
+        "tests/segnet/models/test_networks.py -k counts",
+    ),
+    Fault(
+        "info: memory of a storage counted for each of its tensors",
+        "segnet/info.py",
+        "kept[x.untyped_storage()._cdata] = x",
+        "kept[id(x)] = x",
+        "tests/segnet/models/test_networks.py -k memory_kept",
     ),
 ]
 

@@ -1,23 +1,68 @@
-"""The paper's networks, by name."""
+"""The paper's networks and their peers, by name.
+
+Others register theirs under the entry point group ``segnet.models``: a function of a `ModelConfig` that makes a
+`segnet.models.network.Network`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar
 
 import torch
 from torch import nn
 
 from ..config import ModelConfig
+from ..errors import InputError
+from .conv_nets import ahnet, hunet, mamba_ahnet_conv
 from .mamba_ahnet import MambaAHNet
+from .network import Network
+from .peers import VMUNet, attention_unet, unet
 
-__all__ = ["MambaAHNet", "build", "channels_last"]
+__all__ = ["GROUP", "Network", "build", "channels_last", "names"]
+
+GROUP = "segnet.models"
+BUILTIN: dict[str, Callable[[ModelConfig], Network]] = {
+    "hunet": hunet,
+    "ahnet": ahnet,
+    "ahnet-r": ahnet,
+    "mamba-ahnet": MambaAHNet,
+    "mamba-ahnet-r": MambaAHNet,
+    "mamba-ahnet-conv": mamba_ahnet_conv,
+    "unet": unet,
+    "attention-unet": attention_unet,
+    "vm-unet": VMUNet,
+}
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def build(config: ModelConfig) -> MambaAHNet:
-    """The network a configuration names, freshly initialised from torch's global generator."""
-    return MambaAHNet(config)
+@cache
+def _third_party() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def names() -> tuple[str, ...]:
+    """Names of all known networks."""
+    return (*BUILTIN, *sorted(set(_third_party()) - set(BUILTIN)))
+
+
+def build(config: ModelConfig) -> Network:
+    """The network a configuration names, freshly initialised from torch's global generator.
+
+    Raises
+    ------
+    InputError
+        The name is unknown.
+    """
+    if config.name in BUILTIN:
+        return BUILTIN[config.name](config)
+    if config.name not in _third_party():
+        raise InputError(f"model: expected one of {', '.join(names())}, got {config.name!r}; check its spelling")
+    made: Network = _third_party()[config.name].load()(config)
+    return made
 
 
 def channels_last(model: Module) -> Module:

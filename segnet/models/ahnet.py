@@ -80,7 +80,32 @@ def _follow(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
     cast(Tensor, norm.num_batches_tracked).add_(1)
 
 
-class AttentionUpsampling(nn.Module):
+class HUNetUpsampling(nn.Module):
+    """HUNet's block: algorithm 1 without the gate. Transposed convolution, BN, ReLU; concatenation; convolution with ReLU, BN, ReLU.
+
+    Parameters
+    ----------
+    in_channels, skip_channels : of x and of the skip connection t, which has twice the height and width
+    filters : f, the channels of the result
+    """
+
+    def __init__(self, in_channels: int, skip_channels: int, filters: int) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(in_channels, filters, 3, stride=2, padding=1, output_padding=1)
+        self.up_norm = nn.BatchNorm2d(filters)
+        self.conv = nn.Conv2d(filters + skip_channels, filters, 3, padding=1)
+        self.conv_norm = nn.BatchNorm2d(filters)
+
+    def gated(self, x_up: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        return x_up, t
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        x_up = torch.relu(self.up_norm(self.up(x)))
+        y = torch.relu(self.conv(torch.cat(self.gated(x_up, t), dim=1)))
+        return torch.relu(self.conv_norm(y))
+
+
+class AttentionUpsampling(HUNetUpsampling):
     """Algorithm 1. Transposed convolution, BN, ReLU; gate; concatenation; convolution with ReLU, BN, ReLU.
 
     The paper computes the attention map and never uses it; here the gated features replace those they gate.
@@ -89,28 +114,17 @@ class AttentionUpsampling(nn.Module):
 
     Parameters
     ----------
-    in_channels, skip_channels : of x and of the skip connection t, which has twice the height and width
-    filters : f, the channels of the result
+    in_channels, skip_channels, filters : as in `HUNetUpsampling`
     """
 
     def __init__(self, in_channels: int, skip_channels: int, filters: int, *, gate_target: str = "up") -> None:
-        super().__init__()
+        super().__init__(in_channels, skip_channels, filters)
         self.gate_target = gate_target
-        self.up = nn.ConvTranspose2d(in_channels, filters, 3, stride=2, padding=1, output_padding=1)
-        self.up_norm = nn.BatchNorm2d(filters)
         gated, gating = (filters, skip_channels) if gate_target == "up" else (skip_channels, filters)
         self.gate = AttentionGate(gated, gating, max(filters // 2, 1))
-        self.conv = nn.Conv2d(filters + skip_channels, filters, 3, padding=1)
-        self.conv_norm = nn.BatchNorm2d(filters)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        x_up = torch.relu(self.up_norm(self.up(x)))
-        if self.gate_target == "up":
-            x_up = self.gate(x_up, t)
-        else:
-            t = self.gate(t, x_up)
-        y = torch.relu(self.conv(torch.cat([x_up, t], dim=1)))
-        return torch.relu(self.conv_norm(y))
+    def gated(self, x_up: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        return (self.gate(x_up, t), t) if self.gate_target == "up" else (x_up, self.gate(t, x_up))
 
 
 class ResidualUpsampling(nn.Module):

@@ -172,3 +172,19 @@ class PatchMerging(nn.Module):
         batch, height, width, channels = x.shape
         x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).permute(0, 1, 3, 4, 2, 5)
         return self.reduce(self.norm(x.reshape(batch, height // 2, width // 2, 4 * channels)))
+
+
+class PatchExpanding(nn.Module):
+    """`factor` times the height and width, from `channels` to channels * gain / factor^2: Linear, positions out of channels, LayerNorm."""
+
+    def __init__(self, channels: int, factor: int, gain: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.expand = nn.Linear(channels, gain * channels, bias=False)
+        self.norm = nn.LayerNorm(channels * gain // factor**2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, height, width, _ = x.shape
+        f = self.factor
+        x = self.expand(x).unflatten(-1, (f, f, -1)).permute(0, 1, 3, 2, 4, 5)
+        return self.norm(x.reshape(batch, f * height, f * width, -1))

@@ -161,4 +161,4 @@ def test_info() -> None:
     assert json.loads(segnet("info", "mamba-ahnet", "--json").stdout)["parameters"] == 6_956_855
     assert "6.96 M" in segnet("info").stdout
     assert "patch_px: " in segnet("info", "--show-config").stdout
-    refused("info", "resnet", says="config: model.name")
+    refused("info", "resnet", says="model: expected one of hunet, ahnet")

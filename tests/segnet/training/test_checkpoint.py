@@ -56,8 +56,14 @@ def test_a_truncated_file_is_refused(saved: Path) -> None:
 
 
 def test_an_unknown_configuration_is_refused(saved: Path) -> None:
-    rewrite(saved, {"format": checkpoint.FORMAT, "config": '{"model": {"name": "resnet"}}'})
+    rewrite(saved, {"format": checkpoint.FORMAT, "config": '{"model": {"heads": 8}}'})
     with pytest.raises(InputError, match="expected a configuration this version knows"):
+        checkpoint.load(saved)
+
+
+def test_an_unknown_network_is_refused(saved: Path) -> None:
+    rewrite(saved, {"format": checkpoint.FORMAT, "config": '{"model": {"name": "resnet"}}'})
+    with pytest.raises(InputError, match=r"model: expected one of hunet, .*got 'resnet'"):
         checkpoint.load(saved)
 
 

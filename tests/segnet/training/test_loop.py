@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from segnet.errors import InputError
+from segnet.models import names
 from segnet.training import checkpoint
 from segnet.training.loop import _rate, make_split, train
 
@@ -35,6 +36,18 @@ def test_the_loss_falls(prepared: Path, tmp_path: Path, tiny_config: Any) -> Non
         patch.setattr(loop, "_step", recorded)
         train(prepared, tmp_path / "run", config)
     assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_network_trains_and_comes_back(name: str, prepared: Path, tmp_path: Path, tiny_config: Any) -> None:
+    config = changed(changed(tiny_config, "train", max_steps=2, validate_every_s=1e9), "model", name=name)
+    train(prepared, tmp_path / "run", config)
+    model, loaded = checkpoint.load(tmp_path / "run")
+    assert loaded.model.name == name
+    logits, reconstruction = model(torch.rand(1, config.model.in_channels, 64, 64))
+    assert logits.shape == (1, 2, 64, 64)
+    assert reconstruction is None
+    assert torch.isfinite(logits).all()
 
 
 def test_a_run_leaves_weights_split_and_log(run_folder: Path) -> None:

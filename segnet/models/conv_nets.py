@@ -1,0 +1,64 @@
+"""The paper's networks on a convolution encoder: HUNet, AHNet, and AHNet with Mamba blocks in the upsampling pathway."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ..config import ModelConfig
+from .ahnet import HUNetUpsampling, ResidualUpsampling
+from .network import Decoder, Network, Upsampling
+
+LEVELS = 4
+"""Halvings of height and width, which double the channels."""
+
+
+def double_convolution(in_channels: int, channels: int) -> nn.Sequential:
+    """Twice (3x3 convolution, BN, ReLU)."""
+    layers: list[nn.Module] = []
+    for entering in (in_channels, channels):
+        layers += [nn.Conv2d(entering, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+class ConvNet(Network):
+    """An encoder of double convolutions, max-pooling between, and the decoder that a name stands for.
+
+    Source: section IV-A; HUNet is what the paper builds on and publishes no code either: filters and depth are a
+    reconstruction (docs/models.md).
+    """
+
+    stride = 2**LEVELS
+
+    def __init__(self, config: ModelConfig, upsampling: Upsampling, *, vm_layers: bool = False) -> None:
+        super().__init__(config)
+        self.dims = tuple(config.base_width * 2**i for i in range(LEVELS + 1))
+        entering = (config.in_channels, *self.dims[:-1])
+        self.levels = nn.ModuleList(map(double_convolution, entering, self.dims))
+        decoder = partial(Decoder, self.dims, config, upsampling, vm_layers=vm_layers, tail=0)
+        self.decoder = decoder(width=1.0, out_channels=config.classes)
+        if config.reconstructs:
+            self.reconstruction = decoder(width=config.reconstruction_width, out_channels=config.in_channels)
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        stages: list[Tensor] = []
+        for level in self.levels:
+            stages.append(level(torch.max_pool2d(stages[-1], 2) if stages else x))
+        return stages
+
+
+def hunet(config: ModelConfig) -> ConvNet:
+    """HUNet, the base of AHNet: upsampling by algorithm 1 without its gate."""
+    return ConvNet(config, HUNetUpsampling)
+
+
+def ahnet(config: ModelConfig) -> ConvNet:
+    """AHNet: upsampling by algorithm 2, with reconstruction for `ahnet-r`."""
+    return ConvNet(config, partial(ResidualUpsampling, gate_target=config.gate_target))
+
+
+def mamba_ahnet_conv(config: ModelConfig) -> ConvNet:
+    """The other reading of "Mamba blocks in the upsampling pathway": AHNet with a VM layer after each decoder block."""
+    return ConvNet(config, partial(ResidualUpsampling, gate_target=config.gate_target), vm_layers=True)

@@ -1,0 +1,90 @@
+"""Networks of others, through the same interface, to compare with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..config import ModelConfig
+from .mamba import PatchExpanding, VSSBlock
+from .mamba_ahnet import VSSEncoder
+from .network import Network, vss_config
+
+
+class Monai(Network):
+    """A network of MONAI on the image itself."""
+
+    stride = 16
+
+    def __init__(self, config: ModelConfig, network: nn.Module) -> None:
+        super().__init__(config)
+        self.decoder = network
+
+    def encode(self, x: Tensor) -> Any:
+        return x
+
+
+def _sizes(config: ModelConfig) -> dict[str, Any]:
+    """Widths of hunet's levels."""
+    channels = tuple(config.base_width * 2**i for i in range(5))
+    sides = {"spatial_dims": 2, "in_channels": config.in_channels, "out_channels": config.classes}
+    return sides | {"channels": channels, "strides": (2, 2, 2, 2)}
+
+
+def unet(config: ModelConfig) -> Monai:
+    """MONAI's U-Net, two residual units a level."""
+    from monai.networks.nets.unet import UNet
+
+    return Monai(config, UNet(**_sizes(config), num_res_units=2))
+
+
+def attention_unet(config: ModelConfig) -> Monai:
+    """MONAI's Attention U-Net."""
+    from monai.networks.nets.attentionunet import AttentionUnet
+
+    return Monai(config, AttentionUnet(**_sizes(config)))
+
+
+class ExpandingDecoder(nn.Module):
+    """Of VM-UNet: blocks, then three times patch expanding and blocks, skips added; last a fourfold expanding and a 1x1 head."""
+
+    def __init__(self, dims: tuple[int, ...], config: ModelConfig) -> None:
+        super().__init__()
+        vss = vss_config(config)
+        depths = (*reversed(config.depths[1:]), 1)
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(VSSBlock(dim, vss) for _ in range(depth)))
+            for dim, depth in zip(reversed(dims), depths, strict=True)
+        )
+        self.expands = nn.ModuleList(PatchExpanding(dim, 2, 2) for dim in reversed(dims[1:]))
+        self.last = PatchExpanding(dims[0], 4, 4)
+        self.head = nn.Conv2d(dims[0] // 4, config.classes, 1)
+
+    def forward(self, stages: list[Tensor]) -> Tensor:
+        *skips, x = (stage.permute(0, 2, 3, 1) for stage in stages)
+        x = self.stages[0](x)
+        for expand, stage in zip(self.expands, self.stages[1:], strict=True):
+            x = stage(expand(x + skips.pop()))
+        return self.head(self.last(x).permute(0, 3, 1, 2))
+
+
+class VMUNet(VSSEncoder):
+    """VM-UNet of our VSS blocks: an encoder 6 b wide, a decoder of VSS blocks and patch expanding.
+
+    Source: Ruan and Xiang, VM-UNet (2024), section 3.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config, 6 * config.base_width)
+        self.decoder = ExpandingDecoder(self.dims, config)
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """What enters each stage, and what leaves the last."""
+        features, entered = self.embed(x), []
+        for i, stage in enumerate(self.stages):
+            if i:
+                features = self.merges[i - 1](features)
+            entered.append(features.permute(0, 3, 1, 2))
+            features = stage(features)
+        return [*entered, features.permute(0, 3, 1, 2)]

@@ -1,0 +1,158 @@
+"""Every network of the registry: what it counts, what it takes and gives, and how another package adds one."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+from typing import Any
+
+import pytest
+import torch
+
+import segnet.models as models
+from segnet.config import ModelConfig
+from segnet.errors import InputError
+from segnet.info import count, describe
+from segnet.models import build, names
+from segnet.models.ahnet import AttentionUpsampling, HUNetUpsampling
+from segnet.models.conv_nets import ConvNet
+from segnet.models.network import Network
+
+# parameters; multiply-adds in G and operations of the scan in GFLOP, as counted by hand from the definitions
+PINNED: dict[str, tuple[int, float, float]] = {
+    "hunet": (1_965_298, 2.58, 0),
+    "ahnet": (2_381_030, 3.86, 0),
+    "ahnet-r": (2_550_833, 4.17, 0),
+    "mamba-ahnet": (6_956_855, 2.37, 1.25),
+    "mamba-ahnet-r": (7_396_537, 2.55, 1.34),
+    "mamba-ahnet-conv": (2_658_310, 4.93, 2.26),
+    "unet": (1_625_161, 0.76, 0),
+    "attention-unet": (1_987_434, 2.65, 0),
+    "vm-unet": (27_424_514, 5.28, 2.94),
+}
+
+
+def small(name: str, **changes: Any) -> ModelConfig:
+    return ModelConfig(**{"name": name, "base_width": 4, "depths": (1, 1, 1, 1), "dstate": 4, **changes})
+
+
+def test_all_are_pinned() -> None:
+    assert set(PINNED) == set(names())
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_counts(name: str) -> None:
+    description = describe(ModelConfig(name=name))
+    parameters, macs, scan = PINNED[name]
+    assert description["parameters"] == parameters == sum(part["parameters"] for part in description["parts"])
+    assert description["macs"] == sum(part["macs"] for part in description["parts"])
+    assert description["macs"] / 1e9 == pytest.approx(macs, abs=0.005)
+    assert description["scan_flops"] / 1e9 == pytest.approx(scan, abs=0.006)
+
+
+@pytest.mark.parametrize("base_width", [8, 16, 32, 64])
+def test_presets_grow_as_the_square_of_the_width(base_width: int) -> None:
+    with torch.device("meta"):
+        counts = [count(build(ModelConfig(name="ahnet", base_width=b))) for b in (base_width, 2 * base_width)]
+    assert counts[1] / counts[0] == pytest.approx(4, rel=0.06)
+
+
+def test_vm_unets_count_is_the_published_one() -> None:
+    """27.43 M for three channels and one class; a second class adds 25."""
+    with torch.device("meta"):
+        assert count(build(ModelConfig(name="vm-unet", in_channels=3))) - 25 == 27_427_561
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_shapes_and_a_gradient_for_every_parameter(name: str) -> None:
+    torch.manual_seed(0)
+    model = build(small(name, drop_path=0.0)).train()
+    logits, reconstruction = model(torch.rand(2, 1, 64, 96))
+    assert logits.shape == (2, 2, 64, 96)
+    loss = logits.square().mean()
+    if name.endswith("-r"):
+        assert reconstruction.shape == (2, 1, 64, 96)
+        assert 0 <= reconstruction.min() <= reconstruction.max() <= 1
+        loss = loss + reconstruction.square().mean()
+    else:
+        assert reconstruction is None
+    loss.backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+    assert model.eval()(torch.rand(1, 1, 32, 32))[1] is None
+
+
+@pytest.mark.parametrize("name", ["hunet", "unet", "vm-unet"])
+def test_a_size_that_does_not_fit_is_named(name: str) -> None:
+    model = build(small(name))
+    with pytest.raises(ValueError, match=rf"multiples of {model.stride}, got \(40, 64\); pad or resample"):
+        model(torch.rand(1, 1, 40, 64))
+
+
+def test_an_unknown_name_says_what_there_is() -> None:
+    with pytest.raises(InputError, match=r"model: expected one of hunet, .*vm-unet, got 'resnet'"):
+        build(ModelConfig(name="resnet"))
+
+
+def test_a_package_registers_a_network_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = EntryPoint("mine", f"{__name__}:mine", models.GROUP)
+    monkeypatch.setattr(EntryPoint, "load", lambda self: mine)
+    monkeypatch.setattr(models, "_third_party", lambda: {"mine": entry})
+    assert names()[-1] == "mine"
+    assert isinstance(build(small("mine")), ConvNet)
+
+
+def mine(config: ModelConfig) -> Network:
+    return ConvNet(config, HUNetUpsampling)
+
+
+def test_hunets_block_is_algorithm_1_without_the_gate() -> None:
+    torch.manual_seed(0)
+    plain, gated = HUNetUpsampling(8, 6, 4).eval(), AttentionUpsampling(8, 6, 4).eval()
+    gated.load_state_dict(plain.state_dict(), strict=False)
+    x, t = torch.randn(2, 8, 3, 4), torch.randn(2, 6, 6, 8)
+    x_up = torch.relu(plain.up_norm(plain.up(x)))
+    wanted = torch.relu(plain.conv_norm(torch.relu(plain.conv(torch.cat([x_up, t], 1)))))
+    assert torch.equal(plain(x, t), wanted)
+    assert not torch.equal(gated(x, t), wanted)
+    gated.gate = torch.nn.Module()
+    gated.gate.forward = lambda x, g: x  # type: ignore[method-assign,assignment]
+    assert torch.equal(gated(x, t), wanted)
+
+
+def test_mamba_blocks_in_the_upsampling_pathway() -> None:
+    model = build(small("mamba-ahnet-conv"))
+    plain = build(small("ahnet"))
+    assert [type(layer).__name__ for layer in model.decoder.vm_layers] == ["VMLayer"] * 4  # type: ignore[union-attr]
+    assert [type(layer).__name__ for layer in plain.decoder.vm_layers] == ["Identity"] * 4  # type: ignore[union-attr]
+
+
+def test_what_a_pixel_sees() -> None:
+    """Of hunet as its kernels say: each level's two convolutions add 4 of its pixels, pooling 1, and the way back up the rest."""
+    field = {
+        name: describe(ModelConfig(name=name, base_width=4))["receptive_field_px"] for name in ("hunet", "mamba-ahnet")
+    }
+    assert field["mamba-ahnet"] == [256, 256]
+    assert field["hunet"] == [173, 173]
+
+
+def test_memory_grows_with_the_area() -> None:
+    small_side, large_side = (
+        describe(ModelConfig(name="ahnet"), side_px=side)["activation_bytes"] for side in (128, 256)
+    )
+    assert large_side / small_side == pytest.approx(4, rel=0.01)
+
+
+def test_memory_kept_is_what_autograd_keeps() -> None:
+    """Of a network on real memory, its storages counted once."""
+    model = build(small("hunet")).train()
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        if x.untyped_storage().data_ptr() not in own:
+            kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        outputs = model(torch.rand(1, 1, 64, 64))
+    assert outputs[0].requires_grad
+    assert describe(small("hunet"), side_px=64)["activation_bytes"] == pytest.approx(sum(kept.values()), rel=0.02)
