@@ -162,3 +162,17 @@ def test_info() -> None:
     assert "6.96 M" in segnet("info").stdout
     assert "patch_px: " in segnet("info", "--show-config").stdout
     refused("info", "resnet", says="model: expected one of hunet, ahnet")
+    refused(
+        "info", "mamba-ahnet", "--side-px", "40", says="side-px: x: expected height and width to be multiples of 32"
+    )
+
+
+def test_bench() -> None:
+    small = ["--side-px", "32", "--batch-size", "1", "--rounds", "1", "-q", "-m", "hunet"]
+    found = json.loads(segnet("bench", "infer", *small, "--json").stdout)
+    assert [row["model"] for row in found["rows"]] == ["hunet"]
+    text = segnet("bench", "train", *small).stdout
+    assert "an estimate for its processor" in text
+    assert "slices/s" in text
+    refused("bench", "train", "-q", "-m", "resnet", says="model: expected one of hunet")
+    refused("bench", "infer", "-q", "-m", "hunet", "--side-px", "40", says="side-px: x: expected height and width")

@@ -1,0 +1,70 @@
+"""The measuring of speed: that it runs what it says and adds up; no figure of time is held to anything."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from segnet import speed
+from segnet.config import Config, ModelConfig
+from segnet.models import build
+
+SIZES = {"batch_size": 2, "side_px": 32}
+
+
+def test_a_step_trains() -> None:
+    step = speed.step_of("hunet", "train", **SIZES)
+    losses = [float(step().detach()) for _ in range(12)]
+    assert losses[-1] < losses[0]
+
+
+def test_a_forward_pass_is_the_networks_own() -> None:
+    step = speed.step_of("hunet", "infer", **SIZES)
+    torch.manual_seed(0)
+    model = build(Config(model=ModelConfig(name="hunet")).model).eval()
+    images = torch.rand(2, 1, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(step(), model(images)[0])
+    half = speed.step_of("hunet", "infer", bfloat16=True, **SIZES)()
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), step(), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize(("name", "scans"), [("hunet", False), ("mamba-ahnet", True)])
+def test_shares_by_kind_make_the_whole(name: str, scans: bool) -> None:
+    shares = speed.by_kind(speed.step_of(name, "train", **SIZES))
+    assert sum(shares.values()) == pytest.approx(1)
+    assert (shares["scan"] > 0) == scans
+    assert shares["convolution"] > 0.02
+    assert shares["optimizer"] > 0
+
+
+def test_a_run_of_two_networks() -> None:
+    seen: list[str] = []
+    found = speed.measure("train", ["hunet", "mamba-ahnet"], threads=(1,), rounds=2, report=seen.append, **SIZES)
+    assert [row["model"] for row in found["rows"]] == ["hunet", "mamba-ahnet"]
+    assert seen[:3] == [
+        f"1 threads, round {k} of 2: {name}" for k, name in ((0, "hunet"), (0, "mamba-ahnet"), (1, "hunet"))
+    ]
+    for row in found["rows"]:
+        assert 0 < row["p20_ms"] <= row["ms_a_slice"] <= row["p80_ms"]
+        assert row["slices_a_second"] == pytest.approx(1e3 / row["ms_a_slice"])
+        wanted = row["ms_a_slice"] / 1e3 * found["peak_gflop_s"][1] / speed.PAPER_PEAK_GFLOP_S * 24580
+        assert row["epoch_s_estimate"]["DeepLesion"] == pytest.approx(wanted)
+    assert json.loads(json.dumps(found))["rounds"] == 2
+
+
+def test_memory_grows_with_the_batch() -> None:
+    small, large = (speed.peak_bytes("hunet", "train", threads=1, batch_size=b, side_px=128) for b in (1, 8))
+    assert small is not None
+    assert large is not None
+    assert large > 3 * small > 0
+
+
+def test_threads_are_put_back_after_an_error() -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(ValueError, match="multiples of 16"):
+        speed.measure("infer", ["hunet"], threads=(1,), batch_size=1, side_px=40)
+    assert torch.get_num_threads() == before
