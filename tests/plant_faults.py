@@ -1220,6 +1220,20 @@ FAULTS = [
         "kept[id(x)] = x",
         "tests/segnet/models/test_networks.py -k memory_kept",
     ),
+    Fault(
+        "speed: a training step that does not train",
+        "segnet/speed.py",
+        "        optimizer.step()\n",
+        "",
+        "tests/segnet/test_speed.py -k step_trains",
+    ),
+    Fault(
+        "speed: operations of the scan not recognised",
+        "segnet/speed.py",
+        '("scan", ("ssmcore::ss2d",)),',
+        '("scan", ("ssmcore::sss2d",)),',
+        "tests/segnet/test_speed.py -k shares",
+    ),
 ]
 
 
