@@ -1,4 +1,4 @@
-"""What operations, backends and kernels agree on: where states are kept, in which order a grid is walked, where a crop lies."""
+"""What operations, backends and kernels agree on: where states are kept, in which order a grid is walked, where a crop lies, what softplus is."""
 
 from __future__ import annotations
 
@@ -38,6 +38,17 @@ def centre(g: Any, x: Any) -> tuple[slice, slice, slice]:
     starts = [(full - part) // 2 for full, part in zip(g.shape[1:3], x.shape[1:3], strict=True)]
     rows, columns = (slice(start, start + part) for start, part in zip(starts, x.shape[1:3], strict=True))
     return slice(None), rows, columns
+
+
+def softplus(x: NDArray[Any]) -> NDArray[Any]:
+    """log(1 + e^x), the identity above 20 as everywhere in Mamba."""
+    return np.where(x > 20, x, np.log1p(np.exp(np.minimum(x, 20))))
+
+
+def sigmoid(x: NDArray[Any]) -> NDArray[Any]:
+    with np.errstate(over="ignore"):
+        rate: NDArray[Any] = 1 / (1 + np.exp(-x))
+    return rate
 
 
 def spread_sequences(seq_idx: NDArray[Any], gap: int) -> tuple[NDArray[Any], int]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._conventions import CHECKPOINT_STEPS, centre
+from .._conventions import CHECKPOINT_STEPS, centre, sigmoid, softplus
 from ._by_scans import SS2DByScans
 
 Array = NDArray[Any]
@@ -188,15 +188,6 @@ def ssm_recurrence(
 # ---- selective_scan ----
 
 
-def _softplus(x: Array) -> Array:
-    return np.where(x > 20, x, np.log1p(np.exp(np.minimum(x, 20))))
-
-
-def _sigmoid(x: Array) -> Array:
-    with np.errstate(over="ignore"):
-        return 1 / (1 + np.exp(-x))
-
-
 def _wide(*arrays: Array | None) -> list[Any]:
     return [None if a is None else a.astype(np.complex128 if a.dtype.kind == "c" else np.float64) for a in arrays]
 
@@ -244,7 +235,7 @@ def selective_scan_fwd(
     if delta_bias is not None:
         delta = delta + delta_bias
     if delta_softplus:
-        delta = _softplus(delta)
+        delta = softplus(delta)
     h = np.zeros((batch, dim, A.shape[1]), A.dtype) if initial_state is None else initial_state
     y = np.empty((batch, seqlen, dim))
     kept = []
@@ -258,7 +249,7 @@ def selective_scan_fwd(
     if D is not None:
         y = y + D * u
     if z is not None:
-        y = y * z * _sigmoid(z)
+        y = y * z * sigmoid(z)
     checkpoints = None
     if keep_checkpoints:
         kind = np.float64 if dtype == np.float64 else np.float32
@@ -295,7 +286,7 @@ def selective_scan_bwd(
     )
     batch, seqlen, dim = u.shape
     raw = delta if delta_bias is None else delta + delta_bias
-    delta = _softplus(raw) if delta_softplus else raw
+    delta = softplus(raw) if delta_softplus else raw
 
     h = np.zeros((batch, seqlen + 1, dim, A.shape[1]), A.dtype)
     if initial_state is not None:
@@ -313,7 +304,7 @@ def selective_scan_bwd(
     dz = None
     dy = dout
     if z is not None:
-        gate = _sigmoid(z)
+        gate = sigmoid(z)
         dz = dout * y * gate * (1 + z * (1 - gate))
         dy = dout * z * gate
 
@@ -340,7 +331,7 @@ def selective_scan_bwd(
         du += D * dy
         dD = (dy * u).sum(axis=(0, 1))
     if delta_softplus:
-        ddelta *= np.where(raw > 20, 1.0, _sigmoid(raw))
+        ddelta *= np.where(raw > 20, 1.0, sigmoid(raw))
     ddelta_bias = None if delta_bias is None else ddelta.sum(axis=(0, 1))
     grads = (du, ddelta, dA, dB, dC, dD, dz, ddelta_bias, dh)
     return tuple(
@@ -503,7 +494,7 @@ def causal_conv1d_fwd(
     y = np.zeros(x.shape) if bias is None else np.zeros(x.shape) + bias
     for k in range(taps):
         y += weight[:, k].astype(np.float64) * extended[:, k : k + seqlen]
-    return (y * _sigmoid(y) if silu else y).astype(x.dtype)
+    return (y * sigmoid(y) if silu else y).astype(x.dtype)
 
 
 def causal_conv1d_bwd(
@@ -525,7 +516,7 @@ def causal_conv1d_bwd(
         y = causal_conv1d_fwd(
             x, weight, bias, initial_states, silu=False, channel_first=channel_first, num_threads=num_threads
         )
-        gate = _sigmoid(y)
+        gate = sigmoid(y)
         dout = dout * gate * (1 + y * (1 - gate))
     dextended, dweight = np.zeros_like(extended), np.zeros_like(weight)
     for k in range(taps):
@@ -550,7 +541,7 @@ def depthwise_conv2d_fwd(x: Array, weight: Array, bias: Array | None, *, silu: b
     y = np.zeros(x.shape) if bias is None else np.zeros(x.shape) + bias
     for i, j in np.ndindex(3, 3):
         y += weight[:, i, j].astype(np.float64) * bordered[:, i : i + height, j : j + width]
-    return (y * _sigmoid(y) if silu else y).astype(x.dtype)
+    return (y * sigmoid(y) if silu else y).astype(x.dtype)
 
 
 def depthwise_conv2d_bwd(
@@ -560,7 +551,7 @@ def depthwise_conv2d_bwd(
     dout, x, weight, bias = _wide(dout, x, weight, bias)
     if silu:
         y = depthwise_conv2d_fwd(x, weight, bias, silu=False, num_threads=num_threads)
-        gate = _sigmoid(y)
+        gate = sigmoid(y)
         dout = dout * gate * (1 + y * (1 - gate))
     bordered = _bordered(x)
     dbordered, dweight = np.zeros_like(bordered), np.zeros_like(weight)
@@ -592,7 +583,7 @@ def _gate(
     q = (psi * np.maximum(a, 0)).sum(axis=-1)
     if statistics is None:
         used[-1] = q.mean(), q.var()
-    rate = _sigmoid(psi_weight * (q - used[-1, 0]) / np.sqrt(used[-1, 1] + eps) + psi_shift)
+    rate = sigmoid(psi_weight * (q - used[-1, 0]) / np.sqrt(used[-1, 1] + eps) + psi_shift)
     return a, q, rate, used
 
 

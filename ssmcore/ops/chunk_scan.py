@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import backends
+from .._conventions import sigmoid, softplus
 from .._spec import Argument, ArgumentTypeError, Case, Cases, OpSpec, Sizes, Tolerance
 from ..backends._threads import resolve
 
@@ -184,15 +185,6 @@ def starts_of(seq_idx: Any, shape: tuple[int, ...]) -> Array:
     return starts
 
 
-def _softplus(x: Array) -> Array:
-    return np.where(x > 20, x, np.log1p(np.exp(np.minimum(x, 20))))
-
-
-def _sigmoid(x: Array) -> Array:
-    with np.errstate(over="ignore"):
-        return 1 / (1 + np.exp(-x))
-
-
 class _Prepared(NamedTuple):
     """Arguments as the backends want them; `raw` is dt before softplus and clamp, `soft` before the clamp."""
 
@@ -212,7 +204,7 @@ def _prepare(
     raw = dt.astype(np.promote_types(x.dtype, np.float32), copy=False)
     if dt_bias is not None:
         raw = raw + dt_bias.astype(raw.dtype, copy=False)
-    soft = _softplus(raw) if dt_softplus else raw
+    soft = softplus(raw) if dt_softplus else raw
     step = soft if dt_limit == (0.0, np.inf) and dt_softplus else np.clip(soft, *dt_limit)
     if D is not None and D.ndim == 1:
         D = np.broadcast_to(D[:, None], x.shape[2:])
@@ -293,7 +285,7 @@ def chunk_scan(
         *prepared.arrays, keep_states=False, num_threads=resolve(num_threads)
     )
     if z is not None:
-        y *= z * _sigmoid(z)
+        y *= z * sigmoid(z)
     return (y, final_states) if return_final_states else y
 
 
@@ -351,7 +343,7 @@ def chunk_scan_vjp(
     dy = dout
     if z is not None:
         y, _, states = backends.entry(choice, "chunk_scan_fwd")(*prepared.arrays, keep_states=True, num_threads=threads)
-        gate = _sigmoid(z)
+        gate = sigmoid(z)
         dz = (dout * y * gate * (1 + z * (1 - gate))).astype(z.dtype, copy=False)
         dy = (dout * z * gate).astype(dout.dtype, copy=False)
     dx, ddt, dA, dB, dC, dD, dinitial_states = backends.entry(choice, "chunk_scan_bwd")(
@@ -360,7 +352,7 @@ def chunk_scan_vjp(
     low, high = dt_limit
     ddt = ddt * ((prepared.soft >= low) & (prepared.soft <= high))
     if dt_softplus:
-        ddt = ddt * np.where(prepared.raw > 20, 1, _sigmoid(prepared.raw))
+        ddt = ddt * np.where(prepared.raw > 20, 1, sigmoid(prepared.raw))
     ddt = ddt.astype(x.dtype, copy=False)
     ddt_bias = None if dt_bias is None else ddt.sum(axis=(0, 1))
     if D is not None and D.ndim == 1:
