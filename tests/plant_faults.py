@@ -1180,9 +1180,9 @@ FAULTS = [
     ),
     Fault(
         "compat: Mamba-2 does not clamp its steps",
-        "ssmcore/compat/_mamba2.py",
-        "            dt_limit=self.dt_limit,\n",
-        "",
+        "ssmcore/compat/_chunk_scan.py",
+        "        dt_limit=dt_limit,\n        return_final_states=True,\n    )\n    out = y",
+        "        return_final_states=True,\n    )\n    out = y",
         "tests/ssmcore/test_mamba2.py -k transcription",
     ),
     Fault(

@@ -1,4 +1,4 @@
-"""The scan of Mamba-2 under its name in mamba_ssm."""
+"""The scan of Mamba-2, and the inside of its block, under their names in mamba_ssm."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .. import torch as st
 from .._spec import check_count, fail
 from ..torch._packing import pieces_of
+from ._norms import rmsnorm_fn
+from ._steps import causal_conv1d_fn
 
 _OP = "mamba_chunk_scan_combined"
 
@@ -88,3 +91,92 @@ def mamba_chunk_scan_combined(
     if return_varlen_states and varlen is not None:
         found.append(varlen if state_dtype is None else varlen.to(state_dtype))
     return tuple(found) if len(found) > 1 else out
+
+
+def mamba_split_conv1d_scan_combined(
+    zxbcdt: Tensor,
+    conv1d_weight: Tensor,
+    conv1d_bias: Tensor | None,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    chunk_size: int,
+    initial_states: Tensor | None = None,
+    seq_idx: Tensor | None = None,
+    dt_limit: tuple[float, float] = (0.0, float("inf")),
+    return_final_states: bool = False,
+    activation: str | None = "silu",
+    rmsnorm_weight: Tensor | None = None,
+    rmsnorm_eps: float = 1e-6,
+    outproj_weight: Tensor | None = None,
+    outproj_bias: Tensor | None = None,
+    headdim: int | None = None,
+    ngroups: int = 1,
+    norm_before_gate: bool = True,
+) -> Any:
+    """The inside of a Mamba-2 block: convolution of x, B and C, scan, gate by z, norm and outer projection where they are given.
+
+    Parameters
+    ----------
+    zxbcdt : (batch, seqlen, 2 channels + 2 ngroups dstate + nheads)
+        What is not scanned, twice its width, may stand before.
+    conv1d_weight, conv1d_bias : (channels + 2 ngroups dstate, taps), (channels + 2 ngroups dstate,)
+    dt_bias, A : (nheads,)
+    D : (nheads,), or (nheads, headdim), by which headdim is told
+    headdim : channels of a head, where D does not tell
+    rmsnorm_weight : (channels,), or None for a gate alone
+    outproj_weight, outproj_bias : of the outer projection, or None for none
+    Others as in `mamba_chunk_scan_combined`.
+
+    Returns
+    -------
+    out (batch, seqlen, features), then final_states where asked for
+
+    Raises
+    ------
+    ArgumentError
+        A shape, dtype, device or option is wrong.
+
+    Source: Dao and Gu, Transformers are SSMs (2024), section 7; the interface is that of state-spaces' mamba.
+    """
+    name = "mamba_split_conv1d_scan_combined"
+    nheads = A.shape[0]
+    if D.ndim == 2:
+        headdim = D.shape[1]
+    if headdim is None:
+        fail(name, "headdim", "the channels of a head, where D is (nheads,)", None, "pass it")
+    channels, shared = nheads * headdim, conv1d_weight.shape[0] - nheads * headdim
+    beside = zxbcdt.shape[-1] - 2 * channels - shared - nheads
+    if shared <= 0 or shared % (2 * ngroups) or beside < 0 or beside % 2:
+        expected = f"2 {channels} + {shared} + {nheads} channels, or more by an even number"
+        fail(name, "zxbcdt", expected, zxbcdt.shape[-1], "make it agree with conv1d_weight, A and ngroups")
+    z0, x0, z, xBC, dt = zxbcdt.split([beside // 2, beside // 2, channels, channels + shared, nheads], dim=-1)
+    xBC = causal_conv1d_fn(xBC.transpose(1, 2), conv1d_weight, conv1d_bias, seq_idx, activation=activation).transpose(
+        1, 2
+    )
+    x, B, C = xBC.split([channels, shared // 2, shared // 2], dim=-1)
+    heads = (nheads, headdim)
+    y, final = mamba_chunk_scan_combined(
+        x.unflatten(-1, heads),
+        dt,
+        A,
+        B.unflatten(-1, (ngroups, -1)),
+        C.unflatten(-1, (ngroups, -1)),
+        chunk_size,
+        D,
+        z.unflatten(-1, heads) if rmsnorm_weight is None else None,
+        dt_bias,
+        initial_states,
+        seq_idx,
+        dt_softplus=True,
+        dt_limit=dt_limit,
+        return_final_states=True,
+    )
+    out = y.flatten(-2)
+    if rmsnorm_weight is not None:
+        out = rmsnorm_fn(out, rmsnorm_weight, None, z, rmsnorm_eps, channels // ngroups, norm_before_gate)
+    if beside:
+        out = torch.cat([F.silu(z0) * x0, out], dim=-1)
+    if outproj_weight is not None:
+        out = F.linear(out, outproj_weight, outproj_bias)
+    return (out, final) if return_final_states else out

@@ -15,7 +15,7 @@ Contents = dict[str, dict[str, Any]]
 
 def _mamba_ssm() -> Contents:
     from . import _mamba2, _mamba_simple, _norms, _scan_interface, _steps
-    from ._chunk_scan import mamba_chunk_scan_combined
+    from ._chunk_scan import mamba_chunk_scan_combined, mamba_split_conv1d_scan_combined
 
     scans = {name: getattr(_scan_interface, name) for name in _scan_interface.__all__}
     norms = {
@@ -46,7 +46,10 @@ def _mamba_ssm() -> Contents:
         "mamba_ssm.ops.triton.layernorm": norms,
         "mamba_ssm.ops.triton.layernorm_gated": gated,
         "mamba_ssm.ops.triton.selective_state_update": {"selective_state_update": _steps.selective_state_update},
-        "mamba_ssm.ops.triton.ssd_combined": {"mamba_chunk_scan_combined": mamba_chunk_scan_combined},
+        "mamba_ssm.ops.triton.ssd_combined": {
+            "mamba_chunk_scan_combined": mamba_chunk_scan_combined,
+            "mamba_split_conv1d_scan_combined": mamba_split_conv1d_scan_combined,
+        },
         "mamba_ssm.utils": {},
         "mamba_ssm.utils.generation": {"InferenceParams": _mamba_simple.InferenceParams},
     }

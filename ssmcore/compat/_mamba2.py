@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from .. import torch as st
 from .._spec import fail
-from ._chunk_scan import mamba_chunk_scan_combined
+from ._chunk_scan import mamba_split_conv1d_scan_combined
 from ._mamba_simple import StatesInCache, kept_parameter
 from ._norms import GatedRMSNorm
-from ._steps import causal_conv1d_fn, causal_conv1d_update
+from ._steps import causal_conv1d_update
 
 
 class Mamba2(StatesInCache, nn.Module):
@@ -104,10 +104,10 @@ class Mamba2(StatesInCache, nn.Module):
             )
         self.out_proj = nn.Linear(inner, d_model, bias=bias, **made)
 
-    def _projected(self, u: Tensor) -> tuple[Tensor, ...]:
+    def _split(self, projected: Tensor) -> tuple[Tensor, ...]:
         """z0 and x0, of the channels that are not scanned; z, xBC and dt of those that are."""
         beside = self.d_inner - self.d_ssm
-        return self.in_proj(u).split([beside, beside, self.d_ssm, self.conv_dim, self.nheads], dim=-1)
+        return projected.split([beside, beside, self.d_ssm, self.conv_dim, self.nheads], dim=-1)
 
     def _scanned(self, xBC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x by heads, B and C by groups."""
@@ -118,13 +118,6 @@ class Mamba2(StatesInCache, nn.Module):
 
     def _skip(self) -> Tensor:
         return self.D.float().view(self.nheads, self.headdim) if self.D_has_hdim else self.D.float()
-
-    def _finished(self, y: Tensor, z: Tensor, z0: Tensor, x0: Tensor) -> Tensor:
-        if self.rmsnorm:
-            y = self.norm(y, z)
-        if x0.shape[-1]:
-            y = torch.cat([F.silu(z0) * x0, y], dim=-1)
-        return self.out_proj(y)
 
     def forward(
         self,
@@ -149,34 +142,32 @@ class Mamba2(StatesInCache, nn.Module):
             states = self._get_states_from_cache(inference_params, hidden.shape[0])
             if inference_params.seqlen_offset > 0:
                 return self.step(hidden, *states)[0]
-        z0, x0, z, xBC, dt = self._projected(hidden)
-        if states is not None:
-            with torch.no_grad():
-                states[0].copy_(F.pad(xBC.transpose(1, 2), (self.d_conv - xBC.shape[1], 0)))
-        convolved = causal_conv1d_fn(
-            xBC.transpose(1, 2), self.conv1d.weight[:, 0], self.conv1d.bias, seq_idx, activation=self.activation
-        )
-        x, B, C = self._scanned(convolved.transpose(1, 2))
-        gate = None if self.rmsnorm else z.unflatten(-1, (self.nheads, self.headdim))
-        y, final = mamba_chunk_scan_combined(
-            x,
-            dt,
-            -torch.exp(self.A_log.float()),
-            B,
-            C,
-            self.chunk_size,
-            self._skip(),
-            gate,
+        projected = self.in_proj(hidden)
+        out, final = mamba_split_conv1d_scan_combined(
+            projected,
+            self.conv1d.weight[:, 0],
+            self.conv1d.bias,
             self.dt_bias,
+            -torch.exp(self.A_log.float()),
+            self._skip(),
+            self.chunk_size,
             seq_idx=seq_idx,
-            dt_softplus=True,
             dt_limit=self.dt_limit,
             return_final_states=True,
+            activation=self.activation,
+            rmsnorm_weight=self.norm.weight if self.rmsnorm else None,
+            rmsnorm_eps=self.norm.eps if self.rmsnorm else 0.0,
+            outproj_weight=self.out_proj.weight,
+            outproj_bias=self.out_proj.bias,
+            headdim=self.headdim,
+            ngroups=self.ngroups,
+            norm_before_gate=self.norm_before_gate,
         )
         if states is not None:
+            xBC = self._split(projected)[3]
             with torch.no_grad():
+                states[0].copy_(F.pad(xBC.transpose(1, 2), (self.d_conv - xBC.shape[1], 0)))
                 states[1].copy_(final)
-        out = self._finished(y.flatten(-2), z, z0, x0)
         return out.flatten(0, 1) if flat else out
 
     def step(self, hidden_states: Tensor, conv_state: Tensor, ssm_state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -184,7 +175,7 @@ class Mamba2(StatesInCache, nn.Module):
         if hidden_states.ndim != 3 or hidden_states.shape[1] != 1:
             got = tuple(hidden_states.shape)
             fail("Mamba2.step", "hidden_states", "shape (batch, 1, d_model)", got, "pass one token")
-        z0, x0, z, xBC, dt = self._projected(hidden_states[:, 0])
+        z0, x0, z, xBC, dt = self._split(self.in_proj(hidden_states[:, 0]))
         weight = self.conv1d.weight[:, 0]
         xBC = causal_conv1d_update(xBC, conv_state, weight, self.conv1d.bias, self.activation)
         x, B, C = self._scanned(xBC)
@@ -203,7 +194,12 @@ class Mamba2(StatesInCache, nn.Module):
                 D,
                 None if self.rmsnorm else z.unflatten(-1, shape),
             )
-        return self._finished(y.flatten(1), z, z0, x0)[:, None], conv_state, ssm_state
+        out = y.flatten(1)
+        if self.rmsnorm:
+            out = self.norm(out, z)
+        if x0.shape[-1]:
+            out = torch.cat([F.silu(z0) * x0, out], dim=-1)
+        return self.out_proj(out)[:, None], conv_state, ssm_state
 
     def allocate_inference_cache(
         self, batch_size: int, max_seqlen: int, dtype: torch.dtype | None = None, **_: Any

@@ -118,3 +118,26 @@ def test_what_does_not_divide_is_refused() -> None:
         ssmcore.ArgumentError, match=r"hidden_states: expected shape \(batch, 1, d_model\), got \(1, 2, 32\)"
     ):
         block().step(torch.zeros(1, 2, 32).double(), *block().allocate_inference_cache(1, 9))
+
+
+def test_its_inside_is_reached_by_name_and_says_what_does_not_fit() -> None:
+    import importlib
+
+    import ssmcore.compat
+
+    ssmcore.compat.install()
+    try:
+        function = importlib.import_module("mamba_ssm.ops.triton.ssd_combined").mamba_split_conv1d_scan_combined
+    finally:
+        ssmcore.compat.uninstall()
+    m, u = block(rmsnorm=False), torch.randn(2, 9, 32, dtype=torch.float64)
+    given = (m.in_proj(u), m.conv1d.weight[:, 0], m.conv1d.bias, m.dt_bias, -m.A_log.float().exp(), m.D.float(), 256)
+    out, final = function(*given, headdim=16, outproj_weight=m.out_proj.weight, return_final_states=True)
+    torch.testing.assert_close(out, m(u), rtol=1e-12, atol=1e-13)
+    assert final.shape == (2, 4, 16, 8)
+    wide = (*given[:5], m.D.float()[:, None].expand(4, 16), 256)
+    assert torch.equal(function(*wide), function(*given, headdim=16))
+    with pytest.raises(ssmcore.ArgumentError, match="headdim: expected the channels of a head"):
+        function(*given)
+    with pytest.raises(ssmcore.ArgumentError, match=r"zxbcdt: expected 2 64 \+ 16 \+ 4 channels"):
+        function(given[0][..., :-1], *given[1:], headdim=16)
