@@ -47,16 +47,13 @@ def lead_of(operation: str, A_bar: Array, B_bar: Array, C: Array, structure: str
 
 def _powers(A: Array, vector: Array, count: int, structure: str) -> Array:
     """(..., count, dstate): A^k vector for k < count, by doubling: each power is a product of two known ones."""
-    if structure == "diagonal":
-        rows, step = np.broadcast_to(vector, np.broadcast_shapes(A.shape, vector.shape))[..., None, :], A[..., None, :]
-        while rows.shape[-2] < count:
-            rows = np.concatenate([rows, rows * step], axis=-2)
-            step = step * step
-        return rows[..., :count, :]
-    rows, step = vector[..., None, :], A
+    # rows are vectors: powers stand on their right, transposed
+    product, step = (np.multiply, A[..., None, :]) if structure == "diagonal" else (np.matmul, np.swapaxes(A, -1, -2))
+    lead = np.broadcast_shapes(step.shape[:-2], vector.shape[:-1])
+    rows = np.broadcast_to(vector, (*lead, vector.shape[-1]))[..., None, :]
     while rows.shape[-2] < count:
-        rows = np.concatenate([rows, rows @ np.swapaxes(step, -1, -2)], axis=-2)
-        step = step @ step
+        rows = np.concatenate([rows, product(rows, step)], axis=-2)
+        step = product(step, step)
     return rows[..., :count, :]
 
 

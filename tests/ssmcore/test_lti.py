@@ -61,6 +61,19 @@ def test_the_kernel_is_the_response_to_an_impulse(structure: str) -> None:
     close(ssmcore.ssm_kernel(A, B, C, 50, structure=structure), y, np.float64, 55)
 
 
+@pytest.mark.parametrize("structure", ["diagonal", "dense"])
+@pytest.mark.parametrize("alone", ["A_bar", "B_bar", "C"])
+def test_leading_axes_broadcast(structure: str, alone: str) -> None:
+    """One of the three has systems side by side, the others are shared."""
+    shared, many = (system(np.random.default_rng(6), structure, np.float64, lead=lead) for lead in ((), (3,)))
+    names = ("A_bar", "B_bar", "C")
+    A, B, C = (m if name == alone else s for name, m, s in zip(names, many, shared, strict=True))
+    impulse = np.zeros(20)
+    impulse[0] = 1
+    y, _ = ssmcore.ssm_recurrence(A, B, C, impulse, structure=structure)
+    close(ssmcore.ssm_kernel(A, B, C, 20, structure=structure), y, np.float64, 25)
+
+
 def test_a_recurrence_goes_on_where_it_stopped() -> None:
     rng = np.random.default_rng(2)
     A, B, C = system(rng, "dense", np.float64)
