@@ -40,6 +40,8 @@ _FORMULAS = {
     torch.ops.ssmcore.attention_gate_fwd: _gate_flops,
 }
 _SCAN = torch.ops.ssmcore.ss2d_fwd
+_OPENED = ("decoder", "reconstruction")
+"""Children whose own children are parts."""
 
 
 def _empty(config: ModelConfig, side_px: int) -> tuple[Network, Tensor]:
@@ -123,7 +125,3 @@ def describe(config: ModelConfig, *, side_px: int = 256) -> dict[str, Any]:
         "discretization": config.discretization,
         "parts": parts,
     }
-
-
-_OPENED = ("decoder", "reconstruction")
-"""Children whose own children are parts."""

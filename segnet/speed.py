@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.profiler import profile
@@ -184,7 +184,7 @@ def measure(
                 row["shares"] = by_kind(steps[name])
                 row["peak_bytes"] = peak_bytes(name, mode, threads=count, **sizes)
                 if mode == "train":
-                    scale = statistics.median(seconds) * peaks[count] / PAPER_PEAK_GFLOP_S
+                    scale = row["ms_a_slice"] / 1e3 * peaks[count] / PAPER_PEAK_GFLOP_S
                     row["epoch_s_estimate"] = {where: scale * samples for where, samples in PAPER_SAMPLES.items()}
                 rows.append(row)
     finally:
@@ -193,9 +193,7 @@ def measure(
 
 
 def _row(name: str, threads: int, seconds: list[float]) -> dict[str, Any]:
-    ordered = sorted(seconds)
-    median = statistics.median(ordered)
-    low, high = ordered[round(0.2 * (len(ordered) - 1))], ordered[round(0.8 * (len(ordered) - 1))]
+    low, median, high = (float(s) for s in np.percentile(seconds, (20, 50, 80)))
     return {
         "model": name,
         "threads": threads,

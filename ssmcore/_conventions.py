@@ -51,13 +51,19 @@ def sigmoid(x: NDArray[Any]) -> NDArray[Any]:
     return rate
 
 
+def sequence_starts(seq_idx: NDArray[Any]) -> NDArray[np.uint8]:
+    """(batch, seqlen), 1 where a step belongs to another sequence than the one before it in its row."""
+    starts = np.zeros(seq_idx.shape, np.uint8)
+    starts[:, 1:] = seq_idx[:, 1:] != seq_idx[:, :-1]
+    return starts
+
+
 def spread_sequences(seq_idx: NDArray[Any], gap: int) -> tuple[NDArray[Any], int]:
     """Where the steps of packed sequences lie with `gap` positions before each sequence but a row's first, and how many positions that takes.
 
     seq_idx (batch, seqlen): a sequence begins where it changes. Positions (batch, seqlen); with zeros in the gaps, a convolution of
     gap + 1 taps reaches from no sequence into the next.
     """
-    begins = np.zeros(seq_idx.shape, np.int64)
-    begins[:, 1:] = seq_idx[:, 1:] != seq_idx[:, :-1]
-    positions = np.arange(seq_idx.shape[1]) + gap * begins.cumsum(axis=1)
+    before = sequence_starts(seq_idx).cumsum(axis=1, dtype=np.int64)
+    positions = np.arange(seq_idx.shape[1]) + gap * before
     return positions, int(positions.max(initial=-1)) + 1

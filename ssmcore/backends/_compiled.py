@@ -124,7 +124,11 @@ class LinearRecurrence:
 
     @staticmethod
     def limits(structure: str) -> str | None:
-        return "its kernels run diagonal systems; the numpy backend also dense ones" if structure == "dense" else None
+        return (
+            "its kernels run diagonal systems; the numpy and torch backends also dense ones"
+            if structure == "dense"
+            else None
+        )
 
     def run(
         self,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import backends
-from .._conventions import sigmoid, softplus
+from .._conventions import sequence_starts, sigmoid, softplus
 from .._spec import Argument, ArgumentTypeError, Case, Cases, OpSpec, Sizes, Tolerance
 from ..backends._threads import resolve
 
@@ -180,9 +180,7 @@ def starts_of(seq_idx: Any, shape: tuple[int, ...]) -> Array:
         SPEC.fail("seq_idx", expected, got, remedy, kind=ArgumentTypeError)
     if seq_idx.shape != shape:
         SPEC.fail("seq_idx", expected, f"{seq_idx.dtype} {seq_idx.shape}", remedy)
-    starts = np.zeros(shape, np.uint8)
-    starts[:, 1:] = seq_idx[:, 1:] != seq_idx[:, :-1]
-    return starts
+    return sequence_starts(seq_idx)
 
 
 class _Prepared(NamedTuple):

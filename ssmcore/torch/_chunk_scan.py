@@ -206,4 +206,6 @@ def _starts(seq_idx: Tensor, shape: tuple[int, int]) -> Tensor:
         _chunk.SPEC.fail(
             "seq_idx", f"integers {shape}", got, "number the sequence that each step belongs to", kind=ArgumentTypeError
         )
-    return F.pad((seq_idx[:, 1:] != seq_idx[:, :-1]).to(torch.uint8), (1, 0))
+    starts = torch.zeros_like(seq_idx, dtype=torch.uint8)
+    starts[:, 1:] = seq_idx[:, 1:] != seq_idx[:, :-1]
+    return starts
