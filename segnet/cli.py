@@ -160,9 +160,11 @@ def train(
 ) -> None:
     """Train a network; patients are split into training, validation and test."""
     from .config import load_config
+    from .memory import keep_freed_memory
     from .report.curves import curves_png
     from .training.loop import train as run
 
+    keep_freed_memory()
     flags: dict[str, dict[str, Any]] = {
         "model": {"name": model, "base_width": base_width, "in_channels": slices},
         "data": {"patch_px": patch_px, "input_px": input_px, "window_hu": window},
@@ -414,9 +416,11 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Speed and memory of networks on this machine, in turns in one run; run it on an idle one."""
+    from .memory import keep_freed_memory
     from .report.table import format_table
     from .speed import KINDS, PAPER_SAMPLES, measure
 
+    keep_freed_memory()
     try:
         found = measure(
             mode.value,

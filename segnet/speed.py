@@ -15,6 +15,7 @@ from torch.autograd.profiler import profile
 
 from .config import Config, ModelConfig
 from .losses import JointLoss
+from .memory import keep_freed_memory
 from .models import build, channels_last, names
 from .training.loop import parameter_groups
 
@@ -109,6 +110,7 @@ def _resident(field: str) -> int:
 
 
 def _peak(name: str, mode: Mode, sizes: dict[str, Any], threads: int, found: Any) -> None:
+    keep_freed_memory()
     torch.set_num_threads(threads)
     step = step_of(name, mode, **sizes)
     Path("/proc/self/clear_refs").write_text("5")  # forgets the highest so far
