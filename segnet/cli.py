@@ -59,6 +59,27 @@ def _bar(title: str, quiet: bool) -> Callable[[int, int], None] | None:
     return step
 
 
+def _step_bar(title: str) -> Callable[[dict[str, Any]], None]:
+    """A progress callback for training: share done, time left, rate, loss and the last validation."""
+    from tqdm import tqdm
+
+    bar = tqdm(
+        desc=title,
+        total=100.0,
+        file=sys.stderr,
+        dynamic_ncols=True,
+        bar_format="{desc}: {percentage:3.0f} %|{bar}| {elapsed}<{remaining}{postfix}",
+    )
+
+    def step(row: dict[str, Any]) -> None:
+        best = "-" if row["best_dice"] is None else f"{row['best_dice']:.3f}"
+        text = f"step {row['step']}, {row['slices_per_s']:.1f} slices/s, loss {row['loss']:.3f}, validation Dice {best}"
+        bar.set_postfix_str(text, refresh=False)
+        bar.update(100 * row["done"] - bar.n)
+
+    return step
+
+
 def _print(values: dict[str, Any]) -> None:
     print(json.dumps(values, indent=1, allow_nan=False))
 
@@ -137,13 +158,29 @@ def prepare(
 @app.command()
 def train(
     source: Annotated[Path, typer.Option("--input", "-i", help="Folder written by `segnet prepare`.")],
-    out: Annotated[Path, typer.Option("--output", "-o", help="Folder for the run: weights, split, log, curves.")],
+    out: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the run: weights, split, log, curves, pictures.")
+    ],
     config: ConfigFile = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the folder, if one has begun there.")
+    ] = False,
     model: Annotated[str | None, typer.Option(help="A network's name, as for `segnet info`.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Wall time of training.")] = None,
     max_steps: Annotated[int | None, typer.Option(help="Stop after this many steps instead.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Slices a step.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Slices a step, of each process.")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Batches a step of the optimizer takes.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak of the schedule.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop when more validations in a row than this are no better.")
+    ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(help="Deal the patients into so many folds and hold each out in turn: fold-0, fold-1, ..."),
+    ] = None,
+    fold: Annotated[
+        int | None, typer.Option(help="Of the folds only this one, from 0, straight into the folder.")
+    ] = None,
     base_width: Annotated[int | None, typer.Option(help="b: the stages have 3b, 6b, 12b and 24b channels.")] = None,
     slices: Annotated[
         int | None, typer.Option(help="Slices shown at once, an odd number; the middle one is segmented. Default: 1.")
@@ -155,50 +192,69 @@ def train(
     window: Annotated[tuple[float, float] | None, typer.Option(help="CT window in HU, as prepared.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, split and augmentation.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of torch and of the scan.")] = None,
+    bfloat16: Annotated[
+        bool | None, typer.Option("--bfloat16/--float32", help="bfloat16 but for the scan. Default: float32.")
+    ] = None,
+    deterministic: Annotated[
+        bool | None, typer.Option("--deterministic", help="Refuse operations that may differ from run to run.")
+    ] = None,
+    tensorboard: Annotated[
+        bool | None, typer.Option("--tensorboard/--no-tensorboard", help="Also write for TensorBoard. Default: yes.")
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a network; patients are split into training, validation and test."""
+    """Train a network; patients are split into training, validation and test. Under torchrun several processes train as one."""
     from .config import load_config
+    from .distributed import process_group, rank
     from .memory import keep_freed_memory
-    from .report.curves import curves_png
     from .training.loop import train as run
 
     keep_freed_memory()
     flags: dict[str, dict[str, Any]] = {
         "model": {"name": model, "base_width": base_width, "in_channels": slices},
-        "data": {"patch_px": patch_px, "input_px": input_px, "window_hu": window},
+        "data": {"patch_px": patch_px, "input_px": input_px, "window_hu": window, "folds": folds, "fold": fold},
         "train": {
             "minutes": minutes,
             "max_steps": max_steps,
             "batch_size": batch_size,
+            "accumulate": accumulate,
             "learning_rate": learning_rate,
+            "patience": patience,
             "seed": seed,
             "threads": threads,
+            "bfloat16": bfloat16,
+            "deterministic": deterministic,
+            "tensorboard": tensorboard,
         },
     }
-
-    def report(row: dict[str, Any]) -> None:
-        loss = "-" if row["loss"] is None else f"{row['loss']:.3f}"
-        dice = "-" if row["val_dice"] is None else f"{row['val_dice']:.3f}"
-        print(
-            f"{row['elapsed_s']:7.0f} s  step {row['step']:6d}  loss {loss}  validation Dice {dice}",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    result = run(source, out, load_config(config, flags), report=None if quiet else report)
-    curves_png(out / "curves.png", result.history)
-    values = {
-        "output": str(out),
-        "steps": result.steps,
-        "elapsed_s": round(result.elapsed_s, 1),
-        "best_val_dice": result.best_dice,
-    }
+    resolved = load_config(config, flags)
+    whole = resolved.data.folds is not None and fold is None
+    runs = {out: resolved}
+    if whole:
+        runs = {
+            out / f"fold-{k}": load_config(config, {**flags, "data": {**flags["data"], "fold": k}})
+            for k in range(resolved.data.folds or 0)
+        }
+    done = []
+    with process_group():
+        silent = quiet or rank() > 0
+        for folder, settings in runs.items():
+            result = run(source, folder, settings, resume=resume, progress=None if silent else _step_bar(folder.name))
+            done.append(
+                {
+                    "output": str(folder),
+                    "steps": result.steps,
+                    "elapsed_s": round(result.elapsed_s, 1),
+                    "best_val_dice": result.best_dice,
+                }
+            )
+        if rank() > 0:
+            return
     if as_json:
-        _print(values)
-    else:
-        print(f"{result.steps} steps in {result.elapsed_s:.0f} s; weights, log and curves in {out}")
+        _print({"folds": done} if whole else done[0])
+    for row in [] if as_json else done:
+        print(f"{row['steps']} steps in {row['elapsed_s']:.0f} s; weights, log, curves and pictures in {row['output']}")
 
 
 @app.command()

@@ -59,6 +59,10 @@ class DataConfig(_Frozen):
     """Share of training slices whose lesion is faded towards what surrounds it, to a fifth of its contrast at most."""
     split_fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
     """Patients for training, validation and test."""
+    folds: Annotated[int, Field(ge=2)] | None = None
+    """Parts the patients are dealt into, of which one is held out for test; the others are training and validation patients."""
+    fold: Annotated[int, Field(ge=0)] = 0
+    """The one held out, counted from 0."""
 
 
 class TrainConfig(_Frozen):
@@ -76,10 +80,20 @@ class TrainConfig(_Frozen):
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0
     reconstruction_weight: Annotated[float, Field(ge=0)] = 0.1
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    validate_every_s: Annotated[float, Field(gt=0)] = 60.0
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Batches whose gradients one step of the optimizer takes the mean of."""
+    validations: Annotated[int, Field(ge=1)] = 20
+    """Spread evenly over the run."""
+    patience: Annotated[int, Field(ge=0)] | None = None
+    """Stop when more than so many validations in a row were no better than the best."""
+    save_every_s: Annotated[float, Field(gt=0)] = 60.0
+    """At most so much of a run is done again after a kill."""
     threads: Annotated[int, Field(ge=1)] | None = None
     bfloat16: bool = False
     """bfloat16 autocast of convolutions; the scan stays float32."""
+    deterministic: bool = False
+    """Refuse operations that may differ from run to run. On CPUs the networks here have none: the same seed, steps and threads repeat."""
+    tensorboard: bool = True
 
 
 class Config(_Frozen):
@@ -93,6 +107,12 @@ class Config(_Frozen):
     def _slices_have_a_middle(self) -> Config:
         if self.model.in_channels % 2 == 0:
             raise ValueError(f"model.in_channels: expected an odd number of slices, got {self.model.in_channels}")
+        return self
+
+    @model_validator(mode="after")
+    def _fold_exists(self) -> Config:
+        if self.data.folds is not None and self.data.fold >= self.data.folds:
+            raise ValueError(f"data.fold: expected 0 to {self.data.folds - 1}, got {self.data.fold}")
         return self
 
     @model_validator(mode="after")

@@ -39,6 +39,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise
 
 
+def remove_leftovers(folder: str | Path) -> None:
+    """Takes away the temporary files of `replacing` that a killed process left in a folder."""
+    for leftover in Path(folder).glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Writes UTF-8 text, all of it or nothing."""
     with replacing(path) as temporary:

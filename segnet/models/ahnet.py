@@ -10,7 +10,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ssmcore.torch import attention_gate
+from ssmcore.torch import attention_gate, gate_crop
+
+from ..distributed import world_size
+from .batch_norm import follow
 
 
 class AttentionGate(nn.Module):
@@ -32,6 +35,8 @@ class AttentionGate(nn.Module):
 
     def forward(self, x: Tensor, g: Tensor) -> Tensor:
         """x (batch, x_channels, height, width), g (batch, g_channels, ...) at least as large."""
+        if self.training and world_size() > 1:
+            return self._step_by_step(x, g)
         theta, theta_norm = _layers(self.theta)
         phi, phi_norm = _layers(self.phi)
         psi, psi_norm = _layers(self.psi)
@@ -59,8 +64,12 @@ class AttentionGate(nn.Module):
         if self.training:
             positions = x.numel() // x.shape[1]
             for norm, taken, moved in zip(norms, used.split([channels, channels, 1]), (0, 0, bias), strict=True):
-                _follow(norm, taken[:, 0] + moved, taken[:, 1] * (positions / max(positions - 1, 1)))
+                follow(norm, taken[:, 0] + moved, taken[:, 1] * (positions / max(positions - 1, 1)))
         return out.permute(0, 3, 1, 2)
+
+    def _step_by_step(self, x: Tensor, g: Tensor) -> Tensor:
+        """The same as the paper writes it, for norms whose batch is that of several processes."""
+        return x * torch.sigmoid(self.psi(torch.relu(self.theta(x) + self.phi(gate_crop(g, x.shape[-2:])))))
 
 
 def _layers(convolution_and_norm: nn.Sequential) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
@@ -70,14 +79,6 @@ def _layers(convolution_and_norm: nn.Sequential) -> tuple[nn.Conv2d, nn.BatchNor
 
 def _running(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     return cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
-
-
-@torch.no_grad()
-def _follow(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
-    """The running statistics a step towards those of a batch, as nn.BatchNorm2d itself takes it."""
-    for running, taken in zip(_running(norm), (mean, variance), strict=True):
-        running.lerp_(taken.to(running.dtype), cast(float, norm.momentum))
-    cast(Tensor, norm.num_batches_tracked).add_(1)
 
 
 class HUNetUpsampling(nn.Module):

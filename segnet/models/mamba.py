@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from ssmcore.torch import depthwise_conv2d, ss2d
 
+from ..distributed import own, world_size
+
 DIRECTIONS = 4
 NARROW = 6
 """Below this rank, four products of delta's projection and their gradients take longer than one with three quarters of zeros."""
@@ -123,7 +125,7 @@ class DropPath(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.rate == 0:
             return x
-        keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= self.rate
+        keep = own(torch.rand(x.shape[0] * world_size(), *[1] * (x.ndim - 1), device=x.device)) >= self.rate
         return x * keep / (1 - self.rate)
 
 

@@ -10,6 +10,12 @@ from segnet.data.pairs import Pair
 from segnet.report.overlay import overlay_png
 
 
+def telling_cases(dice_by_case: Mapping[str, float]) -> dict[str, str]:
+    """The "worst", the "median" and the "best" of them; none of none."""
+    ranked = sorted(dice_by_case, key=dice_by_case.__getitem__)
+    return {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1]} if ranked else {}
+
+
 def overlay_cases(
     dice_by_case: Mapping[str, float],
     predictions: Path,
@@ -26,13 +32,12 @@ def overlay_cases(
     predictions : folder of `<case>.nii.gz`
     pairs : image and true mask by case
     """
-    ranked = [case for case in sorted(dice_by_case, key=dice_by_case.__getitem__) if case in pairs]
     written = []
-    for rank, position in (("worst", 0), ("median", len(ranked) // 2), ("best", len(ranked) - 1)):
-        mask = predictions / f"{ranked[position]}.nii.gz" if ranked else predictions
+    for rank, case in telling_cases({case: score for case, score in dice_by_case.items() if case in pairs}).items():
+        mask = predictions / f"{case}.nii.gz"
         if not mask.is_file():
             continue
-        pair = pairs[ranked[position]]
+        pair = pairs[case]
         image = read_image(pair.image)
         path = out / f"{rank}.png"
         overlay_png(

@@ -5,32 +5,43 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from .. import distributed
 from ..config import Config
 from ..data.dataset import BatchSource, Case, load_cases
 from ..data.prepare import load_dataset
-from ..data.split import split_patients
+from ..data.split import kfold_patients, split_patients
 from ..errors import InputError
-from ..files import write_text
+from ..files import remove_leftovers, write_text
 from ..inference import segment
 from ..losses import JointLoss
 from ..metrics import dice
 from ..models import build, channels_last
-from . import checkpoint
+from ..models.batch_norm import synchronised
+from ..report.cases import telling_cases
+from ..report.curves import curves_png
+from ..report.overlay import overlay_png
+from . import checkpoint, state
+from .guard import bad_gradients, first_bad_layer
+from .log import FILE as LOG_FILE
+from .log import Log, read
+from .state import Progress
 
-SPLIT_FILE, LOG_FILE = "split.json", "log.jsonl"
+SPLIT_FILE, CURVES_FILE, CASES_FOLDER = "split.json", "curves.png", "cases"
 AVERAGE_EVERY = 4
 """Steps between two updates of the averaged weights, which cost about as much as the optimizer's."""
-Report = Callable[[dict[str, Any]], None]
+Row = dict[str, Any]
+Report = Callable[[Row], None]
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,7 @@ class TrainResult:
     steps: int
     elapsed_s: float
     best_dice: float | None
-    history: list[dict[str, Any]]
+    history: list[Row]
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -54,38 +65,66 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [{"params": decay, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]
 
 
-def validate(model: nn.Module, cases: list[Case], config: Config) -> float | None:
-    """Mean 3-D Dice per lesion, None without cases."""
+def scores(model: nn.Module, cases: list[Case], config: Config) -> dict[str, float]:
+    """3-D Dice by case. Several processes share the cases out."""
     was_training = model.training
     model.eval()
     slices = config.model.in_channels
-    scores = [dice(segment(model, case.image, config.data, slices=slices) > 0.5, case.mask > 0) for case in cases]
+    mine = cases[distributed.rank() :: distributed.world_size()]
+    found = [(c.name, dice(segment(model, c.image, config.data, slices=slices) > 0.5, c.mask > 0)) for c in mine]
     model.train(was_training)
-    return float(np.mean(scores)) if scores else None
+    return dict(sorted(distributed.gather_objects(found)))
 
 
 def make_split(prepared: Path, config: Config) -> dict[str, list[str]]:
-    """Cases of the training, validation and test patients."""
+    """Cases of the training, validation and test patients; with folds, the test patients are those of the fold."""
     entries = load_dataset(prepared).cases
     patients = sorted({entry.patient for entry in entries})
-    parts = split_patients(patients, fractions=config.data.split_fractions, seed=config.train.seed)
+    seed, folds = config.train.seed, config.data.folds
+    if folds is None:
+        parts = split_patients(patients, fractions=config.data.split_fractions, seed=seed)
+    else:
+        fold = kfold_patients(patients, folds, seed)[config.data.fold]
+        train, val, _ = config.data.split_fractions
+        fractions = (train / (train + val), val / (train + val), 0.0)
+        parts = {**split_patients(fold["train"], fractions=fractions, seed=seed), "test": fold["val"]}
     return {part: sorted(e.case for e in entries if e.patient in set(members)) for part, members in parts.items()}
 
 
-def train(prepared: Path, out: Path, config: Config, *, report: Report | None = None) -> TrainResult:
-    """Trains a network on a prepared dataset and leaves `model.safetensors`, `split.json` and `log.jsonl` in `out`.
+def train(
+    prepared: Path,
+    out: Path,
+    config: Config,
+    *,
+    resume: bool = False,
+    report: Report | None = None,
+    progress: Report | None = None,
+) -> TrainResult:
+    """Trains a network on a prepared dataset.
 
-    The weights kept are the averaged ones of the best validation.
+    Leaves in `out` the averaged weights of the best validation (`model.safetensors`), `split.json`, `log.jsonl`, `curves.png`, pictures
+    of the best, median and worst validation case in `cases/`, and `tensorboard/`. While it runs `state.safetensors` holds all it
+    takes to go on after a stop at any moment; steps counted rather than timed are then the very ones of an unbroken run.
+
+    Parameters
+    ----------
+    resume : go on with the run in `out`, if one has begun there; a finished one is left as it is
+    report : called with the row of each validation
+    progress : called with the row of each step, and "done", the share of the run that is, and "best_dice" so far
 
     Raises
     ------
     InputError
-        The dataset or the configuration does not fit, or `out` already holds a run.
+        The dataset or the configuration does not fit; or `out` holds a run that is not to be resumed.
+    FloatingPointError
+        The loss or a gradient is no number; the message names layer and step.
     """
-    if (out / checkpoint.FILE).exists():
-        raise InputError(
-            f"out {out}: expected a folder without a trained model, got one with {checkpoint.FILE}; choose another folder"
-        )
+    run_exists, finished = (out / state.FILE).exists(), (out / checkpoint.FILE).exists()
+    if (run_exists or finished) and not resume:
+        held = "an unfinished one: resume it, or" if run_exists else "one: "
+        raise InputError(f"out {out}: expected a folder without a run, got {held} choose another folder")
+    if finished and not run_exists:
+        return _finished(out, config)
     dataset = load_dataset(prepared)
     if tuple(dataset.window_hu) != tuple(config.data.window_hu):
         raise InputError(
@@ -93,64 +132,202 @@ def train(prepared: Path, out: Path, config: Config, *, report: Report | None = 
             " prepare it again or change the window"
         )
     split = make_split(prepared, config)
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / SPLIT_FILE, json.dumps(split, indent=1))
+    with _settings(config):
+        run = _Run(prepared, split, out, config)
+        if distributed.rank() == 0:
+            out.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(out)
+            write_text(out / SPLIT_FILE, json.dumps(split, indent=1))
+        if resume and run_exists:
+            run.load()
+        run.go(report, progress)
+    return TrainResult(out, run.at.step, run.at.elapsed_s, run.at.best_dice, run.at.history)
 
-    settings = config.train
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    torch.manual_seed(settings.seed)
-    source = BatchSource(
-        load_cases(prepared, split["train"]), config.data, settings.seed, slices=config.model.in_channels
-    )
-    val_cases = load_cases(prepared, split["val"])
-    model = channels_last(build(config.model))
-    decay = settings.ema_decay**AVERAGE_EVERY
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-    loss_of = JointLoss(settings.reconstruction_weight)
-    optimizer = torch.optim.AdamW(parameter_groups(model, settings.weight_decay), lr=settings.learning_rate, fused=True)
 
-    history: list[dict[str, Any]] = []
-    losses: list[float] = []
-    best: float | None = None
-    began = time.monotonic()
-    validated_s = 0.0
-    step = 0
-    model.train()
-    with open(out / LOG_FILE, "w") as log:
+def _finished(out: Path, config: Config) -> TrainResult:
+    """What a finished run left, by its log."""
+    state.check_same(checkpoint.load(out)[1], config)
+    rows = [row for row in read(out / LOG_FILE) if "val_dice" in row]
+    dices = [row["val_dice"] for row in rows if row["val_dice"] is not None]
+    return TrainResult(out, rows[-1]["step"], rows[-1]["elapsed_s"], max(dices, default=None), rows)
+
+
+@contextmanager
+def _settings(config: Config) -> Iterator[None]:
+    """The process as a run wants it, and back."""
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(config.train.threads or before[0])
+    torch.use_deterministic_algorithms(config.train.deterministic or before[1])
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+
+
+class _Run:
+    """One run: what it trains, on what, and how far it is."""
+
+    def __init__(self, prepared: Path, split: dict[str, list[str]], out: Path, config: Config) -> None:
+        settings = config.train
+        self.out, self.config = out, config
+        torch.manual_seed(settings.seed)
+        cases = load_cases(prepared, split["train"])
+        self.source = BatchSource(cases, config.data, settings.seed, slices=config.model.in_channels)
+        self.val_cases = load_cases(prepared, split["val"])
+        self.model = synchronised(channels_last(build(config.model)))
+        decay = settings.ema_decay**AVERAGE_EVERY
+        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        self.loss_of = JointLoss(settings.reconstruction_weight)
+        groups = parameter_groups(self.model, settings.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+        self.at = Progress()
+
+    @property
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"model": self.model, "average": self.average}
+
+    def save(self) -> None:
+        state.save(self.out / state.FILE, self.config, self.at, self._modules, self.optimizer, self.source.rng)
+
+    def load(self) -> None:
+        self.at = state.load(self.out / state.FILE, self.config, self._modules, self.optimizer, self.source.rng)
+
+    def go(self, report: Report | None, progress: Report | None) -> None:
+        """Steps until the time or the steps are over, or validation has long not improved."""
+        settings, at = self.config.train, self.at
+        first = distributed.rank() == 0
+        log = Log(self.out, kept=at.rows, after=at.step, board=settings.tensorboard) if first else None
+        began = saved = time.monotonic()
+        began -= at.elapsed_s
+        self.model.train()
         while True:
-            elapsed_s = time.monotonic() - began
-            progress = step / settings.max_steps if settings.max_steps else elapsed_s / (settings.minutes * 60)
-            if progress < 1:
-                rate = _rate(progress, settings.warmup_fraction)
-                for group in optimizer.param_groups:
-                    group["lr"] = settings.learning_rate * rate
-                losses.append(_step(model, loss_of, optimizer, source, config, step))
-                step += 1
-                if step % AVERAGE_EVERY == 0 or step < AVERAGE_EVERY:
-                    average.update_parameters(model)
-            if progress >= 1 or elapsed_s - validated_s >= settings.validate_every_s:
-                val_dice = validate(average.module, val_cases, config)
-                row = {
-                    "step": step,
-                    "epoch": round(step * settings.batch_size / len(source.lesion_slices), 3),
-                    "elapsed_s": round(time.monotonic() - began, 1),
-                    "loss": float(np.mean(losses)) if losses else None,
-                    "val_dice": val_dice,
-                }
-                losses.clear()
-                history.append(row)
-                log.write(json.dumps(row) + "\n")
-                log.flush()
-                if val_dice is None or best is None or val_dice >= best:
-                    best = val_dice
-                    checkpoint.save(average.module, config, out / checkpoint.FILE)
+            at.elapsed_s = distributed.first_says(time.monotonic() - began)
+            done = at.step / settings.max_steps if settings.max_steps else at.elapsed_s / (settings.minutes * 60)
+            if done < 1:
+                row = self.step(_rate(done, settings.warmup_fraction))
+                at.rows += 1
+                if log is not None:
+                    log.write(row)
+                if progress is not None:
+                    progress({**row, "done": done, "best_dice": at.best_dice})
+            if done >= min(1.0, (at.validations + 1) / settings.validations):
+                row = self.validate(save_best=first)
+                at.elapsed_s = distributed.first_says(time.monotonic() - began)
+                row["elapsed_s"] = round(at.elapsed_s, 1)
+                at.history.append(row)
+                at.rows += 1
+                if log is not None:
+                    log.write(row)
+                    saved = 0.0
                 if report is not None:
                     report(row)
-                validated_s = elapsed_s
-            if progress >= 1:
+            if done >= 1 or (settings.patience is not None and at.since_best > settings.patience):
                 break
-    return TrainResult(out, step, time.monotonic() - began, best, history)
+            if first and time.monotonic() - saved >= settings.save_every_s:
+                self.save()
+                saved = time.monotonic()
+        if log is not None:
+            log.close()
+            self.picture()
+            (self.out / state.FILE).unlink(missing_ok=True)
+
+    def step(self, rate: float) -> Row:
+        """One step of the optimizer, on `accumulate` batches."""
+        settings, at = self.config.train, self.at
+        started = time.monotonic()
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * rate
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = sum(self._backward() for _ in range(settings.accumulate))
+        distributed.sum_gradients(self.model.parameters())
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), settings.gradient_clip, foreach=True))
+        if not math.isfinite(norm):
+            bad = bad_gradients(self.model)
+            raise FloatingPointError(
+                f"gradient: expected finite numbers, got {norm} at step {at.step}, in {bad[0]} and {len(bad) - 1} more;"
+                " lower train.learning_rate"
+            )
+        self.optimizer.step()
+        at.step += 1
+        if at.step % AVERAGE_EVERY == 0 or at.step < AVERAGE_EVERY:
+            self.average.update_parameters(self.model)
+        at.losses.append(loss)
+        return {
+            "step": at.step,
+            "epoch": self._epoch(),
+            "elapsed_s": round(at.elapsed_s, 1),
+            "loss": loss,
+            "learning_rate": settings.learning_rate * rate,
+            "gradient_norm": norm,
+            "slices_per_s": round(self._slices_a_step / (time.monotonic() - started), 2),
+        }
+
+    @property
+    def _slices_a_step(self) -> int:
+        return self.config.train.batch_size * self.config.train.accumulate * distributed.world_size()
+
+    def _epoch(self) -> float:
+        """In slices with lesion."""
+        return round(self.at.step * self._slices_a_step / len(self.source.lesion_slices), 3)
+
+    def _backward(self) -> float:
+        """Loss of one batch, all processes' parts together; adds its gradients."""
+        settings = self.config.train
+        images, masks = self.source.draw(settings.batch_size * distributed.world_size())
+        mine = distributed.own(images).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
+            outputs = self.model(mine)
+        logits, reconstruction = (None if x is None else distributed.gather(x) for x in outputs)
+        loss: Tensor = self.loss_of(logits, reconstruction, images, masks) / settings.accumulate
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            layer = first_bad_layer(self.model, mine)
+            raise FloatingPointError(
+                f"loss: expected a finite number, got {value} at step {self.at.step}, first in {layer or 'the loss itself'};"
+                " lower train.learning_rate"
+            )
+        loss.backward()
+        return value
+
+    def validate(self, *, save_best: bool) -> Row:
+        """Scores the averaged weights, and keeps them if none were better."""
+        at = self.at
+        by_case = scores(self.average.module, self.val_cases, self.config)
+        val_dice = float(np.mean(list(by_case.values()))) if by_case else None
+        at.validations += 1
+        at.since_best += 1
+        if val_dice is None or at.best_dice is None or val_dice >= at.best_dice:
+            at.best_dice, at.since_best = val_dice, 0
+            at.shown = telling_cases(by_case)
+            if save_best:
+                checkpoint.save(self.average.module, self.config, self.out / checkpoint.FILE)
+        row = {
+            "step": at.step,
+            "epoch": self._epoch(),
+            "loss": float(np.mean(at.losses)) if at.losses else None,
+            "val_dice": val_dice,
+        }
+        at.losses.clear()
+        return row
+
+    def picture(self) -> None:
+        """Curves, and the validation cases that the kept weights did best, middling and worst on."""
+        curves_png(self.out / CURVES_FILE, self.at.history)
+        model, config = checkpoint.load(self.out)
+        cases = {case.name: case for case in self.val_cases}
+        (self.out / CASES_FOLDER).mkdir(exist_ok=True)
+        for rank, name in self.at.shown.items():
+            case = cases[name]
+            overlay_png(
+                self.out / CASES_FOLDER / f"{rank}.png",
+                case.image,
+                segment(model, case.image, config.data, slices=config.model.in_channels) > 0.5,
+                case.mask > 0,
+                window_hu=config.data.window_hu,
+                spacing_zyx_mm=case.spacing_zyx_mm,
+                title=f"{name} ({rank})",
+            )
 
 
 def _rate(progress: float, warmup: float) -> float:
@@ -158,27 +335,3 @@ def _rate(progress: float, warmup: float) -> float:
     if progress < warmup:
         return max(progress / warmup, 0.01)
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
-
-
-def _step(
-    model: nn.Module,
-    loss_of: JointLoss,
-    optimizer: torch.optim.Optimizer,
-    source: BatchSource,
-    config: Config,
-    step: int,
-) -> float:
-    images, masks = source.draw(config.train.batch_size)
-    with torch.autocast("cpu", torch.bfloat16, enabled=config.train.bfloat16):
-        logits, reconstruction = model(images.contiguous(memory_format=torch.channels_last))
-    loss = loss_of(logits, reconstruction, images, masks)
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise FloatingPointError(
-            f"loss: expected a finite number, got {value} at step {step}; lower train.learning_rate"
-        )
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), config.train.gradient_clip, foreach=True)
-    optimizer.step()
-    return value

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from segnet.data.dataset import BatchSource
+from segnet.data.prepare import load_dataset
 from segnet.errors import InputError
-from segnet.models import names
-from segnet.training import checkpoint
+from segnet.models import build, names
+from segnet.training import checkpoint, log, loop
 from segnet.training.loop import _rate, make_split, train
 
 
@@ -22,25 +24,15 @@ def changed(config: Any, section: str, **values: Any) -> Any:
 
 
 def test_the_loss_falls(prepared: Path, tmp_path: Path, tiny_config: Any) -> None:
-    config = changed(tiny_config, "train", max_steps=60, validate_every_s=1e9, learning_rate=3e-3, batch_size=4)
+    config = changed(tiny_config, "train", max_steps=60, validations=1, learning_rate=3e-3, batch_size=4)
     losses: list[float] = []
-    from segnet.training import loop
-
-    original = loop._step
-
-    def recorded(*args: Any) -> float:
-        losses.append(original(*args))
-        return losses[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_step", recorded)
-        train(prepared, tmp_path / "run", config)
+    train(prepared, tmp_path / "run", config, progress=lambda row: losses.append(row["loss"]))
     assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
 
 
 @pytest.mark.parametrize("name", names())
 def test_every_network_trains_and_comes_back(name: str, prepared: Path, tmp_path: Path, tiny_config: Any) -> None:
-    config = changed(changed(tiny_config, "train", max_steps=2, validate_every_s=1e9), "model", name=name)
+    config = changed(changed(tiny_config, "train", max_steps=2, validations=1), "model", name=name)
     train(prepared, tmp_path / "run", config)
     model, loaded = checkpoint.load(tmp_path / "run")
     assert loaded.model.name == name
@@ -51,7 +43,9 @@ def test_every_network_trains_and_comes_back(name: str, prepared: Path, tmp_path
 
 
 def test_a_run_leaves_weights_split_and_log(run_folder: Path) -> None:
-    assert {p.name for p in run_folder.iterdir()} == {"model.safetensors", "split.json", "log.jsonl"}
+    left = {"model.safetensors", "split.json", "log.jsonl", "tensorboard", "curves.png", "cases"}
+    assert {p.name for p in run_folder.iterdir()} == left
+    assert {p.name for p in (run_folder / "cases").iterdir()} == {"worst.png", "median.png", "best.png"}
     rows = [json.loads(line) for line in (run_folder / "log.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 4
     assert 0 <= rows[-1]["val_dice"] <= 1
@@ -78,7 +72,7 @@ def test_no_patient_is_in_two_parts(prepared: Path, tiny_config: Any) -> None:
 
 def test_a_folder_with_a_run_is_not_overwritten(prepared: Path, run_folder: Path, tiny_config: Any) -> None:
     before = (run_folder / "model.safetensors").read_bytes()
-    with pytest.raises(InputError, match="expected a folder without a trained model"):
+    with pytest.raises(InputError, match="expected a folder without a run, got one"):
         train(prepared, run_folder, tiny_config)
     assert (run_folder / "model.safetensors").read_bytes() == before
 
@@ -89,18 +83,135 @@ def test_a_window_other_than_prepared_is_refused(prepared: Path, tmp_path: Path,
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_no_number_stops_the_run(prepared: Path, tmp_path: Path, tiny_config: Any) -> None:
-    from segnet.training import loop
+class Broken(torch.nn.Module):
+    """A joint loss that is no number from its second call on."""
 
-    class Broken(torch.nn.Module):
-        def forward(self, logits: torch.Tensor, *_: Any) -> torch.Tensor:
-            return logits.sum() * float("nan")
+    def __init__(self, *_: Any) -> None:
+        super().__init__()
+        self.calls = 0
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "JointLoss", lambda _w: Broken())
-        with pytest.raises(FloatingPointError, match="loss: expected a finite number, got nan at step 0"):
-            train(prepared, tmp_path / "run", tiny_config)
+    def forward(self, logits: torch.Tensor, *_: Any) -> torch.Tensor:
+        self.calls += 1
+        return logits.sum() * (float("nan") if self.calls > 1 else 1.0)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(
+    prepared: Path, tmp_path: Path, tiny_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "JointLoss", Broken)
+    config = changed(tiny_config, "train", validations=1)
+    with pytest.raises(
+        FloatingPointError, match=r"got nan at step 1, first in the loss itself; lower train\.learning_rate"
+    ):
+        train(prepared, tmp_path / "run", config)
     assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_layer_that_makes_no_numbers_is_named(
+    prepared: Path, tmp_path: Path, tiny_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def poisoned(config: Any) -> torch.nn.Module:
+        model = build(config)
+        with torch.no_grad():
+            model.decoder.tail[3].weight[0, 0, 0, 0] = torch.inf  # type: ignore[index, union-attr]
+        return model
+
+    monkeypatch.setattr(loop, "build", poisoned)
+    with pytest.raises(FloatingPointError, match=r"at step 0, first in decoder.tail.3;"):
+        train(prepared, tmp_path / "run", tiny_config)
+
+
+def test_a_gradient_that_is_no_number_names_its_parameter(
+    prepared: Path, tmp_path: Path, tiny_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def steep(config: Any) -> torch.nn.Module:
+        model = build(config)
+        model.decoder.head.weight.register_hook(lambda gradient: gradient * torch.inf)  # type: ignore[union-attr]
+        return model
+
+    monkeypatch.setattr(loop, "build", steep)
+    with pytest.raises(FloatingPointError, match=r"gradient: .* at step 0, in decoder.head.weight and 0 more"):
+        train(prepared, tmp_path / "run", tiny_config)
+
+
+def losses_of(prepared: Path, out: Path, config: Any) -> list[float]:
+    losses: list[float] = []
+    train(prepared, out, config, progress=lambda row: losses.append(row["loss"]))
+    return losses
+
+
+def test_gradients_of_several_batches_are_their_mean(
+    prepared: Path, tmp_path: Path, tiny_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first batch twice, as one step, is a step on that batch: no batch norm and no stochastic depth tell them apart."""
+    config = changed(changed(tiny_config, "train", max_steps=2, validations=1), "model", name="unet")
+    once = losses_of(prepared, tmp_path / "once", config)
+    draw = BatchSource.draw
+
+    def twice(self: BatchSource, count: int) -> Any:
+        self.drawn = getattr(self, "drawn", []) or [draw(self, count)] * 2  # type: ignore[attr-defined]
+        return self.drawn.pop()  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(BatchSource, "draw", twice)
+    doubled = losses_of(prepared, tmp_path / "twice", changed(config, "train", accumulate=2))
+    assert doubled == pytest.approx(once, rel=1e-5)
+
+
+def test_validations_are_spread_evenly(prepared: Path, tmp_path: Path, tiny_config: Any) -> None:
+    config = changed(tiny_config, "train", max_steps=12, validations=4)
+    result = train(prepared, tmp_path / "run", config)
+    assert [row["step"] for row in result.history] == [4, 7, 10, 12]
+
+
+def test_a_run_that_no_longer_improves_stops(
+    prepared: Path, tmp_path: Path, tiny_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    falling = iter([0.5, 0.6, 0.55, 0.54, 0.7])
+    monkeypatch.setattr(loop, "scores", lambda _, cases, __: {cases[0].name: next(falling)})
+    config = changed(tiny_config, "train", max_steps=40, validations=40, patience=1)
+    result = train(prepared, tmp_path / "run", config)
+    assert [row["val_dice"] for row in result.history] == [0.5, 0.6, 0.55, 0.54]
+    assert result.best_dice == 0.6
+
+
+def test_folds_hold_every_patient_out_once(prepared: Path, tiny_config: Any) -> None:
+    splits = [make_split(prepared, changed(tiny_config, "data", folds=3, fold=k)) for k in range(3)]
+    everyone = sorted(entry.case for entry in load_dataset(prepared).cases)
+    assert sorted(case for split in splits for case in split["test"]) == everyone
+    for split in splits:
+        assert sorted(case for part in split.values() for case in part) == everyone
+        assert split["val"]
+        assert len(split["train"]) > len(split["val"])
+
+
+def test_a_deterministic_run_is_one_and_leaves_the_process_as_it_was(
+    prepared: Path, tmp_path: Path, tiny_config: Any
+) -> None:
+    seen: list[bool] = []
+    config = changed(tiny_config, "train", deterministic=True)
+    train(
+        prepared, tmp_path / "run", config, progress=lambda _: seen.append(torch.are_deterministic_algorithms_enabled())
+    )
+    assert seen == [True] * 4
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_the_log_tells_every_step(run_folder: Path) -> None:
+    rows = [row for row in log.read(run_folder / "log.jsonl") if "val_dice" not in row]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert all(row["loss"] > 0 and row["gradient_norm"] > 0 and row["slices_per_s"] > 0 for row in rows)
+
+
+def test_tensorboard_has_the_same_numbers(run_folder: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run_folder / "tensorboard"))
+    events.Reload()
+    shown = [event.value for event in events.Scalars("loss")]
+    rows = log.read(run_folder / "log.jsonl")
+    assert shown == pytest.approx([row["loss"] for row in rows if "val_dice" not in row], rel=1e-6)
+    dices = [event.value for event in events.Scalars("val_dice")]
+    assert dices == pytest.approx([row["val_dice"] for row in rows if "val_dice" in row], rel=1e-6)
 
 
 def test_the_schedule_warms_up_and_ends_at_nothing() -> None:

@@ -1,0 +1,134 @@
+"""All that a run needs to go on as if it had never stopped, in one file that is replaced as a whole. No pickles."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..config import Config
+from ..errors import InputError
+from ..files import replacing
+
+FORMAT = "segnet-training-state/1"
+FILE = "state.safetensors"
+
+
+@dataclass
+class Progress:
+    """How far a run is.
+
+    Attributes
+    ----------
+    step : steps done
+    elapsed_s : wall time of the run itself, without what lies between a stop and its resumption
+    validations, since_best : done; and of these, since the best one
+    best_dice : of the validations, None before the first and where there are no validation cases
+    rows : of the log
+    shown : the validation cases that the best weights did "worst", "median" and "best" on
+    losses : of the steps since the last validation
+    history : one row a validation
+    """
+
+    step: int = 0
+    elapsed_s: float = 0.0
+    validations: int = 0
+    since_best: int = 0
+    best_dice: float | None = None
+    rows: int = 0
+    shown: dict[str, str] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def save(
+    path: Path,
+    config: Config,
+    progress: Progress,
+    modules: dict[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    rng: np.random.Generator,
+) -> None:
+    """Writes networks, optimizer, both random generators and progress."""
+    tensors = {f"{key}/{name}": x for key, module in modules.items() for name, x in module.state_dict().items()}
+    for number, parameter in enumerate(_parameters(optimizer)):
+        for name, x in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer/{number}/{name}"] = x
+    tensors["torch_rng"] = torch.get_rng_state()
+    metadata = {
+        "format": FORMAT,
+        "config": config.model_dump_json(),
+        "progress": json.dumps(asdict(progress)),
+        "numpy_rng": json.dumps(rng.bit_generator.state),
+    }
+    with replacing(path) as temporary:
+        save_file({name: x.detach().contiguous() for name, x in tensors.items()}, temporary, metadata)
+
+
+def load(
+    path: Path,
+    config: Config,
+    modules: dict[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    rng: np.random.Generator,
+) -> Progress:
+    """Brings all of them to where `save` found them.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, or was written with another configuration.
+    """
+    try:
+        with safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors: dict[str, Tensor] = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"state {path}: expected a training state, got {error}; remove it to start anew") from None
+    if metadata.get("format") != FORMAT:
+        raise InputError(
+            f"state {path}: expected format {FORMAT}, got {metadata.get('format')!r}; it is of another version, remove it to start anew"
+        )
+    check_same(Config.model_validate_json(metadata["config"]), config)
+    for key, module in modules.items():
+        prefix = f"{key}/"
+        module.load_state_dict({n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)})
+    for number, parameter in enumerate(_parameters(optimizer)):
+        prefix = f"optimizer/{number}/"
+        for name in [n for n in tensors if n.startswith(prefix)]:
+            # in the parameter's own order in memory, which the fused optimizer relies on
+            of = tensors[name]
+            like = torch.empty_like(parameter, requires_grad=False) if of.shape == parameter.shape else of
+            optimizer.state[parameter][name.removeprefix(prefix)] = like.copy_(of)
+    torch.set_rng_state(tensors["torch_rng"])
+    rng.bit_generator.state = json.loads(metadata["numpy_rng"])
+    return Progress(**json.loads(metadata["progress"]))
+
+
+def check_same(began: Config, now: Config) -> None:
+    """Whether a run would go on with the configuration it began with.
+
+    Raises
+    ------
+    InputError
+        It would not; the message names the first difference.
+    """
+    for section in Config.model_fields:
+        was, given = (getattr(config, section) for config in (began, now))
+        for name in type(was).model_fields:
+            if getattr(was, name) != getattr(given, name):
+                raise InputError(
+                    f"resume: expected the configuration the run began with, {section}.{name} = {getattr(was, name)},"
+                    f" got {getattr(given, name)}; give the same flags, or another folder"
+                )
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
