@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from monai.losses.dice import DiceCELoss, DiceLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -30,13 +31,14 @@ class JointLoss(nn.Module):
     def forward(self, logits: Tensor, reconstruction: Tensor | None, image: Tensor, mask: Tensor) -> Tensor:
         """logits (batch, classes, height, width), reconstruction and image (batch, channels, height, width), mask (batch, height, width)."""
         # MONAI leaves the background out of Dice, and cross-entropy counts every class
-        logits, labels = logits.float(), mask[:, None].long()
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        logits, labels = logits.to(wide), mask[:, None].long()
         loss: Tensor = self.segmentation(logits, labels)
         with_lesion = labels.flatten(1).any(1)
         if with_lesion.any():
             loss = loss + self.by_slice(logits[with_lesion], labels[with_lesion])
         if reconstruction is not None:
-            reconstruction = reconstruction.float()
+            reconstruction = reconstruction.to(wide)
             loss = loss + self.reconstruction_weight * (
                 F.l1_loss(reconstruction, image) + F.mse_loss(reconstruction, image)
             )

@@ -28,7 +28,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x)
         count = x.numel() // x.shape[1] * world_size()
-        wide = x.float()
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
         mean = total(wide.sum((0, 2, 3))) / count
         centred = wide - mean[:, None, None]
         variance = total((centred * centred).sum((0, 2, 3))) / count

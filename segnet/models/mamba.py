@@ -110,7 +110,7 @@ class VSSModule(nn.Module):
     def forward(self, w: Tensor) -> Tensor:
         w1 = self.dwconv(self.linear1(w))
         with torch.autocast("cpu", enabled=False):
-            w1 = self.norm(self.ss2d(w1.float()))
+            w1 = self.norm(self.ss2d(w1.to(torch.promote_types(w1.dtype, torch.float32))))
         w2 = F.silu(self.linear2(w))
         return self.out(w1 * w2)
 

@@ -1,0 +1,148 @@
+"""Two processes that train as one follow one process with twice the batch, and survive the death of one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from segnet.config import Config
+from segnet.training import checkpoint, log
+
+STEPS = 50
+ENVIRONMENT = {
+    "GLOO_SOCKET_IFNAME": "lo",
+    "OMP_NUM_THREADS": "1",
+    # torchrun 2.13 hangs when it starts processes again without this
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+}
+
+
+IN_FLOAT64 = """
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+
+from segnet.config import Config
+from segnet.data.dataset import BatchSource
+from segnet.distributed import process_group
+from segnet.training import loop
+
+build, draw = loop.build, BatchSource.draw
+loop.build = lambda config: build(config).double()
+BatchSource.draw = lambda self, count: tuple(x.double() for x in draw(self, count))
+loop.scores = lambda *_: {}
+prepared, out, config = map(Path, sys.argv[1:])
+with process_group():
+    loop.train(prepared, out, Config.model_validate(yaml.safe_load(config.read_text())))
+"""
+
+
+def config(name: str, batch_size: int, **train_values: Any) -> Config:
+    return Config.model_validate(
+        {
+            "model": {"name": name, "base_width": 4, "depths": (1, 1, 1, 1), "dstate": 4},
+            "data": {"patch_px": 32, "input_px": 32},
+            "train": {
+                "max_steps": STEPS,
+                "batch_size": batch_size,
+                "validations": 1,
+                "tensorboard": False,
+                **train_values,
+            },
+        }
+    )
+
+
+def start(
+    folder: Path, settings: Config, *arguments: str | Path, processes: int, restarts: int = 0
+) -> subprocess.Popen[str]:
+    """`python ARGUMENTS CONFIG`, by torchrun where there are several processes; arguments may be modules, as `-m name`."""
+    folder.mkdir(exist_ok=True)
+    file = folder / "config.yaml"
+    file.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+    command: list[str | Path] = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        command += ["--max-restarts", str(restarts)]
+    environment = {**os.environ, **ENVIRONMENT}
+    return subprocess.Popen(
+        [*command, *arguments, file],
+        cwd=folder,
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def command(prepared: Path, folder: Path) -> tuple[str | Path, ...]:
+    """The command line, up to the file of its configuration."""
+    return "-m", "segnet.cli", "train", "-i", prepared, "-o", folder / "run", "--resume", "-q", "-c"
+
+
+def ended(process: subprocess.Popen[str]) -> None:
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+
+
+def losses(folder: Path) -> np.ndarray:
+    return np.array([row["loss"] for row in log.read(folder / "run" / log.FILE) if "val_dice" not in row])
+
+
+@pytest.mark.parametrize("name", ["mamba-ahnet-r", "hunet"])
+def test_two_processes_follow_one_with_twice_the_batch(name: str, prepared: Path, tmp_path: Path) -> None:
+    """In float64: in float32 training itself carries one rounding of the weights, in one process, to 2e-3 within 50 steps."""
+    script = tmp_path / "train.py"
+    script.write_text(IN_FLOAT64)
+    folders = {1: tmp_path / "one", 2: tmp_path / "two"}
+    for count, folder in folders.items():
+        ended(start(folder, config(name, 4 // count), script, prepared, folder / "run", processes=count))
+    one, two = map(losses, folders.values())
+    assert len(one) == len(two) == STEPS
+    assert np.abs(one - two).max() < 1e-7
+
+
+def test_the_same_command_trains_with_two_processes(prepared: Path, tmp_path: Path) -> None:
+    folders = {1: tmp_path / "one", 2: tmp_path / "two"}
+    for count, folder in folders.items():
+        ended(
+            start(folder, config("mamba-ahnet", 4 // count, max_steps=3), *command(prepared, folder), processes=count)
+        )
+    one, two = map(losses, folders.values())
+    assert np.abs(one - two).max() < 1e-4
+    rows = [log.read(folder / "run" / log.FILE)[-1] for folder in folders.values()]
+    assert rows[0]["val_dice"] == pytest.approx(rows[1]["val_dice"], abs=0.01)
+    assert rows[0]["epoch"] == rows[1]["epoch"]
+
+
+def test_a_killed_process_is_started_again_and_the_run_goes_on(prepared: Path, tmp_path: Path) -> None:
+    settings = config("mamba-ahnet-r", 2, save_every_s=1e-6, max_steps=20)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    ended(start(whole, settings, *command(prepared, whole), processes=2))
+    process = start(broken, settings, *command(prepared, broken), processes=2, restarts=2)
+    until = time.monotonic() + 240
+    while time.monotonic() < until and not (broken / "run" / log.FILE).exists():
+        time.sleep(0.02)
+    while time.monotonic() < until and len(log.read(broken / "run" / log.FILE)) < 5:
+        time.sleep(0.02)
+    os.kill(last_child_of(process.pid), signal.SIGKILL)
+    ended(process)
+    assert np.array_equal(losses(whole), losses(broken))
+    first, second = (checkpoint.load(folder / "run")[0].state_dict() for folder in (whole, broken))
+    assert all((first[key] == second[key]).all() for key in first)
+
+
+def last_child_of(parent: int) -> int:
+    """What torchrun started last: rank 1."""
+    return int(Path(f"/proc/{parent}/task/{parent}/children").read_text().split()[-1])
