@@ -120,7 +120,9 @@ def phantom(
 
 @app.command()
 def prepare(
-    source: Annotated[Path, typer.Option("--input", "-i", help="Folder of NIfTI images and masks.")],
+    source: Annotated[
+        list[Path], typer.Option("--input", "-i", help="Folder of NIfTI images and masks; repeat it for several.")
+    ],
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder for one HDF5 file a patient.")],
     window: Annotated[tuple[float, float], typer.Option(help="CT window in HU: lowest and highest value kept.")] = (
         -1000.0,
@@ -138,7 +140,8 @@ def prepare(
     from .data.pairs import find_pairs
     from .data.prepare import prepare as run
 
-    pairs = find_pairs(source, patient_regex=patient_regex)
+    found = [find_pairs(folder, patient_regex=patient_regex) for folder in source]
+    pairs = [pair for pairs in found for pair in pairs]
     on_error: Any = "skip" if skip_bad else "raise"
     result = run(pairs, out, window_hu=window, on_error=on_error, overwrite=overwrite, progress=_bar("prepare", quiet))
     patients = len({case.patient for case in result.cases})
@@ -147,8 +150,8 @@ def prepare(
         _print({"output": str(out), "cases": len(result.cases), "patients": patients, "skipped": skipped})
     else:
         print(f"{len(result.cases)} cases of {patients} patients in {out}")
-    if pairs.unpaired_images:
-        print(f"{len(pairs.unpaired_images)} images without a mask left out", file=sys.stderr)
+    if unpaired := sum(len(pairs.unpaired_images) for pairs in found):
+        print(f"{unpaired} images without a mask left out", file=sys.stderr)
     for case, reason in result.skipped:
         print(f"left out {case}: {reason}", file=sys.stderr)
     if result.skipped:
@@ -255,6 +258,77 @@ def train(
         _print({"folds": done} if whole else done[0])
     for row in [] if as_json else done:
         print(f"{row['steps']} steps in {row['elapsed_s']:.0f} s; weights, log, curves and pictures in {row['output']}")
+
+
+@app.command()
+def compare(
+    source: Annotated[Path, typer.Option("--input", "-i", help="Folder written by `segnet prepare`.")],
+    out: Annotated[Path, typer.Option("--output", "-o", help="Folder for all runs and the results.")],
+    model: Annotated[
+        list[str],
+        typer.Option("--model", "-m", help="A network, with what is to differ: ahnet,gate_target=skip. Repeat it."),
+    ],
+    folds: Annotated[int, typer.Option(min=2, help="Parts the patients are dealt into.")] = 3,
+    only_fold: Annotated[list[int] | None, typer.Option(help="Of the folds this one, from 0; repeat it.")] = None,
+    config: ConfigFile = None,
+    minutes: Annotated[float | None, typer.Option(help="Wall time of each training.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Steps of each training instead.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Slices a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak of the schedule.")] = None,
+    validations: Annotated[int | None, typer.Option(help="In each training.")] = None,
+    patch_px: Annotated[int | None, typer.Option(help="Field of view, in pixels of the image.")] = None,
+    input_px: Annotated[int | None, typer.Option(help="Side it is resampled to; a multiple of 32.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Of each training.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Trainings at a time.")] = 1,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train networks for the same time on the same folds and score them on the patients held out. Stopped, it goes on where it was."""
+    from .compare import TABLE_FILE
+    from .compare import compare as run
+    from .files import write_text
+    from .report.table import format_table, markdown_table
+
+    flags = {
+        "data": {"patch_px": patch_px, "input_px": input_px},
+        "train": {
+            "minutes": minutes,
+            "max_steps": max_steps,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "validations": validations,
+            "threads": threads,
+        },
+    }
+    results = run(
+        source,
+        out,
+        model,
+        folds=folds,
+        base=config,
+        flags=flags,
+        only_folds=only_fold or (),
+        workers=workers,
+        report=None if quiet else lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    rows = results["rows"]
+    collections = {key: key.removeprefix("dice_") for key in rows[0] if key.startswith("dice_")}
+    columns = {
+        "model": "model",
+        "folds": "folds",
+        "lesions": "lesions",
+        "dice": "Dice",
+        "ci95_lo": "95 %",
+        "ci95_hi": "to",
+    }
+    columns |= collections if len(collections) > 1 else {}
+    columns |= {"difference": "less the first", "difference_lo": "95 %", "difference_hi": "to"}
+    columns |= {"slices_per_s": "slices/s", "steps": "steps", "parameters_m": "parameters, M"}
+    write_text(out / TABLE_FILE, markdown_table(rows, columns) + "\n")
+    if as_json:
+        _print(results)
+    else:
+        print(format_table(rows, columns))
 
 
 @app.command()

@@ -1,0 +1,211 @@
+"""Networks against one another: each trained for the same time on the same folds, scored on the patients held out."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import re
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from .config import Config, load_config
+from .data.dataset import load_cases
+from .errors import InputError
+from .files import write_text
+from .info import count
+from .memory import keep_freed_memory
+from .metrics import bootstrap_ci
+from .models import build
+from .training import checkpoint, log
+from .training.loop import SPLIT_FILE, scores, train
+
+SCORES_FILE, RESULTS_FILE, TABLE_FILE = "scores.json", "results.json", "results.md"
+Report = Callable[[str], None]
+
+
+def parse(entry: str) -> tuple[str, dict[str, dict[str, Any]]]:
+    """A network's name and what differs from the configuration: ``mamba-ahnet-r,discretization=mamba,train.reconstruction_weight=0.3``.
+
+    A field without a section is one of the model's. Values are read as YAML.
+
+    Raises
+    ------
+    InputError
+        A part is no ``field=value``.
+    """
+    name, *changes = entry.split(",")
+    flags: dict[str, dict[str, Any]] = {"model": {"name": name}}
+    for change in changes:
+        where, equals, value = change.partition("=")
+        if not (where and equals):
+            raise InputError(f"model: expected NAME,FIELD=VALUE, got {entry!r}; write it as ahnet,gate_target=skip")
+        section, dot, field = where.partition(".")
+        section, field = (section, field) if dot else ("model", section)
+        flags.setdefault(section, {})[field] = yaml.safe_load(value)
+    return name, flags
+
+
+def folder_of(entry: str) -> str:
+    """An entry as a folder's name."""
+    return re.sub(r"[^A-Za-z0-9.=-]+", "_", entry)
+
+
+def configurations(entries: Sequence[str], base: Path | None, flags: Mapping[str, Any]) -> dict[str, Config]:
+    """The configuration of each entry: file, then flags, then its own changes.
+
+    Raises
+    ------
+    InputError
+        An entry is given twice or does not parse, or a field is unknown or out of range.
+    """
+    if len(set(map(folder_of, entries))) < len(entries):
+        raise InputError(f"model: expected each network once, got {', '.join(entries)}; leave repetitions out")
+    found = {}
+    for entry in entries:
+        _, own = parse(entry)
+        merged = {section: {**flags.get(section, {}), **own.get(section, {})} for section in {*flags, *own}}
+        found[entry] = load_config(base, merged)
+    return found
+
+
+def run_one(prepared: Path, out: Path, config: Config) -> None:
+    """Trains one network on one fold, or goes on with it, and scores the patients held out; what is done stays as it is."""
+    if (out / SCORES_FILE).exists():
+        return
+    train(prepared, out, config, resume=True)
+    with _threads(config.train.threads):
+        model, _ = checkpoint.load(out)
+        test = json.loads((out / SPLIT_FILE).read_text())["test"]
+        cases = load_cases(prepared, test)
+        found = scores(model, cases, config)
+    steps = [row for row in log.read(out / log.FILE) if "val_dice" not in row]
+    result = {
+        "steps": steps[-1]["step"],
+        "slices_per_s": statistics.median(row["slices_per_s"] for row in steps),
+        "epochs": steps[-1]["epoch"],
+        "cases": [{"case": c.name, "patient": c.patient, "dice": found[c.name]} for c in cases],
+    }
+    write_text(out / SCORES_FILE, json.dumps(result, indent=1))
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def compare(
+    prepared: Path,
+    out: Path,
+    entries: Sequence[str],
+    *,
+    folds: int,
+    base: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    only_folds: Sequence[int] = (),
+    workers: int = 1,
+    report: Report | None = None,
+) -> dict[str, Any]:
+    """Trains every network on every fold and writes `results.json` and `results.md`. Stopped, it goes on where it was.
+
+    Fold by fold, so that what a stopped comparison leaves is one of all networks on fewer folds.
+
+    Parameters
+    ----------
+    prepared, out : the dataset; a folder for a run of each network and fold
+    entries : networks, as `parse` reads them
+    folds : parts the patients are dealt into
+    base, flags : configuration file, and section -> field -> value
+    only_folds : of the folds these alone, all where empty
+    workers : runs at a time, each a process of its own; as many threads each as `train.threads` says
+
+    Raises
+    ------
+    InputError
+        As `configurations` and `segnet.training.loop.train`.
+    """
+    chosen = tuple(only_folds) or tuple(range(folds))
+    if not set(chosen) <= set(range(folds)):
+        raise InputError(f"only-fold: expected 0 to {folds - 1}, got {chosen}; there are {folds} folds")
+    configs = configurations(entries, base, flags or {})
+    data = {"folds": folds, "fold": 0}
+    todo = []
+    for fold in chosen:
+        for entry, config in configs.items():
+            settings = config.model_copy(update={"data": config.data.model_copy(update={**data, "fold": fold})})
+            todo.append((entry, fold, out / folder_of(entry) / f"fold-{fold}", settings))
+    out.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=keep_freed_memory) as pool:
+        running = {
+            pool.submit(run_one, prepared, folder, config): (entry, fold) for entry, fold, folder, config in todo
+        }
+        for number, future in enumerate(as_completed(running), 1):
+            future.result()
+            if report is not None:
+                entry, fold = running[future]
+                report(f"{number} of {len(todo)}: {entry}, fold {fold}")
+            results = collect(out, configs, chosen)
+            write_text(out / RESULTS_FILE, json.dumps(results, indent=1))
+    return results
+
+
+def _group(patient: str) -> str:
+    """The letters a patient's name begins with, which tell collections apart."""
+    found = re.match(r"[A-Za-z]+", patient)
+    return found[0] if found else ""
+
+
+def collect(out: Path, configs: Mapping[str, Config], folds: Sequence[int]) -> dict[str, Any]:
+    """Results of the runs that are done.
+
+    Returns
+    -------
+    dict
+        "settings" of the first network; "rows", one a network with all its folds' lesions: mean 3-D Dice by lesion and its 95 %
+        interval (bootstrap by patient), the same by collection, the mean difference to the first network on the same lesions,
+        slices a second in training, steps, parameters.
+    """
+    rows: list[dict[str, Any]] = []
+    first: dict[str, float] = {}
+    for entry, config in configs.items():
+        files = [out / folder_of(entry) / f"fold-{fold}" / SCORES_FILE for fold in folds]
+        done = [json.loads(file.read_text()) for file in files if file.exists()]
+        if not done:
+            continue
+        lesions = [case for one in done for case in one["cases"]]
+        mine = {case["case"]: case["dice"] for case in lesions}
+        first = first or mine
+        with torch.device("meta"):
+            parameters = count(build(config.model))
+        row: dict[str, Any] = {"model": entry, "folds": len(done), "lesions": len(lesions)}
+        row["dice"], row["ci95_lo"], row["ci95_hi"] = _interval(lesions, mine)
+        for group in sorted({_group(case["patient"]) for case in lesions}):
+            row[f"dice_{group}"] = _interval([c for c in lesions if _group(c["patient"]) == group], mine)[0]
+        shared = [case for case in lesions if case["case"] in first]
+        gaps = {case["case"]: mine[case["case"]] - first[case["case"]] for case in shared}
+        row["difference"], row["difference_lo"], row["difference_hi"] = _interval(shared, gaps)
+        row["slices_per_s"] = statistics.median(one["slices_per_s"] for one in done)
+        row["steps"] = statistics.median(one["steps"] for one in done)
+        row["parameters_m"] = parameters / 1e6
+        rows.append(row)
+    settings = next(iter(configs.values())).model_dump(mode="json")
+    return {"settings": settings, "folds": list(folds), "rows": rows}
+
+
+def _interval(lesions: Sequence[Mapping[str, Any]], values: Mapping[str, float]) -> tuple[float, float, float]:
+    by_patient: dict[str, list[float]] = {}
+    for lesion in lesions:
+        by_patient.setdefault(lesion["patient"], []).append(values[lesion["case"]])
+    return bootstrap_ci(by_patient)

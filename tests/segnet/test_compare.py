@@ -1,0 +1,100 @@
+"""Networks against one another: the same folds for all, every lesion scored once, and nothing done twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from segnet.compare import RESULTS_FILE, SCORES_FILE, collect, compare, configurations, folder_of, parse
+from segnet.config import Config
+from segnet.data.prepare import load_dataset
+from segnet.errors import InputError
+
+FLAGS: dict[str, dict[str, Any]] = {
+    "model": {"base_width": 4, "depths": (1, 1, 1, 1), "dstate": 4},
+    "data": {"patch_px": 32, "input_px": 32},
+    "train": {"max_steps": 2, "batch_size": 2, "validations": 1, "tensorboard": False, "threads": 1},
+}
+ENTRIES = ("unet", "mamba-ahnet-r,discretization=mamba,train.reconstruction_weight=0.5")
+
+
+@pytest.fixture(scope="module")
+def compared(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], list[str]]:
+    out = tmp_path_factory.mktemp("compared")
+    said: list[str] = []
+    results = compare(prepared, out, ENTRIES, folds=2, flags=FLAGS, report=said.append)
+    return out, results, said
+
+
+def test_every_lesion_is_scored_once_by_each_network(compared: Any, prepared: Path) -> None:
+    out, results, said = compared
+    everyone = sorted(entry.case for entry in load_dataset(prepared).cases)
+    for entry in ENTRIES:
+        files = [out / folder_of(entry) / f"fold-{fold}" / SCORES_FILE for fold in range(2)]
+        assert sorted(case["case"] for file in files for case in json.loads(file.read_text())["cases"]) == everyone
+    assert [row["model"] for row in results["rows"]] == list(ENTRIES)
+    assert [row["lesions"] for row in results["rows"]] == [10, 10]
+    assert len(said) == 4
+    assert json.loads((out / RESULTS_FILE).read_text()) == results
+
+
+def test_changes_of_an_entry_reach_its_run(compared: Any) -> None:
+    from segnet.training import checkpoint
+
+    out, _, _ = compared
+    _, config = checkpoint.load(out / folder_of(ENTRIES[1]) / "fold-1")
+    assert (config.model.name, config.model.discretization) == ("mamba-ahnet-r", "mamba")
+    assert config.train.reconstruction_weight == 0.5
+    assert (config.data.folds, config.data.fold) == (2, 1)
+
+
+def test_what_is_done_is_not_done_again(compared: Any, prepared: Path) -> None:
+    out, results, _ = compared
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.parent != out}
+    assert compare(prepared, out, ENTRIES, folds=2, flags=FLAGS) == results
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_one_fold_first_and_the_others_later(compared: Any, prepared: Path, tmp_path: Path) -> None:
+    results = compare(prepared, tmp_path, ENTRIES[:1], folds=2, flags=FLAGS, only_folds=[1])
+    assert results["folds"] == [1]
+    assert not (tmp_path / "unet" / "fold-0").exists()
+    with pytest.raises(InputError, match="only-fold: expected 0 to 1, got"):
+        compare(prepared, tmp_path, ENTRIES, folds=2, flags=FLAGS, only_folds=[2])
+
+
+def test_means_are_of_lesions_and_differences_of_the_same_ones(tmp_path: Path) -> None:
+    dices = {"unet": [0.5, 0.7, 0.9], "ahnet": [0.6, 0.7, 0.2]}
+    for name, values in dices.items():
+        (tmp_path / name / "fold-0").mkdir(parents=True)
+        cases = [
+            {"case": f"c{i}", "patient": p, "dice": d}
+            for i, (p, d) in enumerate(zip(("A1", "A1", "B2"), values, strict=True))
+        ]
+        scored = {"steps": 7, "slices_per_s": 3.0, "epochs": 1.0, "cases": cases}
+        (tmp_path / name / "fold-0" / SCORES_FILE).write_text(json.dumps(scored))
+    configs = {name: Config() for name in dices}
+    unet, ahnet = collect(tmp_path, configs, [0, 1])["rows"]
+    assert unet["dice"] == pytest.approx(0.7)
+    assert (unet["dice_A"], unet["dice_B"]) == (pytest.approx(0.6), 0.9)
+    assert (unet["difference"], unet["difference_lo"], unet["difference_hi"]) == (0, 0, 0)
+    assert ahnet["difference"] == pytest.approx(np.mean([0.1, 0, -0.7]))
+    assert ahnet["difference_lo"] <= ahnet["difference"] <= ahnet["difference_hi"]
+    assert (ahnet["folds"], ahnet["lesions"], ahnet["steps"]) == (1, 3, 7)
+
+
+def test_entries_are_read_and_mistakes_named() -> None:
+    assert parse("ahnet,gate_target=skip,train.seed=3") == (
+        "ahnet",
+        {"model": {"name": "ahnet", "gate_target": "skip"}, "train": {"seed": 3}},
+    )
+    with pytest.raises(InputError, match="expected NAME,FIELD=VALUE, got 'ahnet,skip'"):
+        parse("ahnet,skip")
+    with pytest.raises(InputError, match="expected each network once"):
+        configurations(["ahnet", "ahnet"], None, {})
+    with pytest.raises(InputError, match=r"config: model.gate_target: .*got 'sideways'"):
+        configurations(["ahnet,gate_target=sideways"], None, {})
