@@ -19,7 +19,7 @@ from ..errors import InputError
 from .conv_nets import ahnet, hunet, mamba_ahnet_conv
 from .mamba_ahnet import MambaAHNet
 from .network import Network
-from .peers import VMUNet, attention_unet, unet
+from .peers import VMUNet, attention_unet, unet, unetpp
 
 __all__ = ["GROUP", "Network", "build", "channels_last", "names"]
 
@@ -33,6 +33,7 @@ BUILTIN: dict[str, Callable[[ModelConfig], Network]] = {
     "mamba-ahnet-conv": mamba_ahnet_conv,
     "unet": unet,
     "attention-unet": attention_unet,
+    "unetpp": unetpp,
     "vm-unet": VMUNet,
 }
 

@@ -27,6 +27,7 @@ PINNED: dict[str, tuple[int, float, float]] = {
     "mamba-ahnet-conv": (2_658_310, 4.93 + 0.08, 2.26),
     "unet": (1_625_161, 0.76, 0),
     "attention-unet": (1_987_434, 2.65, 0),
+    "unetpp": (2_282_738, 8.18, 0),
     "vm-unet": (27_424_514, 5.28, 2.94),
 }
 
@@ -54,6 +55,17 @@ def test_presets_grow_as_the_square_of_the_width(base_width: int) -> None:
     with torch.device("meta"):
         counts = [count(build(ModelConfig(name="ahnet", base_width=b))) for b in (base_width, 2 * base_width)]
     assert counts[1] / counts[0] == pytest.approx(4, rel=0.06)
+
+
+def test_unetpp_is_monais_without_the_heads_of_deep_supervision() -> None:
+    from monai.networks.nets.basic_unetplusplus import BasicUNetPlusPlus
+
+    model = build(small("unetpp")).eval()
+    oracle = BasicUNetPlusPlus(2, 1, 2, (4, 8, 16, 32, 64, 4), deep_supervision=True).eval()
+    missing = oracle.load_state_dict(model.decoder.state_dict(), strict=False).missing_keys
+    assert {key.split(".")[0] for key in missing} == {"final_conv_0_1", "final_conv_0_2", "final_conv_0_3"}
+    x = torch.rand(1, 1, 32, 48)
+    assert torch.equal(model(x)[0], oracle(x)[-1])
 
 
 def test_vm_unets_count_is_the_published_one() -> None:
