@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -26,17 +27,30 @@ def double_convolution(in_channels: int, channels: int) -> nn.Sequential:
 class ConvNet(Network):
     """An encoder of double convolutions, max-pooling between, and the decoder that a name stands for.
 
+    Parameters
+    ----------
+    upsampling : makes the decoder's blocks
+    vm_layers : whether a VM layer follows each
+    level : makes the encoder's blocks: (in_channels, channels)
+
     Source: section IV-A; HUNet is what the paper builds on and publishes no code either: filters and depth are a
     reconstruction (docs/models.md).
     """
 
     stride = 2**LEVELS
 
-    def __init__(self, config: ModelConfig, upsampling: Upsampling, *, vm_layers: bool = False) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        upsampling: Upsampling,
+        *,
+        vm_layers: bool = False,
+        level: Callable[[int, int], nn.Module] = double_convolution,
+    ) -> None:
         super().__init__(config)
         self.dims = tuple(config.base_width * 2**i for i in range(LEVELS + 1))
         entering = (config.in_channels, *self.dims[:-1])
-        self.levels = nn.ModuleList(map(double_convolution, entering, self.dims))
+        self.levels = nn.ModuleList(map(level, entering, self.dims))
         decoder = partial(Decoder, self.dims, config, upsampling, vm_layers=vm_layers, tail=0)
         self.decoder = decoder(width=1.0, out_channels=config.classes)
         if config.reconstructs:

@@ -15,6 +15,7 @@ from segnet.info import count, describe
 from segnet.models import build, names
 from segnet.models.ahnet import AttentionUpsampling, HUNetUpsampling
 from segnet.models.conv_nets import ConvNet
+from segnet.models.dcau_net import DenseConvolution, DenseUpsampling
 from segnet.models.network import Network
 
 # parameters; multiply-adds in G, as counted by hand from the definitions and with the zeros of narrow projections; GFLOP of the scan
@@ -28,6 +29,7 @@ PINNED: dict[str, tuple[int, float, float]] = {
     "unet": (1_625_161, 0.76, 0),
     "attention-unet": (1_987_434, 2.65, 0),
     "unetpp": (2_282_738, 8.18, 0),
+    "dcau-net": (2_967_974, 4.77, 0),
     "vm-unet": (27_424_514, 5.28, 2.94),
 }
 
@@ -66,6 +68,21 @@ def test_unetpp_is_monais_without_the_heads_of_deep_supervision() -> None:
     assert {key.split(".")[0] for key in missing} == {"final_conv_0_1", "final_conv_0_2", "final_conv_0_3"}
     x = torch.rand(1, 1, 32, 48)
     assert torch.equal(model(x)[0], oracle(x)[-1])
+
+
+def test_dcau_net_is_dense_and_gates_its_skips() -> None:
+    torch.manual_seed(0)
+    block = DenseUpsampling(8, 6, 4).eval()
+    x, t = torch.randn(2, 8, 3, 4), torch.randn(2, 6, 6, 8)
+    x_up = torch.relu(block.up_norm(block.up(x)))
+    joined = torch.cat([x_up, block.gate(t, x_up)], 1)
+    (first, first_norm, _), (second, second_norm, _) = block.conv.first, block.conv.second
+    y = torch.relu(first_norm(first(joined)))
+    wanted = torch.relu(second_norm(second(torch.cat([joined, y], 1))))
+    torch.testing.assert_close(block(x, t), wanted)
+    model = build(small("dcau-net"))
+    assert all(isinstance(level, DenseConvolution) for level in model.levels)  # type: ignore[union-attr]
+    assert all(isinstance(up, DenseUpsampling) for up in model.decoder.blocks)  # type: ignore[union-attr]
 
 
 def test_vm_unets_count_is_the_published_one() -> None:
