@@ -32,7 +32,15 @@ class ModelConfig(_Frozen):
     dstate: Annotated[int, Field(ge=1)] = 16
     expand: Annotated[int, Field(ge=1)] = 2
     discretization: Literal["bilinear", "mamba", "zoh"] = "bilinear"
-    gate_target: Literal["up", "skip"] = "up"
+    """Of the scan: eq. 2's, what public Mamba code computes, or zero-order hold."""
+    gate_target: Literal["up", "skip", "unused"] = "up"
+    """What algorithm 1's gate multiplies: the upsampled features, the skip, or, to the letter, nothing."""
+    gate_align: Literal["crop", "upsample"] = "crop"
+    """Where algorithm 3's gating features differ in size: cropped at their centre, or resized as the prose says. Here sizes agree."""
+    double_relu: bool = True
+    """Algorithm 1's ReLU right after its convolution, before the norm and the second one."""
+    decoder_residual: bool = True
+    """Algorithm 2's residual, which its text leaves out: without it a decoder's block is algorithm 1."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
     reconstruction_width: Annotated[float, Field(gt=0, le=1)] = 0.25
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig
-from .ahnet import HUNetUpsampling, ResidualUpsampling
-from .network import Decoder, Network, Upsampling
+from .ahnet import HUNetUpsampling
+from .network import Decoder, Network, Upsampling, ahnet_block
 
 LEVELS = 4
 """Halvings of height and width, which double the channels."""
@@ -65,14 +65,14 @@ class ConvNet(Network):
 
 def hunet(config: ModelConfig) -> ConvNet:
     """HUNet, the base of AHNet: upsampling by algorithm 1 without its gate."""
-    return ConvNet(config, HUNetUpsampling)
+    return ConvNet(config, partial(HUNetUpsampling, double_relu=config.double_relu))
 
 
 def ahnet(config: ModelConfig) -> ConvNet:
     """AHNet: upsampling by algorithm 2, with reconstruction for `ahnet-r`."""
-    return ConvNet(config, partial(ResidualUpsampling, gate_target=config.gate_target))
+    return ConvNet(config, ahnet_block(config))
 
 
 def mamba_ahnet_conv(config: ModelConfig) -> ConvNet:
     """The other reading of "Mamba blocks in the upsampling pathway": AHNet with a VM layer after each decoder block."""
-    return ConvNet(config, partial(ResidualUpsampling, gate_target=config.gate_target), vm_layers=True)
+    return ConvNet(config, ahnet_block(config), vm_layers=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig
+from .ahnet import AttentionUpsampling, ResidualUpsampling
 from .mamba import VMLayer, VSSConfig
 
 
@@ -19,6 +21,12 @@ class Upsampling(Protocol):
 
 def vss_config(config: ModelConfig) -> VSSConfig:
     return VSSConfig(config.expand, config.dstate, config.discretization)
+
+
+def ahnet_block(config: ModelConfig) -> Upsampling:
+    """AHNet's decoder block by the configuration's reading of algorithms 1 to 3."""
+    block = ResidualUpsampling if config.decoder_residual else AttentionUpsampling
+    return partial(block, gate_target=config.gate_target, gate_align=config.gate_align, double_relu=config.double_relu)
 
 
 class Decoder(nn.Module):
