@@ -42,7 +42,10 @@ class ModelConfig(_Frozen):
     decoder_residual: bool = True
     """Algorithm 2's residual, which its text leaves out: without it a decoder's block is algorithm 1."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    reconstruction_width: Annotated[float, Field(gt=0, le=1)] = 0.25
+    recon_head: Literal["thin", "full", "paper_softmax"] = "thin"
+    """What a name ending in -r rebuilds the slice with: a decoder of `reconstruction_width` or of the whole width, or algorithm 4."""
+    reconstruction_width: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    """Channels of the thin reconstruction decoder, as a share of the segmentation decoder's."""
 
     @property
     def reconstructs(self) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig
 from .ahnet import HUNetUpsampling
-from .network import Decoder, Network, Upsampling, ahnet_block
+from .network import Network, Upsampling, ahnet_block
 
 LEVELS = 4
 """Halvings of height and width, which double the channels."""
@@ -51,10 +51,7 @@ class ConvNet(Network):
         self.dims = tuple(config.base_width * 2**i for i in range(LEVELS + 1))
         entering = (config.in_channels, *self.dims[:-1])
         self.levels = nn.ModuleList(map(level, entering, self.dims))
-        decoder = partial(Decoder, self.dims, config, upsampling, vm_layers=vm_layers, tail=0)
-        self.decoder = decoder(width=1.0, out_channels=config.classes)
-        if config.reconstructs:
-            self.reconstruction = decoder(width=config.reconstruction_width, out_channels=config.in_channels)
+        self.add_decoders(self.dims, upsampling, vm_layers=vm_layers, tail=0)
 
     def encode(self, x: Tensor) -> list[Tensor]:
         stages: list[Tensor] = []

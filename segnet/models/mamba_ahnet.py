@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 from torch import Tensor, nn
 
 from ..config import ModelConfig
 from .mamba import PatchEmbedding, PatchMerging, VSSBlock
-from .network import Decoder, Network, ahnet_block, vss_config
+from .network import Network, ahnet_block, vss_config
 
 
 class VSSEncoder(Network):
@@ -52,7 +50,4 @@ class MambaAHNet(VSSEncoder):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config, 3 * config.base_width)
-        decoder = partial(Decoder, self.dims, config, ahnet_block(config), vm_layers=True, tail=2)
-        self.decoder = decoder(width=1.0, out_channels=config.classes)
-        if config.reconstructs:
-            self.reconstruction = decoder(width=config.reconstruction_width, out_channels=config.in_channels)
+        self.add_decoders(self.dims, ahnet_block(config), vm_layers=True, tail=2)

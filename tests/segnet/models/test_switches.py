@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segnet.config import ModelConfig
-from segnet.info import count
+from segnet.info import count, describe
 from segnet.losses import JointLoss
 from segnet.models import build
 from segnet.models.ahnet import AttentionGate, AttentionUpsampling, HUNetUpsampling, ResidualUpsampling
+from segnet.models.network import Decoder
 from segnet.training.loop import parameter_groups
 
 READINGS: list[tuple[str, dict[str, Any]]] = [
@@ -28,6 +29,8 @@ READINGS: list[tuple[str, dict[str, Any]]] = [
             {"decoder_residual": False},
         )
     ),
+    *(("ahnet-r", {"recon_head": head}) for head in ("full", "paper_softmax")),
+    *(("mamba-ahnet-r", {"recon_head": head}) for head in ("full", "paper_softmax")),
     ("hunet", {"double_relu": False}),
     *(("mamba-ahnet", {"discretization": discretization}) for discretization in ("mamba", "zoh")),
 ]
@@ -87,7 +90,8 @@ def test_every_reading_trains_and_is_another_network_than_the_default(name: str,
     assert all(torch.isfinite(p).all() for p in model.parameters())
     image = torch.rand(2, 1, 32, 32)
     same = torch.equal(logits_of(small(name, **reading), image), logits_of(small(name), image))
-    assert same == (reading == {"gate_align": "upsample"})  # in these networks the gate's two inputs are of one size
+    # in these networks the gate's two inputs are of one size, and no reconstruction enters the logits
+    assert same == (set(reading) <= {"gate_align", "recon_head"})
 
 
 def test_with_the_same_weights_the_three_discretisations_differ() -> None:
@@ -180,3 +184,56 @@ def test_every_gate_of_a_network_is_told_how_to_align(align: Any, residual: bool
     for name in ("ahnet", "mamba-ahnet"):
         model = build(small(name, gate_align=align, decoder_residual=residual))
         assert {gate.align for gate in model.modules() if isinstance(gate, AttentionGate)} == {align}
+
+
+def shapes_but_the_heads(module: nn.Module) -> list[tuple[str, torch.Size]]:
+    return [(name, p.shape) for name, p in module.named_parameters() if not name.startswith("head.")]
+
+
+@pytest.mark.parametrize("name", ["ahnet-r", "mamba-ahnet-r"])
+def test_a_full_reconstruction_is_a_decoder_of_the_segmentations_width(name: str) -> None:
+    full, thin = (build(small(name, recon_head=head)) for head in ("full", "thin"))
+    assert shapes_but_the_heads(full.reconstruction) == shapes_but_the_heads(full.decoder)  # type: ignore[arg-type]
+    assert full.reconstruction.head.out_channels == 1  # type: ignore[union-attr]
+    assert count(thin.reconstruction) < count(full.reconstruction) / 2  # type: ignore[arg-type]
+    image = torch.rand(2, 1, 32, 32)
+    for model in (full, thin):
+        rebuilt = model.train()(image)[1]
+        wanted = torch.sigmoid(Decoder.forward(model.reconstruction, model.encode(image)))  # type: ignore[arg-type]
+        torch.testing.assert_close(rebuilt, wanted)
+
+
+def test_a_full_reconstruction_counts() -> None:
+    """Of mamba-ahnet the network, its decoder again, and a head of 12 channels to 1 for one to 2."""
+    parts = describe(ModelConfig(name="mamba-ahnet"))["parts"]
+    decoder = sum(part["parameters"] for part in parts if part["part"].startswith("decoder."))
+    assert of_width("mamba-ahnet-r", recon_head="full") == 6_956_855 + decoder - 13 == 10_167_825
+
+
+@pytest.mark.parametrize(("name", "stride", "last"), [("ahnet-r", 16, 64), ("mamba-ahnet-r", 32, 96)])
+def test_algorithm_4_to_the_letter_rebuilds_nothing_from_one_channel(name: str, stride: int, last: int) -> None:
+    """Softmax over one channel is 1, so the loss cannot move the branch, nor the encoder through it."""
+    model = build(small(name, recon_head="paper_softmax")).train()
+    assert count(model) - count(build(small(name.removesuffix("-r")))) == 9 * last + 1
+    image = torch.rand(2, 1, 2 * stride, 3 * stride)
+    _, rebuilt = model(image)
+    assert torch.equal(rebuilt, torch.ones(2, 1, 2 * stride, 3 * stride))
+    (F.l1_loss(rebuilt, image) + F.mse_loss(rebuilt, image)).backward()
+    reached = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    assert {"reconstruction.conv.weight", "reconstruction.conv.bias"} < set(reached)
+    assert not any(grad.any() for grad in reached.values())
+    assert model.eval()(image)[1] is None
+
+
+def test_algorithm_4_of_several_channels_is_its_transcription() -> None:
+    model = build(small("ahnet-r", recon_head="paper_softmax", in_channels=3)).train()
+    image = torch.rand(2, 3, 32, 48)
+    last = model.encode(image)[-1]
+    conv = model.reconstruction.conv  # type: ignore[union-attr]
+    softmax = F.conv2d(last, conv.weight, conv.bias, padding=1).softmax(1)
+    rebuilt = model(image)[1]
+    torch.testing.assert_close(rebuilt, F.interpolate(softmax, (32, 48), mode="bilinear", align_corners=False))
+    assert rebuilt.std() > 0
+    torch.testing.assert_close(rebuilt.sum(1), torch.ones(2, 32, 48))
+    rebuilt.square().mean().backward()
+    assert conv.weight.grad.any()
