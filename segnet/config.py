@@ -41,6 +41,8 @@ class ModelConfig(_Frozen):
     """Algorithm 1's ReLU right after its convolution, before the norm and the second one."""
     decoder_residual: bool = True
     """Algorithm 2's residual, which its text leaves out: without it a decoder's block is algorithm 1."""
+    decoder_vm_layers: bool = True
+    """VM layers in mamba-ahnet's decoder. Off, they are in the encoder alone; in the decoder alone is mamba-ahnet-conv, nowhere ahnet."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
     recon_head: Literal["thin", "full", "paper_softmax"] = "thin"
     """What a name ending in -r rebuilds the slice with: a decoder of `reconstruction_width` or of the whole width, or algorithm 4."""

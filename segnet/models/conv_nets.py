@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig
+from ..errors import InputError
 from .ahnet import HUNetUpsampling
 from .network import Network, Upsampling, ahnet_block
 
@@ -71,5 +72,15 @@ def ahnet(config: ModelConfig) -> ConvNet:
 
 
 def mamba_ahnet_conv(config: ModelConfig) -> ConvNet:
-    """The other reading of "Mamba blocks in the upsampling pathway": AHNet with a VM layer after each decoder block."""
+    """The other reading of "Mamba blocks in the upsampling pathway": AHNet with a VM layer after each decoder block.
+
+    Raises
+    ------
+    InputError
+        It is asked for without those layers, which is `ahnet`.
+    """
+    if not config.decoder_vm_layers:
+        raise InputError(
+            "model.decoder_vm_layers: expected true for mamba-ahnet-conv, got false; without VM layers it is ahnet, name that"
+        )
     return ConvNet(config, ahnet_block(config), vm_layers=True)

@@ -1,4 +1,4 @@
-"""Mamba-AHNet, section IV-B and figure 3: a VSS encoder, AHNet's decoder with a VM layer after each block."""
+"""Mamba-AHNet, section IV-B and figure 3: a VSS encoder, AHNet's decoder, a VM layer after each of its blocks or none."""
 
 from __future__ import annotations
 
@@ -50,4 +50,4 @@ class MambaAHNet(VSSEncoder):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config, 3 * config.base_width)
-        self.add_decoders(self.dims, ahnet_block(config), vm_layers=True, tail=2)
+        self.add_decoders(self.dims, ahnet_block(config), vm_layers=config.decoder_vm_layers, tail=2)

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segnet.config import ModelConfig
+from segnet.errors import InputError
 from segnet.info import count, describe
 from segnet.losses import JointLoss
 from segnet.models import build
 from segnet.models.ahnet import AttentionGate, AttentionUpsampling, HUNetUpsampling, ResidualUpsampling
+from segnet.models.mamba import VMLayer, VSSBlock
 from segnet.models.network import Decoder
 from segnet.training.loop import parameter_groups
 
@@ -31,6 +33,7 @@ READINGS: list[tuple[str, dict[str, Any]]] = [
     ),
     *(("ahnet-r", {"recon_head": head}) for head in ("full", "paper_softmax")),
     *(("mamba-ahnet-r", {"recon_head": head}) for head in ("full", "paper_softmax")),
+    *((name, {"decoder_vm_layers": False}) for name in ("mamba-ahnet", "mamba-ahnet-r")),
     ("hunet", {"double_relu": False}),
     *(("mamba-ahnet", {"discretization": discretization}) for discretization in ("mamba", "zoh")),
 ]
@@ -237,3 +240,37 @@ def test_algorithm_4_of_several_channels_is_its_transcription() -> None:
     torch.testing.assert_close(rebuilt.sum(1), torch.ones(2, 32, 48))
     rebuilt.square().mean().backward()
     assert conv.weight.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("name", "in_decoder", "encoder", "decoder"),
+    [
+        ("mamba-ahnet", True, 4, 3),
+        ("mamba-ahnet", False, 4, 0),
+        ("mamba-ahnet-conv", True, 0, 4),
+        ("ahnet", True, 0, 0),
+    ],
+)
+def test_where_the_scans_are(name: str, in_decoder: bool, encoder: int, decoder: int) -> None:
+    """Both, encoder alone, decoder alone, nowhere; the decoder's other blocks stay."""
+    model = build(small(name, decoder_vm_layers=in_decoder))
+    kinds = [sum(isinstance(m, kind) for m in model.modules()) for kind in (VSSBlock, VMLayer)]
+    assert kinds == [encoder, decoder]
+    assert all(type(block) is ResidualUpsampling for block in model.decoder.blocks)  # type: ignore[union-attr]
+
+
+def test_without_the_decoders_scans_only_they_are_missing() -> None:
+    parts = {part["part"]: part["parameters"] for part in describe(ModelConfig())["parts"]}
+    without = {part["part"]: part["parameters"] for part in describe(ModelConfig(decoder_vm_layers=False))["parts"]}
+    assert without == parts | {"decoder.vm_layers": 0}
+    # a VM layer of f channels, four directions, 16 states, rank f / 16: 8 f^2 + 430 f; at 48, 96 and 192
+    assert of_width("mamba-ahnet") - of_width("mamba-ahnet", decoder_vm_layers=False) == 531_552
+    # at 16, 32, 64 and 128
+    assert of_width("mamba-ahnet-conv") - of_width("ahnet") == 277_280
+
+
+def test_the_decoder_reading_without_its_layers_has_another_name() -> None:
+    with pytest.raises(
+        InputError, match="expected true for mamba-ahnet-conv, got false; without VM layers it is ahnet"
+    ):
+        build(small("mamba-ahnet-conv", decoder_vm_layers=False))
