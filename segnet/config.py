@@ -28,6 +28,7 @@ class ModelConfig(_Frozen):
     """Slices shown at once, an odd number: the one to segment, and as many below as above it."""
     classes: Annotated[int, Field(ge=2)] = 2
     base_width: Annotated[int, Field(ge=4)] = 16
+    """b, the width of the first level. Presets: 8 for tests, 16, 32 and 64."""
     depths: tuple[int, int, int, int] = (2, 2, 2, 2)
     dstate: Annotated[int, Field(ge=1)] = 16
     expand: Annotated[int, Field(ge=1)] = 2
