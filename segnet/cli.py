@@ -168,7 +168,7 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in the folder, if one has begun there.")
     ] = False,
-    model: Annotated[str | None, typer.Option(help="A network's name, as for `segnet info`.")] = None,
+    model: Annotated[str | None, typer.Option(help="A network's name; see `segnet info --list`.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Wall time of training.")] = None,
     max_steps: Annotated[int | None, typer.Option(help="Stop after this many steps instead.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Slices a step, of each process.")] = None,
@@ -478,12 +478,11 @@ def evaluate(
 
 @app.command()
 def info(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="hunet, ahnet, ahnet-r, mamba-ahnet, mamba-ahnet-r, mamba-ahnet-conv, unet, attention-unet or vm-unet."
-        ),
-    ] = "mamba-ahnet",
+    model: Annotated[str, typer.Argument(help="A network's name; see `segnet info --list`.")] = "mamba-ahnet",
+    base_width: Annotated[
+        int | None, typer.Option(help="b, the width of the first level. Presets: 8, 16, 32 and 64; 16 is the default.")
+    ] = None,
+    list_names: Annotated[bool, typer.Option("--list", help="Print the names of all networks instead.")] = False,
     config: ConfigFile = None,
     side_px: Annotated[int, typer.Option(help="Side of the slice that costs are counted for.")] = 256,
     show_config: Annotated[
@@ -494,7 +493,15 @@ def info(
     """Parameters, multiply-adds, memory and reach of a network, part by part; or the configuration and its defaults."""
     from .config import load_config
 
-    resolved = load_config(config, {"model": {"name": model}})
+    if list_names:
+        from .models import names
+
+        if as_json:
+            _print({"models": names()})
+        else:
+            print("\n".join(names()))
+        return
+    resolved = load_config(config, {"model": {"name": model, "base_width": base_width}})
     if show_config:
         import yaml
 
@@ -533,7 +540,8 @@ class BenchMode(str, Enum):
 def bench(
     mode: Annotated[BenchMode, typer.Argument(help="A training step, or a forward pass.")],
     model: Annotated[
-        list[str] | None, typer.Option("--model", "-m", help="A network's name; repeat it. Default: all.")
+        list[str] | None,
+        typer.Option("--model", "-m", help="A network's name, of `segnet info --list`; repeat it. Default: all."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Slices a step.")] = 8,
     side_px: Annotated[int, typer.Option(help="Side of a slice, a multiple of 32.")] = 256,

@@ -28,13 +28,27 @@ class ModelConfig(_Frozen):
     """Slices shown at once, an odd number: the one to segment, and as many below as above it."""
     classes: Annotated[int, Field(ge=2)] = 2
     base_width: Annotated[int, Field(ge=4)] = 16
+    """b, the width of the first level. Presets: 8 for tests, 16, 32 and 64."""
     depths: tuple[int, int, int, int] = (2, 2, 2, 2)
     dstate: Annotated[int, Field(ge=1)] = 16
     expand: Annotated[int, Field(ge=1)] = 2
     discretization: Literal["bilinear", "mamba", "zoh"] = "bilinear"
-    gate_target: Literal["up", "skip"] = "up"
+    """Of the scan: eq. 2's, what public Mamba code computes, or zero-order hold."""
+    gate_target: Literal["up", "skip", "unused"] = "up"
+    """What algorithm 1's gate multiplies: the upsampled features, the skip, or, to the letter, nothing."""
+    gate_align: Literal["crop", "upsample"] = "crop"
+    """Where algorithm 3's gating features differ in size: cropped at their centre, or resized as the prose says. Here sizes agree."""
+    double_relu: bool = True
+    """Algorithm 1's ReLU right after its convolution, before the norm and the second one."""
+    decoder_residual: bool = True
+    """Algorithm 2's residual, which its text leaves out: without it a decoder's block is algorithm 1."""
+    decoder_vm_layers: bool = True
+    """VM layers in mamba-ahnet's decoder. Off, they are in the encoder alone; in the decoder alone is mamba-ahnet-conv, nowhere ahnet."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    reconstruction_width: Annotated[float, Field(gt=0, le=1)] = 0.25
+    recon_head: Literal["thin", "full", "paper_softmax"] = "thin"
+    """What a name ending in -r rebuilds the slice with: a decoder of `reconstruction_width` or of the whole width, or algorithm 4."""
+    reconstruction_width: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    """Channels of the thin reconstruction decoder, as a share of the segmentation decoder's."""
 
     @property
     def reconstructs(self) -> bool:

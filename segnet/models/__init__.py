@@ -17,9 +17,10 @@ from torch import nn
 from ..config import ModelConfig
 from ..errors import InputError
 from .conv_nets import ahnet, hunet, mamba_ahnet_conv
+from .dcau_net import dcau_net
 from .mamba_ahnet import MambaAHNet
 from .network import Network
-from .peers import VMUNet, attention_unet, unet
+from .peers import VMUNet, attention_unet, unet, unetpp
 
 __all__ = ["GROUP", "Network", "build", "channels_last", "names"]
 
@@ -33,6 +34,8 @@ BUILTIN: dict[str, Callable[[ModelConfig], Network]] = {
     "mamba-ahnet-conv": mamba_ahnet_conv,
     "unet": unet,
     "attention-unet": attention_unet,
+    "unetpp": unetpp,
+    "dcau-net": dcau_net,
     "vm-unet": VMUNet,
 }
 

@@ -9,6 +9,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ssmcore.torch import attention_gate, gate_crop
 
@@ -19,7 +20,8 @@ from .batch_norm import follow
 class AttentionGate(nn.Module):
     """Algorithm 3. ``rate = sigmoid(BN(psi(relu(BN(theta x) + BN(phi g)))))``, ``out = x * rate``.
 
-    g is cropped at its centre to the size of x where they differ. theta, phi and psi are 1x1 convolutions.
+    theta, phi and psi are 1x1 convolutions. Where g differs from x in size, `align` "crop" cuts it at its centre, as the steps say;
+    "upsample" resizes phi g bilinearly, so that the attention map has the size of x, as the prose of section IV-F wants it.
 
     Parameters
     ----------
@@ -27,18 +29,19 @@ class AttentionGate(nn.Module):
     channels : c of the algorithm, the width of the comparison
     """
 
-    def __init__(self, x_channels: int, g_channels: int, channels: int) -> None:
+    def __init__(self, x_channels: int, g_channels: int, channels: int, *, align: str = "crop") -> None:
         super().__init__()
+        self.align = align
         self.theta = nn.Sequential(nn.Conv2d(x_channels, channels, 1), nn.BatchNorm2d(channels))
         self.phi = nn.Sequential(nn.Conv2d(g_channels, channels, 1), nn.BatchNorm2d(channels))
         self.psi = nn.Sequential(nn.Conv2d(channels, 1, 1), nn.BatchNorm2d(1))
 
     def forward(self, x: Tensor, g: Tensor) -> Tensor:
-        """x (batch, x_channels, height, width), g (batch, g_channels, ...) at least as large."""
+        """x (batch, x_channels, height, width), g (batch, g_channels, ...), at least as large where it is cropped."""
         if self.training and world_size() > 1:
             return self._step_by_step(x, g)
         theta, theta_norm = _layers(self.theta)
-        phi, phi_norm = _layers(self.phi)
+        _, phi_norm = _layers(self.phi)
         psi, psi_norm = _layers(self.psi)
         norms, channels = (theta_norm, phi_norm, psi_norm), theta.out_channels
         # psi's bias moves the mean of its norm alone: it cancels where the mean is taken, and is a shift where it is given
@@ -51,7 +54,7 @@ class AttentionGate(nn.Module):
         out, used = attention_gate(
             x.permute(0, 2, 3, 1),
             theta(x).permute(0, 2, 3, 1),
-            phi(g).permute(0, 2, 3, 1),
+            self._phi_of(x, g).permute(0, 2, 3, 1),
             theta_norm.weight,
             phi_norm.weight,
             theta_norm.bias + phi_norm.bias,
@@ -69,7 +72,16 @@ class AttentionGate(nn.Module):
 
     def _step_by_step(self, x: Tensor, g: Tensor) -> Tensor:
         """The same as the paper writes it, for norms whose batch is that of several processes."""
-        return x * torch.sigmoid(self.psi(torch.relu(self.theta(x) + self.phi(gate_crop(g, x.shape[-2:])))))
+        _, phi_norm = _layers(self.phi)
+        phi_g = phi_norm(gate_crop(self._phi_of(x, g), x.shape[2:]))
+        return x * torch.sigmoid(self.psi(torch.relu(self.theta(x) + phi_g)))
+
+    def _phi_of(self, x: Tensor, g: Tensor) -> Tensor:
+        """phi g, not yet cropped."""
+        phi_g: Tensor = _layers(self.phi)[0](g)
+        if self.align == "upsample" and g.shape[2:] != x.shape[2:]:
+            return F.interpolate(phi_g, x.shape[2:], mode="bilinear")
+        return phi_g
 
 
 def _layers(convolution_and_norm: nn.Sequential) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
@@ -88,21 +100,25 @@ class HUNetUpsampling(nn.Module):
     ----------
     in_channels, skip_channels : of x and of the skip connection t, which has twice the height and width
     filters : f, the channels of the result
+    double_relu : whether the convolution has its ReLU, as step 6 says, before the norm and the ReLU of steps 7 and 8
     """
 
-    def __init__(self, in_channels: int, skip_channels: int, filters: int) -> None:
+    def __init__(self, in_channels: int, skip_channels: int, filters: int, *, double_relu: bool = True) -> None:
         super().__init__()
         self.up = nn.ConvTranspose2d(in_channels, filters, 3, stride=2, padding=1, output_padding=1)
         self.up_norm = nn.BatchNorm2d(filters)
         self.conv = nn.Conv2d(filters + skip_channels, filters, 3, padding=1)
         self.conv_norm = nn.BatchNorm2d(filters)
+        self.double_relu = double_relu
 
     def gated(self, x_up: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         return x_up, t
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         x_up = torch.relu(self.up_norm(self.up(x)))
-        y = torch.relu(self.conv(torch.cat(self.gated(x_up, t), dim=1)))
+        y = self.conv(torch.cat(self.gated(x_up, t), dim=1))
+        if self.double_relu:
+            y = torch.relu(y)
         return torch.relu(self.conv_norm(y))
 
 
@@ -111,20 +127,35 @@ class AttentionUpsampling(HUNetUpsampling):
 
     The paper computes the attention map and never uses it; here the gated features replace those they gate.
     `gate_target` "up" gates the upsampled features by the skip (the paper's order of arguments), "skip" the skip by the
-    upsampled features (Attention U-Net's).
+    upsampled features (Attention U-Net's). "unused" is the paper's text: the gate is computed, nothing depends on it, and its
+    parameters never learn.
 
     Parameters
     ----------
-    in_channels, skip_channels, filters : as in `HUNetUpsampling`
+    in_channels, skip_channels, filters, double_relu : as in `HUNetUpsampling`
+    gate_align : what the gate does where sizes differ, as in `AttentionGate`
     """
 
-    def __init__(self, in_channels: int, skip_channels: int, filters: int, *, gate_target: str = "up") -> None:
-        super().__init__(in_channels, skip_channels, filters)
+    def __init__(
+        self,
+        in_channels: int,
+        skip_channels: int,
+        filters: int,
+        *,
+        gate_target: str = "up",
+        gate_align: str = "crop",
+        double_relu: bool = True,
+    ) -> None:
+        super().__init__(in_channels, skip_channels, filters, double_relu=double_relu)
         self.gate_target = gate_target
-        gated, gating = (filters, skip_channels) if gate_target == "up" else (skip_channels, filters)
-        self.gate = AttentionGate(gated, gating, max(filters // 2, 1))
+        gated, gating = (skip_channels, filters) if gate_target == "skip" else (filters, skip_channels)
+        self.gate = AttentionGate(gated, gating, max(filters // 2, 1), align=gate_align)
 
     def gated(self, x_up: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        if self.gate_target == "unused":
+            with torch.no_grad():
+                self.gate(x_up, t)
+            return x_up, t
         return (self.gate(x_up, t), t) if self.gate_target == "up" else (x_up, self.gate(t, x_up))
 
 
@@ -132,11 +163,26 @@ class ResidualUpsampling(nn.Module):
     """Algorithm 2. ``r = relu(y + F(y))``, y by algorithm 1, F = Conv-BN-ReLU-Conv-BN.
 
     The paper repeats algorithm 1's text and never assigns r; the residual is what its section IV-D describes.
+
+    Parameters
+    ----------
+    in_channels, skip_channels, filters, gate_target, gate_align, double_relu : as in `AttentionUpsampling`
     """
 
-    def __init__(self, in_channels: int, skip_channels: int, filters: int, *, gate_target: str = "up") -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        skip_channels: int,
+        filters: int,
+        *,
+        gate_target: str = "up",
+        gate_align: str = "crop",
+        double_relu: bool = True,
+    ) -> None:
         super().__init__()
-        self.attention = AttentionUpsampling(in_channels, skip_channels, filters, gate_target=gate_target)
+        self.attention = AttentionUpsampling(
+            in_channels, skip_channels, filters, gate_target=gate_target, gate_align=gate_align, double_relu=double_relu
+        )
         self.residual = nn.Sequential(
             nn.Conv2d(filters, filters, 3, padding=1),
             nn.BatchNorm2d(filters),

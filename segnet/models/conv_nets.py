@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig
-from .ahnet import HUNetUpsampling, ResidualUpsampling
-from .network import Decoder, Network, Upsampling
+from ..errors import InputError
+from .ahnet import HUNetUpsampling
+from .network import Network, Upsampling, ahnet_block
 
 LEVELS = 4
 """Halvings of height and width, which double the channels."""
@@ -26,21 +28,31 @@ def double_convolution(in_channels: int, channels: int) -> nn.Sequential:
 class ConvNet(Network):
     """An encoder of double convolutions, max-pooling between, and the decoder that a name stands for.
 
+    Parameters
+    ----------
+    upsampling : makes the decoder's blocks
+    vm_layers : whether a VM layer follows each
+    level : makes the encoder's blocks: (in_channels, channels)
+
     Source: section IV-A; HUNet is what the paper builds on and publishes no code either: filters and depth are a
     reconstruction (docs/models.md).
     """
 
     stride = 2**LEVELS
 
-    def __init__(self, config: ModelConfig, upsampling: Upsampling, *, vm_layers: bool = False) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        upsampling: Upsampling,
+        *,
+        vm_layers: bool = False,
+        level: Callable[[int, int], nn.Module] = double_convolution,
+    ) -> None:
         super().__init__(config)
         self.dims = tuple(config.base_width * 2**i for i in range(LEVELS + 1))
         entering = (config.in_channels, *self.dims[:-1])
-        self.levels = nn.ModuleList(map(double_convolution, entering, self.dims))
-        decoder = partial(Decoder, self.dims, config, upsampling, vm_layers=vm_layers, tail=0)
-        self.decoder = decoder(width=1.0, out_channels=config.classes)
-        if config.reconstructs:
-            self.reconstruction = decoder(width=config.reconstruction_width, out_channels=config.in_channels)
+        self.levels = nn.ModuleList(map(level, entering, self.dims))
+        self.add_decoders(self.dims, upsampling, vm_layers=vm_layers, tail=0)
 
     def encode(self, x: Tensor) -> list[Tensor]:
         stages: list[Tensor] = []
@@ -51,14 +63,24 @@ class ConvNet(Network):
 
 def hunet(config: ModelConfig) -> ConvNet:
     """HUNet, the base of AHNet: upsampling by algorithm 1 without its gate."""
-    return ConvNet(config, HUNetUpsampling)
+    return ConvNet(config, partial(HUNetUpsampling, double_relu=config.double_relu))
 
 
 def ahnet(config: ModelConfig) -> ConvNet:
     """AHNet: upsampling by algorithm 2, with reconstruction for `ahnet-r`."""
-    return ConvNet(config, partial(ResidualUpsampling, gate_target=config.gate_target))
+    return ConvNet(config, ahnet_block(config))
 
 
 def mamba_ahnet_conv(config: ModelConfig) -> ConvNet:
-    """The other reading of "Mamba blocks in the upsampling pathway": AHNet with a VM layer after each decoder block."""
-    return ConvNet(config, partial(ResidualUpsampling, gate_target=config.gate_target), vm_layers=True)
+    """The other reading of "Mamba blocks in the upsampling pathway": AHNet with a VM layer after each decoder block.
+
+    Raises
+    ------
+    InputError
+        It is asked for without those layers, which is `ahnet`.
+    """
+    if not config.decoder_vm_layers:
+        raise InputError(
+            "model.decoder_vm_layers: expected true for mamba-ahnet-conv, got false; without VM layers it is ahnet, name that"
+        )
+    return ConvNet(config, ahnet_block(config), vm_layers=True)

@@ -1,16 +1,13 @@
-"""Mamba-AHNet, section IV-B and figure 3: a VSS encoder, AHNet's decoder with a VM layer after each block."""
+"""Mamba-AHNet, section IV-B and figure 3: a VSS encoder, AHNet's decoder, a VM layer after each of its blocks or none."""
 
 from __future__ import annotations
-
-from functools import partial
 
 import numpy as np
 from torch import Tensor, nn
 
 from ..config import ModelConfig
-from .ahnet import ResidualUpsampling
 from .mamba import PatchEmbedding, PatchMerging, VSSBlock
-from .network import Decoder, Network, vss_config
+from .network import Network, ahnet_block, vss_config
 
 
 class VSSEncoder(Network):
@@ -53,8 +50,4 @@ class MambaAHNet(VSSEncoder):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config, 3 * config.base_width)
-        block = partial(ResidualUpsampling, gate_target=config.gate_target)
-        decoder = partial(Decoder, self.dims, config, block, vm_layers=True, tail=2)
-        self.decoder = decoder(width=1.0, out_channels=config.classes)
-        if config.reconstructs:
-            self.reconstruction = decoder(width=config.reconstruction_width, out_channels=config.in_channels)
+        self.add_decoders(self.dims, ahnet_block(config), vm_layers=config.decoder_vm_layers, tail=2)

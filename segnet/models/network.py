@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..config import ModelConfig
+from .ahnet import AttentionUpsampling, ResidualUpsampling
 from .mamba import VMLayer, VSSConfig
 
 
@@ -19,6 +22,12 @@ class Upsampling(Protocol):
 
 def vss_config(config: ModelConfig) -> VSSConfig:
     return VSSConfig(config.expand, config.dstate, config.discretization)
+
+
+def ahnet_block(config: ModelConfig) -> Upsampling:
+    """AHNet's decoder block by the configuration's reading of algorithms 1 to 3."""
+    block = ResidualUpsampling if config.decoder_residual else AttentionUpsampling
+    return partial(block, gate_target=config.gate_target, gate_align=config.gate_align, double_relu=config.double_relu)
 
 
 class Decoder(nn.Module):
@@ -74,10 +83,41 @@ class Decoder(nn.Module):
         return self.head(self.tail(x))
 
 
+class ReconstructionDecoder(Decoder):
+    """A decoder of the slice itself, in [0, 1]."""
+
+    def forward(self, stages: list[Tensor]) -> Tensor:
+        return torch.sigmoid(super().forward(stages))
+
+
+class SoftmaxReconstruction(nn.Module):
+    """Algorithm 4. ``softmax(Conv3x3(conv_last))`` over channels, of the contraction path's last map.
+
+    The paper takes this for the image, which has another size; here it is brought to it bilinearly, to be compared at all. Of one
+    channel the softmax is 1 everywhere and its gradient 0: then the branch teaches nothing, whatever its weight in the loss.
+
+    Parameters
+    ----------
+    channels : of the last map
+    out_channels : the image's, for the paper's number of classes
+    factor : the image's height over the map's
+    """
+
+    def __init__(self, channels: int, out_channels: int, factor: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, out_channels, 3, padding=1)
+        self.factor = float(factor)
+
+    def forward(self, stages: list[Tensor]) -> Tensor:
+        rebuilt = torch.softmax(self.conv(stages[-1]), dim=1)
+        return F.interpolate(rebuilt, scale_factor=self.factor, mode="bilinear")
+
+
 class Network(nn.Module):
     """Lesion logits, and for a network that reconstructs the slice itself, from a CT slice.
 
-    A subclass sets `decoder`, and `reconstruction` where it has one, and says how an image is encoded.
+    A subclass sets `decoder`, and `reconstruction` where it has one, and says how an image is encoded; `add_decoders` sets both for
+    the paper's networks.
     """
 
     stride: int
@@ -89,6 +129,26 @@ class Network(nn.Module):
         super().__init__()
         self.config = config
         self.reconstruction = None
+
+    def add_decoders(self, dims: tuple[int, ...], upsampling: Upsampling, *, vm_layers: bool, tail: int) -> None:
+        """A decoder, and where the name asks for it a reconstruction by `recon_head`, on stages of `dims` channels.
+
+        Parameters
+        ----------
+        dims, upsampling, vm_layers, tail : as in `Decoder`
+        """
+        config = self.config
+        sizes: dict[str, Any] = {"vm_layers": vm_layers, "tail": tail}
+        self.decoder = Decoder(dims, config, upsampling, **sizes, width=1.0, out_channels=config.classes)
+        if not config.reconstructs:
+            return
+        if config.recon_head == "paper_softmax":
+            self.reconstruction = SoftmaxReconstruction(dims[-1], config.in_channels, self.stride)
+        else:
+            width = 1.0 if config.recon_head == "full" else config.reconstruction_width
+            self.reconstruction = ReconstructionDecoder(
+                dims, config, upsampling, **sizes, width=width, out_channels=config.in_channels
+            )
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """Features of the stages, (batch, channels, height, width), finest first."""
@@ -119,4 +179,4 @@ class Network(nn.Module):
         logits = self.decoder(stages)
         if self.reconstruction is None or not self.training:
             return logits, None
-        return logits, torch.sigmoid(self.reconstruction(stages))
+        return logits, self.reconstruction(stages)

@@ -46,6 +46,20 @@ def attention_unet(config: ModelConfig) -> Monai:
     return Monai(config, AttentionUnet(**_sizes(config)))
 
 
+def unetpp(config: ModelConfig) -> Monai:
+    """MONAI's U-Net++ without deep supervision."""
+    from monai.networks.nets.basic_unetplusplus import BasicUNetPlusPlus
+
+    sizes = _sizes(config)
+    features = (*sizes.pop("channels"), config.base_width)
+    del sizes["strides"]
+    network = BasicUNetPlusPlus(**sizes, features=features)
+    for head in ("final_conv_0_1", "final_conv_0_2", "final_conv_0_3"):
+        setattr(network, head, nn.Identity())  # heads of deep supervision, which it computes without any use otherwise
+    network.register_forward_hook(lambda _module, _arguments, outputs: outputs[-1])
+    return Monai(config, network)
+
+
 class ExpandingDecoder(nn.Module):
     """Of VM-UNet: blocks, then three times patch expanding and blocks, skips added; last a fourfold expanding and a 1x1 head."""
 

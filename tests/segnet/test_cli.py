@@ -157,9 +157,19 @@ def test_from_phantom_to_score(tmp_path: Path) -> None:
     assert "background" in (report / "evaluation.txt").read_text()
 
 
+def test_info_lists_the_networks() -> None:
+    from segnet.models import names
+
+    assert tuple(segnet("info", "--list").stdout.split()) == names()
+    assert json.loads(segnet("info", "--list", "--json").stdout) == {"models": list(names())}
+
+
 def test_info() -> None:
     assert json.loads(segnet("info", "mamba-ahnet", "--json").stdout)["parameters"] == 6_956_855
     assert "6.96 M" in segnet("info").stdout
+    assert json.loads(segnet("info", "ahnet", "--base-width", "8", "--json").stdout)["parameters"] == 596_986
+    assert "base_width: 64\n" in segnet("info", "--base-width", "64", "--show-config").stdout
+    refused("info", "--base-width", "2", says="config: model.base_width: Input should be greater than or equal to 4")
     assert "patch_px: " in segnet("info", "--show-config").stdout
     refused("info", "resnet", says="model: expected one of hunet, ahnet")
     refused(

@@ -19,17 +19,23 @@ def test_the_gate_is_monais_attention_block(training: bool) -> None:
     """MONAI calls theta W_x and phi W_g, and takes (g, x)."""
     gate = AttentionGate(8, 6, 4).train(training)
     oracle = AttentionBlock(spatial_dims=2, f_int=4, f_g=6, f_l=8, dropout=0.0).train(training)
-    for ours, theirs in ((gate.theta, oracle.W_x), (gate.phi, oracle.W_g), (gate.psi, oracle.psi)):
+    pairs = ((gate.theta, oracle.W_x), (gate.phi, oracle.W_g), (gate.psi, oracle.psi))
+    for ours, theirs in pairs:
         theirs[0].conv.load_state_dict(ours[0].state_dict())
-        for norm in (ours[1], theirs[1]):
-            norm.running_mean.fill_(0.1)
-            norm.running_var.fill_(1.7)
+        with torch.no_grad():  # each norm its own, for one in the place of another to show
+            ours[1].weight.uniform_(0.5, 2)
+            ours[1].bias.normal_()
+            ours[1].running_mean.normal_()
+            ours[1].running_var.uniform_(0.5, 2)
+        theirs[1].load_state_dict(ours[1].state_dict())
     x, g = torch.randn(3, 8, 6, 6, requires_grad=True), torch.randn(3, 6, 6, 6, requires_grad=True)
     torch.testing.assert_close(gate(x, g), oracle(g, x))
-    for ours, theirs in ((gate.theta, oracle.W_x), (gate.phi, oracle.W_g), (gate.psi, oracle.psi)):
+    for ours, theirs in pairs:
         torch.testing.assert_close(dict(ours[1].named_buffers()), dict(theirs[1].named_buffers()))
-    wanted = torch.autograd.grad(oracle(g, x).square().sum(), (x, g, oracle.W_x[0].conv.weight, oracle.psi[1].bias))
-    found = torch.autograd.grad(gate(x, g).square().sum(), (x, g, gate.theta[0].weight, gate.psi[1].bias))
+    wanted_of = [x, g, *(p for _, theirs in pairs for p in (theirs[0].conv.weight, *theirs[1].parameters()))]
+    found_of = [x, g, *(p for ours, _ in pairs for p in (ours[0].weight, *ours[1].parameters()))]
+    wanted = torch.autograd.grad(oracle(g, x).square().sum(), wanted_of)
+    found = torch.autograd.grad(gate(x, g).square().sum(), found_of)
     for f, w in zip(found, wanted, strict=True):
         torch.testing.assert_close(f, w, rtol=1e-4, atol=1e-5)
 

@@ -56,6 +56,9 @@ def test_ss2d_is_the_sum_of_four_scans() -> None:
 
 def test_the_vss_module_is_equation_7() -> None:
     module = VSSModule(6, CONFIG)
+    with torch.no_grad():
+        module.norm.weight.uniform_(0.5, 2)
+        module.norm.bias.normal_()
     w = torch.randn(2, 4, 5, 6)
     convolved = F.conv2d(
         module.linear1(w).permute(0, 3, 1, 2), module.dwconv.weight, module.dwconv.bias, padding=1, groups=12

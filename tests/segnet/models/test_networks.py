@@ -15,6 +15,7 @@ from segnet.info import count, describe
 from segnet.models import build, names
 from segnet.models.ahnet import AttentionUpsampling, HUNetUpsampling
 from segnet.models.conv_nets import ConvNet
+from segnet.models.dcau_net import DenseConvolution, DenseUpsampling
 from segnet.models.network import Network
 
 # parameters; multiply-adds in G, as counted by hand from the definitions and with the zeros of narrow projections; GFLOP of the scan
@@ -27,7 +28,14 @@ PINNED: dict[str, tuple[int, float, float]] = {
     "mamba-ahnet-conv": (2_658_310, 4.93 + 0.08, 2.26),
     "unet": (1_625_161, 0.76, 0),
     "attention-unet": (1_987_434, 2.65, 0),
+    "unetpp": (2_282_738, 8.18, 0),
+    "dcau-net": (2_967_974, 4.77, 0),
     "vm-unet": (27_424_514, 5.28, 2.94),
+}
+# parameters by base width, each computed by hand from the definitions too
+PRESETS = {
+    "ahnet": {8: 596_986, 16: 2_381_030, 32: 9_510_334, 64: 38_013_806},
+    "mamba-ahnet": {8: 1_931_513, 16: 6_956_855, 32: 26_293_667, 64: 102_107_195},
 }
 
 
@@ -49,11 +57,36 @@ def test_counts(name: str) -> None:
     assert description["scan_flops"] / 1e9 == pytest.approx(scan, abs=0.006)
 
 
-@pytest.mark.parametrize("base_width", [8, 16, 32, 64])
-def test_presets_grow_as_the_square_of_the_width(base_width: int) -> None:
+@pytest.mark.parametrize(("name", "base_width"), [(n, b) for n, counts in PRESETS.items() for b in counts])
+def test_presets(name: str, base_width: int) -> None:
     with torch.device("meta"):
-        counts = [count(build(ModelConfig(name="ahnet", base_width=b))) for b in (base_width, 2 * base_width)]
-    assert counts[1] / counts[0] == pytest.approx(4, rel=0.06)
+        assert count(build(ModelConfig(name=name, base_width=base_width))) == PRESETS[name][base_width]
+
+
+def test_unetpp_is_monais_without_the_heads_of_deep_supervision() -> None:
+    from monai.networks.nets.basic_unetplusplus import BasicUNetPlusPlus
+
+    model = build(small("unetpp")).eval()
+    oracle = BasicUNetPlusPlus(2, 1, 2, (4, 8, 16, 32, 64, 4), deep_supervision=True).eval()
+    missing = oracle.load_state_dict(model.decoder.state_dict(), strict=False).missing_keys
+    assert {key.split(".")[0] for key in missing} == {"final_conv_0_1", "final_conv_0_2", "final_conv_0_3"}
+    x = torch.rand(1, 1, 32, 48)
+    assert torch.equal(model(x)[0], oracle(x)[-1])
+
+
+def test_dcau_net_is_dense_and_gates_its_skips() -> None:
+    torch.manual_seed(0)
+    block = DenseUpsampling(8, 6, 4).eval()
+    x, t = torch.randn(2, 8, 3, 4), torch.randn(2, 6, 6, 8)
+    x_up = torch.relu(block.up_norm(block.up(x)))
+    joined = torch.cat([x_up, block.gate(t, x_up)], 1)
+    (first, first_norm, _), (second, second_norm, _) = block.conv.first, block.conv.second
+    y = torch.relu(first_norm(first(joined)))
+    wanted = torch.relu(second_norm(second(torch.cat([joined, y], 1))))
+    torch.testing.assert_close(block(x, t), wanted)
+    model = build(small("dcau-net"))
+    assert all(isinstance(level, DenseConvolution) for level in model.levels)  # type: ignore[union-attr]
+    assert all(isinstance(up, DenseUpsampling) for up in model.decoder.blocks)  # type: ignore[union-attr]
 
 
 def test_vm_unets_count_is_the_published_one() -> None:
