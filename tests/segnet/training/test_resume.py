@@ -168,3 +168,24 @@ def test_half_a_line_of_the_log_is_passed_over(tmp_path: Path) -> None:
     assert log.read(tmp_path / log.FILE) == [{"step": 1}, {"step": 2}]
     log.Log(tmp_path, kept=1, after=1, board=False).close()
     assert json.loads((tmp_path / log.FILE).read_text()) == {"step": 1}
+
+
+def test_a_failed_write_leaves_the_old_state(
+    config: Any, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(row: dict[str, Any]) -> None:
+        if row["step"] == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(prepared, tmp_path / "run", config, progress=stop)
+    before = (tmp_path / "run" / state.FILE).read_bytes()
+
+    def fails(_tensors: Any, path: Path, metadata: Any = None) -> None:
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(state, "save_file", fails)
+    with pytest.raises(OSError, match="disk full"):
+        train(prepared, tmp_path / "run", config, resume=True)
+    assert (tmp_path / "run" / state.FILE).read_bytes() == before
