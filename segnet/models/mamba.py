@@ -60,6 +60,7 @@ class SS2D(nn.Module):
             parameter._no_weight_decay = True  # type: ignore[attr-defined]
 
     def forward(self, x: Tensor) -> Tensor:
+        """(batch, height, width, channels) -> the same; the scan is float32 where autocast has made the projections bfloat16."""
         projected = self.x_proj(x)
         rank, B, C = projected.unflatten(-1, (DIRECTIONS, -1)).split(
             [self.dt_rank, self.config.dstate, self.config.dstate], dim=-1
@@ -71,12 +72,13 @@ class SS2D(nn.Module):
         else:
             each = torch.bmm(rank.flatten(0, 2).transpose(0, 1), self.dt_weight.transpose(1, 2))
             delta = each.transpose(0, 1).unflatten(0, x.shape[:3])
+        wide = torch.promote_types(x.dtype, torch.float32)
         return ss2d(
-            x,
-            delta,
+            x.to(wide),
+            delta.to(wide),
             -torch.exp(self.A_log),
-            B,
-            C,
+            B.to(wide),
+            C.to(wide),
             self.D,
             self.dt_bias,
             delta_softplus=True,
@@ -108,9 +110,7 @@ class VSSModule(nn.Module):
         self.out = nn.Linear(inner, channels, bias=False)
 
     def forward(self, w: Tensor) -> Tensor:
-        w1 = self.dwconv(self.linear1(w))
-        with torch.autocast("cpu", enabled=False):
-            w1 = self.norm(self.ss2d(w1.to(torch.promote_types(w1.dtype, torch.float32))))
+        w1 = self.norm(self.ss2d(self.dwconv(self.linear1(w))))
         w2 = F.silu(self.linear2(w))
         return self.out(w1 * w2)
 

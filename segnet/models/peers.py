@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..config import ModelConfig
+from ..errors import InputError
 from .mamba import PatchExpanding, VSSBlock
 from .mamba_ahnet import VSSEncoder
 from .network import Network, vss_config
@@ -87,9 +88,18 @@ class VMUNet(VSSEncoder):
     """VM-UNet of our VSS blocks: an encoder 6 b wide, a decoder of VSS blocks and patch expanding.
 
     Source: Ruan and Xiang, VM-UNet (2024), section 3.
+
+    Raises
+    ------
+    InputError
+        The width is odd: the last expanding takes a fourth of 6 b.
     """
 
     def __init__(self, config: ModelConfig) -> None:
+        if config.base_width % 2:
+            raise InputError(
+                f"model.base_width: expected an even number for vm-unet, got {config.base_width}; take {config.base_width + 1}"
+            )
         super().__init__(config, 6 * config.base_width)
         self.decoder = ExpandingDecoder(self.dims, config)
 

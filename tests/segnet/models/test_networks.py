@@ -89,6 +89,11 @@ def test_dcau_net_is_dense_and_gates_its_skips() -> None:
     assert all(isinstance(up, DenseUpsampling) for up in model.decoder.blocks)  # type: ignore[union-attr]
 
 
+def test_vm_unet_refuses_a_width_it_cannot_expand() -> None:
+    with pytest.raises(InputError, match=r"base_width: expected an even number for vm-unet, got 11; take 12"):
+        build(ModelConfig(name="vm-unet", base_width=11))
+
+
 def test_vm_unets_count_is_the_published_one() -> None:
     """27.43 M for three channels and one class; a second class adds 25."""
     with torch.device("meta"):
