@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import re
 import statistics
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +98,19 @@ def run_one(prepared: Path, out: Path, config: Config) -> None:
     write_text(out / SCORES_FILE, json.dumps(result, indent=1))
 
 
+def _begin_worker() -> None:
+    """A worker keeps its memory, and does not outlive the comparison, not even one that is killed."""
+    keep_freed_memory()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
 @contextmanager
 def _threads(count: int | None) -> Iterator[None]:
     before = torch.get_num_threads()
@@ -147,7 +163,7 @@ def compare(
             todo.append((entry, fold, out / folder_of(entry) / f"fold-{fold}", settings))
     out.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=keep_freed_memory) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker) as pool:
         running = {
             pool.submit(run_one, prepared, folder, config): (entry, fold) for entry, fold, folder, config in todo
         }

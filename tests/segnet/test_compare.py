@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from segnet.compare import RESULTS_FILE, SCORES_FILE, collect, compare, configurations, folder_of, parse
 from segnet.config import Config
@@ -65,6 +70,25 @@ def test_one_fold_first_and_the_others_later(compared: Any, prepared: Path, tmp_
     assert not (tmp_path / "unet" / "fold-0").exists()
     with pytest.raises(InputError, match="only-fold: expected 0 to 1, got"):
         compare(prepared, tmp_path, ENTRIES, folds=2, flags=FLAGS, only_folds=[2])
+
+
+def test_a_killed_comparison_leaves_no_worker_behind(prepared: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "config.yaml"
+    settings.write_text(yaml.safe_dump({**FLAGS, "train": {**FLAGS["train"], "max_steps": 10_000}}))
+    command = [sys.executable, "-m", "segnet.cli", "compare", "-i", str(prepared), "-o", str(tmp_path / "out")]
+    command += ["-m", "unet", "--folds", "2", "-c", str(settings), "-q"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
+    log_file = tmp_path / "out" / "unet" / "fold-0" / "log.jsonl"
+    until = time.monotonic() + 120
+    while time.monotonic() < until and not (log_file.exists() and log_file.read_text()):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(1)
+    written = log_file.read_text()
+    assert written
+    time.sleep(1)
+    assert log_file.read_text() == written
 
 
 def test_means_are_of_lesions_and_differences_of_the_same_ones(tmp_path: Path) -> None:
