@@ -17,7 +17,7 @@ from torch import nn
 from ..config import ModelConfig
 from ..errors import InputError
 from .conv_nets import ahnet, hunet, mamba_ahnet_conv
-from .dcau_net import dcau_net
+from .dcau_net import DCAUNet
 from .mamba_ahnet import MambaAHNet
 from .network import Network
 from .peers import VMUNet, attention_unet, unet, unetpp
@@ -35,7 +35,7 @@ BUILTIN: dict[str, Callable[[ModelConfig], Network]] = {
     "unet": unet,
     "attention-unet": attention_unet,
     "unetpp": unetpp,
-    "dcau-net": dcau_net,
+    "dcau-net": DCAUNet,
     "vm-unet": VMUNet,
 }
 

@@ -1,42 +1,79 @@
-"""DCAU-Net, to compare with: a reconstruction, for its authors publish no code.
+"""DCAU-Net, to compare with: a reconstruction from its abstract, for its authors publish no code.
 
-After the name, "dense convolutional attention U-Net", it is hunet whose levels are dense convolution blocks and whose skips pass
-AHNet's attention gates. It is not the authors' network: by its abstract theirs has randomised leaky ReLUs before the
-convolutions of its dense blocks, convolutional block attention modules (CBAM) for attention, and joins scales while upsampling.
+Of the abstract: U-Net as backbone; dense blocks of batch normalisation, a randomly rectified linear unit and a convolution; the
+convolutional block attention module (CBAM), channel attention and spatial attention; several scales fused while upsampling.
 
-Source: Yuan et al., DCAU-Net: dense convolutional attention U-Net for segmentation of intracranial aneurysm images (2022),
-doi 10.1186/s42492-022-00105-4.
+Guessed, for the abstract does not say:
+
+- slices and hunet's widths: b, 2b, 4b, 8b, 16b, max-pooling between;
+- a dense block: two layers of 3x3 convolutions, the second on the input and the first's result together, its own result alone
+  passed on; slopes between 1/8 and 1/3; a convolution before the first block, as in DenseNet, so that no random slope meets the image;
+- CBAM on the skips, reduced 16 times, without biases and norm, of which its equations have none;
+- upsampling by a transposed convolution, with norm and activation before it as before any other;
+- the fusion: every decoder level brought to b channels and, bilinearly, to the finest's size, all together before a 1x1 head.
+
+Sources: Yuan et al., DCAU-Net: dense convolutional attention U-Net for segmentation of intracranial aneurysm images (2022),
+doi 10.1186/s42492-022-00105-4, abstract; Woo et al., CBAM: convolutional block attention module (2018), section 3; Xu et al.,
+Empirical evaluation of rectified activations in convolutional network (2015), for the activation.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..config import ModelConfig
-from .ahnet import AttentionGate
 from .conv_nets import ConvNet
+from .network import Upsampling
 
 
-def _convolution(in_channels: int, channels: int) -> nn.Sequential:
-    """3x3 convolution, BN, ReLU."""
-    return nn.Sequential(nn.Conv2d(in_channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU())
+def _layer(channels: int, convolution: nn.Module) -> nn.Sequential:
+    """BN, randomised leaky ReLU, convolution."""
+    return nn.Sequential(nn.BatchNorm2d(channels), nn.RReLU(), convolution)
 
 
-class DenseConvolution(nn.Module):
-    """Twice (3x3 convolution, BN, ReLU), the second on the input and the first's result together."""
+class DenseBlock(nn.Module):
+    """Twice (BN, randomised leaky ReLU, 3x3 convolution), the second on the input and the first's result together."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
-        self.first = _convolution(in_channels, channels)
-        self.second = _convolution(in_channels + channels, channels)
+        self.first = _layer(in_channels, nn.Conv2d(in_channels, channels, 3, padding=1))
+        self.second = _layer(in_channels + channels, nn.Conv2d(in_channels + channels, channels, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.second(torch.cat([x, self.first(x)], dim=1))
 
 
+class CBAM(nn.Module):
+    """Channel attention, ``x' = x * sigmoid(MLP(mean x) + MLP(max x))`` over positions, then spatial attention,
+    ``x' * sigmoid(Conv7x7([mean x', max x']))`` over channels. MLP = W1 relu(W0 .), one for both.
+
+    Parameters
+    ----------
+    channels : of x
+    reduction : channels for each hidden one of the MLP, which has at least one
+
+    Source: Woo et al. (2018), equations 1 to 3.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        hidden = max(channels // reduction, 1)
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, channels, bias=False)
+        )
+        self.spatial = nn.Conv2d(2, 1, 7, padding=3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        channel = torch.sigmoid(self.mlp(x.mean((2, 3))) + self.mlp(x.amax((2, 3))))
+        x = x * channel[:, :, None, None]
+        pooled = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], dim=1)
+        return x * torch.sigmoid(self.spatial(pooled))
+
+
 class DenseUpsampling(nn.Module):
-    """Transposed convolution, BN, ReLU; the skip gated by it; concatenation; dense convolution block.
+    """BN, randomised leaky ReLU, transposed convolution; concatenation with the skip after CBAM; dense block.
 
     Parameters
     ----------
@@ -45,16 +82,51 @@ class DenseUpsampling(nn.Module):
 
     def __init__(self, in_channels: int, skip_channels: int, filters: int) -> None:
         super().__init__()
-        self.up = nn.ConvTranspose2d(in_channels, filters, 3, stride=2, padding=1, output_padding=1)
-        self.up_norm = nn.BatchNorm2d(filters)
-        self.gate = AttentionGate(skip_channels, filters, max(filters // 2, 1))
-        self.conv = DenseConvolution(filters + skip_channels, filters)
+        up = nn.ConvTranspose2d(in_channels, filters, 3, stride=2, padding=1, output_padding=1)
+        self.up = _layer(in_channels, up)
+        self.attention = CBAM(skip_channels)
+        self.conv = DenseBlock(filters + skip_channels, filters)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        x_up = torch.relu(self.up_norm(self.up(x)))
-        return self.conv(torch.cat([x_up, self.gate(t, x_up)], dim=1))
+        return self.conv(torch.cat([self.up(x), self.attention(t)], dim=1))
 
 
-def dcau_net(config: ModelConfig) -> ConvNet:
+class FusingDecoder(nn.Module):
+    """An upsampling block for every skip; what each gives, by a 1x1 convolution and bilinearly in the finest's size, together into a head.
+
+    Parameters
+    ----------
+    dims : channels of the encoder's stages, finest first
+    upsampling : makes the blocks
+    classes : channels of the logits
+    """
+
+    def __init__(self, dims: tuple[int, ...], upsampling: Upsampling, classes: int) -> None:
+        super().__init__()
+        width, filters = dims[0], dims[-2::-1]
+        self.blocks = nn.ModuleList(map(upsampling, reversed(dims), filters, filters))
+        self.scales = nn.ModuleList(_layer(f, nn.Conv2d(f, width, 1)) for f in filters)
+        together = width * len(filters)
+        self.head = _layer(together, nn.Conv2d(together, classes, 1))
+
+    def forward(self, stages: list[Tensor]) -> Tensor:
+        *skips, x = stages
+        size, fused = skips[0].shape[2:], []
+        for block, scale in zip(self.blocks, self.scales, strict=True):
+            x = block(x, skips.pop())
+            fused.append(F.interpolate(scale(x), size, mode="bilinear"))
+        return self.head(torch.cat(fused, dim=1))
+
+
+class DCAUNet(ConvNet):
     """A reconstruction of DCAU-Net at hunet's widths."""
-    return ConvNet(config, DenseUpsampling, level=DenseConvolution)
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config, DenseUpsampling, level=DenseBlock)
+        width = self.dims[0]
+        stem = nn.Conv2d(config.in_channels, width, 3, padding=1)
+        self.levels[0] = nn.Sequential(stem, DenseBlock(width, width))
+
+    def add_decoders(self, dims: tuple[int, ...], upsampling: Upsampling, *, vm_layers: bool, tail: int) -> None:
+        """Its own decoder, which has neither VM layers nor a tail."""
+        self.decoder = FusingDecoder(dims, upsampling, self.config.classes)

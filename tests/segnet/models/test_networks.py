@@ -15,7 +15,7 @@ from segnet.info import count, describe
 from segnet.models import build, names
 from segnet.models.ahnet import AttentionUpsampling, HUNetUpsampling
 from segnet.models.conv_nets import ConvNet
-from segnet.models.dcau_net import DenseConvolution, DenseUpsampling
+from segnet.models.dcau_net import CBAM, DenseBlock, DenseUpsampling
 from segnet.models.network import Network
 
 # parameters; multiply-adds in G, as counted by hand from the definitions and with the zeros of narrow projections; GFLOP of the scan
@@ -29,7 +29,7 @@ PINNED: dict[str, tuple[int, float, float]] = {
     "unet": (1_625_161, 0.76, 0),
     "attention-unet": (1_987_434, 2.65, 0),
     "unetpp": (2_282_738, 8.18, 0),
-    "dcau-net": (2_967_974, 4.77, 0),
+    "dcau-net": (2_959_514, 5.04, 0),
     "vm-unet": (27_424_514, 5.28, 2.94),
 }
 # parameters by base width, each computed by hand from the definitions too
@@ -74,19 +74,84 @@ def test_unetpp_is_monais_without_the_heads_of_deep_supervision() -> None:
     assert torch.equal(model(x)[0], oracle(x)[-1])
 
 
-def test_dcau_net_is_dense_and_gates_its_skips() -> None:
+def stir(module: torch.nn.Module) -> None:
+    """Norms of their own: none at its initial values, where it could be left out or stand elsewhere unnoticed."""
+    for norm in module.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+                torch.nn.init.uniform_(tensor, 0.5, 1.5)  # type: ignore[arg-type]
+
+
+def activated(layer: Any, x: torch.Tensor) -> Any:
+    """The convolution of what a norm and a leaky ReLU of the mean of the random slopes make of x."""
+    norm, _, convolution = layer
+    x = torch.nn.functional.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+    return convolution(torch.where(x >= 0, x, x * (1 / 8 + 1 / 3) / 2))
+
+
+@pytest.mark.parametrize("channels", [6, 48])
+def test_cbam_is_its_equations(channels: int) -> None:
+    """One example, one channel, one position at a time."""
+    torch.manual_seed(0)
+    block: Any = CBAM(channels).double()
+    x = torch.randn(2, channels, 5, 9, dtype=torch.float64)
+    w0, w1, w7 = block.mlp[0].weight, block.mlp[2].weight, block.spatial.weight[0]
+    assert w0.shape == (max(channels // 16, 1), channels)
+    wanted = torch.zeros_like(x)
+    for n in range(2):
+        average = torch.stack([x[n, c].sum() / 45 for c in range(channels)])
+        largest = torch.stack([x[n, c].max() for c in range(channels)])
+        summed = w1 @ (w0 @ average).clamp(min=0) + w1 @ (w0 @ largest).clamp(min=0)
+        refined = torch.stack([x[n, c] / (1 + (-summed[c]).exp()) for c in range(channels)])
+        maps = torch.zeros(2, 5 + 6, 9 + 6, dtype=torch.float64)
+        maps[0, 3:-3, 3:-3], maps[1, 3:-3, 3:-3] = refined.sum(0) / channels, refined.max(0).values
+        for i in range(5):
+            for j in range(9):
+                response = (w7 * maps[:, i : i + 7, j : j + 7]).sum()
+                wanted[n, :, i, j] = refined[:, i, j] / (1 + (-response).exp())
+    torch.testing.assert_close(block(x), wanted)
+
+
+def test_dcau_nets_blocks_are_dense_with_cbam_on_the_skip() -> None:
     torch.manual_seed(0)
     block = DenseUpsampling(8, 6, 4).eval()
+    stir(block)
     x, t = torch.randn(2, 8, 3, 4), torch.randn(2, 6, 6, 8)
-    x_up = torch.relu(block.up_norm(block.up(x)))
-    joined = torch.cat([x_up, block.gate(t, x_up)], 1)
-    (first, first_norm, _), (second, second_norm, _) = block.conv.first, block.conv.second
-    y = torch.relu(first_norm(first(joined)))
-    wanted = torch.relu(second_norm(second(torch.cat([joined, y], 1))))
-    torch.testing.assert_close(block(x, t), wanted)
-    model = build(small("dcau-net"))
-    assert all(isinstance(level, DenseConvolution) for level in model.levels)  # type: ignore[union-attr]
-    assert all(isinstance(up, DenseUpsampling) for up in model.decoder.blocks)  # type: ignore[union-attr]
+    joined = torch.cat([activated(block.up, x), block.attention(t)], 1)
+    first = activated(block.conv.first, joined)
+    torch.testing.assert_close(block(x, t), activated(block.conv.second, torch.cat([joined, first], 1)))
+
+
+def test_dcau_net_fuses_its_scales() -> None:
+    torch.manual_seed(0)
+    model: Any = build(small("dcau-net")).eval()
+    stir(model)
+    x = torch.rand(2, 1, 32, 48)
+    stem, block = model.levels[0]
+    assert isinstance(block, DenseBlock)
+    stages = [block(stem(x))]
+    for level in model.levels[1:]:
+        assert isinstance(level, DenseBlock)
+        stages.append(level(torch.nn.functional.max_pool2d(stages[-1], 2)))
+    decoder, up, scales = model.decoder, stages[4], []
+    for k, factor in enumerate((8, 4, 2, 1)):
+        up = decoder.blocks[k](up, stages[3 - k])
+        scales.append(torch.nn.Upsample(scale_factor=factor, mode="bilinear")(activated(decoder.scales[k], up)))
+    assert [scale.shape for scale in scales] == [(2, 4, 32, 48)] * 4
+    torch.testing.assert_close(model(x)[0], activated(decoder.head, torch.cat(scales, 1)))
+
+
+def test_dcau_net_is_random_in_training_alone() -> None:
+    torch.manual_seed(0)
+    model, x = build(small("dcau-net")), torch.rand(2, 1, 32, 32)
+    model.train()
+    torch.manual_seed(1)
+    first, second = model(x)[0], model(x)[0]
+    assert not torch.equal(first, second)
+    torch.manual_seed(1)
+    assert torch.equal(first, model(x)[0])
+    model.eval()
+    assert torch.equal(model(x)[0], model(x)[0])
 
 
 def test_vm_unet_refuses_a_width_it_cannot_expand() -> None:
