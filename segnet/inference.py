@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -13,45 +14,110 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import DataConfig
-from .data.dataset import cut, normalise, stack, window_starts
+from .data.dataset import normalise, stack, window_starts
+from .errors import InputError
 
 Progress = Callable[[int, int], None]
-
+View = tuple[int, bool]
 
 VIEWS = tuple((quarter_turns, flipped) for quarter_turns in range(4) for flipped in (False, True))
 """The eight symmetries of a square: quarter turns, then a flip."""
 
 
-def _seen(x: Tensor, view: tuple[int, bool]) -> Tensor:
+def _seen(x: Tensor, view: View) -> Tensor:
     turned = torch.rot90(x, view[0], (2, 3))
     return turned.flip(3) if view[1] else turned
 
 
-def _seen_back(x: Tensor, view: tuple[int, bool]) -> Tensor:
+def _seen_back(x: Tensor, view: View) -> Tensor:
     """Inverse of `_seen`."""
     return torch.rot90(x.flip(3) if view[1] else x, -view[0], (2, 3))
 
 
 @torch.inference_mode()
-def _probabilities(model: nn.Module, patches: Tensor, config: DataConfig, *, tta: bool) -> Tensor:
-    """Lesion probability (n, 1, patch, patch) of (n, slices, patch, patch), at the patch's own resolution; the mean over all views where asked."""
+def _probabilities(model: nn.Module, patches: Tensor, config: DataConfig, view: View) -> Tensor:
+    """Lesion probability (n, patch, patch) of (n, slices, patch, patch), at the patch's own resolution, as one view of it shows it."""
     side = patches.shape[-1]
     size = (config.input_px, config.input_px)
     x = patches if side == config.input_px else F.interpolate(patches, size, mode="bilinear", align_corners=False)
-    total = torch.zeros(len(x), 1, *size)
-    views = VIEWS if tta else VIEWS[:1]
-    for view in views:
-        logits, _ = model(_seen(x, view).contiguous(memory_format=torch.channels_last))
-        total += _seen_back(logits.float().softmax(1)[:, 1:].sum(1, keepdim=True), view)
-    total /= len(views)
-    if side == config.input_px:
-        return total
-    # not "area", whose windows are whole pixels: between sizes that are no multiples it shifts an edge by up to a third of one
-    return F.interpolate(total, (side, side), mode="bilinear", align_corners=False, antialias=side < config.input_px)
+    logits, _ = model(_seen(x, view).contiguous(memory_format=torch.channels_last))
+    found = _seen_back(logits.float().softmax(1)[:, 1:].sum(1, keepdim=True), view)
+    if side != config.input_px:
+        # not "area", whose windows are whole pixels: between sizes that are no multiples it shifts an edge by up to a third of one
+        smaller = side < config.input_px
+        found = F.interpolate(found, (side, side), mode="bilinear", align_corners=False, antialias=smaller)
+    return found[:, 0]
+
+
+class _Windows:
+    """Where fields of view lie in the slices of a volume, what the network is shown of them, and how they are blended.
+
+    Parameters
+    ----------
+    image_zyx : (Z, Y, X) in HU
+    click_yx : middle of the only field of view; without it, as many as cover the slice
+    """
+
+    def __init__(
+        self, image_zyx: NDArray[Any], config: DataConfig, click_yx: tuple[int, int] | None, slices: int
+    ) -> None:
+        self.image_zyx, self.config, self.slices = image_zyx, config, slices
+        self.side = side = config.patch_px
+        height, width = image_zyx.shape[1:]
+        if click_yx is None:
+            self.corners = [(y, x) for y in window_starts(height, side) for x in window_starts(width, side)]
+        else:
+            self.corners = [(click_yx[0] - side // 2, click_yx[1] - side // 2)]
+        ys, xs = zip(*self.corners, strict=True)
+        self.top, self.left = min(ys), min(xs)
+        self.seen_shape = (max(ys) - self.top + side, max(xs) - self.left + side)
+        ramp = np.minimum(np.arange(1, side + 1), np.arange(side, 0, -1)).astype(np.float32)
+        self.weight = np.minimum.outer(ramp, ramp) if len(self.corners) > 1 else np.ones((side, side), np.float32)
+        self.weights = np.zeros((height, width), np.float32)
+        for corner in self.corners:
+            self.add(self.weights, corner, self.weight)
+        self._plane = lru_cache(maxsize=slices)(self._normalised)  # of neighbours, each is asked for next
+
+    def _normalised(self, z: int) -> NDArray[np.float32]:
+        """What all fields of view see of slice z, in [0, 1], 0 beyond the edge."""
+        seen = np.zeros(self.seen_shape, np.float32)
+        to, of = _inside(self.top, self.left, self.seen_shape, self.image_zyx.shape[1:])
+        seen[of] = normalise(self.image_zyx[z][to], self.config.window_hu)
+        return seen
+
+    def patch(self, z: int, corner: tuple[int, int]) -> NDArray[np.float32]:
+        """(slices, side, side) around slice z."""
+        y, x = corner[0] - self.top, corner[1] - self.left
+        around = stack(np.arange(len(self.image_zyx)), z, self.slices)
+        return np.stack([self._plane(int(k))[y : y + self.side, x : x + self.side] for k in around])
+
+    def add(self, plane: NDArray[np.float32], corner: tuple[int, int], patch: NDArray[np.float32]) -> None:
+        """Adds a patch to a whole slice."""
+        to, of = _inside(*corner, patch.shape, plane.shape)
+        plane[to] += patch[of]
+
+
+def _blended(
+    windows: _Windows,
+    probabilities: Callable[[Tensor], Tensor],
+    at: Sequence[int],
+    batch_size: int,
+    step: Callable[[int], None],
+) -> NDArray[np.float32]:
+    """The windows' probabilities as a volume, 0 in slices other than `at`."""
+    total = np.zeros(windows.image_zyx.shape, np.float32)
+    work = [(z, corner) for z in at for corner in windows.corners]
+    for start in range(0, len(work), batch_size):
+        some = work[start : start + batch_size]
+        found = probabilities(torch.from_numpy(np.stack([windows.patch(*where) for where in some]))).numpy()
+        for (z, corner), p in zip(some, found, strict=True):
+            windows.add(total[z], corner, p * windows.weight)
+        step(len(some))
+    return np.divide(total, windows.weights, out=total, where=windows.weights > 0)
 
 
 def segment(
-    model: nn.Module,
+    model: nn.Module | Sequence[nn.Module],
     image_zyx: NDArray[Any],
     config: DataConfig,
     *,
@@ -59,62 +125,67 @@ def segment(
     slices: int = 1,
     tta: bool = False,
     batch_size: int = 16,
+    at: Sequence[int] | None = None,
+    deviation: NDArray[np.float32] | None = None,
     progress: Progress | None = None,
 ) -> NDArray[np.float32]:
-    """Lesion probability of every voxel.
+    """Lesion probability of every voxel, the mean over members and views.
 
     Parameters
     ----------
-    model : in evaluation mode
+    model : in evaluation mode; or several, the members of an ensemble
     image_zyx : (Z, Y, X) in HU
     click_zyx : voxel inside the lesion; only the field of view around it is looked at, the rest is 0. Without it, windows
         of the field of view cover the slice and are blended
     slices : shown to the network at once, its `in_channels`
-    tta : mean over the eight quarter turns and flips in plane (test-time augmentation)
+    tta : the eight quarter turns and flips in plane as views (test-time augmentation), otherwise the slice as it is alone
     batch_size : patches at once
+    at : slices to segment, the others are 0; all unless given
+    deviation : (Z, Y, X), filled with the standard deviation of the members' and views' probabilities p_k about their mean p,
+        ``sqrt(sum_k (p_k - p)^2 / K)``, K being members times views
 
     Returns
     -------
     (Z, Y, X) float32 in [0, 1]
+
+    Raises
+    ------
+    InputError
+        There is no network.
     """
-    side = config.patch_px
-    depth, height, width = image_zyx.shape
-    if click_zyx is None:
-        corners = [(y, x) for y in window_starts(height, side) for x in window_starts(width, side)]
-    else:
-        corners = [(click_zyx[1] - side // 2, click_zyx[2] - side // 2)]
-    ramp = np.minimum(np.arange(1, side + 1), np.arange(side, 0, -1)).astype(np.float32)
-    weight = np.minimum.outer(ramp, ramp) if len(corners) > 1 else np.ones((side, side), np.float32)
-    total = np.zeros((depth, height, width), np.float32)
-    weights = np.zeros((height, width), np.float32)
-    work = [(z, corner) for corner in corners for z in range(depth)]
-    for start in range(0, len(work), batch_size):
-        some = work[start : start + batch_size]
-        patches = np.stack(
-            [
-                [
-                    cut(plane, (y + side // 2, x + side // 2), side, config.window_hu[0])
-                    for plane in stack(image_zyx, z, slices)
-                ]
-                for z, (y, x) in some
-            ]
-        )
-        shown = torch.from_numpy(normalise(patches, config.window_hu))
-        found = _probabilities(model, shown, config, tta=tta)[:, 0].numpy()
-        for (z, (y, x)), p in zip(some, found, strict=True):
-            inside = _inside(y, x, side, height, width)
-            total[z][inside[0]] += (p * weight)[inside[1]]
+    members = [model] if isinstance(model, nn.Module) else list(model)
+    if not members:
+        raise InputError("model: expected at least one network, got none; load one with `segnet.ensemble.load`")
+    windows = _Windows(image_zyx, config, None if click_zyx is None else click_zyx[1:], slices)
+    at = range(len(image_zyx)) if at is None else at
+    samples = [(member, view) for member in members for view in (VIEWS if tta else VIEWS[:1])]
+    count, done = len(samples) * len(at) * len(windows.corners), 0
+
+    def step(patches: int) -> None:
+        nonlocal done
+        done += patches
         if progress is not None:
-            progress(min(start + batch_size, len(work)), len(work))
-    for y, x in corners:
-        to, of = _inside(y, x, side, height, width)
-        weights[to] += weight[of]
-    return np.divide(total, weights, out=total, where=weights > 0)
+            progress(done, count)
+
+    mean = np.zeros(image_zyx.shape, np.float32)
+    squares = np.zeros(image_zyx.shape, np.float32) if deviation is not None else None
+    for number, (member, view) in enumerate(samples, 1):
+        found = _blended(windows, partial(_probabilities, member, config=config, view=view), at, batch_size, step)
+        # Welford's update: squares of differences from the mean, never differences of squares
+        found -= mean
+        mean += found / number
+        if squares is not None:
+            squares += found**2 * ((number - 1) / number)
+    if deviation is not None and squares is not None:
+        np.sqrt(squares / len(samples), out=deviation)
+    return mean
 
 
-def _inside(y: int, x: int, side: int, height: int, width: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """The part of a window within the image: where it lies in the image, and in the window."""
-    y0, x0, y1, x1 = max(y, 0), max(x, 0), min(y + side, height), min(x + side, width)
+def _inside(
+    y: int, x: int, shape: tuple[int, ...], within: tuple[int, ...]
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """The part of a window of `shape` at (y, x) that lies in an image of shape `within`: where in the image, and in the window."""
+    y0, x0, y1, x1 = max(y, 0), max(x, 0), min(y + shape[0], within[0]), min(x + shape[1], within[1])
     return (slice(y0, max(y1, y0)), slice(x0, max(x1, x0))), (
         slice(y0 - y, max(y1, y0) - y),
         slice(x0 - x, max(x1, x0) - x),

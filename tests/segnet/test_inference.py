@@ -13,7 +13,8 @@ from networks import Threshold
 from torch import nn
 
 from segnet.config import DataConfig
-from segnet.data.dataset import window_starts
+from segnet.data.dataset import cut, normalise, stack, window_starts
+from segnet.errors import InputError
 from segnet.inference import keep_clicked, segment
 
 CONFIG = DataConfig(patch_px=32, input_px=32)
@@ -119,3 +120,95 @@ def test_the_middle_one_of_several_slices_is_segmented() -> None:
 
     image = np.random.default_rng(4).uniform(-1000, 400, (5, 32, 32))
     assert np.array_equal(segment(Middle(), image, CONFIG, slices=3) > 0.5, image > -300)
+
+
+class Slope(nn.Module):
+    """Probability rises with brightness and towards a corner, differently for each member: no symmetry anywhere."""
+
+    def __init__(self, steepness: float) -> None:
+        super().__init__()
+        self.steepness = steepness
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
+        rows, columns = torch.linspace(0, 1, x.shape[2]), torch.linspace(0, 2, x.shape[3])
+        logit = self.steepness * (x.mean(1, keepdim=True) - 0.5 + rows[:, None] - columns)
+        return torch.cat([-logit, logit], 1), None
+
+
+NOISE = np.random.default_rng(5).uniform(-1000, 400, (4, 48, 48)).astype(np.float32)
+MEMBERS = (Slope(1.0), Slope(-0.5), Slope(3.0))
+
+
+def seen_as(view: int, flipped: bool, image: np.ndarray) -> np.ndarray:
+    turned = np.rot90(image, view, (1, 2))
+    return turned[:, :, ::-1] if flipped else turned
+
+
+def by_hand(member: nn.Module, tta: bool) -> list[np.ndarray]:
+    """Each view's volume, by turning the whole volume, whose windows lie alike in all turns."""
+    found = []
+    for view in range(4 if tta else 1):
+        for flipped in (False, True) if tta else (False,):
+            p = segment(member, np.ascontiguousarray(seen_as(view, flipped, NOISE)), CONFIG)
+            found.append(np.rot90(p[:, :, ::-1] if flipped else p, -view, (1, 2)))
+    return found
+
+
+@pytest.mark.parametrize("tta", [False, True])
+@pytest.mark.parametrize("members", [MEMBERS[:1], MEMBERS])
+def test_mean_and_deviation_over_members_and_views(members: tuple[nn.Module, ...], tta: bool) -> None:
+    each = [p.astype(np.float64) for member in members for p in by_hand(member, tta)]
+    assert len(each) == len(members) * (8 if tta else 1)
+    deviation = np.full(NOISE.shape, np.nan, np.float32)
+    seen: list[tuple[int, int]] = []
+    mean = segment(members, NOISE, CONFIG, tta=tta, deviation=deviation, progress=lambda *a: seen.append(a))
+    np.testing.assert_allclose(mean, np.mean(each, 0), atol=1e-6)
+    np.testing.assert_allclose(deviation, np.std(each, 0), atol=1e-6)
+    assert mean.dtype == deviation.dtype == np.float32
+    assert seen[-1] == (len(each) * 4 * 4, len(each) * 4 * 4)
+    assert (np.max(deviation) > 0.1) == (len(each) > 1)
+
+
+def test_no_member_is_refused() -> None:
+    with pytest.raises(InputError, match="model: expected at least one network, got none"):
+        segment([], NOISE, CONFIG)
+
+
+def test_members_that_agree_deviate_by_nothing() -> None:
+    """Not even by a rounding: a difference of squares would."""
+    deviation = np.ones(NOISE.shape, np.float32)
+    segment([Slope(2.0)] * 5, NOISE, CONFIG, deviation=deviation)
+    assert deviation.max() < 1e-7
+
+
+@pytest.mark.parametrize("slices", [1, 3])
+@pytest.mark.parametrize("click", [None, (1, 3, 40)])
+def test_batches_and_chosen_slices_change_nothing(slices: int, click: tuple[int, int, int] | None) -> None:
+    whole = segment(MEMBERS[2], NOISE, CONFIG, click_zyx=click, slices=slices)
+    for batch_size in (1, 3, 64):
+        found = segment(MEMBERS[2], NOISE, CONFIG, click_zyx=click, slices=slices, batch_size=batch_size)
+        np.testing.assert_allclose(found, whole, atol=1e-6)
+    some = segment(MEMBERS[2], NOISE, CONFIG, click_zyx=click, slices=slices, at=[0, 3])
+    np.testing.assert_allclose(some[[0, 3]], whole[[0, 3]], atol=1e-6)
+    assert not some[[1, 2]].any()
+
+
+def test_patches_are_those_cut_out_one_by_one() -> None:
+    """Against the function that training cuts with: neighbours, edges, window."""
+    shown: list[torch.Tensor] = []
+
+    class Recorder(nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
+            shown.append(x.clone())
+            return torch.zeros(len(x), 2, *x.shape[2:]), None
+
+    for click in (None, (2, 1, 47), (0, 20, 9)):
+        shown.clear()
+        segment(Recorder(), NOISE, CONFIG, click_zyx=click, slices=3, batch_size=5)
+        starts = [(y, x) for y in (0, 16) for x in (0, 16)] if click is None else [(click[1] - 16, click[2] - 16)]
+        wanted = [
+            [normalise(cut(plane, (y + 16, x + 16), 32, -1000), CONFIG.window_hu) for plane in stack(NOISE, z, 3)]
+            for z in range(4)
+            for y, x in starts
+        ]
+        assert np.array_equal(torch.cat(shown).numpy(), np.array(wanted))
