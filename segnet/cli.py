@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -335,7 +335,14 @@ def compare(
 def predict(
     source: Annotated[Path, typer.Option("--input", "-i", help="NIfTI image, a folder of them, or a folder of pairs.")],
     out: Annotated[Path, typer.Option("--output", "-o", help="Mask to write (.nii.gz), or a folder for a folder.")],
-    model: Annotated[Path, typer.Option("--model", "-m", help="Run folder or model.safetensors.")],
+    model: Annotated[
+        list[Path],
+        typer.Option(
+            "--model",
+            "-m",
+            help="Run folder, model.safetensors, or a folder of folds; repeat it to average several networks.",
+        ),
+    ],
     click: Annotated[str | None, typer.Option(help="Point in the lesion: x,y,z, or `centre` of the volume.")] = None,
     click_space: Annotated[
         ClickSpaceOption, typer.Option(help="Meaning of x,y,z: voxel indices of the file from 0, or mm in RAS or LPS.")
@@ -348,16 +355,28 @@ def predict(
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Of the lesion probability.")] = 0.5,
     preview: Annotated[bool, typer.Option(help="An overlay PNG beside each mask.")] = True,
     probabilities: Annotated[bool, typer.Option(help="Also <case>_probability.nii.gz.")] = False,
+    uncertainty: Annotated[
+        bool,
+        typer.Option(
+            "--uncertainty", help="Also <case>_uncertainty.nii.gz: standard deviation of the networks and views."
+        ),
+    ] = False,
+    bfloat16: Annotated[
+        bool,
+        typer.Option("--bfloat16", help="bfloat16 where a check on the image finds the same mask, else float32."),
+    ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Segment one image or a folder of images."""
-    from .predict import SUFFIXES, images_in, predict_file
-    from .training import checkpoint
+    from .ensemble import load
+    from .predict import SUFFIXES, images_in, predict_file, require_several
 
     point = _parse_click(click)
-    network, config = checkpoint.load(model)
-    cases = None if part is None else _part(model, part)
+    ensemble = load(model, bfloat16=bfloat16)
+    if uncertainty:
+        require_several(ensemble.models, tta)
+    cases = None if part is None else _part(ensemble.paths, part)
     images = images_in(source, cases)
     single = source.is_file()
     if single and not out.name.endswith(SUFFIXES):
@@ -375,17 +394,24 @@ def predict(
             prediction = predict_file(
                 image,
                 mask,
-                network,
-                config,
+                ensemble.models,
+                ensemble.config,
                 click=point,
                 click_space=click_space.value,
+                half=ensemble.halves,
                 tta=tta,
                 threshold=threshold,
                 preview=folder / f"{stem}.png" if preview else None,
                 probabilities=folder / f"{stem}_probability.nii.gz" if probabilities else None,
+                uncertainty=folder / f"{stem}_uncertainty.nii.gz" if uncertainty else None,
                 progress=_bar(case, quiet) if single else None,
             )
             done.append(prediction)
+            if bfloat16 and prediction.precision == "float32":
+                print(
+                    f"segnet: {image}: float32 used, for bfloat16 differs: {prediction.bfloat16_difference}",
+                    file=sys.stderr,
+                )
         except InputError as error:
             if single:
                 raise
@@ -398,6 +424,8 @@ def predict(
     elif single:
         p = done[0]
         print(f"{p.mask}: {p.volume_ml:.2f} ml, {p.long_axis_mm:.1f} x {p.short_axis_mm:.1f} mm, {p.elapsed_s:.1f} s")
+        if p.precision == "bfloat16":
+            print(f"bfloat16 agrees with float32: {p.bfloat16_difference}")
     else:
         print(f"{len(done)} masks in {folder}" + (f", {len(failed)} images failed" if failed else ""))
     if failed:
@@ -414,17 +442,25 @@ def _parse_click(text: str | None) -> Any:
     return x, y, z
 
 
-def _part(model: Path, part: Part) -> list[str]:
+def _part(models: Sequence[Path], part: Part) -> list[str]:
+    """Cases of a part of a run's split, which all runs share."""
     from .training.loop import SPLIT_FILE
 
-    file = (model if model.is_dir() else model.parent) / SPLIT_FILE
-    try:
-        cases: list[str] = json.loads(file.read_text())[part.value]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"part: expected {SPLIT_FILE} of the training run beside the model, got {type(error).__name__}; leave --part out"
-        ) from None
-    return cases
+    found: list[list[str]] = []
+    for model in models:
+        file = (model if model.is_dir() else model.parent) / SPLIT_FILE
+        try:
+            found.append(json.loads(file.read_text())[part.value])
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(
+                f"part: expected {SPLIT_FILE} of the training run beside the model, got {type(error).__name__}; leave --part out"
+            ) from None
+        if found[-1] != found[0]:
+            raise InputError(
+                f"part: expected the same {part.value} cases in every run's split, got others in {file} than of {models[0]}, where"
+                " a case of one is another's training case; predict with one of them"
+            )
+    return found[0]
 
 
 def _pairs_at(source: Path) -> dict[str, Any]:
@@ -460,7 +496,7 @@ def evaluate(
 
     if part is not None and model is None:
         raise typer.BadParameter("--part: expected --model beside it; name the run whose split is meant")
-    cases = None if part is None or model is None else _part(model, part)
+    cases = None if part is None or model is None else _part([model], part)
     evaluation = run(predictions, truths, patient_regex=patient_regex, cases=cases, progress=_bar("evaluate", quiet))
     if out is not None:
         from .files import write_text

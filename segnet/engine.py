@@ -34,6 +34,8 @@ class BFloat16(nn.Module):
         return logits.float(), reconstruction
 
 
+@torch.inference_mode(False)
+@torch.no_grad()
 def optimise(model: Network, *, bfloat16: bool = False) -> nn.Module:
     """A copy of a trained network for inference: what does not run is dropped, batch norms are folded, weights are channels-last and frozen.
 
@@ -58,19 +60,18 @@ def optimise(model: Network, *, bfloat16: bool = False) -> nn.Module:
     plain = _evaluated(model)
     side = 2 * model.stride
     sample = torch.rand(1, model.config.in_channels, side, side, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        seen = _watch(plain, sample)
-        folded = deepcopy(plain)
-        for convolution, norm in seen.pairs:
-            _fold(folded, convolution, norm)
-        wanted = plain(sample)[0]
-        kept = bool((folded(sample)[0] - wanted).abs().max() <= FOLDED_DIFFERENCE * wanted.abs().max())
-        network = channels_last((folded if kept else plain).requires_grad_(False))
-        if not bfloat16:
-            return network
-        half = BFloat16(network).eval()
-        for name in _watch(half, sample).in_bfloat16:
-            half.get_submodule(name).to(torch.bfloat16)
+    seen = _watch(plain, sample)
+    folded = deepcopy(plain)
+    for convolution, norm in seen.pairs:
+        _fold(folded, convolution, norm)
+    wanted = plain(sample)[0]
+    kept = bool((folded(sample)[0] - wanted).abs().max() <= FOLDED_DIFFERENCE * wanted.abs().max())
+    network = channels_last((folded if kept else plain).requires_grad_(False))
+    if not bfloat16:
+        return network
+    half = BFloat16(network).eval()
+    for name in _watch(half, sample).in_bfloat16:
+        half.get_submodule(name).to(torch.bfloat16)
     return half
 
 

@@ -18,17 +18,25 @@ from .data.pairs import find_pairs
 from .errors import InputError
 from .inference import keep_clicked, segment
 from .metrics import recist_axes_mm, volume_ml
+from .precision import BFloat16Difference, segment_in_bfloat16
 from .report.overlay import overlay_png
 
 Click = tuple[float, float, float] | Literal["centre"] | None
 ClickSpace = Literal["voxel", "ras", "lps"]
+Networks = nn.Module | Sequence[nn.Module]
+Precision = Literal["float32", "bfloat16"]
 Progress = Callable[[int, int], None]
 SUFFIXES = (".nii.gz", ".nii")
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What was written for one image, and the size of what was found."""
+    """What was written for one image, the size of what was found, and the precision it was found in.
+
+    Attributes
+    ----------
+    bfloat16_difference : where bfloat16 was asked for: how far it lay from float32; `precision` says which of them the mask is of
+    """
 
     image: str
     mask: str
@@ -38,6 +46,8 @@ class Prediction:
     long_axis_mm: float
     short_axis_mm: float
     elapsed_s: float
+    precision: Precision
+    bfloat16_difference: BFloat16Difference | None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -116,18 +126,104 @@ def click_index(click: Click, space: ClickSpace, volume: Volume) -> tuple[int, i
     return z, y, x
 
 
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """What was found in one volume, in memory.
+
+    Attributes
+    ----------
+    mask_zyx : bool
+    probability_zyx : of lesion, float32
+    uncertainty_zyx : standard deviation of the probability over members and views, float32, where it was asked for
+    precision, bfloat16_difference : as in `Prediction`
+    """
+
+    mask_zyx: NDArray[np.bool_]
+    probability_zyx: NDArray[np.float32]
+    uncertainty_zyx: NDArray[np.float32] | None
+    precision: Precision
+    bfloat16_difference: BFloat16Difference | None
+
+
+def require_several(model: Networks, tta: bool) -> None:
+    """Raises InputError where there is one network and one view of a slice, which deviate from nothing."""
+    if not tta and (isinstance(model, nn.Module) or len(model) < 2):
+        raise InputError(
+            "uncertainty: expected several members or views to deviate from their mean, got one network and one view;"
+            " name more models or add --tta"
+        )
+
+
+def predict_array(
+    image_zyx: NDArray[Any],
+    model: Networks,
+    config: Config,
+    *,
+    spacing_zyx_mm: tuple[float, float, float],
+    click_zyx: tuple[int, int, int] | None = None,
+    half: Networks = (),
+    tta: bool = False,
+    threshold: float = 0.5,
+    uncertainty: bool = False,
+    progress: Progress | None = None,
+) -> Segmentation:
+    """Segments a volume in memory.
+
+    Parameters
+    ----------
+    image_zyx : (Z, Y, X) in HU
+    model : one network, or the members of an ensemble, as `segnet.ensemble.load` gives them with their `config`
+    spacing_zyx_mm : lengths of a voxel; the component nearest to a click is chosen in mm
+    click_zyx : voxel in the lesion: the field of view is centred on it and the component at it is kept
+    half : the same networks in bfloat16, used where a check on this volume finds a difference that is tolerable
+        (`segnet.precision`)
+    tta : mean over eight views (test-time augmentation)
+    threshold : of the lesion probability
+    uncertainty : also the standard deviation of the probability over members and views
+
+    Raises
+    ------
+    InputError
+        Uncertainty was asked of one network and one view.
+    """
+    if uncertainty:
+        require_several(model, tta)
+    deviation = np.zeros(image_zyx.shape, np.float32) if uncertainty else None
+    options: dict[str, Any] = {
+        "click_zyx": click_zyx,
+        "slices": config.model.in_channels,
+        "tta": tta,
+        "deviation": deviation,
+        "progress": progress,
+    }
+    difference = None
+    if isinstance(half, nn.Module) or half:
+        probability, difference = segment_in_bfloat16(
+            model, half, image_zyx, config.data, threshold=threshold, **options
+        )
+    else:
+        probability = segment(model, image_zyx, config.data, **options)
+    mask: NDArray[np.bool_] = probability > threshold
+    if click_zyx is not None:
+        mask = keep_clicked(mask, click_zyx, spacing_zyx_mm)
+    precision: Precision = "bfloat16" if difference is not None and difference.tolerable else "float32"
+    return Segmentation(mask, probability, deviation, precision, difference)
+
+
 def predict_file(
     image: Path,
     mask: Path,
-    model: nn.Module,
+    model: Networks,
     config: Config,
     *,
     click: Click = None,
     click_space: ClickSpace = "voxel",
+    half: Networks = (),
     tta: bool = False,
     threshold: float = 0.5,
     preview: Path | None = None,
     probabilities: Path | None = None,
+    uncertainty: Path | None = None,
     progress: Progress | None = None,
 ) -> Prediction:
     """Segments one image and writes its mask in the image's own shape, orientation, affine and header.
@@ -135,50 +231,54 @@ def predict_file(
     Parameters
     ----------
     click : a point in the lesion: the field of view is centred on it and the component at it is kept
-    tta : mean over eight views (test-time augmentation)
-    threshold : of the lesion probability
-    preview, probabilities : also write an overlay PNG, a float32 NIfTI
+    model, config, half, tta, threshold : as in `predict_array`
+    preview, probabilities, uncertainty : also write an overlay PNG, float32 NIfTI of the probability and of its standard deviation
 
     Raises
     ------
     InputError
-        The image cannot be read or the click lies outside it; nothing is written then.
+        The image cannot be read, the click lies outside it, or uncertainty is asked of one network and one view; nothing is
+        written then.
     """
     began = time.monotonic()
     volume = read_image(image)
-    at = click_index(click, click_space, volume)
-    probability = segment(
-        model,
+    found = predict_array(
         volume.array_zyx,
-        config.data,
-        click_zyx=at,
-        slices=config.model.in_channels,
+        model,
+        config,
+        spacing_zyx_mm=volume.spacing_zyx_mm,
+        click_zyx=click_index(click, click_space, volume),
+        half=half,
         tta=tta,
+        threshold=threshold,
+        uncertainty=uncertainty is not None,
         progress=progress,
     )
-    found: NDArray[np.bool_] = probability > threshold
-    if at is not None:
-        found = keep_clicked(found, at, volume.spacing_zyx_mm)
-    long_mm, short_mm = recist_axes_mm(found, volume.spacing_zyx_mm) if found.any() else (0.0, 0.0)
+    lesion = found.mask_zyx
+    long_mm, short_mm = recist_axes_mm(lesion, volume.spacing_zyx_mm) if lesion.any() else (0.0, 0.0)
     if probabilities is not None:
-        write_like(probabilities, probability.transpose(2, 1, 0), volume, np.float32)
+        write_like(probabilities, found.probability_zyx.transpose(2, 1, 0), volume, np.float32)
+    if uncertainty is not None and found.uncertainty_zyx is not None:
+        write_like(uncertainty, found.uncertainty_zyx.transpose(2, 1, 0), volume, np.float32)
     if preview is not None:
         overlay_png(
             preview,
             volume.array_zyx,
-            found,
+            lesion,
             window_hu=config.data.window_hu,
             spacing_zyx_mm=volume.spacing_zyx_mm,
             title=case_of(image),
         )
-    write_mask(mask, found.transpose(2, 1, 0).astype(np.uint8), volume)
+    write_mask(mask, lesion.transpose(2, 1, 0).astype(np.uint8), volume)
     return Prediction(
         str(image),
         str(mask),
         None if preview is None else str(preview),
-        int(found.sum()),
-        volume_ml(found, volume.spacing_zyx_mm),
+        int(lesion.sum()),
+        volume_ml(lesion, volume.spacing_zyx_mm),
         long_mm,
         short_mm,
         time.monotonic() - began,
+        found.precision,
+        found.bfloat16_difference,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -115,6 +116,39 @@ def test_predict_refuses_bad_input_and_writes_nothing(
     refused("predict", "-i", good, "-o", out / "m.png", "-m", run_folder, "-q", says=".nii.gz")
     refused("predict", "-i", good, "-o", out / "m.nii.gz", "-m", run_folder, "--click", "99,0,0", "-q", says="click")
     assert list(out.iterdir()) == []
+
+
+def test_an_ensemble_of_a_folder_of_folds_with_uncertainty_and_bfloat16(
+    tmp_path: Path, write_nifti: Callable[..., Path], run_folder: Path
+) -> None:
+    image = write_nifti(tmp_path / "in" / "case.nii.gz", np.where(MASK, 300, -900).astype(np.int16))
+    folds = tmp_path / "folds"
+    for k in range(2):
+        shutil.copytree(run_folder, folds / f"fold-{k}")
+    flags = ["--uncertainty", "--bfloat16", "--probabilities", "-q"]
+    result = segnet(
+        "predict", "-i", image, "-o", tmp_path / "out.nii.gz", "-m", folds, "-m", run_folder, *flags, "--json"
+    )
+    assert result.returncode == 0, result.stderr
+    (found,) = json.loads(result.stdout)["predictions"]
+    assert found["bfloat16_difference"]["slices"] == 4
+    assert ("float32 used" in result.stderr) == (found["precision"] == "float32")
+    names = {"out.nii.gz", "out.png", "out_probability.nii.gz", "out_uncertainty.nii.gz", "in", "folds"}
+    assert {p.name for p in tmp_path.iterdir()} == names
+    # three times the same network
+    assert np.abs(np.asarray(nib.load(tmp_path / "out_uncertainty.nii.gz").dataobj)).max() < 1e-6
+    refused(
+        *["predict", "-i", tmp_path / "in", "-o", tmp_path / "masks", "-m", run_folder, "--uncertainty", "-q"],
+        says="uncertainty: expected several members or views",
+    )
+    split = json.loads((run_folder / "split.json").read_text())
+    result = segnet("predict", "-i", tmp_path / "in", "-o", tmp_path / "m", "-m", folds, "--part", "test", "-q")
+    assert f"expected an image of case {min(split['test'])}" in result.stderr
+    (folds / "fold-1" / "split.json").write_text(json.dumps({**split, "test": split["val"]}))
+    refused(
+        *["predict", "-i", tmp_path / "in", "-o", tmp_path / "m", "-m", folds, "--part", "test", "-q"],
+        says="part: expected the same test cases in every run's split",
+    )
 
 
 def test_one_bad_image_of_a_folder_gives_code_4_and_the_others_their_masks(

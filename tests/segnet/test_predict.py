@@ -9,12 +9,14 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from networks import Threshold
+from torch import nn
 
 from segnet.config import Config
 from segnet.data.nifti import read_image
 from segnet.errors import InputError
-from segnet.predict import click_index, images_in, predict_file
+from segnet.predict import click_index, images_in, predict_array, predict_file, require_several
 
 CONFIG = Config.model_validate({"data": {"patch_px": 32, "input_px": 32}})
 
@@ -82,3 +84,71 @@ def test_images_of_a_folder(scan: Path, tmp_path: Path, pairs_folder: Path) -> N
     assert set(images_in(pairs_folder)) == {f"bone_{i:05d}_lesion_01" for i in range(10)}
     with pytest.raises(InputError, match=r"expected at least one .nii or .nii.gz file, got none"):
         images_in(tmp_path / "empty")
+
+
+class Tilted(nn.Module):
+    """Lesion everywhere, more so towards the right of what it sees."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
+        logit = torch.linspace(-1, 1, x.shape[3]).expand_as(x)
+        return torch.cat([-logit, logit], 1), None
+
+
+def test_uncertainty_is_the_standard_deviation_on_the_image_own_grid(scan: Path, tmp_path: Path) -> None:
+    files = tmp_path / "p.nii.gz", tmp_path / "u.nii.gz"
+    models = [Threshold(), Tilted()]
+    predict_file(scan, tmp_path / "m.nii.gz", models, CONFIG, probabilities=files[0], uncertainty=files[1])
+    each = []
+    for number, model in enumerate(models):
+        predict_file(scan, tmp_path / "m.nii.gz", model, CONFIG, probabilities=tmp_path / f"{number}.nii.gz")
+        each.append(np.asarray(nib.load(tmp_path / f"{number}.nii.gz").dataobj, np.float64))
+    found = [nib.load(file) for file in files]
+    assert all(image.get_data_dtype() == np.float32 for image in found)
+    assert all(np.array_equal(image.affine, nib.load(scan).affine) for image in found)
+    np.testing.assert_allclose(np.asarray(found[0].dataobj), np.mean(each, 0), atol=1e-6)
+    np.testing.assert_allclose(np.asarray(found[1].dataobj), np.std(each, 0), atol=1e-6)
+
+
+def test_one_network_and_one_view_have_no_uncertainty(scan: Path, tmp_path: Path) -> None:
+    for model in (Threshold(), [Threshold()]):
+        with pytest.raises(InputError, match=r"uncertainty: expected several members or views .* or add --tta"):
+            predict_file(
+                scan,
+                tmp_path / "m.nii.gz",
+                model,
+                CONFIG,
+                probabilities=tmp_path / "p.nii.gz",
+                uncertainty=tmp_path / "u.nii.gz",
+            )
+    assert [p.name for p in tmp_path.iterdir()] == ["scan.nii.gz"]
+    require_several([Threshold(), Threshold()], tta=False)
+    require_several(Threshold(), tta=True)
+
+
+def test_the_precision_used_and_the_difference_are_told(scan: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mask.nii.gz"
+    plain = predict_file(scan, out, Threshold(), CONFIG)
+    assert (plain.precision, plain.bfloat16_difference) == ("float32", None)
+    wanted = out.read_bytes()
+    agreed = predict_file(scan, out, Threshold(), CONFIG, half=Threshold())
+    assert agreed.precision == "bfloat16"
+    assert agreed.as_dict()["bfloat16_difference"] == {"slices": 5, "probability": 0.0, "dice": 1.0}
+    assert out.read_bytes() == wanted
+    differing = predict_file(scan, out, Threshold(), CONFIG, half=[Tilted()])
+    assert differing.precision == "float32"
+    assert differing.as_dict()["bfloat16_difference"]["dice"] < 0.1
+    assert out.read_bytes() == wanted
+
+
+def test_a_volume_in_memory(scan: Path, tmp_path: Path) -> None:
+    volume = read_image(scan)
+    options: Any = {"spacing_zyx_mm": volume.spacing_zyx_mm, "threshold": 0.4}
+    found = predict_array(volume.array_zyx, [Threshold(), Tilted()], CONFIG, tta=True, uncertainty=True, **options)
+    assert found.mask_zyx.dtype == bool
+    assert np.array_equal(found.mask_zyx, found.probability_zyx > 0.4)
+    assert found.uncertainty_zyx is not None
+    assert found.uncertainty_zyx.max() > 0.1
+    at = click_index((12, 21, 1), "voxel", volume)
+    clicked = predict_array(volume.array_zyx, Threshold(), CONFIG, click_zyx=at, **options)
+    assert clicked.mask_zyx.sum() == 48
+    assert clicked.uncertainty_zyx is None
