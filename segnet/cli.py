@@ -586,10 +586,15 @@ def bench(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each network.")] = 5,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="bfloat16 but for the scan.")] = False,
+    voi: Annotated[
+        bool, typer.Option("--voi", help="Of `infer`: segment a whole volume of 128 slices, so many slices at once.")
+    ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Speed and memory of networks on this machine, in turns in one run; run it on an idle one."""
+    if voi and mode is not BenchMode.infer:
+        raise typer.BadParameter(f"--voi: expected infer, got {mode.value}; training takes no whole volumes")
     from .memory import keep_freed_memory
     from .report.table import format_table
     from .speed import KINDS, PAPER_SAMPLES, measure
@@ -604,6 +609,7 @@ def bench(
             threads=threads or (),
             rounds=rounds,
             bfloat16=bfloat16,
+            voi=voi,
             report=None if quiet else lambda line: print(line, file=sys.stderr, flush=True),
         )
     except ValueError as error:
@@ -622,6 +628,8 @@ def bench(
         "p20_ms": "20th",
         "p80_ms": "80th percentile",
     }
+    if voi:
+        speed["s_a_voi"] = "s a VOI"
     print(format_table(rows, speed | {"slices_a_second": "slices/s", "peak_mb": "MB"}, digits=1))
     kinds = [*(kind for kind, _ in KINDS), "other"]
     print("\nshares of a step, in per cent\n")

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from torch.autograd.profiler import profile
 
-from .config import Config, ModelConfig
+from .config import Config, DataConfig, ModelConfig
+from .engine import optimise
+from .inference import segment
 from .losses import JointLoss
 from .memory import keep_freed_memory
 from .models import build, channels_last, names
@@ -25,6 +27,8 @@ PAPER_PEAK_GFLOP_S = 672.0
 """Single-precision peak of the paper's processor, 12 cores of a Threadripper 1920X."""
 PAPER_SAMPLES = {"DeepLesion": 24580, "bone": 62339, "pancreas": 9760}
 """Training samples of the paper's Table I."""
+VOI_SLICES = 128
+"""Of a volume of interest of the ULS23 challenge, whose slices have 256 px."""
 KINDS = (
     ("scan", ("ssmcore::ss2d",)),
     ("depthwise convolution", ("ssmcore::depthwise",)),
@@ -53,24 +57,33 @@ def peak_gflop_s() -> float:
     return 2 * 2048**3 / min(seconds) / 1e9
 
 
-def step_of(name: str, mode: Mode, *, batch_size: int, side_px: int, bfloat16: bool = False) -> Callable[[], Tensor]:
-    """One training step of a network on noise, or one forward pass in evaluation mode."""
+def step_of(
+    name: str, mode: Mode, *, batch_size: int, side_px: int, bfloat16: bool = False, voi: bool = False
+) -> Callable[[], Tensor]:
+    """One training step of a network on noise, or one forward pass of what inference makes of it; or the segmentation of a whole volume,
+    where the field of view is the slice."""
     config = Config(model=ModelConfig(name=name))
-    half = torch.autocast("cpu", torch.bfloat16, enabled=bfloat16)
     torch.manual_seed(0)
     model = channels_last(build(config.model))
     images = torch.rand(batch_size, config.model.in_channels, side_px, side_px)
     images = images.contiguous(memory_format=torch.channels_last)
     if mode == "infer":
-        model.eval()
+        engine = optimise(model, bfloat16=bfloat16)
+        # a copy is not validated: what sides a network takes it says itself
+        data = DataConfig().model_copy(update={"patch_px": side_px, "input_px": side_px})
+        low, high = data.window_hu
+        volume = np.random.default_rng(0).uniform(low, high, (VOI_SLICES, side_px, side_px)) if voi else None
 
         @torch.inference_mode()
         def infer() -> Tensor:
-            with half:
-                return model(images)[0]
+            if volume is None:
+                return engine(images)[0]
+            slices = config.model.in_channels
+            return torch.from_numpy(segment(engine, volume, data, slices=slices, batch_size=batch_size))
 
         return infer
     model.train()
+    half = torch.autocast("cpu", torch.bfloat16, enabled=bfloat16)
     settings = config.train
     groups = parameter_groups(model, settings.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, foreach=True)
@@ -143,27 +156,30 @@ def measure(
     threads: Sequence[int] = (),
     rounds: int = 5,
     bfloat16: bool = False,
+    voi: bool = False,
     report: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Speeds of networks, all in one run and in turns.
 
     Parameters
     ----------
-    mode : "train", a step of forward, backward and AdamW; or "infer", a forward pass
+    mode : "train", a step of forward, backward and AdamW; or "infer", a forward pass of `segnet.engine.optimise`'s network
     models : names, all where empty
     batch_size, side_px : of the slices
     threads : numbers of threads to try, torch's own where empty
     rounds : timed steps of each, after one that warms up
-    bfloat16 : autocast of convolutions and matrix products; the scan stays float32
+    bfloat16 : convolutions and matrix products; the scan stays float32
+    voi : a step of "infer" is the segmentation of a volume of `VOI_SLICES` slices, so many at once, reading and writing it left out
 
     Returns
     -------
     dict
         "peak_gflop_s" by threads, and "rows": for each model and number of threads `ms_a_slice` with the 20th and 80th percentile,
-        `slices_a_second`, `peak_bytes`, `shares` by kind of layer, and in training `epoch_s_estimate`: the seconds of an
+        `slices_a_second`, with `voi` also `s_a_voi`, `peak_bytes`, `shares` by kind of layer, and in training `epoch_s_estimate`: the seconds of an
         epoch of the paper's sample counts on its processor, from the ratio of peaks. An estimate, not a measurement.
     """
-    sizes: dict[str, Any] = {"batch_size": batch_size, "side_px": side_px, "bfloat16": bfloat16}
+    sizes: dict[str, Any] = {"batch_size": batch_size, "side_px": side_px, "bfloat16": bfloat16, "voi": voi}
+    slices = VOI_SLICES if voi else batch_size
     rows: list[dict[str, Any]] = []
     peaks: dict[int, float] = {}
     before = torch.get_num_threads()
@@ -180,9 +196,11 @@ def measure(
                     started = time.perf_counter()
                     step()
                     if turn:  # the first warms up
-                        times[name].append((time.perf_counter() - started) / batch_size)
+                        times[name].append((time.perf_counter() - started) / slices)
             for name, seconds in times.items():
                 row = _row(name, count, seconds)
+                if voi:
+                    row["s_a_voi"] = row["ms_a_slice"] / 1e3 * VOI_SLICES
                 row["shares"] = by_kind(steps[name])
                 row["peak_bytes"] = peak_bytes(name, mode, threads=count, **sizes)
                 if mode == "train":

@@ -215,8 +215,22 @@ def test_bench() -> None:
     small = ["--side-px", "32", "--batch-size", "1", "--rounds", "1", "-q", "-m", "hunet"]
     found = json.loads(segnet("bench", "infer", *small, "--json").stdout)
     assert [row["model"] for row in found["rows"]] == ["hunet"]
+    text = segnet("bench", "infer", *small, "--voi").stdout
+    assert "s a VOI" in text
+    assert segnet("bench", "train", *small, "--voi").returncode == 2
     text = segnet("bench", "train", *small).stdout
     assert "an estimate for its processor" in text
     assert "slices/s" in text
     refused("bench", "train", "-q", "-m", "resnet", says="model: expected one of hunet")
-    refused("bench", "infer", "-q", "-m", "hunet", "--side-px", "40", says="side-px: x: expected height and width")
+    for more in ([], ["--voi"]):
+        refused(
+            "bench",
+            "infer",
+            "-q",
+            "-m",
+            "hunet",
+            "--side-px",
+            "40",
+            *more,
+            says="side-px: x: expected height and width",
+        )

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+from itertools import count
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,16 +24,41 @@ def test_a_step_trains() -> None:
     assert losses[-1] < losses[0]
 
 
-def test_a_forward_pass_is_the_networks_own() -> None:
-    step = speed.step_of("hunet", "infer", **SIZES)
+@pytest.mark.parametrize("name", ["hunet", "mamba-ahnet"])
+def test_a_forward_pass_is_the_networks_own_without_its_batch_norms(name: str) -> None:
+    step = speed.step_of(name, "infer", **SIZES)
     torch.manual_seed(0)
-    model = build(Config(model=ModelConfig(name="hunet")).model).eval()
+    model = build(Config(model=ModelConfig(name=name)).model).eval()
     images = torch.rand(2, 1, 32, 32)
     with torch.no_grad():
-        torch.testing.assert_close(step(), model(images)[0])
-    half = speed.step_of("hunet", "infer", bfloat16=True, **SIZES)()
-    assert half.dtype == torch.bfloat16
-    torch.testing.assert_close(half.float(), step(), rtol=0.05, atol=0.05)
+        torch.testing.assert_close(step(), model(images)[0], rtol=0, atol=1e-5)
+    with torch.autograd.profiler.profile(use_kineto=False) as recorded:
+        step()
+    norms = sum(event.count for event in recorded.key_averages() if event.key == "aten::batch_norm")
+    assert norms == {"hunet": 4, "mamba-ahnet": 3}[name]
+    half = speed.step_of(name, "infer", bfloat16=True, **SIZES)()
+    torch.testing.assert_close(half, step(), rtol=0.05, atol=0.05)
+    assert not torch.equal(half, step())
+
+
+def test_a_whole_volume_is_segmented(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "VOI_SLICES", 5)
+    found = speed.step_of("hunet", "infer", voi=True, **SIZES)()
+    assert found.shape == (5, 32, 32)
+    assert 0 < found.min() < found.max() < 1
+    seen: list[int] = []
+
+    def segment(model: Any, volume: np.ndarray, data: Any, **options: Any) -> np.ndarray:
+        seen.append(options["batch_size"])
+        return np.zeros(volume.shape, np.float32)
+
+    monkeypatch.setattr(speed, "segment", segment)
+    monkeypatch.setattr(speed, "peak_bytes", lambda *_, **__: None)
+    monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=count().__next__))  # every step takes a second
+    (row,) = speed.measure("infer", ["hunet"], threads=(1,), rounds=2, voi=True, **SIZES)["rows"]
+    assert row["s_a_voi"] == pytest.approx(1)
+    assert row["slices_a_second"] == pytest.approx(5)
+    assert seen == [2] * (1 + 2 + 1)  # warming up, two rounds, shares
 
 
 @pytest.mark.parametrize(("name", "scans"), [("hunet", False), ("mamba-ahnet", True)])
