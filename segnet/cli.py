@@ -233,12 +233,7 @@ def train(
     }
     resolved = load_config(config, flags)
     whole = resolved.data.folds is not None and fold is None
-    runs = {out: resolved}
-    if whole:
-        runs = {
-            out / f"fold-{k}": load_config(config, {**flags, "data": {**flags["data"], "fold": k}})
-            for k in range(resolved.data.folds or 0)
-        }
+    runs = {out / name: each for name, each in resolved.each_fold().items()} if whole else {out: resolved}
     done = []
     with process_group():
         silent = quiet or rank() > 0

@@ -154,13 +154,13 @@ def compare(
     chosen = tuple(only_folds) or tuple(range(folds))
     if not set(chosen) <= set(range(folds)):
         raise InputError(f"only-fold: expected 0 to {folds - 1}, got {chosen}; there are {folds} folds")
-    configs = configurations(entries, base, flags or {})
-    data = {"folds": folds, "fold": 0}
+    given = flags or {}
+    configs = configurations(entries, base, {**given, "data": {**given.get("data", {}), "folds": folds}})
     todo = []
     for fold in chosen:
         for entry, config in configs.items():
-            settings = config.model_copy(update={"data": config.data.model_copy(update={**data, "fold": fold})})
-            todo.append((entry, fold, out / folder_of(entry) / f"fold-{fold}", settings))
+            name = f"fold-{fold}"
+            todo.append((entry, fold, out / folder_of(entry) / name, config.each_fold()[name]))
     out.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker) as pool:

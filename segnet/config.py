@@ -117,6 +117,11 @@ class Config(_Frozen):
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
 
+    def each_fold(self) -> dict[str, Config]:
+        """One configuration for each of `data.folds`, by the name of its folder."""
+        folds = {f"fold-{k}": self.data.model_copy(update={"fold": k}) for k in range(self.data.folds or 0)}
+        return {name: self.model_copy(update={"data": data}) for name, data in folds.items()}
+
     @model_validator(mode="after")
     def _slices_have_a_middle(self) -> Config:
         if self.model.in_channels % 2 == 0:

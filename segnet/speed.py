@@ -86,7 +86,7 @@ def step_of(
     half = torch.autocast("cpu", torch.bfloat16, enabled=bfloat16)
     settings = config.train
     groups = parameter_groups(model, settings.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, foreach=True)
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
     loss_of = JointLoss(settings.reconstruction_weight)
     masks = torch.zeros(batch_size, side_px, side_px, dtype=torch.long)
     masks[:, side_px // 3 : side_px // 2, side_px // 3 : side_px // 2] = 1
@@ -97,7 +97,7 @@ def step_of(
         loss = loss_of(logits, reconstruction, images, masks)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip, foreach=True)
         optimizer.step()
         return loss
 

@@ -198,6 +198,47 @@ def test_info_lists_the_networks() -> None:
     assert json.loads(segnet("info", "--list", "--json").stdout) == {"models": list(names())}
 
 
+def test_every_fold_is_trained_and_a_finished_one_left_alone(prepared: Path, tmp_path: Path) -> None:
+    config, run = tmp_path / "c.yaml", tmp_path / "run"
+    config.write_text(
+        "model: {name: unet, base_width: 4}\ndata: {patch_px: 32, input_px: 32}\n"
+        "train: {max_steps: 2, batch_size: 2, validations: 1, tensorboard: false}\n"
+    )
+    command = ["train", "-i", prepared, "-o", run, "-c", config, "--folds", "2", "--resume"]
+    result = segnet(*command, "--json")
+    assert result.returncode == 0, result.stderr
+    assert "slices/s" in result.stderr
+    assert [fold["output"] for fold in json.loads(result.stdout)["folds"]] == [str(run / "fold-0"), str(run / "fold-1")]
+    held_out = [json.loads((run / f"fold-{k}" / "split.json").read_text())["test"] for k in range(2)]
+    assert not set(held_out[0]) & set(held_out[1])
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()}
+    assert json.loads(segnet(*command, "-q", "--json").stdout)["folds"][1]["steps"] == 2
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_networks_are_compared(prepared: Path, tmp_path: Path) -> None:
+    small = ["--max-steps", "1", "--batch-size", "2", "--patch-px", "32", "--input-px", "32", "--validations", "1"]
+    out = tmp_path / "out"
+    command = [
+        "compare",
+        "-i",
+        prepared,
+        "-o",
+        out,
+        "-m",
+        "unet,base_width=4",
+        "-m",
+        "hunet,base_width=4",
+        "--folds",
+        "2",
+    ]
+    result = segnet(*command, "--only-fold", "1", *small, "-q")
+    assert result.returncode == 0, result.stderr
+    assert "less the first" in result.stdout
+    assert (out / "results.md").read_text().count("| unet,base_width=4 |") == 1
+    refused(*command, "--only-fold", "2", *small, "-q", says="only-fold: expected 0 to 1, got (2,)")
+
+
 def test_info() -> None:
     assert json.loads(segnet("info", "mamba-ahnet", "--json").stdout)["parameters"] == 6_956_855
     assert "6.96 M" in segnet("info").stdout

@@ -30,6 +30,17 @@ def test_the_loss_falls(prepared: Path, tmp_path: Path, tiny_config: Any) -> Non
     assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
 
 
+def test_bfloat16_follows_float32_within_its_rounding(prepared: Path, tmp_path: Path, tiny_config: Any) -> None:
+    """The first loss differs by what eight bits leave of logits near 1; weights, their averages and the scan stay float32."""
+    config = changed(tiny_config, "train", validations=1)
+    exact, rounded = (
+        losses_of(prepared, tmp_path / str(half), changed(config, "train", bfloat16=half)) for half in (False, True)
+    )
+    assert 0 < abs(exact[0] - rounded[0]) < 2**-6
+    weights = checkpoint.load(tmp_path / "True")[0].state_dict()
+    assert {x.dtype for x in weights.values() if x.is_floating_point()} == {torch.float32}
+
+
 @pytest.mark.parametrize("name", names())
 def test_every_network_trains_and_comes_back(name: str, prepared: Path, tmp_path: Path, tiny_config: Any) -> None:
     config = changed(changed(tiny_config, "train", max_steps=2, validations=1), "model", name=name)
