@@ -1412,8 +1412,8 @@ FAULTS = [
     Fault(
         "comparison: all folds score the first one",
         "segnet/compare.py",
-        '{**data, "fold": fold}',
-        "{**data}",
+        "config.each_fold()[name]",
+        'config.each_fold()["fold-0"]',
         "tests/segnet/test_compare.py -k scored_once",
     ),
 ]
