@@ -30,9 +30,9 @@ PAPER_SAMPLES = {"DeepLesion": 24580, "bone": 62339, "pancreas": 9760}
 VOI_SLICES = 128
 """Of a volume of interest of the ULS23 challenge, whose slices have 256 px."""
 KINDS = (
-    ("scan", ("ssmcore::ss2d",)),
-    ("depthwise convolution", ("ssmcore::depthwise",)),
-    ("attention gate", ("ssmcore::attention_gate",)),
+    ("scan", ("ssmcore::ss2d", "ssmcore_ss2d")),
+    ("depthwise convolution", ("ssmcore::depthwise", "ssmcore_depthwise")),
+    ("attention gate", ("ssmcore::attention_gate", "ssmcore_attention_gate")),
     ("convolution", ("convolution", "mkldnn", "thnn_conv")),
     ("matrix product", ("aten::mm", "aten::addmm", "aten::bmm")),
     ("norm", ("norm",)),
@@ -104,14 +104,18 @@ def step_of(
     return train
 
 
+def kind_of(operation: str) -> str:
+    """Kind of layer that an operation of the profiler belongs to, or "other"."""
+    return next((kind for kind, marks in KINDS if any(mark in operation for mark in marks)), "other")
+
+
 def by_kind(step: Callable[[], Tensor]) -> dict[str, float]:
     """Shares of one step's time by kind of layer; what is left is "other"."""
     with profile(use_kineto=False) as recorded:
         step()
     totals = dict.fromkeys([kind for kind, _ in KINDS], 0.0) | {"other": 0.0}
     for event in recorded.key_averages():
-        kind = next((k for k, marks in KINDS if any(mark in event.key for mark in marks)), "other")
-        totals[kind] += event.self_cpu_time_total
+        totals[kind_of(event.key)] += event.self_cpu_time_total
     whole = sum(totals.values())
     return {kind: spent / whole for kind, spent in totals.items()}
 

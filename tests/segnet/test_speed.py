@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.autograd.profiler import profile
 
 from segnet import speed
 from segnet.config import Config, ModelConfig
@@ -68,6 +69,15 @@ def test_shares_by_kind_make_the_whole(name: str, scans: bool) -> None:
     assert (shares["scan"] > 0) == scans
     assert shares["convolution"] > 0.02
     assert shares["optimizer"] > 0
+
+
+def test_every_operation_of_ours_has_a_kind() -> None:
+    step = speed.step_of("mamba-ahnet", "train", **SIZES)
+    with profile(use_kineto=False) as recorded:
+        step()
+    ours = {event.key for event in recorded.key_averages() if "ssmcore" in event.key}
+    assert len(ours) >= 6  # scan, convolution and gate, forward and backward
+    assert not [key for key in ours if speed.kind_of(key) == "other"]
 
 
 def test_a_run_of_two_networks() -> None:
