@@ -198,33 +198,33 @@ class _Run:
         settings, at = self.config.train, self.at
         first = distributed.rank() == 0
         log = Log(self.out, kept=at.rows, after=at.step, board=settings.tensorboard) if first else None
-        began = saved = time.monotonic()
-        began -= at.elapsed_s
+        saved = time.monotonic()
+        began = saved - at.elapsed_s
+
+        def tell(row: Row, listener: Report | None, **more: Any) -> None:
+            at.rows += 1
+            if log is not None:
+                log.write(row)
+            if listener is not None:
+                listener({**row, **more})
+
         self.model.train()
         while True:
             at.elapsed_s = distributed.first_says(time.monotonic() - began)
             done = at.step / settings.max_steps if settings.max_steps else at.elapsed_s / (settings.minutes * 60)
             if done < 1:
                 row = self.step(_rate(done, settings.warmup_fraction))
-                at.rows += 1
-                if log is not None:
-                    log.write(row)
-                if progress is not None:
-                    progress({**row, "done": done, "best_dice": at.best_dice})
-            if done >= min(1.0, (at.validations + 1) / settings.validations):
+                tell(row, progress, done=done, best_dice=at.best_dice)
+            validates = done >= min(1.0, (at.validations + 1) / settings.validations)
+            if validates:
                 row = self.validate(save_best=first)
                 at.elapsed_s = distributed.first_says(time.monotonic() - began)
                 row["elapsed_s"] = round(at.elapsed_s, 1)
                 at.history.append(row)
-                at.rows += 1
-                if log is not None:
-                    log.write(row)
-                    saved = 0.0
-                if report is not None:
-                    report(row)
+                tell(row, report)
             if done >= 1 or (settings.patience is not None and at.since_best > settings.patience):
                 break
-            if first and time.monotonic() - saved >= settings.save_every_s:
+            if first and (validates or time.monotonic() - saved >= settings.save_every_s):
                 self.save()
                 saved = time.monotonic()
         if log is not None:
