@@ -100,7 +100,9 @@ def losses(folder: Path) -> np.ndarray:
     return np.array([row["loss"] for row in log.read(folder / "run" / log.FILE) if "val_dice" not in row])
 
 
-@pytest.mark.parametrize(("name", "learning_rate"), [("hunet", 1e-3), ("mamba-ahnet-r", 1e-5)])
+@pytest.mark.parametrize(
+    ("name", "learning_rate"), [pytest.param("hunet", 1e-3, marks=pytest.mark.slow), ("mamba-ahnet-r", 1e-5)]
+)
 def test_two_processes_follow_one_with_twice_the_batch(
     name: str, learning_rate: float, prepared: Path, tmp_path: Path
 ) -> None:

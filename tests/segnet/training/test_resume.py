@@ -30,13 +30,14 @@ def changed(config: Any, section: str, **values: Any) -> Any:
     return config.model_copy(update={section: getattr(config, section).model_copy(update=values)})
 
 
-@pytest.fixture(scope="module", params=["mamba-ahnet-r", "unet"])
-def config(request: pytest.FixtureRequest) -> Any:
+@pytest.fixture(scope="module")
+def config() -> Any:
+    """A network with all that has a state: batch norms, stochastic depth, two decoders."""
     from segnet.config import Config
 
     return Config.model_validate(
         {
-            "model": {"name": request.param, "base_width": 4, "depths": (1, 1, 1, 1), "dstate": 4},
+            "model": {"name": "mamba-ahnet-r", "base_width": 4, "depths": (1, 1, 1, 1), "dstate": 4},
             "data": {"patch_px": 32, "input_px": 32},
             "train": {
                 "max_steps": STEPS,
