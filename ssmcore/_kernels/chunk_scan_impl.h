@@ -99,8 +99,10 @@ INLINE void NAME(scale_rows)(NAME(matrix) to, NAME(matrix) from, const REAL *sca
             NAME(write)(to.p + i * to.row + v * VL, scale[i] * NAME(read)(from.p + i * from.row + v * VL));
 }
 
-/* The columns of `from` in the lanes: vector v of row k at to + (v * columns + k) * VL, for k < columns. */
+/* The columns of `from` in the lanes: vector v of row k at to + (v * columns + k) * VL, for k < columns; zeros up to a multiple of PAD. */
 static void NAME(turn)(REAL *to, NAME(matrix) from, int64_t rows, int64_t columns, NAME(walk) *walk) {
+    for (int64_t v = (rows + VL - 1) / VL; v < NAME(padded)(rows, PAD) / VL; v++)
+        __builtin_memset(to + v * columns * VL, 0, columns * VL * sizeof(REAL));
     for (int64_t first = 0; first < columns; first += CHUNK) {
         NAME(walk_from)(walk, columns, columns, 0, first);
         for (int64_t v = 0; v * VL < rows; v++) {
