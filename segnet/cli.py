@@ -279,10 +279,9 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Train networks for the same time on the same folds and score them on the patients held out. Stopped, it goes on where it was."""
-    from .compare import TABLE_FILE
+    from .compare import columns_of
     from .compare import compare as run
-    from .files import write_text
-    from .report.table import format_table, markdown_table
+    from .report.table import format_table
 
     flags = {
         "data": {"patch_px": patch_px, "input_px": input_px},
@@ -306,24 +305,10 @@ def compare(
         workers=workers,
         report=None if quiet else lambda line: print(line, file=sys.stderr, flush=True),
     )
-    rows = results["rows"]
-    collections = {key: key.removeprefix("dice_") for key in rows[0] if key.startswith("dice_")}
-    columns = {
-        "model": "model",
-        "folds": "folds",
-        "lesions": "lesions",
-        "dice": "Dice",
-        "ci95_lo": "95 %",
-        "ci95_hi": "to",
-    }
-    columns |= collections if len(collections) > 1 else {}
-    columns |= {"difference": "less the first", "difference_lo": "95 %", "difference_hi": "to"}
-    columns |= {"slices_per_s": "slices/s", "steps": "steps", "parameters_m": "parameters, M"}
-    write_text(out / TABLE_FILE, markdown_table(rows, columns) + "\n")
     if as_json:
         _print(results)
     else:
-        print(format_table(rows, columns))
+        print(format_table(results["rows"], columns_of(results)))
 
 
 @app.command()

@@ -26,6 +26,7 @@ from .info import count
 from .memory import keep_freed_memory
 from .metrics import bootstrap_ci
 from .models import build
+from .report.table import markdown_table
 from .training import checkpoint, log
 from .training.loop import SPLIT_FILE, scores, train
 
@@ -174,7 +175,28 @@ def compare(
                 report(f"{number} of {len(todo)}: {entry}, fold {fold}")
             results = collect(out, configs, chosen)
             write_text(out / RESULTS_FILE, json.dumps(results, indent=1))
+            write_text(out / TABLE_FILE, markdown_table(results["rows"], columns_of(results)) + "\n")
     return results
+
+
+def columns_of(results: Mapping[str, Any]) -> dict[str, str]:
+    """Keys and headings of a table of `collect`'s rows; collections have columns where there are several."""
+    collections = {key: key.removeprefix("dice_") for key in results["rows"][0] if key.startswith("dice_")}
+    return {
+        "model": "model",
+        "folds": "folds",
+        "lesions": "lesions",
+        "dice": "Dice",
+        "ci95_lo": "95 %",
+        "ci95_hi": "to",
+        **(collections if len(collections) > 1 else {}),
+        "difference": "less the first",
+        "difference_lo": "95 %",
+        "difference_hi": "to",
+        "slices_per_s": "slices/s",
+        "steps": "steps",
+        "parameters_m": "parameters, M",
+    }
 
 
 def _group(patient: str) -> str:
