@@ -8,9 +8,8 @@ import os
 import re
 import statistics
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from .metrics import bootstrap_ci
 from .models import build
 from .report.table import markdown_table
 from .training import checkpoint, log
-from .training.loop import SPLIT_FILE, scores, train
+from .training.loop import SPLIT_FILE, scores, threads, train
 
 SCORES_FILE, RESULTS_FILE, TABLE_FILE = "scores.json", "results.json", "results.md"
 Report = Callable[[str], None]
@@ -84,7 +83,7 @@ def run_one(prepared: Path, out: Path, config: Config) -> None:
     if (out / SCORES_FILE).exists():
         return
     train(prepared, out, config, resume=True)
-    with _threads(config.train.threads):
+    with threads(config.train.threads):
         model, _ = checkpoint.load(out)
         test = json.loads((out / SPLIT_FILE).read_text())["test"]
         cases = load_cases(prepared, test)
@@ -110,16 +109,6 @@ def _begin_worker() -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def compare(

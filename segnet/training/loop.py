@@ -97,7 +97,6 @@ def train(
     config: Config,
     *,
     resume: bool = False,
-    report: Report | None = None,
     progress: Report | None = None,
 ) -> TrainResult:
     """Trains a network on a prepared dataset.
@@ -109,7 +108,6 @@ def train(
     Parameters
     ----------
     resume : go on with the run in `out`, if one has begun there; a finished one is left as it is
-    report : called with the row of each validation
     progress : called with the row of each step, and "done", the share of the run that is, and "best_dice" so far
 
     Raises
@@ -140,7 +138,7 @@ def train(
             write_text(out / SPLIT_FILE, json.dumps(split, indent=1))
         if resume and run_exists:
             run.load()
-        run.go(report, progress)
+        run.go(progress)
     return TrainResult(out, run.at.step, run.at.elapsed_s, run.at.best_dice, run.at.history)
 
 
@@ -155,14 +153,24 @@ def _finished(out: Path, config: Config) -> TrainResult:
 @contextmanager
 def _settings(config: Config) -> Iterator[None]:
     """The process as a run wants it, and back."""
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(config.train.threads or before[0])
-    torch.use_deterministic_algorithms(config.train.deterministic or before[1])
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(config.train.deterministic or before)
+    try:
+        with threads(config.train.threads):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """So many threads of torch, or as many as there are; and back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
     try:
         yield
     finally:
-        torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
+        torch.set_num_threads(before)
 
 
 class _Run:
@@ -193,7 +201,7 @@ class _Run:
     def load(self) -> None:
         self.at = state.load(self.out / state.FILE, self.config, self._modules, self.optimizer, self.source.rng)
 
-    def go(self, report: Report | None, progress: Report | None) -> None:
+    def go(self, progress: Report | None) -> None:
         """Steps until the time or the steps are over, or validation has long not improved."""
         settings, at = self.config.train, self.at
         first = distributed.rank() == 0
@@ -201,12 +209,10 @@ class _Run:
         saved = time.monotonic()
         began = saved - at.elapsed_s
 
-        def tell(row: Row, listener: Report | None, **more: Any) -> None:
+        def tell(row: Row) -> None:
             at.rows += 1
             if log is not None:
                 log.write(row)
-            if listener is not None:
-                listener({**row, **more})
 
         self.model.train()
         while True:
@@ -214,14 +220,16 @@ class _Run:
             done = at.step / settings.max_steps if settings.max_steps else at.elapsed_s / (settings.minutes * 60)
             if done < 1:
                 row = self.step(_rate(done, settings.warmup_fraction))
-                tell(row, progress, done=done, best_dice=at.best_dice)
+                tell(row)
+                if progress is not None:
+                    progress({**row, "done": done, "best_dice": at.best_dice})
             validates = done >= min(1.0, (at.validations + 1) / settings.validations)
             if validates:
                 row = self.validate(save_best=first)
                 at.elapsed_s = distributed.first_says(time.monotonic() - began)
                 row["elapsed_s"] = round(at.elapsed_s, 1)
                 at.history.append(row)
-                tell(row, report)
+                tell(row)
             if done >= 1 or (settings.patience is not None and at.since_best > settings.patience):
                 break
             if first and (validates or time.monotonic() - saved >= settings.save_every_s):
