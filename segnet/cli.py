@@ -36,6 +36,11 @@ class Part(str, Enum):
     test = "test"
 
 
+class Clock(str, Enum):
+    wall = "wall"
+    processor = "processor"
+
+
 class ClickSpaceOption(str, Enum):
     voxel = "voxel"
     ras = "ras"
@@ -266,7 +271,11 @@ def compare(
     folds: Annotated[int, typer.Option(min=2, help="Parts the patients are dealt into.")] = 3,
     only_fold: Annotated[list[int] | None, typer.Option(help="Of the folds this one, from 0; repeat it.")] = None,
     config: ConfigFile = None,
-    minutes: Annotated[float | None, typer.Option(help="Wall time of each training.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Time of each training.")] = None,
+    clock: Annotated[
+        Clock | None,
+        typer.Option(help="Of the minutes: wall, or the processor time of a training's threads. Default: wall."),
+    ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Steps of each training instead.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Slices a step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak of the schedule.")] = None,
@@ -287,6 +296,7 @@ def compare(
         "data": {"patch_px": patch_px, "input_px": input_px},
         "train": {
             "minutes": minutes,
+            "clock": clock.value if clock else None,
             "max_steps": max_steps,
             "batch_size": batch_size,
             "learning_rate": learning_rate,

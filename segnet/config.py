@@ -84,7 +84,9 @@ class TrainConfig(_Frozen):
 
     seed: int = 0
     minutes: Annotated[float, Field(gt=0)] = 20.0
-    """Wall time of training; the cosine schedule runs over it."""
+    """Time of training, by `clock`; the cosine schedule runs over it."""
+    clock: Literal["wall", "processor"] = "wall"
+    """What counts the minutes: the wall, or the process's processor time by thread, which other work on the machine does not shorten."""
     max_steps: Annotated[int, Field(ge=1)] | None = None
     """Stop, and end the schedule, after this many steps instead."""
     batch_size: Annotated[int, Field(ge=1)] = 8

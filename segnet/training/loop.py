@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .. import distributed
-from ..config import Config
+from ..config import Config, TrainConfig
 from ..data.dataset import BatchSource, Case, load_cases
 from ..data.prepare import load_dataset
 from ..data.split import kfold_patients, split_patients
@@ -173,6 +173,14 @@ def threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _clock(settings: TrainConfig) -> Callable[[], float]:
+    """Seconds, as the run counts its minutes."""
+    if settings.clock == "wall":
+        return time.monotonic
+    threads = torch.get_num_threads()
+    return lambda: time.process_time() / threads
+
+
 class _Run:
     """One run: what it trains, on what, and how far it is."""
 
@@ -190,6 +198,7 @@ class _Run:
         groups = parameter_groups(self.model, settings.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
         self.at = Progress()
+        self.now = _clock(settings)
 
     @property
     def _modules(self) -> dict[str, nn.Module]:
@@ -207,7 +216,7 @@ class _Run:
         first = distributed.rank() == 0
         log = Log(self.out, kept=at.rows, after=at.step, board=settings.tensorboard) if first else None
         saved = time.monotonic()
-        began = saved - at.elapsed_s
+        began = self.now() - at.elapsed_s
 
         def tell(row: Row) -> None:
             at.rows += 1
@@ -216,7 +225,7 @@ class _Run:
 
         self.model.train()
         while True:
-            at.elapsed_s = distributed.first_says(time.monotonic() - began)
+            at.elapsed_s = distributed.first_says(self.now() - began)
             done = at.step / settings.max_steps if settings.max_steps else at.elapsed_s / (settings.minutes * 60)
             if done < 1:
                 row = self.step(_rate(done, settings.warmup_fraction))
@@ -226,7 +235,7 @@ class _Run:
             validates = done >= min(1.0, (at.validations + 1) / settings.validations)
             if validates:
                 row = self.validate(save_best=first)
-                at.elapsed_s = distributed.first_says(time.monotonic() - began)
+                at.elapsed_s = distributed.first_says(self.now() - began)
                 row["elapsed_s"] = round(at.elapsed_s, 1)
                 at.history.append(row)
                 tell(row)
@@ -243,7 +252,7 @@ class _Run:
     def step(self, rate: float) -> Row:
         """One step of the optimizer, on `accumulate` batches."""
         settings, at = self.config.train, self.at
-        started = time.monotonic()
+        started = self.now()
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * rate
         self.optimizer.zero_grad(set_to_none=True)
@@ -268,7 +277,7 @@ class _Run:
             "loss": loss,
             "learning_rate": settings.learning_rate * rate,
             "gradient_norm": norm,
-            "slices_per_s": round(self._slices_a_step / (time.monotonic() - started), 2),
+            "slices_per_s": round(self._slices_a_step / (self.now() - started), 2),
         }
 
     @property

@@ -28,7 +28,7 @@ class Progress:
     Attributes
     ----------
     step : steps done
-    elapsed_s : wall time of the run itself, without what lies between a stop and its resumption
+    elapsed_s : time of the run itself, by its clock, without what lies between a stop and its resumption
     validations, since_best : done; and of these, since the best one
     best_dice : of the validations, None before the first and where there are no validation cases
     rows : of the log

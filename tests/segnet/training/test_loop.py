@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,15 @@ def test_bfloat16_follows_float32_within_its_rounding(prepared: Path, tmp_path: 
     assert 0 < abs(exact[0] - rounded[0]) < 2**-6
     weights = checkpoint.load(tmp_path / "True")[0].state_dict()
     assert {x.dtype for x in weights.values() if x.is_floating_point()} == {torch.float32}
+
+
+@pytest.mark.parametrize("clock", ["wall", "processor"])
+def test_minutes_are_those_of_the_clock(clock: str, prepared: Path, tmp_path: Path, tiny_config: Any) -> None:
+    """Waiting counts on the wall alone."""
+    config = changed(tiny_config, "train", clock=clock, validations=1)
+    waited_s = 0.5 * config.train.max_steps
+    result = train(prepared, tmp_path / "run", config, progress=lambda _: time.sleep(0.5))
+    assert (result.elapsed_s > waited_s) == (clock == "wall")
 
 
 @pytest.mark.parametrize("name", names())
