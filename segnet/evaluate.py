@@ -21,8 +21,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from segnet.data.nifti import Volume, read_mask
 from segnet.data.pairs import Pair, find_pairs, patient_id
+from segnet.data.volumes import Volume, read_mask
 from segnet.errors import InputError
 from segnet.metrics import (
     Baseline,

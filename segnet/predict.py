@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from .config import Config
-from .data.nifti import Volume, read_image, write_like, write_mask
+from .data.nifti import write_like, write_mask
 from .data.pairs import find_pairs
+from .data.volumes import Volume, read_image
 from .errors import InputError
 from .inference import keep_clicked, segment
 from .metrics import recist_axes_mm, volume_ml

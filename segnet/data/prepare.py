@@ -17,8 +17,8 @@ import h5py
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from segnet.data.nifti import Volume, read_image, read_mask
 from segnet.data.pairs import Pair
+from segnet.data.volumes import Volume, read_image, read_mask
 from segnet.errors import InputError
 
 FORMAT = "segnet-prepare/1"
