@@ -1,0 +1,48 @@
+"""The command line: parse, call, print. Exit codes: 0 done, 2 usage, 3 bad input, 4 part of a batch failed."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from ..errors import InputError
+from .bench import bench
+from .compare import compare
+from .evaluate import evaluate
+from .info import info
+from .options import BAD_INPUT
+from .phantom import phantom
+from .predict import predict
+from .prepare import prepare
+from .train import train
+
+app = typer.Typer(
+    name="segnet",
+    help="Lesion segmentation from CT with Mamba-AHNet, trained and run on CPUs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+for command in (phantom, prepare, train, compare, predict, evaluate, info, bench):
+    app.command()(command)
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"segnet {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: bad input becomes one line on stderr and exit code 3."""
+    try:
+        app()
+    except InputError as error:
+        print(f"segnet: {error}", file=sys.stderr)
+        sys.exit(BAD_INPUT)

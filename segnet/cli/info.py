@@ -1,0 +1,68 @@
+"""What a network is made of."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..errors import InputError
+from .options import (
+    AsJson,
+    ConfigFile,
+    print_json,
+)
+
+
+def info(
+    model: Annotated[str, typer.Argument(help="A network's name; see `segnet info --list`.")] = "mamba-ahnet",
+    base_width: Annotated[
+        int | None, typer.Option(help="b, the width of the first level. Presets: 8, 16, 32 and 64; 16 is the default.")
+    ] = None,
+    list_names: Annotated[bool, typer.Option("--list", help="Print the names of all networks instead.")] = False,
+    config: ConfigFile = None,
+    side_px: Annotated[int, typer.Option(help="Side of the slice that costs are counted for.")] = 256,
+    show_config: Annotated[
+        bool, typer.Option("--show-config", help="Print the resolved configuration as YAML instead.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Parameters, multiply-adds, memory and reach of a network, part by part; or the configuration and its defaults."""
+    from ..config import load_config
+
+    if list_names:
+        from ..models import names
+
+        if as_json:
+            print_json({"models": names()})
+        else:
+            print("\n".join(names()))
+        return
+    resolved = load_config(config, {"model": {"name": model, "base_width": base_width}})
+    if show_config:
+        import yaml
+
+        print(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False), end="")
+        return
+    from ..info import describe
+    from ..report.table import format_table
+
+    try:
+        description = describe(resolved.model, side_px=side_px)
+    except ValueError as error:
+        raise InputError(f"side-px: {error}") from None
+    if as_json:
+        print_json(description)
+        return
+    print(
+        f"{description['model']}: {description['parameters'] / 1e6:.2f} M parameters, {description['discretization']} scan"
+    )
+    height, width = description["receptive_field_px"]
+    print(f"{description['input']} -> {description['output']}")
+    print(
+        f"a training step of a slice of {side_px} px: forward {description['macs'] / 1e9:.2f} G multiply-adds and "
+        f"{description['scan_flops'] / 1e9:.2f} GFLOP of scan, {description['activation_bytes'] / 1e6:.0f} MB kept for the backward pass"
+    )
+    print(f"an output pixel sees {height} by {width} px\n")
+    columns = {"part": "part", "parameters": "parameters", "macs": "multiply-adds", "scan_flops": "scan flop"}
+    print(format_table(description["parts"], columns))

@@ -1,0 +1,100 @@
+"""What the commands share: options, exit codes, progress on stderr, JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import InputError
+
+BAD_INPUT, PARTIAL = 3, 4
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Result as JSON on stdout.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file with sections model, data, train.")]
+
+
+class Part(str, Enum):
+    train = "train"
+    val = "val"
+    test = "test"
+
+
+class Clock(str, Enum):
+    wall = "wall"
+    processor = "processor"
+
+
+class ClickSpaceOption(str, Enum):
+    voxel = "voxel"
+    ras = "ras"
+    lps = "lps"
+
+
+def bar(title: str, quiet: bool) -> Callable[[int, int], None] | None:
+    """A progress callback that draws on stderr."""
+    if quiet:
+        return None
+    from tqdm import tqdm
+
+    bar = tqdm(desc=title, file=sys.stderr, leave=True, dynamic_ncols=True)
+
+    def step(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+        if done >= total:
+            bar.close()
+
+    return step
+
+
+def step_bar(title: str) -> Callable[[dict[str, Any]], None]:
+    """A progress callback for training: share done, time left, rate, loss and the last validation."""
+    from tqdm import tqdm
+
+    bar = tqdm(
+        desc=title,
+        total=100.0,
+        file=sys.stderr,
+        dynamic_ncols=True,
+        bar_format="{desc}: {percentage:3.0f} %|{bar}| {elapsed}<{remaining}{postfix}",
+    )
+
+    def step(row: dict[str, Any]) -> None:
+        best = "-" if row["best_dice"] is None else f"{row['best_dice']:.3f}"
+        text = f"step {row['step']}, {row['slices_per_s']:.1f} slices/s, loss {row['loss']:.3f}, validation Dice {best}"
+        bar.set_postfix_str(text, refresh=False)
+        bar.update(100 * row["done"] - bar.n)
+
+    return step
+
+
+def print_json(values: dict[str, Any]) -> None:
+    print(json.dumps(values, indent=1, allow_nan=False))
+
+
+def cases_of_part(models: Sequence[Path], part: Part) -> list[str]:
+    """Cases of a part of a run's split, which all runs share."""
+    from ..training.loop import SPLIT_FILE
+
+    found: list[list[str]] = []
+    for model in models:
+        file = (model if model.is_dir() else model.parent) / SPLIT_FILE
+        try:
+            found.append(json.loads(file.read_text())[part.value])
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(
+                f"part: expected {SPLIT_FILE} of the training run beside the model, got {type(error).__name__}; leave --part out"
+            ) from None
+        if found[-1] != found[0]:
+            raise InputError(
+                f"part: expected the same {part.value} cases in every run's split, got others in {file} than of {models[0]}, where"
+                " a case of one is another's training case; predict with one of them"
+            )
+    return found[0]
