@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import re
 import statistics
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +15,14 @@ import torch
 import yaml
 
 from .config import Config, load_config
-from .data.dataset import load_cases
+from .data.cases import Cases
 from .errors import InputError
 from .files import write_text
 from .info import count
 from .memory import keep_freed_memory
 from .metrics import bootstrap_ci
 from .models import build
+from .processes import end_with_parent
 from .report.table import markdown_table
 from .training import checkpoint, log
 from .training.loop import SPLIT_FILE, scores, threads, train
@@ -86,29 +84,21 @@ def run_one(prepared: Path, out: Path, config: Config) -> None:
     with threads(config.train.threads):
         model, _ = checkpoint.load(out)
         test = json.loads((out / SPLIT_FILE).read_text())["test"]
-        cases = load_cases(prepared, test)
+        cases = Cases(prepared, test)
         found = scores(model, cases, config)
     steps = [row for row in log.read(out / log.FILE) if "val_dice" not in row]
     result = {
         "steps": steps[-1]["step"],
         "slices_per_s": statistics.median(row["slices_per_s"] for row in steps),
         "epochs": steps[-1]["epoch"],
-        "cases": [{"case": c.name, "patient": c.patient, "dice": found[c.name]} for c in cases],
+        "cases": [{"case": e.case, "patient": e.patient, "dice": found[e.case]} for e in cases.entries],
     }
     write_text(out / SCORES_FILE, json.dumps(result, indent=1))
 
 
 def _begin_worker() -> None:
-    """A worker keeps its memory, and does not outlive the comparison, not even one that is killed."""
     keep_freed_memory()
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+    end_with_parent()
 
 
 def compare(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -13,10 +13,43 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from .errors import InputError
 
 ENVIRONMENT_PREFIX = "SEGNET_"
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PrepareConfig(_Frozen):
+    """How files become a dataset; `segnet.data.routes` says what each route does."""
+
+    route: Literal["hu", "paper"] = "hu"
+    """hu keeps a CT window at the image's own resolution; paper goes by 8-bit pictures of 256 x 256, as the paper did, and loses HU."""
+    window_hu: tuple[float, float] = (-1000.0, 400.0)
+    """Lowest and highest value kept, by the route hu."""
+    values: Literal["hu", "unit", "zscore"] = "hu"
+    """What is stored of the window: int16 HU; float16 from 0 to 1; or float16 in standard deviations from the volume's own mean."""
+    keep_png: bool = False
+    """Keep the pictures of the route paper."""
+
+    @model_validator(mode="after")
+    def _window_is_ordered(self) -> PrepareConfig:
+        low, high = self.window_hu
+        if not -32768 <= low < high <= 32767:
+            raise ValueError(
+                f"window_hu: expected lowest < highest within int16, got ({low:g}, {high:g}); use (-1000, 400)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_route_has_the_option(self) -> PrepareConfig:
+        if self.route == "paper" and self.values != "hu":
+            raise ValueError(
+                f"values: expected none with the route paper, which stores 8-bit grey, got {self.values}; leave it out"
+            )
+        if self.route == "hu" and self.keep_png:
+            raise ValueError("keep_png: expected the route paper, got hu, which makes no pictures; leave it out")
+        return self
 
 
 class ModelConfig(_Frozen):
@@ -58,7 +91,10 @@ class ModelConfig(_Frozen):
 class DataConfig(_Frozen):
     """How a slice reaches the network."""
 
-    window_hu: tuple[float, float] = (-1000.0, 400.0)
+    route: Literal["hu", "paper"] = PrepareConfig().route
+    """Of the dataset: images are brought to the network the way it was prepared."""
+    window_hu: tuple[float, float] = PrepareConfig().window_hu
+    """As the dataset was prepared; the route paper has none."""
     patch_px: Annotated[int, Field(ge=16)] = 64
     """Side of the square field of view, in pixels of the image."""
     input_px: Annotated[int, Field(ge=32, multiple_of=32)] = 128
@@ -71,12 +107,20 @@ class DataConfig(_Frozen):
     """Where several slices are shown: share of neighbours in training that only repeat the slice, as beyond a volume's end."""
     fade_fraction: Annotated[float, Field(ge=0, le=1)] = 0.4
     """Share of training slices whose lesion is faded towards what surrounds it, to a fifth of its contrast at most."""
+    split: Literal["stratified", "patient", "slice-paper"] = "stratified"
+    """Patients by chance within each set and class of lesion size; patients by chance; or, as the paper's sample counts betray, single
+    slices by chance, a tenth for test and a fifth of the others for validation, so that neighbours of a test slice are trained on."""
     split_fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
     """Patients for training, validation and test."""
     folds: Annotated[int, Field(ge=2)] | None = None
     """Parts the patients are dealt into, of which one is held out for test; the others are training and validation patients."""
     fold: Annotated[int, Field(ge=0)] = 0
     """The one held out, counted from 0."""
+
+    @property
+    def window(self) -> tuple[float, float]:
+        """What becomes 0 and 1 of the values the network is shown: HU, or the paper's 8-bit grey."""
+        return (0.0, 255.0) if self.route == "paper" else self.window_hu
 
 
 class TrainConfig(_Frozen):
@@ -132,6 +176,10 @@ class Config(_Frozen):
 
     @model_validator(mode="after")
     def _fold_exists(self) -> Config:
+        if self.data.folds is not None and self.data.split == "slice-paper":
+            raise ValueError(
+                "data.folds: expected none with data.split slice-paper, which knows no patients; leave it out"
+            )
         if self.data.folds is not None and self.data.fold >= self.data.folds:
             raise ValueError(f"data.fold: expected 0 to {self.data.folds - 1}, got {self.data.fold}")
         return self
@@ -191,11 +239,25 @@ def load_config(path: Path | None = None, flags: Mapping[str, Mapping[str, Any]]
             )
     values = _merge(values, _from_environment())
     given = {s: {k: v for k, v in fields.items() if v is not None} for s, fields in (flags or {}).items()}
+    return _validated(Config, _merge(values, given), "see `segnet info --show-config` for the fields")
+
+
+def checked_prepare_config(flags: Mapping[str, Any]) -> PrepareConfig:
+    """Flags of `segnet prepare` over their defaults; None is left out.
+
+    Raises
+    ------
+    InputError
+        A field is out of range.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    return _validated(PrepareConfig, given, "see `segnet prepare --help`")
+
+
+def _validated(kind: type[_Model], values: Mapping[str, Any], remedy: str) -> _Model:
     try:
-        return Config.model_validate(_merge(values, given))
+        return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "config"
-        raise InputError(
-            f"config: {where}: {first['msg']}, got {first['input']!r}; see `segnet info --show-config` for the fields"
-        ) from None
+        raise InputError(f"config: {where}: {first['msg']}, got {first['input']!r}; {remedy}") from None

@@ -82,7 +82,7 @@ class _Windows:
         """What all fields of view see of slice z, in [0, 1], 0 beyond the edge."""
         seen = np.zeros(self.seen_shape, np.float32)
         to, of = _inside(self.top, self.left, self.seen_shape, self.image_zyx.shape[1:])
-        seen[of] = normalise(self.image_zyx[z][to], self.config.window_hu)
+        seen[of] = normalise(self.image_zyx[z][to], self.config.window)
         return seen
 
     def patch(self, z: int, corner: tuple[int, int]) -> NDArray[np.float32]:

@@ -92,6 +92,10 @@ def cases_of_part(models: Sequence[Path], part: Part) -> list[str]:
             raise InputError(
                 f"part: expected {SPLIT_FILE} of the training run beside the model, got {type(error).__name__}; leave --part out"
             ) from None
+        if isinstance(found[-1], dict):
+            raise InputError(
+                f"part: expected a run split by patient, got one split by slice in {file}, which has no {part.value} cases; leave --part out"
+            )
         if found[-1] != found[0]:
             raise InputError(
                 f"part: expected the same {part.value} cases in every run's split, got others in {file} than of {models[0]}, where"

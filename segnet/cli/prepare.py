@@ -3,54 +3,146 @@
 from __future__ import annotations
 
 import sys
+from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from .options import (
-    PARTIAL,
-    AsJson,
-    Quiet,
-    bar,
-    print_json,
-)
+from ..errors import InputError
+from .options import PARTIAL, AsJson, Quiet, bar, print_json
+
+
+class Route(str, Enum):
+    hu = "hu"
+    paper = "paper"
+
+
+class Values(str, Enum):
+    hu = "hu"
+    unit = "unit"
+    zscore = "zscore"
 
 
 def prepare(
-    source: Annotated[
-        list[Path], typer.Option("--input", "-i", help="Folder of NIfTI images and masks; repeat it for several.")
+    out: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for one HDF5 file a patient, index and manifest.")
     ],
-    out: Annotated[Path, typer.Option("--output", "-o", help="Folder for one HDF5 file a patient.")],
-    window: Annotated[tuple[float, float], typer.Option(help="CT window in HU: lowest and highest value kept.")] = (
-        -1000.0,
-        400.0,
-    ),
+    source: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--input",
+            "-i",
+            help="Folder of image and mask pairs, or of sets of them, as ULS23 is laid out; repeat it for several.",
+        ),
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option("--csv", help="Table of pairs instead: image,mask and any of case,patient,set.")
+    ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(help="With one --input and --masks: pattern of images below it, {patient}/{case}_ct.nii.gz."),
+    ] = None,
+    masks: Annotated[str | None, typer.Option(help="Pattern of their masks, with the same {fields} or more.")] = None,
     patient_regex: Annotated[
         str | None, typer.Option(help="Its first group, found in a case's name, is the patient.")
     ] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="List bad cases and go on; exit code 4.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Write also into a folder that holds other files.")] = False,
+    route: Annotated[
+        Route | None, typer.Option(help="hu keeps a CT window; paper goes by 8-bit pictures of 256 x 256. Default: hu.")
+    ] = None,
+    window: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="CT window in HU, lowest and highest value kept. Default: -1000 400."),
+    ] = None,
+    values: Annotated[
+        Values | None, typer.Option(help="Stored: int16 HU, or float16 from 0 to 1, or float16 z-scores. Default: hu.")
+    ] = None,
+    keep_png: Annotated[
+        bool | None, typer.Option("--keep-png", help="Keep the pictures of the route paper, in png/.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes. Default: one a processor.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler whose workers do it: tcp://host:8786.")
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(help="i/n: of n runs this is the i-th, from 1; one more run without it writes the index."),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad case.")] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Write also into a folder that holds other files, or was prepared otherwise."),
+    ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check images and masks and write them as HDF5, one file a patient."""
-    from ..data.pairs import find_pairs
+    """Check images and masks and write them as HDF5, one file a patient.
+
+    Run again, it keeps what is done and does what is missing or has changed. A bad case is left out and listed, with exit code 4.
+    """
+    from ..config import checked_prepare_config
+    from ..data.pair_lists import pairs_from_csv, pairs_from_patterns
+    from ..data.pairs import find_pairs, gather
     from ..data.prepare import prepare as run
 
-    found = [find_pairs(folder, patient_regex=patient_regex) for folder in source]
-    pairs = [pair for pairs in found for pair in pairs]
-    on_error: Any = "skip" if skip_bad else "raise"
-    result = run(pairs, out, window_hu=window, on_error=on_error, overwrite=overwrite, progress=bar("prepare", quiet))
+    given = {
+        "route": route and route.value,
+        "window_hu": window,
+        "values": values and values.value,
+        "keep_png": keep_png,
+    }
+    config = checked_prepare_config(given)
+    folders = source or []
+    if (table is None) == (not folders) or (images is None) != (masks is None) or (images and len(folders) != 1):
+        raise typer.BadParameter("expected --input, or --csv, or one --input with --images and --masks")
+    if table is not None:
+        pairs = pairs_from_csv(table, patient_regex=patient_regex)
+    elif images is not None and masks is not None:
+        pairs = pairs_from_patterns(folders[0], images, masks, patient_regex=patient_regex)
+    else:
+        pairs = gather([find_pairs(folder, patient_regex=patient_regex) for folder in folders])
+    result = run(
+        pairs,
+        out,
+        config,
+        workers=workers,
+        scheduler=scheduler,
+        shard=_shard(shard),
+        strict=strict,
+        overwrite=overwrite,
+        images_without_mask=len(pairs.unpaired_images),
+        progress=bar("prepare", quiet),
+    )
     patients = len({case.patient for case in result.cases})
     if as_json:
-        skipped = [{"case": case, "reason": reason} for case, reason in result.skipped]
-        print_json({"output": str(out), "cases": len(result.cases), "patients": patients, "skipped": skipped})
+        print_json(
+            {
+                "output": str(out),
+                "cases": len(result.cases),
+                "patients": patients,
+                "patients_written": result.written,
+                "patients_kept": result.kept,
+                "images_without_mask": len(pairs.unpaired_images),
+                "complete": result.complete,
+                "left_out": [case.model_dump() for case in result.left_out],
+            }
+        )
     else:
-        print(f"{len(result.cases)} cases of {patients} patients in {out}")
-    if unpaired := sum(len(pairs.unpaired_images) for pairs in found):
-        print(f"{unpaired} images without a mask left out", file=sys.stderr)
-    for case, reason in result.skipped:
-        print(f"left out {case}: {reason}", file=sys.stderr)
-    if result.skipped:
+        print(f"{len(result.cases)} cases of {patients} patients in {out}, {result.kept} patients as they were")
+        if not result.complete:
+            print("a shard: run it once more without --shard when all are done, to write the index")
+    if pairs.unpaired_images:
+        print(f"{len(pairs.unpaired_images)} images without a mask left out", file=sys.stderr)
+    for case in result.left_out:
+        print(f"left out {case.case}: {case.reason}", file=sys.stderr)
+    if result.left_out:
         raise typer.Exit(PARTIAL)
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdigit() and count.isdigit()):
+        raise InputError(f"shard: expected i/n such as 1/8, got {text!r}; the first of eight is 1/8")
+    return int(number), int(count)

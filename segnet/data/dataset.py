@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
-import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,64 +12,16 @@ from torch.nn import functional as F
 
 from ..config import DataConfig
 from ..errors import InputError
-from .prepare import load_dataset
+from .cases import Cases
 
 CANVAS = 1.5
 """Side of the piece cut out of a slice, in fields of view: what a rotation by 45 degrees can reach, and a little more."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """One prepared volume. image is HU clipped to the window; lesion holds the (z, y, x) of every lesion voxel."""
-
-    name: str
-    patient: str
-    image: NDArray[np.int16]
-    mask: NDArray[np.uint8]
-    spacing_zyx_mm: tuple[float, float, float]
-    affine: NDArray[np.float64]
-    lesion: NDArray[np.int32]
 
 
 def normalise(image_hu: NDArray[np.generic], window_hu: tuple[float, float]) -> NDArray[np.float32]:
     """HU clipped to the window and brought to [0, 1]."""
     low, high = window_hu
     return ((np.clip(image_hu, low, high) - low) / (high - low)).astype(np.float32)
-
-
-def load_cases(root: Path, names: list[str] | None = None) -> list[Case]:
-    """Reads the cases of a prepared dataset into memory, all or those named.
-
-    Raises
-    ------
-    InputError
-        The folder is not a prepared dataset, or a named case is not in it.
-    """
-    dataset = load_dataset(root)
-    entries = {entry.case: entry for entry in dataset.cases}
-    unknown = sorted(set(names or ()) - set(entries))
-    if unknown:
-        raise InputError(
-            f"cases: expected cases of {root}, got {unknown[0]!r}; prepare the data again or use its own split"
-        )
-    cases = []
-    for name in names if names is not None else sorted(entries):
-        entry = entries[name]
-        with h5py.File(Path(root) / entry.file, "r") as file:
-            group = file[name]
-            mask = group["mask"][:]
-            cases.append(
-                Case(
-                    name,
-                    entry.patient,
-                    group["image"][:],
-                    mask,
-                    entry.spacing_zyx_mm,
-                    np.asarray(group.attrs["affine"], dtype=np.float64),
-                    np.argwhere(mask).astype(np.int32),
-                )
-            )
-    return cases
 
 
 def cut(plane: NDArray[np.generic], centre_yx: tuple[float, float], side: int, fill: float) -> NDArray[np.generic]:
@@ -123,34 +73,49 @@ class BatchSource:
     config : field of view, input size, window, share of lesion slices
     seed : of the generator
     slices : shown at once
+    only : slices by case, where not all of a case's slices are for training
+
+    Raises
+    ------
+    InputError
+        There is no case, or no slice with lesion.
     """
 
-    def __init__(self, cases: list[Case], config: DataConfig, seed: int, *, slices: int = 1) -> None:
-        if not cases:
-            raise InputError("cases: expected at least one training case, got none; prepare more patients")
+    def __init__(
+        self,
+        cases: Cases,
+        config: DataConfig,
+        seed: int,
+        *,
+        slices: int = 1,
+        only: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
         self.cases, self.config, self.slices = cases, config, slices
         self.rng = np.random.default_rng(seed)
-        self.lesion_slices = [(i, int(z)) for i, case in enumerate(cases) for z in np.unique(case.lesion[:, 0])]
-        with_lesion = set(self.lesion_slices)
-        self.other_slices = [
-            (i, z) for i, case in enumerate(cases) for z in range(len(case.image)) if (i, z) not in with_lesion
-        ]
+        self.lesion_slices: list[tuple[int, int]] = []
+        self.other_slices: list[tuple[int, int]] = []
+        for i, entry in enumerate(cases.entries):
+            held = set(entry.lesion_z)
+            for z in range(entry.shape_zyx[0]) if only is None else only.get(entry.case, ()):
+                (self.lesion_slices if z in held else self.other_slices).append((i, z))
+        if not self.lesion_slices:
+            raise InputError("cases: expected at least one training case, got none; prepare more patients")
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
         """(images (count, slices, side, side) in [0, 1], masks (count, side, side) of 0 and 1, those of the middle slices)."""
         side = int(self.config.patch_px * CANVAS)
         images = np.empty((count, self.slices, side, side), np.float32)
         masks = np.empty((count, self.slices, side, side), np.float32)
-        low = self.config.window_hu[0]
+        window = self.config.window
         for k in range(count):
             lesion = not self.other_slices or self.rng.random() < self.config.lesion_fraction
             pool = self.lesion_slices if lesion else self.other_slices
             i, z = pool[self.rng.integers(len(pool))]
-            case = self.cases[i]
-            centre_yx = self._field_of_view(case)
-            for s, at in enumerate(self._neighbours(z, len(case.image))):
-                images[k, s] = normalise(cut(case.image[at], centre_yx, side, low), self.config.window_hu)
-                masks[k, s] = cut(case.mask[at], centre_yx, side, 0)
+            centre_yx = self._field_of_view(i)
+            for s, at in enumerate(self._neighbours(z, self.cases.entries[i].shape_zyx[0])):
+                image, mask = self.cases.plane(i, int(at))
+                images[k, s] = normalise(cut(image, centre_yx, side, window[0]), window)
+                masks[k, s] = cut(mask, centre_yx, side, 0)
         return self._augment(torch.from_numpy(images), torch.from_numpy(masks))
 
     def _neighbours(self, z: int, depth: int) -> NDArray[np.int64]:
@@ -160,9 +125,10 @@ class BatchSource:
             around[self.rng.random(self.slices) < self.config.lone_fraction] = z
         return around
 
-    def _field_of_view(self, case: Case) -> tuple[float, float]:
+    def _field_of_view(self, index: int) -> tuple[float, float]:
         """Its centre, where inference could put it: around a click in the lesion, or at one of the windows over the lesion."""
-        y, x = case.lesion[self.rng.integers(len(case.lesion)), 1:]
+        entry = self.cases.entries[index]
+        _, y, x = self.cases.lesion_voxel(index, int(self.rng.integers(entry.lesion_voxels)))
         side = self.config.patch_px
         if self.rng.random() < self.config.click_fraction:
             dy, dx = self.rng.uniform(-1, 1, 2) * side / 8
@@ -172,7 +138,7 @@ class BatchSource:
             starts = [start for start in window_starts(length, side) if start <= at < start + side]
             return starts[self.rng.integers(len(starts))]
 
-        height, width = case.image.shape[1:]
+        _, height, width = entry.shape_zyx
         return window(y, height) + side // 2, window(x, width) + side // 2
 
     def _uniform(self, low: float, high: float, count: int) -> Tensor:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import overload
 
+from segnet.data.volumes import ENDINGS, is_dicom_series, stem_of
 from segnet.errors import InputError
 
-_ENDINGS = (".nii.gz", ".nii")
 _FOLDERS = (  # image folder, mask folders that may stand beside it
     ("imagesTr", ("labelsTr",)),
     ("imagesTs", ("labelsTs",)),
@@ -22,20 +23,27 @@ _MASK_SUFFIXES = ("_mask", "_label", "_seg")
 _IN_FOLDER = (("CT_image", "CT_mask"), ("image", "mask"))
 _LAYOUTS = (
     "images/ + labels/ (or masks/, mask/, nodule_mask/, imagesTr/ + labelsTr/) with equal file "
-    "names, <case>_ct.nii.gz + <case>_mask.nii.gz, or <case>/CT_image.nii.gz + <case>/CT_mask.nii.gz"
+    "names, <case>_ct.nii.gz + <case>_mask.nii.gz, <case>/CT_image.nii.gz + <case>/CT_mask.nii.gz, or folders of these"
 )
+_DEPTH = 4
+"""Folders within folders that are looked into: novel_data/ULS23_DeepLesion3D is two."""
+_NOT_A_SET = {"novel_data", "processed_data", "fully_annotated", "partially_annotated"}
 
 _PATIENT_RULES = (re.compile(r"(\d{6})(?!\d)"), re.compile(r"(LIDC-IDRI-\d+)"), re.compile(r"(.+?)_lesion"))
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One case: an image, the mask of its lesion, and the patient both are of."""
+    """One case: an image, the mask of its lesion, the patient both are of, and the set (collection) they come from.
+
+    An image is a file or the folder of a DICOM series.
+    """
 
     case: str
     patient: str
     image: Path
     mask: Path
+    set: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,13 +124,17 @@ def find_pairs(root: str | Path | tuple[str | Path, str | Path], *, patient_rege
         - images/ beside labels/, masks/, mask/ or nodule_mask/, or imagesTr/ beside labelsTr/, with equal
           file names (the image may end in ``_0000``);
         - ``<case>_ct.nii.gz`` or ``_image`` beside ``<case>_mask.nii.gz``, ``_label`` or ``_seg``;
-        - a folder for each case with CT_image.nii.gz and CT_mask.nii.gz, or image.nii.gz and mask.nii.gz
+        - a folder for each case with CT_image.nii.gz and CT_mask.nii.gz, or image.nii.gz and mask.nii.gz;
+        - folders of any of these, as ULS23 is laid out: each is a set
+
+        Where the image of a case may be a file, it may be the folder of a DICOM series, but for the second.
     patient_regex : see `patient_id`
 
     Returns
     -------
     PairList
-        A sequence of pairs. Images without a mask are in its `unpaired_images`.
+        A sequence of pairs. Images without a mask are in its `unpaired_images`. A case that two sets have under one name is called
+        ``<set>_<case>`` in both.
 
     Raises
     ------
@@ -131,27 +143,56 @@ def find_pairs(root: str | Path | tuple[str | Path, str | Path], *, patient_rege
     """
     if isinstance(root, tuple):
         image_dir, mask_dir = (_folder(part) for part in root)
-        found = _by_equal_names(image_dir, mask_dir)
+        found = {image_dir.absolute().parent.name: _by_equal_names(image_dir, mask_dir)}
         where = f"{image_dir} and {mask_dir}"
         expected = "equal file names in both"
     else:
         folder = _folder(root)
-        found = _by_folders(folder) or _by_suffixes(folder) or _by_case_folders(folder)
+        here = _layout(folder)
+        found = {folder.absolute().name: here} if here else dict(_sets(folder, (), _DEPTH))
         where, expected = str(folder), _LAYOUTS
-    if not any(mask for _, _, mask in found):
+    if not any(mask for several in found.values() for _, _, mask in several):
         raise InputError(f"root: expected {expected}; got no such pair in {where}; name the folder above the files")
-    pairs: dict[str, Pair] = {}
-    for case, image, mask in found:
-        if mask is None:
-            continue
-        if case in pairs:
+    pairs = [
+        Pair(case, patient_id(case, patient_regex), image, mask, name)
+        for name, several in found.items()
+        for case, image, mask in several
+        if mask is not None
+    ]
+    unpaired = sorted(image for several in found.values() for _, image, mask in several if mask is None)
+    return PairList(sorted(_told_apart(pairs), key=lambda pair: pair.case), unpaired)
+
+
+def gather(lists: Sequence[PairList]) -> PairList:
+    """Several lists as one, told apart as the sets of one folder are.
+
+    Raises
+    ------
+    InputError
+        Two lists have a case of one name, and sets of one name too.
+    """
+    if len(lists) == 1:
+        return lists[0]
+    pairs = _told_apart([pair for one in lists for pair in one])
+    return PairList(sorted(pairs, key=lambda pair: pair.case), sorted(p for one in lists for p in one.unpaired_images))
+
+
+def _told_apart(pairs: list[Pair]) -> list[Pair]:
+    """Cases of one name in several sets get their set's name; in one set they are an error."""
+    first: dict[tuple[str, str], Pair] = {}
+    for pair in pairs:
+        other = first.get((pair.set, pair.case))
+        if other is not None:
             raise InputError(
-                f"root: expected one image for each case, got {pairs[case].image} and {image} "
-                f"for {case}; remove or rename one"
+                f"root: expected one image for each case, got {other.image} and {pair.image} "
+                f"for {pair.case}; remove or rename one"
             )
-        pairs[case] = Pair(case, patient_id(case, patient_regex), image, mask)
-    unpaired = sorted(image for _, image, mask in found if mask is None)
-    return PairList([pairs[case] for case in sorted(pairs)], unpaired)
+        first[pair.set, pair.case] = pair
+    sets_with = Counter(pair.case for pair in pairs)
+    return [
+        pair if sets_with[pair.case] == 1 else replace(pair, case=f"{pair.set.replace('/', '_')}_{pair.case}")
+        for pair in pairs
+    ]
 
 
 _Found = list[tuple[str, Path, "Path | None"]]
@@ -165,13 +206,28 @@ def _folder(path: str | Path) -> Path:
     return folder
 
 
+def _layout(folder: Path) -> _Found:
+    return _by_folders(folder) or _by_suffixes(folder) or _by_case_folders(folder)
+
+
+def _sets(folder: Path, above: tuple[str, ...], depth: int) -> Iterator[tuple[str, _Found]]:
+    """The sets below a folder by name: each folder that is laid out as one, without looking below it."""
+    for below in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        names = (*above, below.name)
+        if found := _layout(below):
+            yield "/".join(name for name in names if name not in _NOT_A_SET), found
+        elif depth > 1:
+            yield from _sets(below, names, depth - 1)
+
+
 def _stems(folder: Path) -> list[tuple[str, Path]]:
-    """The visible NIfTI files of a folder with their names without ending, sorted."""
+    """The visible images of a folder, files and DICOM series, with their names without ending, sorted."""
     out = []
-    for file in sorted(folder.iterdir()):
-        ending = next((e for e in _ENDINGS if file.name.endswith(e)), None)
-        if ending and not file.name.startswith(".") and file.is_file():
-            out.append((file.name[: -len(ending)], file))
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if (path.name.endswith(ENDINGS) and path.is_file()) or (path.is_dir() and is_dicom_series(path)):
+            out.append((stem_of(path), path))
     return out
 
 

@@ -1,199 +1,172 @@
-"""Pairs of NIfTI files into HDF5, one file for each patient, with an index written last."""
+"""Pairs of images and masks into a dataset: one HDF5 file for each patient, an index and a manifest written last.
+
+A patient is the unit of work: his file is written beside its place and renamed, so that a run that is killed at any moment leaves whole
+files only, and the next one goes on with the patients that are missing or whose images have changed since.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import csv
+import io
 import json
-import math
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import h5py
-import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
+from segnet import __version__
+from segnet.config import PrepareConfig
 from segnet.data.pairs import Pair
-from segnet.data.volumes import Volume, read_image, read_mask
+from segnet.data.patient_file import Record, read_record, write_patient
+from segnet.data.prepared import FORMAT, INDEX, MANIFEST, Index, LeftOut, PreparedCase
 from segnet.errors import InputError
+from segnet.files import remove_leftovers, write_text
+from segnet.processes import cores, each
 
-FORMAT = "segnet-prepare/1"
-INDEX = "dataset.json"
-CT_WINDOW_HU = (-1000.0, 400.0)
+SETTINGS = "prepare.json"
+"""Written first: whose folder this is, and how it is being prepared."""
 
 Progress = Callable[[int, int], None]
-
-
-class PreparedCase(BaseModel):
-    """One case of a prepared dataset, as dataset.json lists it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    case: str = Field(min_length=1)
-    patient: str = Field(min_length=1)
-    file: str = Field(pattern=r"^[^./\\][^/\\]*\.h5$")
-    shape_zyx: tuple[int, int, int]
-    spacing_zyx_mm: tuple[float, float, float]
-    lesion_voxels: int = Field(ge=1)
-    image_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    mask_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-
-
-class _Index(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: Literal["segnet-prepare/1"]
-    window_hu: tuple[float, float]
-    cases: tuple[PreparedCase, ...] = Field(min_length=1)
-
-
-@dataclass(frozen=True)
-class PreparedDataset:
-    """A folder that `prepare` wrote.
-
-    Attributes
-    ----------
-    root : the folder
-    window_hu : the CT window the images were clipped to, in HU
-    cases : sorted by patient, then case
-    """
-
-    root: Path
-    window_hu: tuple[float, float]
-    cases: tuple[PreparedCase, ...]
-
-    @property
-    def patients(self) -> list[str]:
-        """The patients, sorted."""
-        return sorted({case.patient for case in self.cases})
-
-    def path_of(self, case: PreparedCase) -> Path:
-        """The HDF5 file whose group ``/<case>`` holds `case`."""
-        return self.root / case.file
+Shard = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """What `prepare` wrote, and what it left out: (case, reason)."""
+    """What a run of `prepare` did.
+
+    Attributes
+    ----------
+    cases : of the dataset, or of the shard
+    left_out : bad cases, with the reason
+    written, kept : patients whose file was written, and whose file stood already
+    complete : whether the index was written; a shard leaves that to the run after it
+    """
 
     cases: list[PreparedCase]
-    skipped: list[tuple[str, str]] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    written: int = 0
+    kept: int = 0
+    complete: bool = True
 
 
 def prepare(
     pairs: Iterable[Pair],
     out: str | Path,
+    config: PrepareConfig | None = None,
     *,
-    window_hu: tuple[float, float] = CT_WINDOW_HU,
-    on_error: Literal["raise", "skip"] = "raise",
+    workers: int | None = None,
+    scheduler: str | None = None,
+    shard: Shard | None = None,
+    strict: bool = False,
     overwrite: bool = False,
+    images_without_mask: int = 0,
     progress: Progress | None = None,
 ) -> PrepareResult:
-    """Write images and masks as HDF5, one file ``<out>/<patient>.h5`` for each patient.
+    """Write images and masks as a dataset (`segnet.data.prepared`), or bring one up to date.
 
-    Each case is a group with ``image``, int16 (Z, Y, X) in HU clipped to the window, and ``mask``, uint8
-    (Z, Y, X) of 0 and 1, both in canonical orientation and chunked by slice. ``<out>/dataset.json`` lists the
-    cases and is written last. All is built beside `out` and then moved, so that a failure leaves nothing
-    half-written. Where `out` holds a prepared dataset it is replaced; other files in it are left alone. One
-    case is in memory at a time.
+    What stands in `out` already and was made from the same files in the same way is kept; a patient with a new, changed or bad
+    image is done again, and one that is no longer among `pairs` is removed. One case a worker is in memory at a time.
 
     Parameters
     ----------
     pairs : the cases
-    out : a new or empty folder, or one that an earlier run wrote
-    window_hu : lowest and highest value kept, within int16
-    on_error : "raise" stops at the first bad case; "skip" lists it in the result and goes on
-    overwrite : write also into a folder that holds other files
-    progress : called with (cases done, cases in all) after each case
+    out : a new or empty folder, or one that an earlier run wrote or began
+    config : route, window, values stored
+    workers : processes; the number of processors unless given
+    scheduler : address of a Dask scheduler, whose workers see the same paths, instead of processes here
+    shard : (i, n): of the patients in order, only every n-th from the i-th on, 1 being the first; no index then. A run without it, after all
+        shards, finds them done and writes the index
+    strict : stop at the first bad case instead of leaving it out
+    overwrite : write also into a folder that holds other files or a dataset prepared otherwise, which is replaced
+    images_without_mask : for the index
+    progress : called with (cases done, cases in all)
 
     Raises
     ------
     InputError
-        If there is no pair, a case is bad (and `on_error` is "raise") or all are, two cases share a name,
-        `out` holds other files, or the window is none.
+        There is no pair, two cases share a name, all cases are bad, or one is and `strict` is set; `out` holds other files, or a
+        dataset prepared otherwise; a shard or the number of workers is out of range.
     """
-    ordered = _checked(pairs)
-    low, high = _window(window_hu)
-    if on_error not in ("raise", "skip"):
-        raise InputError(f"on_error: expected 'raise' or 'skip', got {on_error!r}; name one of them")
+    config = config or PrepareConfig()
+    by_patient = _by_patient(pairs)
+    if shard is not None:
+        by_patient = _of_shard(by_patient, shard)
+    workers = min(_positive(workers), max(1, len(by_patient)))
     out = Path(os.path.abspath(out))
-    _check_out(out, overwrite)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    result = PrepareResult([], [])
-    building = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name[:100]}.", suffix=".tmp"))
-    try:
-        for done, pair in enumerate(ordered, 1):
-            try:
-                result.cases.append(_write_case(building, pair, (low, high)))
-            except InputError as error:
-                if on_error == "raise":
-                    raise
-                result.skipped.append((pair.case, str(error)))
-            if progress is not None:
-                progress(done, len(ordered))
-        if not result.cases:
-            case, reason = result.skipped[0]
-            raise InputError(
-                f"pairs: expected at least one sound case, got none of {len(ordered)}; the first, {case}: {reason}"
-            )
-        index = _Index(format="segnet-prepare/1", window_hu=(low, high), cases=tuple(result.cases))
-        (building / INDEX).write_text(json.dumps(index.model_dump(), indent=1) + "\n", encoding="utf-8")
-        _move_into_place(building, out)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return result
+    _claim(out, config, overwrite)
+    if shard is None:
+        remove_leftovers(out)
+    total = sum(map(len, by_patient.values()))
+    records: dict[str, Record] = {}
+    done = 0
 
+    def tell(patient: str) -> None:
+        nonlocal done
+        done += len(by_patient[patient])
+        if progress is not None:
+            progress(done, total)
 
-def load_dataset(path: str | Path) -> PreparedDataset:
-    """Read the index of a folder that `prepare` wrote.
-
-    Parameters
-    ----------
-    path : the folder, or its dataset.json
-
-    Raises
-    ------
-    InputError
-        If there is no index, it is not of this format, names a case twice, or a file it names is missing.
-    """
-    path = Path(path)
-    file = path / INDEX if path.is_dir() else path
-    try:
-        index = _Index.model_validate_json(file.read_bytes())
-    except OSError as error:
+    todo: dict[str, list[Pair]] = {}
+    for patient, record in _records(out, by_patient, config):
+        if record is None:
+            todo[patient] = by_patient[patient]
+        else:
+            records[patient] = record
+            tell(patient)
+    kept = len(records)
+    if todo:
+        (out / INDEX).unlink(missing_ok=True)  # without an index the folder is visibly unfinished
+    for some, outcome in each(
+        partial(write_patient, out, config=config), todo.values(), workers=workers, scheduler=scheduler
+    ):
+        patient = some[0].patient
+        record = outcome if isinstance(outcome, Record) else _lost(out, some, config, outcome)
+        if strict and record.left_out:
+            raise InputError(f"{record.left_out[0].case}: {record.left_out[0].reason}")
+        records[patient] = record
+        tell(patient)
+    ordered = [records[patient] for patient in by_patient]
+    cases = [case for record in ordered for case in record.cases]
+    left_out = [case for record in ordered for case in record.left_out]
+    if not cases and by_patient:
+        first = left_out[0]
         raise InputError(
-            f"dataset: expected a folder that `segnet prepare` wrote, got {path} without a "
-            f"readable {INDEX} ({error.strerror}); run `segnet prepare` first"
-        ) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(
-            f"dataset: expected an index of format {FORMAT}, got {file} with a fault at {at} "
-            f"({first['msg']}); run `segnet prepare` again"
-        ) from error
-    _window(index.window_hu)
-    names = [case.case for case in index.cases]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"dataset: expected each case once, got {twice} twice in {file}; run `segnet prepare` again")
-    for case in index.cases:
-        if not (file.parent / case.file).is_file():
-            raise InputError(
-                f"dataset: expected {case.file} beside {file}, got no such file; run `segnet prepare` again"
-            )
-    return PreparedDataset(file.parent, index.window_hu, index.cases)
+            f"pairs: expected at least one sound case, got none of {len(left_out)}; the first, {first.case}: {first.reason}"
+        )
+    if shard is None:
+        _finish(out, config, cases, left_out, ordered, images_without_mask)
+    return PrepareResult(cases, left_out, len(todo), kept, shard is None)
 
 
-def _checked(pairs: Iterable[Pair]) -> list[Pair]:
+def _records(
+    out: Path, by_patient: dict[str, list[Pair]], config: PrepareConfig
+) -> Iterable[tuple[str, Record | None]]:
+    """The record of each patient whose file need not be written again."""
+    for patient, pairs in by_patient.items():
+        record = read_record(out / f"{patient}.h5")
+        try:
+            current = record is not None and record.made_from(pairs, config)
+        except OSError:  # an image is gone: writing says so
+            current = False
+        yield patient, record if current else None
+
+
+def _lost(out: Path, pairs: Sequence[Pair], config: PrepareConfig, error: Any) -> Record:
+    """Of a patient whose process died or failed otherwise: his cases are left out."""
+    (out / f"{pairs[0].patient}.h5").unlink(missing_ok=True)
+    reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+    left_out = tuple(LeftOut(case=p.case, patient=p.patient, set=p.set, reason=reason) for p in pairs)
+    return Record(config=config, patient=pairs[0].patient, cases=(), sources=(), left_out=left_out)
+
+
+def _by_patient(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
     ordered = sorted(pairs, key=lambda pair: (pair.patient, pair.case))
     if not ordered:
         raise InputError("pairs: expected at least one pair of image and mask, got none; check the folder")
     seen: set[str] = set()
+    out: dict[str, list[Pair]] = {}
     for pair in ordered:
         for what, name in (("patient", pair.patient), ("case", pair.case)):
             # Both become names: of a file and of an HDF5 group.
@@ -205,105 +178,85 @@ def _checked(pairs: Iterable[Pair]) -> list[Pair]:
         if pair.case in seen:
             raise InputError(f"pairs: expected each case once, got {pair.case} twice; rename one")
         seen.add(pair.case)
-    return ordered
+        out.setdefault(pair.patient, []).append(pair)
+    return out
 
 
-def _window(window_hu: tuple[float, float]) -> tuple[float, float]:
-    low, high = (float(v) for v in window_hu)
-    if not (math.isfinite(low) and math.isfinite(high) and -32768 <= low < high <= 32767):
+def _of_shard(by_patient: dict[str, list[Pair]], shard: Shard) -> dict[str, list[Pair]]:
+    number, count = shard
+    if not 1 <= number <= count:
         raise InputError(
-            f"window_hu: expected lowest < highest within int16, got ({low:g}, {high:g}); use (-1000, 400)"
+            f"shard: expected i/n with i from 1 to n, got {number}/{count}; the first is 1/{max(count, 1)}"
         )
-    return low, high
+    return dict(list(by_patient.items())[number - 1 :: count])
 
 
-def _check_out(out: Path, overwrite: bool) -> None:
+def _positive(workers: int | None) -> int:
+    if workers is not None and workers < 1:
+        raise InputError(f"workers: expected at least 1, got {workers}; leave it out for the number of processors")
+    return workers or cores()
+
+
+def _claim(out: Path, config: PrepareConfig, overwrite: bool) -> None:
+    """Makes the folder ours, or raises."""
     if out.exists() and not out.is_dir():
         raise InputError(f"out: expected a folder, got the file {out}; choose another")
-    if overwrite or not out.exists() or not any(out.iterdir()) or _is_ours(out):
-        return
-    raise InputError(
-        f"out: expected a new or empty folder or a prepared dataset, got {out} with other "
-        "files; choose another, or pass --overwrite"
-    )
-
-
-def _is_ours(out: Path) -> bool:
+    out.mkdir(parents=True, exist_ok=True)
+    written = {"format": FORMAT, "config": config.model_dump(mode="json")}
     try:
-        content = json.loads((out / INDEX).read_bytes())
+        began = json.loads((out / SETTINGS).read_bytes())
     except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and content.get("format") == FORMAT
-
-
-def _write_case(folder: Path, pair: Pair, window_hu: tuple[float, float]) -> PreparedCase:
-    image = read_image(pair.image)
-    mask = read_mask(pair.mask, like=image)
-    lesion_voxels = int(np.count_nonzero(mask.array))
-    if lesion_voxels == 0:
-        raise InputError(f"mask: expected at least one lesion voxel, got none in {pair.mask}; leave the case out")
-    listed = PreparedCase(
-        case=pair.case,
-        patient=pair.patient,
-        file=f"{pair.patient}.h5",
-        shape_zyx=image.array_zyx.shape,
-        spacing_zyx_mm=image.spacing_zyx_mm,
-        lesion_voxels=lesion_voxels,
-        image_sha256=_sha256(pair.image),
-        mask_sha256=_sha256(pair.mask),
-    )
-    with h5py.File(folder / listed.file, "a") as file:
-        if "format" not in file.attrs:
-            file.attrs.update({"format": FORMAT, "patient": pair.patient, "window_hu": window_hu})
-        _fill(file.create_group(pair.case), image, mask, listed, window_hu)
-    return listed
-
-
-def _fill(group: Any, image: Volume, mask: Volume, listed: PreparedCase, window_hu: tuple[float, float]) -> None:
-    hu = np.clip(image.array_zyx, *window_hu)
-    layout: dict[str, Any] = {"chunks": (1, *hu.shape[1:]), "compression": "lzf", "shuffle": True}
-    group.create_dataset("image", data=np.rint(hu, out=hu).astype(np.int16), **layout)
-    group.create_dataset("mask", data=mask.array_zyx, **layout)
-    group.attrs.update(
-        {
-            "spacing_zyx_mm": listed.spacing_zyx_mm,
-            "affine": image.affine,
-            "source_image": image.path.name,
-            "source_mask": mask.path.name,
-            "image_sha256": listed.image_sha256,
-            "mask_sha256": listed.mask_sha256,
-        }
-    )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _move_into_place(building: Path, out: Path) -> None:
-    mask = os.umask(0)
-    os.umask(mask)
-    building.chmod(0o777 & ~mask)  # mkdtemp's 0700 would hide the data from colleagues
-    if not out.exists() or not any(out.iterdir()):
-        os.replace(building, out)
+        began = None
+    if began == written:
         return
-    stale = _listed_files(out)
-    (out / INDEX).unlink(missing_ok=True)  # without an index the folder is visibly unfinished
-    files = sorted(building.glob("*.h5"))
-    for file in files:
-        os.replace(file, out / file.name)
-    for name in stale - {file.name for file in files}:
-        (out / name).unlink(missing_ok=True)
-    os.replace(building / INDEX, out / INDEX)
+    ours = isinstance(began, dict) and began.get("format") == FORMAT
+    if not overwrite and (ours or any(out.iterdir())):
+        held = f"one prepared with {began.get('config')}" if ours and began else f"{out} with other files"
+        raise InputError(
+            f"out: expected a new or empty folder or a dataset prepared with {written['config']}, got {held}; "
+            "choose another, or pass --overwrite"
+        )
+    (out / INDEX).unlink(missing_ok=True)
+    write_text(out / SETTINGS, json.dumps(written, indent=1) + "\n")
 
 
-def _listed_files(out: Path) -> set[str]:
-    """The files that the index in `out` names; none where it is not ours."""
-    try:
-        return {case.file for case in load_dataset(out).cases}
-    except InputError:
-        return set()
+def _finish(
+    out: Path,
+    config: PrepareConfig,
+    cases: Sequence[PreparedCase],
+    left_out: Sequence[LeftOut],
+    records: Sequence[Record],
+    images_without_mask: int,
+) -> None:
+    """Removes files of patients that are no longer in the dataset, and writes manifest and index."""
+    listed = {case.file for case in cases}
+    for stale in set(out.glob("*.h5")) - {out / name for name in listed}:
+        if read_record(stale) is not None:
+            stale.unlink()
+    remove_leftovers(out)
+    write_text(out / MANIFEST, _manifest(records))
+    index = Index(
+        segnet=__version__,
+        config=config,
+        cases=tuple(cases),
+        left_out=tuple(left_out),
+        images_without_mask=images_without_mask,
+    )
+    write_text(out / INDEX, index.model_dump_json() + "\n")
+
+
+def _manifest(records: Sequence[Record]) -> str:
+    """A line a case: what it is, where it came from, or why it is not there."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    own = [name for name in PreparedCase.model_fields if name not in ("lesion_slices",)]
+    writer.writerow([*own, "image_bytes", "mask_bytes", "status", "reason"])
+    for record in records:
+        for case, (image, mask) in zip(record.cases, record.sources, strict=True):
+            values = [getattr(case, name) for name in own]
+            cells = [" ".join(map(str, v)) if isinstance(v, tuple) else v for v in values]
+            writer.writerow([*cells, image.n_bytes, mask.n_bytes, "prepared", ""])
+        for bad in record.left_out:
+            known = bad.model_dump()
+            writer.writerow([*(known.get(name, "") for name in own), "", "", "left out", bad.reason])
+    return text.getvalue()

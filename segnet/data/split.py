@@ -1,18 +1,58 @@
-"""Splits by patient: neighbouring slices or lesions of one patient never lie on both sides."""
+"""Splits by patient: neighbouring slices or lesions of one patient never lie on both sides. And the one that does not, to show what it hides."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from segnet.errors import InputError
+
+if TYPE_CHECKING:
+    from segnet.data.prepared import PreparedCase
 
 _PARTS = ("train", "val", "test")
 
 
+SIZE_CLASSES_MM = (10.0, 20.0, 50.0)
+"""Bounds of lesions' sizes, by the diameter of a ball of equal volume."""
+
+
+def strata(cases: Iterable[PreparedCase]) -> dict[str, str]:
+    """The stratum of each patient: his set, and the size class of his largest lesion.
+
+    Examples
+    --------
+    A patient of the set ULS23_Radboudumc_Bone with one lesion of 4 mm is of ``"ULS23_Radboudumc_Bone 0"``.
+    """
+    largest: dict[str, tuple[float, str]] = {}
+    for case in cases:
+        size = (case.lesion_ml, case.set)
+        largest[case.patient] = max(size, largest.get(case.patient, size))
+    return {patient: f"{name} {size_class(lesion_ml)}" for patient, (lesion_ml, name) in largest.items()}
+
+
+def size_class(lesion_ml: float) -> int:
+    """How many of `SIZE_CLASSES_MM` a lesion's diameter reaches.
+
+    Examples
+    --------
+    >>> size_class(0.5), size_class(4.2)
+    (0, 2)
+    """
+    diameter_mm = (6000 * lesion_ml / math.pi) ** (1 / 3)
+    return sum(diameter_mm >= bound for bound in SIZE_CLASSES_MM)
+
+
 def split_patients(
-    patients: Iterable[str], *, fractions: tuple[float, float, float] = (0.7, 0.1, 0.2), seed: int
+    patients: Iterable[str],
+    *,
+    stratum: Mapping[str, str] | None = None,
+    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    seed: int,
 ) -> dict[str, list[str]]:
     """Split patients into train, val and test.
 
@@ -23,6 +63,7 @@ def split_patients(
     Parameters
     ----------
     patients : patient ids; repeated ones count once
+    stratum : of each patient, as `strata` gives it: each stratum is dealt out by itself, in turns that go on from one to the next
     fractions : of train, val and test; they add up to 1
     seed : another seed, another split
 
@@ -51,16 +92,59 @@ def split_patients(
         raise InputError(f"patients: expected at least 2 to split, got {len(ordered)}; add cases of other patients")
     sizes = _sizes(len(ordered), fractions)
     out: dict[str, list[str]] = {}
-    start = 0
     # Test first: the patients held out for it stay the same when only train and val change their shares.
+    left = _dealt(ordered, stratum)
     for part in ("test", "val", "train"):
         size = sizes[_PARTS.index(part)]
-        out[part] = sorted(ordered[start : start + size])
-        start += size
+        chosen = left[:size] if stratum is None else _spread(left, size)
+        out[part] = sorted(chosen)
+        left = [patient for patient in left if patient not in set(chosen)]
     return {part: out[part] for part in _PARTS}
 
 
-def kfold_patients(patients: Iterable[str], k: int, seed: int) -> list[dict[str, list[str]]]:
+def _dealt(shuffled: list[str], stratum: Mapping[str, str] | None) -> list[str]:
+    """Patients by stratum, within one in the order they come."""
+    return shuffled if stratum is None else sorted(shuffled, key=lambda patient: stratum[patient])
+
+
+def _spread(ordered: list[str], count: int) -> list[str]:
+    """So many, evenly spaced."""
+    return [ordered[int((i + 0.5) * len(ordered) / count)] for i in range(count)]
+
+
+def split_slices(depths: Mapping[str, int], seed: int) -> dict[str, dict[str, list[int]]]:
+    """Split single slices, as the sample counts of the paper betray: a tenth for test, a fifth of the others for validation.
+
+    Neighbours of a test slice, which look like it, are trained on: scores on such a test part say nothing about new patients.
+
+    Parameters
+    ----------
+    depths : number of slices by case
+    seed : another seed, another split
+
+    Returns
+    -------
+    dict
+        "train", "val", "test": slices by case; together every slice once.
+
+    Source: arXiv 2404.17235, V, whose counts (24580, 6145, 3414) are these shares, rounded up, of slices.
+    """
+    every = [(case, z) for case, depth in sorted(depths.items()) for z in range(depth)]
+    order = np.random.default_rng(seed).permutation(len(every))
+    test = math.ceil(len(every) / 10)
+    val = test + math.ceil((len(every) - test) / 5)
+    out: dict[str, dict[str, list[int]]] = {}
+    for part, chosen in (("train", order[val:]), ("val", order[test:val]), ("test", order[:test])):
+        of: dict[str, list[int]] = {}
+        for case, z in sorted(every[i] for i in chosen):
+            of.setdefault(case, []).append(z)
+        out[part] = of
+    return out
+
+
+def kfold_patients(
+    patients: Iterable[str], k: int, seed: int, stratum: Mapping[str, str] | None = None
+) -> list[dict[str, list[str]]]:
     """Split patients into `k` folds; each patient is in the "val" of exactly one.
 
     Parameters
@@ -68,6 +152,7 @@ def kfold_patients(patients: Iterable[str], k: int, seed: int) -> list[dict[str,
     patients : patient ids; repeated ones count once
     k : number of folds, from 2 to the number of patients
     seed : another seed, other folds
+    stratum : as in `split_patients`
 
     Returns
     -------
@@ -86,6 +171,7 @@ def kfold_patients(patients: Iterable[str], k: int, seed: int) -> list[dict[str,
             f"k: expected 2 to {len(ordered)} folds for {len(ordered)} patients, got {k}; "
             "take fewer folds or add patients"
         )
+    ordered = _dealt(ordered, stratum)
     held_out = [set(ordered[fold::k]) for fold in range(k)]
     return [{"train": sorted(set(ordered) - val), "val": sorted(val)} for val in held_out]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .. import distributed
 from ..config import Config, TrainConfig
-from ..data.dataset import BatchSource, Case, load_cases
-from ..data.prepare import load_dataset
-from ..data.split import kfold_patients, split_patients
+from ..data.cases import Cases
+from ..data.dataset import BatchSource
+from ..data.prepared import load_dataset
+from ..data.split import kfold_patients, split_patients, split_slices, strata
 from ..errors import InputError
 from ..files import remove_leftovers, write_text
 from ..inference import segment
@@ -65,15 +67,22 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [{"params": decay, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]
 
 
-def scores(model: nn.Module, cases: list[Case], config: Config) -> dict[str, float]:
-    """3-D Dice by case. Several processes share the cases out."""
+def scores(
+    model: nn.Module, cases: Cases, config: Config, only: Mapping[str, Sequence[int]] | None = None
+) -> dict[str, float]:
+    """3-D Dice by case, of its whole volume or `only` of these slices. Several processes share the cases out."""
     was_training = model.training
     model.eval()
-    slices = config.model.in_channels
-    mine = cases[distributed.rank() :: distributed.world_size()]
-    found = [(c.name, dice(segment(model, c.image, config.data, slices=slices) > 0.5, c.mask > 0)) for c in mine]
+    found = []
+    for case in cases[distributed.rank() :: distributed.world_size()]:
+        lesion = segment(model, case.image, config.data, slices=config.model.in_channels) > 0.5
+        at = slice(None) if only is None else only[case.name]
+        found.append((case.name, dice(lesion[at], case.mask[at] > 0, empty="one")))
     model.train(was_training)
     return dict(sorted(distributed.gather_objects(found)))
+
+
+Slices = dict[str, dict[str, list[int]]]
 
 
 def make_split(prepared: Path, config: Config) -> dict[str, list[str]]:
@@ -81,14 +90,24 @@ def make_split(prepared: Path, config: Config) -> dict[str, list[str]]:
     entries = load_dataset(prepared).cases
     patients = sorted({entry.patient for entry in entries})
     seed, folds = config.train.seed, config.data.folds
+    stratum = strata(entries) if config.data.split == "stratified" else None
     if folds is None:
-        parts = split_patients(patients, fractions=config.data.split_fractions, seed=seed)
+        parts = split_patients(patients, stratum=stratum, fractions=config.data.split_fractions, seed=seed)
     else:
-        fold = kfold_patients(patients, folds, seed)[config.data.fold]
+        fold = kfold_patients(patients, folds, seed, stratum)[config.data.fold]
         train, val, _ = config.data.split_fractions
         fractions = (train / (train + val), val / (train + val), 0.0)
-        parts = {**split_patients(fold["train"], fractions=fractions, seed=seed), "test": fold["val"]}
+        parts = {
+            **split_patients(fold["train"], stratum=stratum, fractions=fractions, seed=seed),
+            "test": fold["val"],
+        }
     return {part: sorted(e.case for e in entries if e.patient in set(members)) for part, members in parts.items()}
+
+
+def make_slice_split(prepared: Path, config: Config) -> Slices:
+    """Slices of the paper's split by part and case."""
+    depths = {entry.case: entry.shape_zyx[0] for entry in load_dataset(prepared).cases}
+    return split_slices(depths, config.train.seed)
 
 
 def train(
@@ -124,18 +143,25 @@ def train(
     if finished and not run_exists:
         return _finished(out, config)
     dataset = load_dataset(prepared)
-    if tuple(dataset.window_hu) != tuple(config.data.window_hu):
-        raise InputError(
-            f"data.window_hu: expected {tuple(dataset.window_hu)} as the dataset was prepared, got {tuple(config.data.window_hu)};"
-            " prepare it again or change the window"
+    for name in ("route", "window_hu"):
+        was, given = getattr(dataset.config, name), getattr(config.data, name)
+        if was != given and not (name == "window_hu" and dataset.config.route == "paper"):
+            raise InputError(
+                f"data.{name}: expected {was} as the dataset was prepared, got {given}; prepare it again or change it"
+            )
+    by_slice = make_slice_split(prepared, config) if config.data.split == "slice-paper" else None
+    split = make_split(prepared, config) if by_slice is None else {part: sorted(by_slice[part]) for part in by_slice}
+    if by_slice is not None:
+        warnings.warn(
+            "data.split slice-paper: slices of one lesion are in training, validation and test; the scores say nothing about new patients",
+            stacklevel=2,
         )
-    split = make_split(prepared, config)
     with _settings(config):
-        run = _Run(prepared, split, out, config)
+        run = _Run(prepared, split, out, config, by_slice)
         if distributed.rank() == 0:
             out.mkdir(parents=True, exist_ok=True)
             remove_leftovers(out)
-            write_text(out / SPLIT_FILE, json.dumps(split, indent=1))
+            write_text(out / SPLIT_FILE, json.dumps(split if by_slice is None else by_slice, indent=1))
         if resume and run_exists:
             run.load()
         run.go(progress)
@@ -184,13 +210,21 @@ def _clock(settings: TrainConfig) -> Callable[[], float]:
 class _Run:
     """One run: what it trains, on what, and how far it is."""
 
-    def __init__(self, prepared: Path, split: dict[str, list[str]], out: Path, config: Config) -> None:
+    def __init__(
+        self, prepared: Path, split: dict[str, list[str]], out: Path, config: Config, by_slice: Slices | None
+    ) -> None:
         settings = config.train
         self.out, self.config = out, config
         torch.manual_seed(settings.seed)
-        cases = load_cases(prepared, split["train"])
-        self.source = BatchSource(cases, config.data, settings.seed, slices=config.model.in_channels)
-        self.val_cases = load_cases(prepared, split["val"])
+        only = by_slice or {}
+        self.source = BatchSource(
+            Cases(prepared, split["train"]),
+            config.data,
+            settings.seed,
+            slices=config.model.in_channels,
+            only=only.get("train"),
+        )
+        self.val_cases, self.val_slices = Cases(prepared, split["val"]), only.get("val")
         self.model = synchronised(channels_last(build(config.model)))
         decay = settings.ema_decay**AVERAGE_EVERY
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
@@ -310,7 +344,7 @@ class _Run:
     def validate(self, *, save_best: bool) -> Row:
         """Scores the averaged weights, and keeps them if none were better."""
         at = self.at
-        by_case = scores(self.average.module, self.val_cases, self.config)
+        by_case = scores(self.average.module, self.val_cases, self.config, self.val_slices)
         val_dice = float(np.mean(list(by_case.values()))) if by_case else None
         at.validations += 1
         at.since_best += 1
@@ -332,16 +366,15 @@ class _Run:
         """Curves, and the validation cases that the kept weights did best, middling and worst on."""
         curves_png(self.out / CURVES_FILE, self.at.history)
         model, config = checkpoint.load(self.out)
-        cases = {case.name: case for case in self.val_cases}
         (self.out / CASES_FOLDER).mkdir(exist_ok=True)
         for rank, name in self.at.shown.items():
-            case = cases[name]
+            case = self.val_cases.named(name)
             overlay_png(
                 self.out / CASES_FOLDER / f"{rank}.png",
                 case.image,
                 segment(model, case.image, config.data, slices=config.model.in_channels) > 0.5,
                 case.mask > 0,
-                window_hu=config.data.window_hu,
+                window_hu=config.data.window,
                 spacing_zyx_mm=case.spacing_zyx_mm,
                 title=f"{name} ({rank})",
             )

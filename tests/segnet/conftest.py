@@ -55,7 +55,7 @@ def prepared(pairs_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     from segnet.data.prepare import prepare as run
 
     out = tmp_path_factory.mktemp("prepared") / "data"
-    run(find_pairs(pairs_folder), out)
+    run(find_pairs(pairs_folder), out, workers=1)
     return out
 
 

@@ -16,7 +16,7 @@ import yaml
 
 from segnet.compare import RESULTS_FILE, SCORES_FILE, collect, compare, configurations, folder_of, parse
 from segnet.config import Config
-from segnet.data.prepare import load_dataset
+from segnet.data.prepared import load_dataset
 from segnet.errors import InputError
 
 FLAGS: dict[str, dict[str, Any]] = {

@@ -9,7 +9,8 @@ import numpy as np
 
 from segnet.data.nifti import read_image, read_mask
 from segnet.data.pairs import find_pairs
-from segnet.data.prepare import load_dataset, prepare
+from segnet.data.prepare import prepare
+from segnet.data.prepared import load_dataset
 from segnet.predict import predict_file
 from segnet.training import checkpoint
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from segnet.config import DataConfig
-from segnet.data.dataset import BatchSource, cut, fade, load_cases, normalise, stack
+from segnet.data.cases import Cases
+from segnet.data.dataset import BatchSource, cut, fade, normalise, stack
 from segnet.errors import InputError
 
 CONFIG = DataConfig(patch_px=32, input_px=64, fade_fraction=0.0)
@@ -26,20 +27,8 @@ def test_normalise_clips_to_the_window() -> None:
     assert normalise(np.array([-2000, -1000, -300, 400, 3000]), (-1000, 400)).tolist() == [0, 0, 0.5, 1, 1]
 
 
-def test_cases_come_back_as_prepared(prepared: Path) -> None:
-    cases = load_cases(prepared)
-    assert len(cases) == 10
-    for case in cases:
-        assert case.image.shape == case.mask.shape == (6, 36, 40)
-        assert len(case.lesion) == case.mask.sum() > 0
-        assert case.spacing_zyx_mm == pytest.approx((2.5, 0.80025, 0.80025), abs=1e-4)
-    assert [c.name for c in load_cases(prepared, [cases[3].name])] == [cases[3].name]
-    with pytest.raises(InputError, match="got 'nobody'"):
-        load_cases(prepared, ["nobody"])
-
-
 def test_batches_follow_the_seed(prepared: Path) -> None:
-    cases = load_cases(prepared)
+    cases = Cases(prepared)
     first, again, other = (BatchSource(cases, CONFIG, seed).draw(4) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first[0], other[0])
@@ -47,7 +36,7 @@ def test_batches_follow_the_seed(prepared: Path) -> None:
 
 def test_image_and_mask_stay_together(prepared: Path) -> None:
     """The lesion is bright, so that it must be under its mask after every augmentation."""
-    images, masks = BatchSource(load_cases(prepared), CONFIG, 3).draw(64)
+    images, masks = BatchSource(Cases(prepared), CONFIG, 3).draw(64)
     assert images.shape == (64, 1, 64, 64)
     assert masks.shape == (64, 64, 64)
     assert set(masks.unique().tolist()) == {0.0, 1.0}
@@ -61,7 +50,7 @@ def test_image_and_mask_stay_together(prepared: Path) -> None:
 
 
 def test_lesion_slices_are_drawn_as_often_as_asked(prepared: Path) -> None:
-    cases = load_cases(prepared)
+    cases = Cases(prepared)
     assert BatchSource(cases, CONFIG, 0).other_slices
     for fraction in (0.0, 1.0):
         source = BatchSource(cases, CONFIG.model_copy(update={"lesion_fraction": fraction}), 0)
@@ -81,9 +70,9 @@ def test_a_faded_lesion_is_as_much_fainter_as_asked() -> None:
     torch.testing.assert_close(faded[:, 0, :8], images[:, 0, :8])
 
 
-def test_no_cases_is_an_error() -> None:
+def test_no_cases_is_an_error(prepared: Path) -> None:
     with pytest.raises(InputError, match="expected at least one training case"):
-        BatchSource([], CONFIG, 0)
+        BatchSource(Cases(prepared, []), CONFIG, 0)
 
 
 def test_neighbours_of_a_slice_lie_around_it(prepared: Path) -> None:
@@ -94,7 +83,7 @@ def test_neighbours_of_a_slice_lie_around_it(prepared: Path) -> None:
 
 
 def test_several_slices_are_shown_and_the_middle_one_is_asked_for(prepared: Path) -> None:
-    cases = load_cases(prepared)
+    cases = Cases(prepared)
     one, three = (BatchSource(cases, CONFIG, 5, slices=n).draw(4)[0].shape for n in (1, 3))
     assert one == (4, 1, 64, 64)
     assert three == (4, 3, 64, 64)
@@ -104,7 +93,7 @@ def test_several_slices_are_shown_and_the_middle_one_is_asked_for(prepared: Path
     assert alone._neighbours(2, depth).tolist() == [2, 2, 2]
     assert together._neighbours(2, depth).tolist() == [1, 2, 3]
     # the mask is the middle slice's: a lesion that only its neighbours hold is not asked for
-    z = int(cases[0].lesion[:, 0].max()) + 1
+    z = cases.entries[0].lesion_slices[-1][1] + 1
     if z < depth:
         source = BatchSource(
             cases[:1], CONFIG.model_copy(update={"lone_fraction": 0.0, "lesion_fraction": 0.0}), 5, slices=3

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from segnet.data.pairs import Pair, find_pairs, patient_id
+from segnet.data.pairs import Pair, find_pairs, gather, patient_id
 from segnet.errors import InputError
 
 
@@ -71,8 +71,8 @@ def test_sibling_folders(tmp_path: Path, images: str, masks: str) -> None:
     )
     found, lesion = find_pairs(tmp_path), "b_lesion_01"
     assert list(found) == [
-        Pair("a", "a", tmp_path / images / "a.nii", tmp_path / masks / "a.nii.gz"),
-        Pair(lesion, "b", tmp_path / images / f"{lesion}.nii.gz", tmp_path / masks / f"{lesion}.nii.gz"),
+        Pair("a", "a", tmp_path / images / "a.nii", tmp_path / masks / "a.nii.gz", tmp_path.name),
+        Pair(lesion, "b", tmp_path / images / f"{lesion}.nii.gz", tmp_path / masks / f"{lesion}.nii.gz", tmp_path.name),
     ]
     assert found.unpaired_images == [tmp_path / images / "lonely.nii.gz"]
     assert len(found) == 2
@@ -139,6 +139,52 @@ def test_a_folder_for_each_case(tmp_path: Path) -> None:
 def test_named_folders_go_before_suffixes(tmp_path: Path) -> None:
     touch(tmp_path, "images/a.nii", "labels/a.nii", "b_ct.nii", "b_mask.nii")
     assert [p.case for p in find_pairs(tmp_path)] == ["a"]
+
+
+def test_the_challenge_layout(tmp_path: Path) -> None:
+    """Sets by name; images without a mask discarded; one case in two sets told apart, and still one patient's."""
+    novel, processed = "novel_data/ULS23_DeepLesion3D", "processed_data/partially_annotated/ULS23_DeepLesion"
+    touch(
+        tmp_path,
+        *(f"{novel}/{sub}/000010_02_01_lesion_01.nii.gz" for sub in ("images", "labels")),
+        *(f"{processed}/{sub}/000010_02_01_lesion_01.nii.gz" for sub in ("images", "labels")),
+        f"{novel}/images/000011_01_01_lesion_01.nii.gz",
+        *(f"novel_data/ULS23_Radboudumc_Bone/{sub}/bone_00002_lesion_03.nii.gz" for sub in ("images", "labels")),
+        *(
+            f"processed_data/fully_annotated/ULS23_NIH_LN/{part}/{sub}/{part}_1_lesion_1.nii.gz"
+            for part in ("ABD", "MED")
+            for sub in ("images", "labels")
+        ),
+        "notes/readme.txt",
+    )
+    found = find_pairs(tmp_path)
+    assert [(pair.case, pair.patient, pair.set) for pair in found] == [
+        ("ABD_1_lesion_1", "ABD_1", "ULS23_NIH_LN/ABD"),
+        ("MED_1_lesion_1", "MED_1", "ULS23_NIH_LN/MED"),
+        ("ULS23_DeepLesion3D_000010_02_01_lesion_01", "000010", "ULS23_DeepLesion3D"),
+        ("ULS23_DeepLesion_000010_02_01_lesion_01", "000010", "ULS23_DeepLesion"),
+        ("bone_00002_lesion_03", "bone_00002", "ULS23_Radboudumc_Bone"),
+    ]
+    assert [p.name for p in found.unpaired_images] == ["000011_01_01_lesion_01.nii.gz"]
+
+
+def test_folders_are_gathered(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        touch(
+            tmp_path / name, "images/a.nii", "labels/a.nii", f"images/{name}.nii", f"labels/{name}.nii", "images/x.nii"
+        )
+    lists = [find_pairs(tmp_path / name) for name in ("one", "two")]
+    both = gather(lists)
+    assert [(pair.case, pair.set) for pair in both] == [
+        ("one", "one"),
+        ("one_a", "one"),
+        ("two", "two"),
+        ("two_a", "two"),
+    ]
+    assert len(both.unpaired_images) == 2
+    assert gather(lists[:1]) is lists[0]
+    with pytest.raises(InputError, match="expected one image for each case"):
+        gather([lists[0], lists[0]])
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import random
+from collections import Counter
 from itertools import chain
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segnet.data.split import kfold_patients, split_patients
+from segnet.data.split import kfold_patients, size_class, split_patients, split_slices
 from segnet.errors import InputError
 
 names = st.sets(st.text("abc012_", min_size=1, max_size=6), min_size=2, max_size=40)
@@ -77,3 +79,48 @@ def test_bad_arguments_are_refused() -> None:
             split_patients("ab", fractions=shares, seed=0)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="folds"):
         kfold_patients("ab", 1, 0)
+
+
+def test_strata_are_spread_over_parts_and_folds() -> None:
+    """With 30, 12 and 6 patients in three strata, each fold of three has 10, 4 and 2, and a fifth of each stratum is for test, within one."""
+    stratum = {f"{name}{i}": name for name, n in (("a", 30), ("b", 12), ("c", 6)) for i in range(n)}
+    for seed in range(5):
+        for fold in kfold_patients(stratum, 3, seed, stratum):
+            assert Counter(stratum[p] for p in fold["val"]) == {"a": 10, "b": 4, "c": 2}
+        split = split_patients(stratum, stratum=stratum, seed=seed)
+        assert sorted(chain(*split.values())) == sorted(stratum)
+        of = Counter(stratum[p] for p in split["test"])
+        for name, n in (("a", 30), ("b", 12), ("c", 6)):
+            assert abs(of[name] - 0.2 * n) < 1
+    assert len({tuple(split_patients(stratum, stratum=stratum, seed=seed)["test"]) for seed in range(5)}) == 5
+
+
+def test_test_patients_stay_when_the_others_change_their_shares() -> None:
+    stratum = {f"p{i}": str(i % 3) for i in range(40)}
+    first, second = (
+        split_patients(stratum, stratum=stratum, fractions=(0.8 - val, val, 0.2), seed=1) for val in (0.1, 0.3)
+    )
+    assert first["test"] == second["test"]
+    assert first["val"] != second["val"]
+
+
+def test_size_classes_are_by_diameter() -> None:
+    ball_ml = [math.pi / 6 * d**3 / 1000 for d in (9.99, 10.01, 19.99, 20.01, 49.99, 50.01)]
+    assert [size_class(ml) for ml in ball_ml] == [0, 1, 1, 2, 2, 3]
+
+
+@given(st.dictionaries(st.text("ab", min_size=1), st.integers(1, 40), min_size=1), st.integers(0, 3))
+def test_slices_are_dealt_once_in_the_shares_of_the_paper(depths: dict[str, int], seed: int) -> None:
+    parts = split_slices(depths, seed)
+    every = [(case, z) for part in parts.values() for case, zs in part.items() for z in zs]
+    assert sorted(every) == sorted((case, z) for case, depth in depths.items() for z in range(depth))
+    n = len(every)
+    n_test, n_val = (sum(map(len, parts[part].values())) for part in ("test", "val"))
+    assert n_test == -(-n // 10)
+    assert n_val == -(-(n - n_test) // 5)
+
+
+def test_the_counts_of_the_paper_are_those_of_slices() -> None:
+    for counts in ((24580, 6145, 3414), (62339, 15585, 8659), (9760, 2440, 1356)):
+        parts = split_slices({"all": sum(counts)}, 0)
+        assert tuple(len(parts[part]["all"]) for part in ("train", "val", "test")) == counts

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from segnet.data.dataset import BatchSource
-from segnet.data.prepare import load_dataset
+from segnet.data.prepared import load_dataset
 from segnet.errors import InputError
 from segnet.models import build, names
 from segnet.training import checkpoint, log, loop

@@ -1,0 +1,147 @@
+"""Cases of a prepared dataset, read when they are asked for: memory does not grow with their number."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from .prepared import PreparedCase, PreparedDataset, load_dataset
+
+OPEN_FILES = 32
+CACHE_BYTES = 2**30
+"""Slices kept in memory, the ones used last."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prepared volume, (Z, Y, X). image is what the route stored: HU within the window, or the paper's 8-bit grey."""
+
+    name: str
+    patient: str
+    image: NDArray[Any]
+    mask: NDArray[np.uint8]
+    spacing_zyx_mm: tuple[float, float, float]
+    affine: NDArray[np.float64]
+
+
+class Cases(Sequence[Case]):
+    """Cases of a prepared dataset in the order named, whole or slice by slice.
+
+    Parameters
+    ----------
+    dataset : a folder that `segnet prepare` wrote, or what `load_dataset` made of it
+    names : of the cases; all, sorted, unless given
+    cache_bytes : of slices kept in memory
+
+    Raises
+    ------
+    InputError
+        The folder is not a prepared dataset; a named case is not in it; or its values are for other people's code (z-scores).
+    """
+
+    def __init__(
+        self, dataset: Path | PreparedDataset, names: Sequence[str] | None = None, *, cache_bytes: int = CACHE_BYTES
+    ) -> None:
+        self.dataset = load_dataset(dataset) if isinstance(dataset, Path) else dataset
+        if self.dataset.config.values == "zscore":
+            raise InputError(
+                f"values: expected a dataset of hu or unit, got zscore in {self.dataset.root}; prepare it again without --values"
+            )
+        entries = {entry.case: entry for entry in self.dataset.cases}
+        if unknown := sorted(set(names or ()) - set(entries)):
+            raise InputError(
+                f"cases: expected cases of {self.dataset.root}, got {unknown[0]!r}; prepare the data again or use its own split"
+            )
+        self.entries: list[PreparedCase] = [entries[name] for name in (sorted(entries) if names is None else names)]
+        self._files: OrderedDict[str, Any] = OrderedDict()
+        self._planes: OrderedDict[tuple[int, int], tuple[NDArray[Any], NDArray[np.uint8]]] = OrderedDict()
+        self._room = cache_bytes
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @overload
+    def __getitem__(self, index: int) -> Case: ...
+    @overload
+    def __getitem__(self, index: slice) -> Cases: ...
+    def __getitem__(self, index: int | slice) -> Case | Cases:
+        if isinstance(index, slice):
+            return Cases(self.dataset, [entry.case for entry in self.entries[index]])
+        entry = self.entries[index]
+        group = self._group(entry)
+        image = self._values(group["image"][:])
+        affine = np.asarray(group.attrs["affine"], dtype=np.float64)
+        return Case(entry.case, entry.patient, image, group["mask"][:], entry.spacing_zyx_mm, affine)
+
+    def __iter__(self) -> Iterator[Case]:
+        return (self[index] for index in range(len(self)))
+
+    def named(self, name: str) -> Case:
+        """The case of that name.
+
+        Raises
+        ------
+        KeyError
+            It is none of these.
+        """
+        for index, entry in enumerate(self.entries):
+            if entry.case == name:
+                return self[index]
+        raise KeyError(name)
+
+    def plane(self, index: int, z: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        """Image and mask, (Y, X), of one slice."""
+        key = (index, z)
+        if key in self._planes:
+            self._planes.move_to_end(key)
+            return self._planes[key]
+        group = self._group(self.entries[index])
+        found = self._values(group["image"][z]), group["mask"][z]
+        self._planes[key] = found
+        self._room -= _bytes(found)
+        while self._room < 0 and len(self._planes) > 1:
+            self._room += _bytes(self._planes.popitem(last=False)[1])
+        return found
+
+    def lesion_voxel(self, index: int, number: int) -> tuple[int, int, int]:
+        """(z, y, x) of one of the `lesion_voxels` of a case."""
+        z, y, x = (int(v) for v in self._group(self.entries[index])["lesion"][number])
+        return z, y, x
+
+    def close(self) -> None:
+        """Closes the files; asking for a case opens them again."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+    def _group(self, entry: PreparedCase) -> Any:
+        try:
+            if entry.file not in self._files:
+                self._files[entry.file] = h5py.File(self.dataset.path_of(entry), "r")
+                if len(self._files) > OPEN_FILES:
+                    self._files.popitem(last=False)[1].close()
+            self._files.move_to_end(entry.file)
+            return self._files[entry.file][entry.case]
+        except (OSError, KeyError) as error:
+            raise InputError(
+                f"dataset: expected case {entry.case} in {self.dataset.path_of(entry)}, got {error}; run `segnet prepare` again"
+            ) from error
+
+    def _values(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """HU of what is stored from 0 to 1."""
+        if self.dataset.config.values != "unit":
+            return stored
+        low, high = self.dataset.config.window_hu
+        return stored.astype(np.float32) * (high - low) + low
+
+
+def _bytes(planes: tuple[NDArray[Any], NDArray[Any]]) -> int:
+    return planes[0].nbytes + planes[1].nbytes

@@ -1,0 +1,193 @@
+"""One patient's HDF5 file: written whole or not at all, with a record of what it was made from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from segnet.config import PrepareConfig
+from segnet.data.pairs import Pair
+from segnet.data.prepared import LeftOut, PreparedCase, runs
+from segnet.data.routes import grey_slices, mask_slices, paper_affine, windowed, write_pngs
+from segnet.data.volumes import Volume, read_image, read_mask
+from segnet.errors import InputError
+from segnet.files import replacing
+
+PNG_FOLDER = "png"
+_RECORD = ".record"  # no case begins with a dot
+_LESION_ROWS = 4096  # of the list of voxels that one chunk holds
+
+
+class Source(BaseModel):
+    """A file, or all files of a series, as they were when they were read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    n_bytes: int
+    mtime_ns: int
+    sha256: str
+
+    def unchanged(self, path: Path) -> bool:
+        """Whether `path` still holds the same. Size and time of change decide; where only the time differs, the hash."""
+        n_bytes, mtime_ns = _size_and_time(path)
+        if (path.name, n_bytes) != (self.name, self.n_bytes):
+            return False
+        return mtime_ns == self.mtime_ns or sha256_of(path) == self.sha256
+
+
+class Record(BaseModel):
+    """What a patient's file was made from, and its rows of the index."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["segnet-prepare/2"] = "segnet-prepare/2"
+    config: PrepareConfig
+    patient: str
+    cases: tuple[PreparedCase, ...]
+    sources: tuple[tuple[Source, Source], ...]
+    """Image and mask of each of `cases`."""
+    left_out: tuple[LeftOut, ...] = ()
+
+    def made_from(self, pairs: Sequence[Pair], config: PrepareConfig) -> bool:
+        """Whether preparing `pairs` would give the same again. A patient with a case left out is tried anew."""
+        if self.left_out or self.config != config or len(self.cases) != len(pairs):
+            return False
+        return all(
+            (row.case, row.set, row.image, row.mask) == (pair.case, pair.set, str(pair.image), str(pair.mask))
+            and image.unchanged(Path(pair.image))
+            and mask.unchanged(Path(pair.mask))
+            for row, (image, mask), pair in zip(self.cases, self.sources, pairs, strict=True)
+        )
+
+
+def read_record(path: Path) -> Record | None:
+    """The record of a patient's file; None where there is no such file, or one of another kind."""
+    try:
+        with h5py.File(path, "r") as file:
+            return Record.model_validate_json(bytes(file[_RECORD][()]))
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, ValidationError):
+        return None
+
+
+def write_patient(out: Path, pairs: Sequence[Pair], config: PrepareConfig) -> Record:
+    """Writes ``<out>/<patient>.h5`` from the cases of one patient, one case in memory at a time.
+
+    A bad case is left out, with its reason; where all are, no file is left.
+    """
+    patient = pairs[0].patient
+    path = out / f"{patient}.h5"
+    cases, sources, left_out = [], [], []
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        for pair in pairs:
+            try:
+                sources.append((_source(Path(pair.image)), _source(Path(pair.mask))))
+                cases.append(_write_case(file, pair, sources[-1], out, config))
+            except Exception as error:  # whatever a file does to a library, the other cases go on
+                del sources[len(cases) :]
+                file.pop(pair.case, None)
+                left_out.append(_left_out(pair, error))
+        record = Record(
+            config=config, patient=patient, cases=tuple(cases), sources=tuple(sources), left_out=tuple(left_out)
+        )
+        file[_RECORD] = np.void(record.model_dump_json().encode())
+    if not cases:
+        path.unlink()
+    return record
+
+
+def _left_out(pair: Pair, error: Exception) -> LeftOut:
+    reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+    return LeftOut(case=pair.case, patient=pair.patient, set=pair.set, reason=" ".join(reason.split()))
+
+
+def _write_case(
+    file: Any, pair: Pair, sources: tuple[Source, Source], out: Path, config: PrepareConfig
+) -> PreparedCase:
+    image = read_image(pair.image)
+    mask = read_mask(pair.mask, like=image)
+    if not mask.array.any():
+        raise InputError(f"mask: expected at least one lesion voxel, got none in {pair.mask}; leave the case out")
+    stored, stored_mask, affine = _by_route(image, mask, config)
+    if not stored_mask.any():
+        raise InputError(
+            f"mask: expected a lesion that 256 x 256 slices can show, got one that they lose in {pair.mask}; use the route hu"
+        )
+    if config.keep_png:
+        write_pngs(out / PNG_FOLDER / pair.case, stored, stored_mask)
+    lesion = np.argwhere(stored_mask).astype(np.uint16)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)[::-1]
+    row = PreparedCase(
+        case=pair.case,
+        patient=pair.patient,
+        set=pair.set,
+        file=f"{pair.patient}.h5",
+        shape_zyx=stored.shape,
+        spacing_zyx_mm=tuple(spacing.tolist()),
+        lesion_voxels=len(lesion),
+        lesion_ml=len(lesion) * float(spacing.prod()) / 1000,
+        lesion_slices=runs(np.asarray(stored_mask.any(axis=(1, 2)))),
+        image=str(pair.image),
+        mask=str(pair.mask),
+        image_sha256=sources[0].sha256,
+        mask_sha256=sources[1].sha256,
+    )
+    group = file.create_group(pair.case)
+    by_slice: dict[str, Any] = {"chunks": (1, *stored.shape[1:]), "compression": "lzf"}
+    group.create_dataset("image", data=stored, shuffle=stored.itemsize > 1, **by_slice)
+    group.create_dataset("mask", data=stored_mask, **by_slice)
+    group.create_dataset(
+        "lesion", data=lesion, chunks=(min(_LESION_ROWS, len(lesion)), 3), compression="lzf", shuffle=True
+    )
+    group.attrs.update({"affine": affine, "spacing_zyx_mm": row.spacing_zyx_mm})
+    return row
+
+
+def _by_route(
+    image: Volume, mask: Volume, config: PrepareConfig
+) -> tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.float64]]:
+    """Image and mask as they are stored, and the affine of (x, y, z) on their grid."""
+    if config.route == "hu":
+        return windowed(image.array_zyx, config), mask.array_zyx, image.affine
+    affine = paper_affine(image.affine, image.array_zyx.shape)
+    return grey_slices(image.array_zyx), mask_slices(mask.array_zyx), affine
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    states = [p.stat() for p in _files(path)]
+    return sum(s.st_size for s in states), max((s.st_mtime_ns for s in states), default=0)
+
+
+def _source(path: Path) -> Source:
+    n_bytes, mtime_ns = _size_and_time(path)
+    return Source(name=path.name, n_bytes=n_bytes, mtime_ns=mtime_ns, sha256=sha256_of(path))
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of a file's bytes; of a folder, of the names and bytes of all files in it."""
+    if not path.is_dir():
+        with path.open("rb") as stream:
+            return _digest(stream).hexdigest()
+    whole = hashlib.sha256()
+    for file in _files(path):
+        with file.open("rb") as stream:
+            whole.update(f"{file.relative_to(path).as_posix()}\0{_digest(stream).hexdigest()}\0".encode())
+    return whole.hexdigest()
+
+
+def _digest(stream: Any) -> Any:
+    digest = hashlib.sha256()
+    while chunk := stream.read(2**20):
+        digest.update(chunk)
+    return digest
