@@ -14,15 +14,15 @@ from typing import Any
 import torch
 import yaml
 
-from .config import Config, load_config
+from .config import Config, PrepareConfig, load_config
 from .data.cases import Cases
+from .data.prepared import load_dataset
 from .errors import InputError
 from .files import write_text
 from .info import count
-from .memory import keep_freed_memory
 from .metrics import bootstrap_ci
 from .models import build
-from .processes import end_with_parent
+from .processes import begin_worker
 from .report.table import markdown_table
 from .training import checkpoint, log
 from .training.loop import SPLIT_FILE, scores, threads, train
@@ -58,8 +58,10 @@ def folder_of(entry: str) -> str:
     return re.sub(r"[^A-Za-z0-9.=-]+", "_", entry)
 
 
-def configurations(entries: Sequence[str], base: Path | None, flags: Mapping[str, Any]) -> dict[str, Config]:
-    """The configuration of each entry: file, then flags, then its own changes.
+def configurations(
+    entries: Sequence[str], base: Path | None, flags: Mapping[str, Any], prepared: PrepareConfig | None = None
+) -> dict[str, Config]:
+    """The configuration of each entry: how the dataset was prepared, file, then flags, then its own changes.
 
     Raises
     ------
@@ -72,7 +74,7 @@ def configurations(entries: Sequence[str], base: Path | None, flags: Mapping[str
     for entry in entries:
         _, own = parse(entry)
         merged = {section: {**flags.get(section, {}), **own.get(section, {})} for section in {*flags, *own}}
-        found[entry] = load_config(base, merged)
+        found[entry] = load_config(base, merged, prepared=prepared)
     return found
 
 
@@ -94,11 +96,6 @@ def run_one(prepared: Path, out: Path, config: Config) -> None:
         "cases": [{"case": e.case, "patient": e.patient, "dice": found[e.case]} for e in cases.entries],
     }
     write_text(out / SCORES_FILE, json.dumps(result, indent=1))
-
-
-def _begin_worker() -> None:
-    keep_freed_memory()
-    end_with_parent()
 
 
 def compare(
@@ -135,7 +132,8 @@ def compare(
     if not set(chosen) <= set(range(folds)):
         raise InputError(f"only-fold: expected 0 to {folds - 1}, got {chosen}; there are {folds} folds")
     given = flags or {}
-    configs = configurations(entries, base, {**given, "data": {**given.get("data", {}), "folds": folds}})
+    flags = {**given, "data": {**given.get("data", {}), "folds": folds}}
+    configs = configurations(entries, base, flags, load_dataset(prepared).config)
     todo = []
     for fold in chosen:
         for entry, config in configs.items():
@@ -143,7 +141,7 @@ def compare(
             todo.append((entry, fold, out / folder_of(entry) / name, config.each_fold()[name]))
     out.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=begin_worker) as pool:
         running = {
             pool.submit(run_one, prepared, folder, config): (entry, fold) for entry, fold, folder, config in todo
         }

@@ -212,13 +212,19 @@ def _from_environment() -> dict[str, Any]:
     return found
 
 
-def load_config(path: Path | None = None, flags: Mapping[str, Mapping[str, Any]] | None = None) -> Config:
+def load_config(
+    path: Path | None = None,
+    flags: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    prepared: PrepareConfig | None = None,
+) -> Config:
     """Resolves the configuration.
 
     Parameters
     ----------
     path : YAML file with the sections model, data, train; any may be missing
     flags : section -> field -> value; None values are left out
+    prepared : how the dataset was, which gives the defaults of `data.route` and `data.window_hu`
 
     Raises
     ------
@@ -237,6 +243,8 @@ def load_config(path: Path | None = None, flags: Mapping[str, Mapping[str, Any]]
             raise InputError(
                 f"config {path}: expected sections model, data, train, got {type(values).__name__}; see `segnet info --show-config`"
             )
+    if prepared is not None:
+        values = _merge({"data": {"route": prepared.route, "window_hu": prepared.window_hu}}, values)
     values = _merge(values, _from_environment())
     given = {s: {k: v for k, v in fields.items() if v is not None} for s, fields in (flags or {}).items()}
     return _validated(Config, _merge(values, given), "see `segnet info --show-config` for the fields")

@@ -13,6 +13,7 @@ from multiprocessing.connection import wait as wait_for
 from typing import Any, TypeVar
 
 from .errors import InputError
+from .memory import keep_freed_memory
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -35,6 +36,12 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+
+
+def begin_worker() -> None:
+    """Of a pool's process: it keeps its memory, and ends with its parent."""
+    keep_freed_memory()
+    end_with_parent()
 
 
 def each(
@@ -73,7 +80,7 @@ def _outcome(call: Callable[[], Found]) -> Found | Exception:
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=end_with_parent)
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=begin_worker)
 
 
 def _in_processes(

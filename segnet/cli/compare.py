@@ -13,6 +13,7 @@ from .options import (
     Clock,
     ConfigFile,
     Quiet,
+    Split,
     print_json,
 )
 
@@ -25,6 +26,7 @@ def compare(
         typer.Option("--model", "-m", help="A network, with what is to differ: ahnet,gate_target=skip. Repeat it."),
     ],
     folds: Annotated[int, typer.Option(min=2, help="Parts the patients are dealt into.")] = 3,
+    split: Annotated[Split | None, typer.Option(help="stratified or patient, as for training.")] = None,
     only_fold: Annotated[list[int] | None, typer.Option(help="Of the folds this one, from 0; repeat it.")] = None,
     config: ConfigFile = None,
     minutes: Annotated[float | None, typer.Option(help="Time of each training.")] = None,
@@ -49,7 +51,7 @@ def compare(
     from ..report.table import format_table
 
     flags = {
-        "data": {"patch_px": patch_px, "input_px": input_px},
+        "data": {"patch_px": patch_px, "input_px": input_px, "split": split and split.value},
         "train": {
             "minutes": minutes,
             "clock": clock.value if clock else None,

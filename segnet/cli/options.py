@@ -31,6 +31,12 @@ class Clock(str, Enum):
     processor = "processor"
 
 
+class Split(str, Enum):
+    stratified = "stratified"
+    patient = "patient"
+    slice_paper = "slice-paper"
+
+
 class ClickSpaceOption(str, Enum):
     voxel = "voxel"
     ras = "ras"

@@ -84,7 +84,9 @@ def prepare(
     from ..data.pair_lists import pairs_from_csv, pairs_from_patterns
     from ..data.pairs import find_pairs, gather
     from ..data.prepare import prepare as run
+    from ..memory import keep_freed_memory
 
+    keep_freed_memory()
     given = {
         "route": route and route.value,
         "window_hu": window,

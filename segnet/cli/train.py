@@ -11,6 +11,7 @@ from .options import (
     AsJson,
     ConfigFile,
     Quiet,
+    Split,
     print_json,
     step_bar,
 )
@@ -33,6 +34,12 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(help="Peak of the schedule.")] = None,
     patience: Annotated[
         int | None, typer.Option(help="Stop when more validations in a row than this are no better.")
+    ] = None,
+    split: Annotated[
+        Split | None,
+        typer.Option(
+            help="Patients within sets and sizes; patients by chance; or slices, as the paper did, which leaks. Default: stratified."
+        ),
     ] = None,
     folds: Annotated[
         int | None,
@@ -66,6 +73,7 @@ def train(
 ) -> None:
     """Train a network; patients are split into training, validation and test. Under torchrun several processes train as one."""
     from ..config import load_config
+    from ..data.prepared import load_dataset
     from ..distributed import process_group, rank
     from ..memory import keep_freed_memory
     from ..training.loop import train as run
@@ -73,7 +81,14 @@ def train(
     keep_freed_memory()
     flags: dict[str, dict[str, Any]] = {
         "model": {"name": model, "base_width": base_width, "in_channels": slices},
-        "data": {"patch_px": patch_px, "input_px": input_px, "window_hu": window, "folds": folds, "fold": fold},
+        "data": {
+            "patch_px": patch_px,
+            "input_px": input_px,
+            "window_hu": window,
+            "split": split and split.value,
+            "folds": folds,
+            "fold": fold,
+        },
         "train": {
             "minutes": minutes,
             "max_steps": max_steps,
@@ -88,7 +103,7 @@ def train(
             "tensorboard": tensorboard,
         },
     }
-    resolved = load_config(config, flags)
+    resolved = load_config(config, flags, prepared=load_dataset(source).config)
     whole = resolved.data.folds is not None and fold is None
     runs = {out / name: each for name, each in resolved.each_fold().items()} if whole else {out: resolved}
     done = []

@@ -113,16 +113,16 @@ def _write_case(
 ) -> PreparedCase:
     image = read_image(pair.image)
     mask = read_mask(pair.mask, like=image)
-    if not mask.array.any():
+    if not mask.array_zyx.view(np.bool_).any():
         raise InputError(f"mask: expected at least one lesion voxel, got none in {pair.mask}; leave the case out")
     stored, stored_mask, affine = _by_route(image, mask, config)
-    if not stored_mask.any():
+    if not stored_mask.view(np.bool_).any():
         raise InputError(
             f"mask: expected a lesion that 256 x 256 slices can show, got one that they lose in {pair.mask}; use the route hu"
         )
     if config.keep_png:
         write_pngs(out / PNG_FOLDER / pair.case, stored, stored_mask)
-    lesion = np.argwhere(stored_mask).astype(np.uint16)
+    lesion = _voxels(stored_mask)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)[::-1]
     row = PreparedCase(
         case=pair.case,
@@ -133,7 +133,7 @@ def _write_case(
         spacing_zyx_mm=tuple(spacing.tolist()),
         lesion_voxels=len(lesion),
         lesion_ml=len(lesion) * float(spacing.prod()) / 1000,
-        lesion_slices=runs(np.asarray(stored_mask.any(axis=(1, 2)))),
+        lesion_slices=runs(np.bincount(lesion[:, 0], minlength=len(stored)) > 0),
         image=str(pair.image),
         mask=str(pair.mask),
         image_sha256=sources[0].sha256,
@@ -148,6 +148,15 @@ def _write_case(
     )
     group.attrs.update({"affine": affine, "spacing_zyx_mm": row.spacing_zyx_mm})
     return row
+
+
+def _voxels(mask: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """(n, 3): z, y, x of every voxel. Looked for in the slices that hold some: a lesion is a small part of a volume."""
+    held = mask.view(np.bool_)
+    slices = np.flatnonzero(held.reshape(len(held), -1).any(axis=1))
+    found = np.argwhere(held[slices])
+    found[:, 0] = slices[found[:, 0]]
+    return found.astype(np.uint16)
 
 
 def _by_route(

@@ -131,6 +131,9 @@ def prepare(
     cases = [case for record in ordered for case in record.cases]
     left_out = [case for record in ordered for case in record.left_out]
     if not cases and by_patient:
+        if [p.name for p in out.iterdir()] == [SETTINGS]:
+            (out / SETTINGS).unlink()
+            out.rmdir()
         first = left_out[0]
         raise InputError(
             f"pairs: expected at least one sound case, got none of {len(left_out)}; the first, {first.case}: {first.reason}"

@@ -117,7 +117,7 @@ def write_phantoms(
             image = _nifti1_image(array, affine)
             image.header.set_xyzt_units("mm")
             save_nifti(image, file)
-        pairs.append(Pair(case, patient_id(case), files[0], files[1], "phantom"))
+        pairs.append(Pair(case, patient_id(case), files[0], files[1], folders[0].absolute().parent.name))
         if progress is not None:
             progress(i + 1, n_cases)
     return pairs

@@ -12,7 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from segnet.config import PrepareConfig
+from segnet.data.cases import Cases
 from segnet.data.dataset import BatchSource
+from segnet.data.pairs import find_pairs
+from segnet.data.prepare import prepare
 from segnet.data.prepared import load_dataset
 from segnet.errors import InputError
 from segnet.models import build, names
@@ -188,7 +192,7 @@ def test_a_run_that_no_longer_improves_stops(
     prepared: Path, tmp_path: Path, tiny_config: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     falling = iter([0.5, 0.6, 0.55, 0.54, 0.7])
-    monkeypatch.setattr(loop, "scores", lambda _, cases, __: {cases[0].name: next(falling)})
+    monkeypatch.setattr(loop, "scores", lambda _, cases, *__: {cases[0].name: next(falling)})
     config = changed(tiny_config, "train", max_steps=40, validations=40, patience=1)
     result = train(prepared, tmp_path / "run", config)
     assert [row["val_dice"] for row in result.history] == [0.5, 0.6, 0.55, 0.54]
@@ -203,6 +207,36 @@ def test_folds_hold_every_patient_out_once(prepared: Path, tiny_config: Any) -> 
         assert sorted(case for part in split.values() for case in part) == everyone
         assert split["val"]
         assert len(split["train"]) > len(split["val"])
+
+
+def test_a_split_by_slice_warns_and_keeps_slices_apart(prepared: Path, tmp_path: Path, tiny_config: Any) -> None:
+    config = changed(changed(tiny_config, "data", split="slice-paper"), "train", validations=1)
+    with pytest.warns(UserWarning, match="nothing about new patients"):
+        result = train(prepared, tmp_path / "run", config)
+    split = json.loads((tmp_path / "run" / "split.json").read_text())
+    every = [(case, z) for part in split.values() for case, zs in part.items() for z in zs]
+    assert sorted(every) == [(e.case, z) for e in load_dataset(prepared).cases for z in range(6)]
+    assert set(split["train"]) & set(split["test"])  # the leak it warns of
+    assert result.best_dice is not None
+
+
+def test_only_training_slices_are_drawn(prepared: Path, tiny_config: Any) -> None:
+    cases = Cases(prepared)
+    only = {cases.entries[0].case: [2, 3], cases.entries[4].case: [0]}
+    source = BatchSource(cases, tiny_config.data, 0, only=only)
+    assert sorted(source.lesion_slices + source.other_slices) == [(0, 2), (0, 3), (4, 0)]
+
+
+def test_an_image_goes_to_the_network_as_the_dataset_was_prepared(
+    pairs_folder: Path, tmp_path: Path, tiny_config: Any
+) -> None:
+    prepare(find_pairs(pairs_folder), tmp_path / "grey", PrepareConfig(route="paper"), workers=1)
+    with pytest.raises(InputError, match=r"data\.route: expected paper"):
+        train(tmp_path / "grey", tmp_path / "run", tiny_config)
+    config = changed(tiny_config, "data", route="paper")
+    seen = BatchSource(Cases(tmp_path / "grey"), config.data, 0).draw(8)[0]
+    assert seen.max() > 0.5  # grey of 255 is 1
+    assert train(tmp_path / "grey", tmp_path / "run", config).steps == 4
 
 
 def test_a_deterministic_run_is_one_and_leaves_the_process_as_it_was(
