@@ -192,6 +192,13 @@ def test_changed_images_are_noticed(root: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(
             file["b_lesion_01/image"][:], np.clip(hu(7)[::-1, ::-1].transpose(2, 1, 0), -1000, 400)
         )
+    # of the same size: the time tells, and then the hash
+    image = nib.Nifti1Image(hu(8), AFFINE_LPS)
+    (root / "images" / "b_lesion_01.nii.gz").unlink()
+    nib.save(image, root / "images" / "b_lesion_01.nii")
+    assert run(root, out).written == 1
+    nib.save(nib.Nifti1Image(hu(9), AFFINE_LPS), root / "images" / "b_lesion_01.nii")
+    assert run(root, out).written == 1
     add_case(root, "b_lesion_02")
     assert run(root, out).written == 1
     assert [case.case for case in load_dataset(out).cases if case.patient == "b"] == ["b_lesion_01", "b_lesion_02"]
@@ -235,6 +242,15 @@ def test_a_stopped_run_is_visibly_unfinished_and_goes_on(root: Path, tmp_path: P
     result = run(root, out)
     assert (result.written, result.kept) == (1, 1)
     assert only(out) == ALL
+
+
+def test_a_dataset_that_is_being_brought_up_to_date_is_unfinished(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(root, out)
+    add_case(root, "b_lesion_01", image=hu(7))
+    seen: list[bool] = []
+    run(root, out, progress=lambda *_: seen.append((out / "dataset.json").exists()))
+    assert seen == [True, False]
 
 
 def test_shards_make_the_same_dataset(root: Path, tmp_path: Path) -> None:
