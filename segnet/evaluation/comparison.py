@@ -64,6 +64,8 @@ class Comparison:
                 "ci": interval_text(found.ci95_lo, found.ci95_hi),
                 **asdict(found),
                 **METRICS[name].macro().as_dict(),
+                "p_sign_flip": _p_text(found.p_sign_flip),
+                "p_wilcoxon": _p_text(found.p_wilcoxon),
             }
             for name, found in self.metrics.items()
         ]
@@ -142,3 +144,8 @@ def _values(first: LesionRow, second: LesionRow, name: str) -> tuple[float, floa
     if name.startswith("auc") and first.auc_source != second.auc_source:
         return math.nan, math.nan
     return getattr(first, name), getattr(second, name)
+
+
+def _p_text(p: float | None) -> str:
+    """Never 0.000, for no p-value is 0."""
+    return "-" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
