@@ -159,3 +159,12 @@ def test_one_patient_has_no_interval(cases: list[Truth]) -> None:
     found = challenge_score(cases[:1], lambda voi, spacing, click: voi > 0, clicks=2, voi=VOI)
     assert (found["ci95_lo"], found["ci95_hi"]) == (None, None)
     assert math.isfinite(found["score"])
+
+
+def test_prepared_cases_bring_their_images(prepared: Path) -> None:
+    truths = truths_of(prepared)
+    assert all(truth.prepared and truth.image is None for truth in truths)
+    # lesions of these phantoms lie near -50 HU, all else near -700
+    found = challenge_score(truths[:3], lambda voi, spacing, click: voi > -375, clicks=2, voi=(16, 64, 64))
+    assert found["unreadable"] == []
+    assert found["dice"] > 0.99
