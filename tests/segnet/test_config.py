@@ -28,7 +28,7 @@ def test_later_sources_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ("train: {minutes: -1}", r"config: train.minutes: Input should be greater than 0, got -1"),
         ("data: {window_hu: [400, -1000]}", "expected low < high, got 400"),
         ("data: {input_px: 100}", "multiple of 32"),
-        ("- 1", "expected sections model, data, train, got list"),
+        ("- 1", "expected sections model, data, augment, train, got list"),
         ("{", "expected a YAML file"),
     ],
 )
