@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
-from ..config import DataConfig
+from ..config import AugmentConfig, DataConfig
 from ..errors import InputError
+from .augment import Augmenter, Geometry
 from .prepare import load_dataset
+from .sampling import Contents, SliceSampler
+from .shapes import load_shapes
 
 CANVAS = 1.5
 """Side of the piece cut out of a slice, in fields of view: what a rotation by 45 degrees can reach, and a little more."""
@@ -99,19 +101,13 @@ def window_starts(length: int, side: int) -> list[int]:
     return [round(k * (length - side) / (count - 1)) for k in range(count)]
 
 
-def fade(images: Tensor, masks: Tensor, kept: Tensor) -> Tensor:
-    """Lesions faded towards what surrounds them, as if they were faint ones: what is `kept` of the difference, by image.
-
-    Parameters
-    ----------
-    images, masks : (count, slices, height, width); each slice by itself
-    kept : (count,) in [0, 1]; 1 leaves an image alone
-    """
-    rows = F.max_pool2d(masks, (9, 1), stride=1, padding=(4, 0))
-    ring = F.max_pool2d(rows, (1, 9), stride=1, padding=(0, 4)) - masks
-    around = (images * ring).sum((2, 3), keepdim=True) / ring.sum((2, 3), keepdim=True).clamp(min=1)
-    inside = F.avg_pool2d(masks, 3, stride=1, padding=1)
-    return images - (1 - kept[:, None, None, None]) * inside * (images - around)
+def contents_of(case: Case) -> Contents:
+    """What a volume holds, as the choice of a slice goes by it."""
+    voxel_ml = float(np.prod(case.spacing_zyx_mm)) / 1000
+    slices = tuple(int(z) for z in np.unique(case.lesion[:, 0]))
+    return Contents(
+        case.name, case.patient, len(case.image), slices, len(case.lesion) * voxel_ml, case.spacing_zyx_mm[0]
+    )
 
 
 class BatchSource:
@@ -123,35 +119,46 @@ class BatchSource:
     config : field of view, input size, window, share of lesion slices
     seed : of the generator
     slices : shown at once
+    augment : how they are changed; None is the default
     """
 
-    def __init__(self, cases: list[Case], config: DataConfig, seed: int, *, slices: int = 1) -> None:
+    def __init__(
+        self, cases: list[Case], config: DataConfig, seed: int, *, slices: int = 1, augment: AugmentConfig | None = None
+    ) -> None:
         if not cases:
             raise InputError("cases: expected at least one training case, got none; prepare more patients")
         self.cases, self.config, self.slices = cases, config, slices
         self.rng = np.random.default_rng(seed)
-        self.lesion_slices = [(i, int(z)) for i, case in enumerate(cases) for z in np.unique(case.lesion[:, 0])]
-        with_lesion = set(self.lesion_slices)
-        self.other_slices = [
-            (i, z) for i, case in enumerate(cases) for z in range(len(case.image)) if (i, z) not in with_lesion
-        ]
+        self.sampler = SliceSampler.of([contents_of(case) for case in cases], config)
+        augment = augment or AugmentConfig()
+        shapes = load_shapes(augment.shapes) if augment.shapes is not None else None
+        self.augmenter = Augmenter(augment, config.input_px, config.window_hu, canvas=CANVAS, shapes=shapes)
+
+    @property
+    def lesion_slices(self) -> tuple[tuple[int, int], ...]:
+        """(case, z) of every slice that holds lesion."""
+        return self.sampler.lesion
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
         """(images (count, slices, side, side) in [0, 1], masks (count, side, side) of 0 and 1, those of the middle slices)."""
         side = int(self.config.patch_px * CANVAS)
         images = np.empty((count, self.slices, side, side), np.float32)
         masks = np.empty((count, self.slices, side, side), np.float32)
+        pixel_mm, offset_mm = np.empty((count, 2), np.float32), np.empty((count, self.slices), np.float32)
         low = self.config.window_hu[0]
         for k in range(count):
-            lesion = not self.other_slices or self.rng.random() < self.config.lesion_fraction
-            pool = self.lesion_slices if lesion else self.other_slices
-            i, z = pool[self.rng.integers(len(pool))]
+            i, z = self.sampler.draw(self.rng)
             case = self.cases[i]
             centre_yx = self._field_of_view(case)
-            for s, at in enumerate(self._neighbours(z, len(case.image))):
+            neighbours = self._neighbours(z, len(case.image))
+            pixel_mm[k] = np.multiply(case.spacing_zyx_mm[1:], self.config.patch_px / self.config.input_px)
+            offset_mm[k] = (neighbours - z) * case.spacing_zyx_mm[0]
+            for s, at in enumerate(neighbours):
                 images[k, s] = normalise(cut(case.image[at], centre_yx, side, low), self.config.window_hu)
                 masks[k, s] = cut(case.mask[at], centre_yx, side, 0)
-        return self._augment(torch.from_numpy(images), torch.from_numpy(masks))
+        geometry = Geometry(torch.from_numpy(pixel_mm), torch.from_numpy(offset_mm))
+        changed, marked = self.augmenter(torch.from_numpy(images), torch.from_numpy(masks), self.rng, geometry)
+        return changed, marked[:, self.slices // 2]
 
     def _neighbours(self, z: int, depth: int) -> NDArray[np.int64]:
         """Which slices are shown for slice z."""
@@ -174,30 +181,3 @@ class BatchSource:
 
         height, width = case.image.shape[1:]
         return window(y, height) + side // 2, window(x, width) + side // 2
-
-    def _uniform(self, low: float, high: float, count: int) -> Tensor:
-        return torch.from_numpy(self.rng.uniform(low, high, count).astype(np.float32))
-
-    def _augment(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Flip, quarter and small turns, scale, fading, then contrast, brightness, gamma and noise."""
-        count, size = len(images), self.config.input_px
-        quarter = torch.from_numpy(self.rng.integers(0, 4, count).astype(np.float32)) * (np.pi / 2)
-        angle = quarter + self._uniform(-0.25, 0.25, count)
-        scale = torch.exp(self._uniform(-0.2, 0.2, count)) / CANVAS
-        flip = torch.where(self._uniform(0, 1, count) < 0.5, -1.0, 1.0)
-        cos, sin, zero = torch.cos(angle) * scale, torch.sin(angle) * scale, torch.zeros(count)
-        theta = torch.stack([torch.stack([cos * flip, -sin, zero], -1), torch.stack([sin * flip, cos, zero], -1)], 1)
-        grid = F.affine_grid(theta, [count, 1, size, size], align_corners=False)
-        images = F.grid_sample(images, grid, mode="bilinear", align_corners=False)
-        masks = F.grid_sample(masks, grid, mode="nearest", align_corners=False)
-
-        def each(values: Tensor) -> Tensor:
-            return values[:, None, None, None]
-
-        faded = self._uniform(0, 1, count) < self.config.fade_fraction
-        images[faded] = fade(images[faded], masks[faded], self._uniform(0.2, 1, count)[faded])
-        images = images.clamp(0, 1) ** each(torch.exp(self._uniform(-0.2, 0.2, count)))
-        images = images * each(self._uniform(0.85, 1.15, count)) + each(self._uniform(-0.05, 0.05, count))
-        noise = torch.from_numpy(self.rng.standard_normal(tuple(images.shape), dtype=np.float32))
-        images = images + noise * each(self._uniform(0, 0.02, count))
-        return images.clamp(0, 1), masks[:, self.slices // 2]
