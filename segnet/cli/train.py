@@ -10,6 +10,7 @@ import typer
 from .options import (
     AsJson,
     ConfigFile,
+    Preset,
     Quiet,
     print_json,
     step_bar,
@@ -50,6 +51,9 @@ def train(
         int | None, typer.Option(help="Side the field of view is resampled to; a multiple of 32.")
     ] = None,
     window: Annotated[tuple[float, float] | None, typer.Option(help="CT window in HU, as prepared.")] = None,
+    augment: Annotated[
+        Preset | None, typer.Option(help="How strongly training slices are changed. Default: default.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, split and augmentation.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of torch and of the scan.")] = None,
     bfloat16: Annotated[
@@ -74,6 +78,7 @@ def train(
     flags: dict[str, dict[str, Any]] = {
         "model": {"name": model, "base_width": base_width, "in_channels": slices},
         "data": {"patch_px": patch_px, "input_px": input_px, "window_hu": window, "folds": folds, "fold": fold},
+        "augment": {"preset": None if augment is None else augment.value},
         "train": {
             "minutes": minutes,
             "max_steps": max_steps,

@@ -189,7 +189,9 @@ class _Run:
         self.out, self.config = out, config
         torch.manual_seed(settings.seed)
         cases = load_cases(prepared, split["train"])
-        self.source = BatchSource(cases, config.data, settings.seed, slices=config.model.in_channels)
+        self.source = BatchSource(
+            cases, config.data, settings.seed, slices=config.model.in_channels, augment=config.augment
+        )
         self.val_cases = load_cases(prepared, split["val"])
         self.model = synchronised(channels_last(build(config.model)))
         decay = settings.ema_decay**AVERAGE_EVERY
