@@ -100,17 +100,17 @@ class AugmentConfig(_Frozen):
     scale_log: Magnitude = 0.2
     """Of the natural logarithm of the field of view's scale, to either side."""
     elastic_probability: Share = 0.0
-    elastic_px: Magnitude = 2.5
-    """Displacement of a control point along each axis, in pixels of the network's input; less than a third of the spacing, so
+    elastic_px: Magnitude = 5.0
+    """Displacement of a control point along each axis, in pixels of the image; less than a third of the spacing, so
     that nothing folds."""
     elastic_spacing_px: Annotated[float, Field(gt=0)] = 16.0
-    """Between control points, in pixels of the network's input."""
+    """Between control points, in pixels of the image."""
     paste_probability: Share = 0.0
     """Share of the slices without lesion that get one: that of another slice of the batch, or a shape with its grey."""
     paste_level: Magnitude = 0.05
     """By how much a pasted lesion is brighter or darker than the one it is of, as a share of the window."""
     paste_soft_px: Magnitude = 1.0
-    """Of a pasted lesion's edge: standard deviation, in pixels of the network's input."""
+    """Of a pasted lesion's edge: standard deviation, in pixels of the image."""
     shapes: str | None = None
     """Folder of lesion shapes (`segnet.data.shapes`); none: only lesions of the batch are pasted."""
     shape_fraction: Share = 0.5
@@ -123,7 +123,7 @@ class AugmentConfig(_Frozen):
     agent_hu: Annotated[float, Field(ge=0, lt=100)] = 80.0
     """By how much a simulated contrast agent, or the lack of one, raises or lowers lesion and tissue, each by its own, in HU. From 100
     on darker tissue could become brighter than what was brighter."""
-    agent_band_hu: tuple[float, float] = (0.0, 200.0)
+    agent_band_hu: tuple[float, float] = (-25.0, 200.0)
     """What takes up contrast agent: neither air and fat below nor bone above, in HU."""
     gamma_log: Magnitude = 0.2
     """Of the natural logarithm of the exponent that grey levels are raised to, to either side."""
@@ -133,10 +133,10 @@ class AugmentConfig(_Frozen):
     """Of what is added to grey levels, to either side, as a share of the window."""
     low_resolution_probability: Share = 0.0
     low_resolution_factor: Annotated[float, Field(ge=1)] = 2.0
-    """How many times larger the pixels become that a slice is brought to and back from."""
+    """How many times larger than those of the image the pixels become that a slice is brought to and back from."""
     blur_probability: Share = 0.0
     blur_px: Magnitude = 1.0
-    """Standard deviation of the blur, in pixels of the network's input."""
+    """Standard deviation of the blur, in pixels of the image."""
     noise_sd: Magnitude = 0.02
     """Standard deviation of Gaussian noise, as a share of the window."""
 

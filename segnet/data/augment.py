@@ -9,13 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import AugmentConfig
+from ..config import AugmentConfig, DataConfig
 from . import transforms
 from .shapes import ShapeLibrary, render
 from .transforms import Paste, each
 
 TEXTURE_PX = 0.7
-"""Grain of the grey that fills a shape: standard deviation of the blur of its noise, in pixels of the network's input."""
+"""Grain of the grey that fills a shape: standard deviation of the blur of its noise, in pixels of the image."""
+TRIES = 4
+"""Shapes drawn for one lesion, until one is small enough for the picture."""
 
 
 @dataclass(frozen=True)
@@ -80,22 +82,25 @@ class Augmenter:
     Parameters
     ----------
     config : probabilities and magnitudes
-    size_px : side of the network's input
-    window_hu : HU of 0 and 1
+    data : side of the field of view and of the network's input, and the window
     canvas : side of the images that are given, in fields of view
     shapes : of lesions to paste; None: only those of the batch
+
+    Attributes
+    ----------
+    enlarged : pixels of the network's input, of which `Parameters` are, to one of the image, of which `config` is
     """
 
     def __init__(
         self,
         config: AugmentConfig,
-        size_px: int,
-        window_hu: tuple[float, float],
+        data: DataConfig,
         *,
         canvas: float = 1.0,
         shapes: ShapeLibrary | None = None,
     ) -> None:
-        self.config, self.size_px, self.window_hu, self.canvas, self.shapes = config, size_px, window_hu, canvas, shapes
+        self.config, self.data, self.canvas, self.shapes = config, data, canvas, shapes
+        self.enlarged = data.input_px / data.patch_px
 
     def __call__(
         self, images: Tensor, masks: Tensor, rng: np.random.Generator, geometry: Geometry | None = None
@@ -114,10 +119,11 @@ class Augmenter:
         -------
         images, masks : (count, slices, size, size) in [0, 1], and 0 or 1
         """
-        p, size = parameters, self.size_px
+        p, size = parameters, self.data.input_px
         displacement = None
         if p.control_px is not None:
-            displacement = transforms.elastic_displacement(p.control_px, size, self.config.elastic_spacing_px)
+            spacing_px = self.config.elastic_spacing_px * self.enlarged
+            displacement = transforms.elastic_displacement(p.control_px, size, spacing_px)
         grid = transforms.sampling_grid(p.angle_rad, p.scale / self.canvas, p.flip, size, displacement)
         images, masks = transforms.resample(images, masks, grid)
         if p.paste is not None:
@@ -131,7 +137,7 @@ class Augmenter:
                 masks[some],
                 p.tissue_hu[some],
                 p.lesion_hu[some],
-                window_hu=self.window_hu,
+                window_hu=self.data.window_hu,
                 band_hu=self.config.agent_band_hu,
             )
         images = transforms.grey(images, p.gamma, p.contrast, p.brightness)
@@ -153,7 +159,7 @@ class Augmenter:
         count, slices : images, and slices of each
         geometry : what shapes are scaled by; without it none is pasted
         """
-        config, size = self.config, self.size_px
+        config, size = self.config, self.data.input_px
 
         def uniform(low: float, high: float) -> Tensor:
             return torch.from_numpy(rng.uniform(low, high, count).astype(np.float32))
@@ -176,8 +182,8 @@ class Augmenter:
         flip = torch.where(uniform(0, 1) < config.flip_probability, -1.0, 1.0)
         control = None
         if config.elastic_probability > 0:
-            points = transforms.control_points(size, config.elastic_spacing_px)
-            reach = sometimes(config.elastic_probability, 0, config.elastic_px)
+            points = transforms.control_points(size, config.elastic_spacing_px * self.enlarged)
+            reach = sometimes(config.elastic_probability, 0, config.elastic_px) * self.enlarged
             share = rng.uniform(-1, 1, (count, 2, points, points)).astype(np.float32)
             control = torch.from_numpy(share) * each(reach)
         paste = None
@@ -192,8 +198,9 @@ class Augmenter:
         gamma = torch.exp(uniform(-config.gamma_log, config.gamma_log))
         contrast = uniform(1 - config.contrast, 1 + config.contrast)
         brightness = uniform(-config.brightness, config.brightness)
-        low_resolution = sometimes(config.low_resolution_probability, 1, config.low_resolution_factor, 1.0)
-        blur = sometimes(config.blur_probability, 0, config.blur_px)
+        coarse = sometimes(config.low_resolution_probability, 1, config.low_resolution_factor, 0.0)
+        low_resolution = (coarse * self.enlarged).clamp(min=1)
+        blur = sometimes(config.blur_probability, 0, config.blur_px) * self.enlarged
         noise = normal(count, slices, size, size)
         noise_sd = uniform(0, config.noise_sd)
         return Parameters(
@@ -216,31 +223,40 @@ class Augmenter:
 
     def _draw_paste(self, rng: np.random.Generator, slices: int, scale: Tensor, geometry: Geometry | None) -> Paste:
         """Which images get a lesion, whose, where, and of which shape."""
-        config, size, count = self.config, self.size_px, len(scale)
+        config, size, count = self.config, self.data.input_px, len(scale)
         wanted = torch.from_numpy(rng.random(count) < config.paste_probability)
         donor = torch.from_numpy(rng.random(count))
         place = torch.from_numpy(rng.random(count))
         level = torch.from_numpy(rng.uniform(-config.paste_level, config.paste_level, count).astype(np.float32))
-        soft_px = torch.from_numpy(rng.uniform(0, config.paste_soft_px, count).astype(np.float32))
+        soft_px = torch.from_numpy(rng.uniform(0, config.paste_soft_px, count).astype(np.float32)) * self.enlarged
         if self.shapes is None or geometry is None:
             return Paste(wanted, donor, place, level, soft_px)
         shape, texture = torch.zeros(count, slices, size, size), torch.zeros(count, slices, size, size)
         for k in torch.nonzero(wanted).flatten().tolist():
             if rng.random() < config.shape_fraction:
-                drawn = self.shapes[int(rng.integers(len(self.shapes)))]
-                shape[k] = render(
-                    drawn,
-                    size_px=size,
-                    pixel_mm=geometry.pixel_mm[k] * scale[k],
-                    offset_mm=geometry.offset_mm[k],
-                    at=float(rng.random()),
-                    angle_rad=float(rng.uniform(0, 2 * math.pi)),
-                )
-                texture[k] = grain(torch.from_numpy(rng.standard_normal((slices, size, size), dtype=np.float32)))
+                shape[k] = self._draw_shape(rng, geometry.pixel_mm[k] * scale[k], geometry.offset_mm[k])
+                noise = torch.from_numpy(rng.standard_normal((slices, size, size), dtype=np.float32))
+                texture[k] = grain(noise, TEXTURE_PX * self.enlarged)
         return Paste(wanted, donor, place, level, soft_px, shape, texture)
 
+    def _draw_shape(self, rng: np.random.Generator, pixel_mm: Tensor, offset_mm: Tensor) -> Tensor:
+        """Slices through a shape of the library, turned; empty where none that fits was drawn."""
+        assert self.shapes is not None
+        for _ in range(TRIES):
+            found = render(
+                self.shapes[int(rng.integers(len(self.shapes)))],
+                size_px=self.data.input_px,
+                pixel_mm=pixel_mm,
+                offset_mm=offset_mm,
+                at=float(rng.random()),
+                angle_rad=float(rng.uniform(0, 2 * math.pi)),
+            )
+            if found[len(found) // 2].any():
+                break
+        return found
 
-def grain(noise: Tensor) -> Tensor:
-    """White noise (slices, height, width) with the grain of a CT's, brought back to a standard deviation of 1."""
-    grained = transforms.smooth(noise[None], torch.tensor([TEXTURE_PX]))[0]
+
+def grain(noise: Tensor, sd_px: float) -> Tensor:
+    """White noise (slices, height, width) blurred by so much and brought back to a standard deviation of 1."""
+    grained = transforms.smooth(noise[None], torch.tensor([sd_px]))[0]
     return grained / grained.std(correction=0).clamp(min=1e-6)

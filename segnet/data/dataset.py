@@ -132,7 +132,7 @@ class BatchSource:
         self.sampler = SliceSampler.of([contents_of(case) for case in cases], config)
         augment = augment or AugmentConfig()
         shapes = load_shapes(augment.shapes) if augment.shapes is not None else None
-        self.augmenter = Augmenter(augment, config.input_px, config.window_hu, canvas=CANVAS, shapes=shapes)
+        self.augmenter = Augmenter(augment, config, canvas=CANVAS, shapes=shapes)
 
     @property
     def lesion_slices(self) -> tuple[tuple[int, int], ...]:

@@ -21,6 +21,8 @@ AGENT_EDGE_PX = 1.0
 """Over which the lesion's own uptake passes into that of the tissue: a standard deviation."""
 RING_PX = 4
 """How far what surrounds a lesion reaches."""
+CORE_PX, CORE_SHARE = 2.0, 0.9
+"""The core of a lesion is where its mask, blurred by so much, is above that; grain is what such a blur takes away."""
 LIKE_GROUND = 0.1
 """Share of the places for a pasted lesion that count as like the ground it comes from."""
 
@@ -235,7 +237,8 @@ def paste_lesions(images: Tensor, masks: Tensor, paste: Paste) -> tuple[Tensor, 
 
     A lesion comes to lie whole inside the picture, at one of the tenth of the places whose mean grey over the lesion's extent is most like
     that around it where it comes from: a lung nodule in lung. A donor's lesion keeps its texture and gets a new level; a shape gets the
-    mean and the spread of the grey of the donor's lesion. A batch without a whole lesion stays as it is. All slices of an image get their part of it at the same place.
+    mean grey and the grain of the donor's lesion. A batch without a whole lesion stays as it is. All slices of an image get their part of it
+    at the same place.
     """
     out, marked = images.clone(), masks.clone()
     from_ = torch.nonzero(whole_lesions(masks)).flatten()
@@ -245,9 +248,8 @@ def paste_lesions(images: Tensor, masks: Tensor, paste: Paste) -> tuple[Tensor, 
         lesion, texture = masks[source], images[source]
         if paste.shape is not None and paste.shape[k].any():
             lesion = paste.shape[k]
-            inside = images[source][masks[source] > 0]
-            grain = torch.zeros_like(texture) if paste.texture is None else paste.texture[k]
-            texture = inside.mean() + inside.std(correction=0) * grain
+            mean, sd = core_grey(texture, masks[source])
+            texture = mean + sd * (torch.zeros_like(texture) if paste.texture is None else paste.texture[k])
         middle = len(lesion) // 2
         ground = float(surroundings(images[source][None], masks[source][None])[0, middle])
         shift = _place(images[k, middle], lesion.amax(0), ground, float(paste.place[k]))
@@ -258,6 +260,20 @@ def paste_lesions(images: Tensor, masks: Tensor, paste: Paste) -> tuple[Tensor, 
         out[k] = images[k] + blend * (texture + paste.level[k] - images[k])
         marked[k] = lesion
     return out, marked
+
+
+def core_grey(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of a lesion's grey and standard deviation of its grain, away from its edge where it is thick enough for that.
+
+    Parameters
+    ----------
+    image, mask : (slices, height, width); the mask is not empty
+    """
+    sd_px = torch.tensor([CORE_PX])
+    core = (smooth(mask[None], sd_px)[0] > CORE_SHARE) & (mask > 0)
+    inside = core if core.any() else mask > 0
+    detail = image - smooth(image[None], sd_px)[0]
+    return image[inside].mean(), detail[inside].std(correction=0)
 
 
 def _place(image: Tensor, lesion: Tensor, ground: float, place: float) -> tuple[int, int] | None:
