@@ -106,7 +106,7 @@ def contents_of(case: Case) -> Contents:
     voxel_ml = float(np.prod(case.spacing_zyx_mm)) / 1000
     slices = tuple(int(z) for z in np.unique(case.lesion[:, 0]))
     return Contents(
-        case.name, case.patient, len(case.image), slices, len(case.lesion) * voxel_ml, case.spacing_zyx_mm[0]
+        case.name, case.patient, range(len(case.image)), slices, len(case.lesion) * voxel_ml, case.spacing_zyx_mm[0]
     )
 
 

@@ -29,18 +29,24 @@ class Contents:
     Attributes
     ----------
     case, patient : names
-    depth : slices
-    lesion_slices : those that hold lesion, ascending
+    slices : those that may be drawn
+    lesion_slices : those of the volume that hold lesion
     lesion_ml : volume of the lesion
     slice_mm : from slice to slice
     """
 
     case: str
     patient: str
-    depth: int
-    lesion_slices: tuple[int, ...]
+    slices: Sequence[int]
+    lesion_slices: Sequence[int]
     lesion_ml: float
     slice_mm: float = 1.0
+
+    @property
+    def drawn_lesion_slices(self) -> list[int]:
+        """Those with lesion that may be drawn."""
+        held = set(self.lesion_slices)
+        return [z for z in self.slices if z in held]
 
 
 def diameter_mm(volume_ml: float) -> float:
@@ -67,16 +73,16 @@ def slice_weights(contents: Sequence[Contents], balance: float) -> NDArray[np.fl
     weights: list[NDArray[np.float64]] = []
     keys = [(size_class(c.lesion_ml), c.patient, k) for k, c in enumerate(contents)]
     counts: dict[tuple[object, ...], int] = {}
-    for key, c in zip(keys, contents, strict=True):
+    own = [len(c.drawn_lesion_slices) for c in contents]
+    for key, n in zip(keys, own, strict=True):
         for level in range(4):
-            counts[key[:level]] = counts.get(key[:level], 0) + len(c.lesion_slices)
+            counts[key[:level]] = counts.get(key[:level], 0) + n
     # of what a level is parted into, the sum that its shares are shares of
     sums: dict[tuple[object, ...], float] = {}
     for part, n in counts.items():
         if part and n > 0:
             sums[part[:-1]] = sums.get(part[:-1], 0.0) + n ** (1 - balance)
-    for key, c in zip(keys, contents, strict=True):
-        n = len(c.lesion_slices)
+    for key, n in zip(keys, own, strict=True):
         share = math.prod(counts[key[: k + 1]] ** (1 - balance) / sums[key[:k]] for k in range(3)) if n else 0.0
         weights.append(np.full(n, share / max(n, 1)))
     return np.concatenate(weights) if weights else np.zeros(0)
@@ -124,7 +130,7 @@ class SliceSampler:
 
     Attributes
     ----------
-    lesion, background, beside : slices with lesion, without, and of these the ones close beside one with
+    lesion, background, beside : slices with lesion, without, and, where asked for, of these the ones close beside one with
     lesion_fraction : share of the draws from those with lesion
     beside_fraction : share of the draws without lesion that are from those beside one
     table : which of those with lesion; None: each as likely as another
@@ -144,26 +150,21 @@ class SliceSampler:
         Raises
         ------
         InputError
-            No volume has a slice with lesion; or a slice or a volume of lesion is none.
+            No slice with lesion may be drawn; or a volume of lesion is none.
         """
         for c in contents:
-            bad = [z for z in c.lesion_slices if not 0 <= z < c.depth]
-            if bad:
-                raise InputError(
-                    f"contents: expected slices 0 to {c.depth - 1} of {c.case}, got {bad[0]}; count them from its first"
-                )
-            if c.lesion_slices and not (math.isfinite(c.lesion_ml) and c.lesion_ml > 0):
+            if len(c.lesion_slices) and not (math.isfinite(c.lesion_ml) and c.lesion_ml > 0):
                 raise InputError(
                     f"contents: expected a volume of the lesion of {c.case} in ml above 0, got {c.lesion_ml}; measure its mask"
                 )
-        lesion = tuple((k, z) for k, c in enumerate(contents) for z in c.lesion_slices)
+        lesion = tuple((k, z) for k, c in enumerate(contents) for z in c.drawn_lesion_slices)
         if not lesion:
             raise InputError(
-                f"contents: expected a slice with lesion, got none in {len(contents)} volumes; prepare volumes that have one"
+                f"contents: expected at least one training case with a slice of lesion, got none in {len(contents)}; prepare more patients"
             )
         held = set(lesion)
-        background = tuple((k, z) for k, c in enumerate(contents) for z in range(c.depth) if (k, z) not in held)
-        beside = tuple((k, z) for k, z in background if _lies_beside(contents[k], z))
+        background = tuple((k, z) for k, c in enumerate(contents) for z in c.slices if (k, z) not in held)
+        beside = tuple(at for at in background if config.beside_fraction > 0 and _lies_beside(contents[at[0]], at[1]))
         table = AliasTable.of(slice_weights(contents, config.balance)) if config.balance > 0 else None
         return cls(lesion, background, beside, config.lesion_fraction, config.beside_fraction, table)
 
@@ -177,7 +178,7 @@ class SliceSampler:
 
 
 def _lies_beside(contents: Contents, z: int) -> bool:
-    if not contents.lesion_slices:
+    if not len(contents.lesion_slices):
         return False
     steps = int(np.abs(np.asarray(contents.lesion_slices) - z).min())
     return steps == 1 or steps * contents.slice_mm <= BESIDE_MM

@@ -93,8 +93,8 @@ def _read(file: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.
         raise bad("a NumPy archive", f"{type(error).__name__}: {error}") from None
     count = len(nbytes) if nbytes.ndim == 1 else 0
     for name, array, kind, wanted in (
-        ("bits", bits, "u", bits.shape[:1]),
         ("nbytes", nbytes, "iu", (count,)),
+        ("bits", bits, "u", bits.shape[:1]),
         ("shape", shape, "iu", (count, 3)),
         ("spacing", spacing, "f", (count, 3)),
     ):

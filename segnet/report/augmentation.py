@@ -14,7 +14,7 @@ from torch import Tensor
 
 from segnet.config import AUGMENT_PRESETS, AugmentConfig, Config
 from segnet.data.augment import Augmenter, Geometry, Parameters
-from segnet.data.dataset import CANVAS, Case, contents_of, cut, load_cases, normalise
+from segnet.data.dataset import CANVAS, Case, cut, load_cases, normalise
 from segnet.data.prepare import PreparedDataset, load_dataset
 from segnet.data.shapes import load_shapes
 from segnet.data.transforms import control_points
@@ -26,7 +26,7 @@ PANEL, GAP, MARGIN = 168, 8, 24
 HEAD, LABEL, CAPTION = 76, 30, 22
 ROWS, COLUMNS = 4, 9
 """Of a band; further columns go into a band below."""
-LINE, HALO = 1.6, 3.6
+LINE, HALO = 2.0, 4.0
 SIGNED, UNSIGNED = (-1.0, -0.5, 0.5, 1.0), (0.25, 0.5, 0.75, 1.0)
 """Magnitudes of the rows, as shares of the configuration's."""
 
@@ -93,8 +93,8 @@ def _middle_case(dataset: PreparedDataset) -> str:
 
 def _scene(dataset: PreparedDataset, name: str, config: Config) -> Scene:
     (case,) = load_cases(dataset.root, [name])
-    z = int(np.bincount(case.lesion[:, 0]).argmax())
-    y, x = case.lesion[case.lesion[:, 0] == z, 1:].mean(0).tolist()
+    z = int(case.mask.sum((1, 2)).argmax())
+    y, x = np.argwhere(case.mask[z]).mean(0).tolist()
     other, other_z = _without_lesion(dataset, case)
     side, low = int(config.data.patch_px * CANVAS), config.data.window_hu[0]
     images = np.zeros((2, 1, side, side), np.float32)
@@ -117,7 +117,7 @@ def _without_lesion(dataset: PreparedDataset, case: Case) -> tuple[Case, int]:
     names = [case.name, *(entry.case for entry in dataset.cases if entry.case != case.name)]
     for name in names:
         (found,) = [case] if name == case.name else load_cases(dataset.root, [name])
-        held = np.asarray(contents_of(found).lesion_slices)
+        held = np.flatnonzero(found.mask.any((1, 2)))
         distance = np.abs(np.arange(len(found.image))[:, None] - held).min(1)
         if distance.any():
             return found, int(distance.argmax())
