@@ -217,3 +217,17 @@ def test_grain_is_as_rough_as_asked() -> None:
     neighbours = float((grained[..., 1:] * grained[..., :-1]).mean())
     # of a Gaussian blur: exp(-1 / (4 sd^2)); its standard error over some 64^2 / (4 pi) independent spots
     assert neighbours == pytest.approx(math.exp(-0.25), abs=4 / math.sqrt(64**2 / (4 * math.pi)))
+
+
+def test_all_that_moves_pixels_is_one_resampling(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, masks = batch(4)
+    modes: list[str] = []
+    sample = F.grid_sample
+
+    def counted(x: Tensor, grid: Tensor, *, mode: str, align_corners: bool) -> Tensor:
+        modes.append(mode)
+        return sample(x, grid, mode=mode, align_corners=align_corners)
+
+    monkeypatch.setattr(F, "grid_sample", counted)
+    Augmenter(EVERYTHING, DATA, canvas=CANVAS)(images, masks, np.random.default_rng(0))
+    assert modes == ["bilinear", "nearest"]
