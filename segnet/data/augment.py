@@ -252,8 +252,8 @@ class Augmenter:
                 angle_rad=float(rng.uniform(0, 2 * math.pi)),
             )
             if found[len(found) // 2].any():
-                break
-        return found
+                return found
+        return torch.zeros_like(found)
 
 
 def grain(noise: Tensor, sd_px: float) -> Tensor:

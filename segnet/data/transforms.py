@@ -23,6 +23,8 @@ RING_PX = 4
 """How far what surrounds a lesion reaches."""
 CORE_PX, CORE_SHARE = 2.0, 0.9
 """The core of a lesion is where its mask, blurred by so much, is above that; grain is what such a blur takes away."""
+LEAST_CONTRAST = 0.02
+"""Difference of its mean grey to what it covers below which a lesion is not pasted: a mask of what cannot be seen teaches nothing."""
 LIKE_GROUND = 0.1
 """Share of the places for a pasted lesion that count as like the ground it comes from."""
 
@@ -237,14 +239,15 @@ def paste_lesions(images: Tensor, masks: Tensor, paste: Paste) -> tuple[Tensor, 
 
     A lesion comes to lie whole inside the picture, at one of the tenth of the places whose mean grey over the lesion's extent is most like
     that around it where it comes from: a lung nodule in lung. A donor's lesion keeps its texture and gets a new level; a shape gets the
-    mean grey and the grain of the donor's lesion. A batch without a whole lesion stays as it is. All slices of an image get their part of it
+    mean grey and the grain of the donor's lesion. A batch without a whole lesion stays as it is, and so does an image where
+    the lesion would differ from what it covers by less than `LEAST_CONTRAST`. All slices of an image get their part of it
     at the same place.
     """
     out, marked = images.clone(), masks.clone()
-    from_ = torch.nonzero(whole_lesions(masks)).flatten()
+    sources = torch.nonzero(whole_lesions(masks)).flatten()
     gets = paste.wanted & ~masks.flatten(1).any(1)
-    for k in torch.nonzero(gets).flatten().tolist() if len(from_) else []:
-        source = int(from_[int(paste.donor[k] * len(from_))])
+    for k in torch.nonzero(gets).flatten().tolist() if len(sources) else []:
+        source = int(sources[int(paste.donor[k] * len(sources))])
         lesion, texture = masks[source], images[source]
         if paste.shape is not None and paste.shape[k].any():
             lesion = paste.shape[k]
@@ -256,6 +259,9 @@ def paste_lesions(images: Tensor, masks: Tensor, paste: Paste) -> tuple[Tensor, 
         if shift is None:
             continue
         lesion, texture = (torch.roll(x, shift, (1, 2)) for x in (lesion, texture))
+        held = lesion > 0
+        if abs(float((texture[held] + paste.level[k]).mean() - images[k][held].mean())) < LEAST_CONTRAST:
+            continue
         blend = smooth(lesion[None], paste.soft_px[k : k + 1])[0]
         out[k] = images[k] + blend * (texture + paste.level[k] - images[k])
         marked[k] = lesion

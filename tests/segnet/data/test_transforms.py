@@ -261,3 +261,17 @@ def test_a_shape_gets_the_grey_and_the_grain_of_a_lesion() -> None:
     # a blur of 2 px leaves 1 / (16 pi) of the variance of white noise, and takes that share of the pixel itself twice
     assert float(sd) == pytest.approx(0.05, rel=0.1)
     assert float(mean) == pytest.approx(0.7, abs=0.01)
+
+
+def test_what_could_not_be_seen_is_not_pasted() -> None:
+    """A lesion 0.1 brighter than the even ground, made darker by nearly that."""
+    masks = torch.zeros(3, 1, SIZE, SIZE)
+    masks[0, :, 8:16, 8:16] = 1
+    images = torch.full_like(masks, 0.4)
+    images[0] += 0.1 * masks[0]
+    level = torch.tensor([0.0, -0.1 + 0.9 * transforms.LEAST_CONTRAST, -0.1 - 1.1 * transforms.LEAST_CONTRAST])
+    changed, marked = pasted(images, masks, level=level)
+    assert torch.equal(changed[1], images[1])
+    assert not marked[1].any()
+    assert marked[2].sum() == 64
+    assert float(changed[2].min()) == pytest.approx(0.4 - 1.1 * transforms.LEAST_CONTRAST)
