@@ -105,8 +105,10 @@ class DataConfig(_Frozen):
     """Share of training fields of view around a click in the lesion; the others lie as windows cover a slice without one."""
     lone_fraction: Annotated[float, Field(ge=0, le=1)] = 0.25
     """Where several slices are shown: share of neighbours in training that only repeat the slice, as beyond a volume's end."""
-    fade_fraction: Annotated[float, Field(ge=0, le=1)] = 0.4
-    """Share of training slices whose lesion is faded towards what surrounds it, to a fifth of its contrast at most."""
+    balance: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """How evenly lesion slices are drawn over size classes, patients and lesions: 0 each slice, 1 each size class as often as another."""
+    beside_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the slices without lesion that are drawn from those close beside one; the others are drawn from all of them."""
     split: Literal["stratified", "patient", "slice-paper"] = "stratified"
     """Patients by chance within each set and class of lesion size; patients by chance; or, as the paper's sample counts betray, single
     slices by chance, a tenth for test and a fifth of the others for validation, so that neighbours of a test slice are trained on."""
@@ -121,6 +123,104 @@ class DataConfig(_Frozen):
     def window(self) -> tuple[float, float]:
         """What becomes 0 and 1 of the values the network is shown: HU, or the paper's 8-bit grey."""
         return (0.0, 255.0) if self.route == "paper" else self.window_hu
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Magnitude = Annotated[float, Field(ge=0)]
+
+
+class AugmentConfig(_Frozen):
+    """How a training slice is changed. A probability is the share of slices that a change comes over, a magnitude its largest size.
+
+    A preset gives the fields that are not given themselves.
+    """
+
+    preset: Literal["default", "strong"] = "default"
+    flip_probability: Share = 0.5
+    quarter_turns: bool = True
+    """Turns by 0, 90, 180 or 270 degrees, each as often."""
+    rotation_rad: Magnitude = 0.25
+    """Of a further turn to either side, in radians. What turn and scale bring in from beyond what is read is black."""
+    scale_log: Magnitude = 0.2
+    """Of the natural logarithm of the field of view's scale, to either side."""
+    elastic_probability: Share = 0.0
+    elastic_px: Magnitude = 5.0
+    """Displacement of a control point along each axis, in pixels of the image; less than a third of the spacing, so
+    that nothing folds."""
+    elastic_spacing_px: Annotated[float, Field(gt=0)] = 16.0
+    """Between control points, in pixels of the image."""
+    paste_probability: Share = 0.0
+    """Share of the slices without lesion that get one: that of another slice of the batch, or a shape with its grey."""
+    paste_level: Magnitude = 0.05
+    """By how much a pasted lesion is brighter or darker than the one it is of, as a share of the window."""
+    paste_soft_px: Magnitude = 1.0
+    """Of a pasted lesion's edge: standard deviation, in pixels of the image."""
+    shapes: str | None = None
+    """Folder of lesion shapes (`segnet.data.shapes`); none: only lesions of the batch are pasted."""
+    shape_fraction: Share = 0.5
+    """Share of the pasted lesions that have a shape of that folder, where one is given."""
+    fade_probability: Share = 0.4
+    """Of a lesion to be faded towards what surrounds it, as if it were a faint one."""
+    fade_kept: Share = 0.2
+    """Least share of its contrast that a faded lesion keeps."""
+    agent_probability: Share = 0.0
+    agent_hu: Annotated[float, Field(ge=0, lt=100)] = 80.0
+    """By how much a simulated contrast agent, or the lack of one, raises or lowers lesion and tissue, each by its own, in HU. From 100
+    on darker tissue could become brighter than what was brighter."""
+    agent_band_hu: tuple[float, float] = (-25.0, 200.0)
+    """What takes up contrast agent: neither air and fat below nor bone above, in HU."""
+    gamma_log: Magnitude = 0.2
+    """Of the natural logarithm of the exponent that grey levels are raised to, to either side."""
+    contrast: Share = 0.15
+    """Of the factor that grey levels are multiplied by, from 1 to either side."""
+    brightness: Magnitude = 0.05
+    """Of what is added to grey levels, to either side, as a share of the window."""
+    low_resolution_probability: Share = 0.0
+    low_resolution_factor: Annotated[float, Field(ge=1)] = 2.0
+    """How many times larger than those of the image the pixels become that a slice is brought to and back from."""
+    blur_probability: Share = 0.0
+    blur_px: Magnitude = 1.0
+    """Standard deviation of the blur, in pixels of the image."""
+    noise_sd: Magnitude = 0.02
+    """Standard deviation of Gaussian noise, as a share of the window."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_preset(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        preset = values.get("preset", "default")
+        return {**(AUGMENT_PRESETS.get(preset, {}) if isinstance(preset, str) else {}), **values}
+
+    @model_validator(mode="after")
+    def _elastic_does_not_fold(self) -> AugmentConfig:
+        if 3 * self.elastic_px >= self.elastic_spacing_px:
+            raise ValueError(f"elastic_px: expected less than a third of elastic_spacing_px, got {self.elastic_px}")
+        return self
+
+    @model_validator(mode="after")
+    def _band_is_ordered(self) -> AugmentConfig:
+        low, high = self.agent_band_hu
+        if not low < high:
+            raise ValueError(f"agent_band_hu: expected low < high, got {low} {high}")
+        return self
+
+
+AUGMENT_PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "strong": {
+        "elastic_probability": 0.3,
+        "paste_probability": 0.5,
+        "agent_probability": 0.3,
+        "gamma_log": 0.3,
+        "contrast": 0.25,
+        "brightness": 0.1,
+        "low_resolution_probability": 0.2,
+        "blur_probability": 0.2,
+        "noise_sd": 0.04,
+    },
+}
+"""What a preset of `augment` changes of its defaults."""
 
 
 class TrainConfig(_Frozen):
@@ -161,6 +261,7 @@ class Config(_Frozen):
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
     train: TrainConfig = TrainConfig()
 
     def each_fold(self) -> dict[str, Config]:
@@ -168,10 +269,30 @@ class Config(_Frozen):
         folds = {f"fold-{k}": self.data.model_copy(update={"fold": k}) for k in range(self.data.folds or 0)}
         return {name: self.model_copy(update={"data": data}) for name, data in folds.items()}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fading_was_of_data(cls, values: Any) -> Any:
+        """Files and checkpoints from before there was a section for augmentation name it data.fade_fraction."""
+        if not isinstance(values, Mapping) or not isinstance(values.get("augment", {}), Mapping):
+            return values
+        if isinstance(data := values.get("data"), Mapping) and "fade_fraction" in data:
+            kept = {name: value for name, value in data.items() if name != "fade_fraction"}
+            augment = {"fade_probability": data["fade_fraction"], **values.get("augment", {})}
+            return {**values, "data": kept, "augment": augment}
+        return values
+
     @model_validator(mode="after")
     def _slices_have_a_middle(self) -> Config:
         if self.model.in_channels % 2 == 0:
             raise ValueError(f"model.in_channels: expected an odd number of slices, got {self.model.in_channels}")
+        return self
+
+    @model_validator(mode="after")
+    def _grey_is_no_hu(self) -> Config:
+        if self.data.route == "paper" and self.augment.agent_probability > 0:
+            raise ValueError(
+                f"augment.agent_probability: expected 0 with data.route paper, whose grey is no HU, got {self.augment.agent_probability}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -195,7 +316,9 @@ class Config(_Frozen):
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+        if isinstance(value, Mapping) and "preset" in value:
+            merged[key] = dict(value)  # fields that an earlier source gave would hide those of the preset
+        elif isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
             merged[key] = _merge(merged[key], value)
         else:
             merged[key] = value
@@ -222,7 +345,7 @@ def load_config(
 
     Parameters
     ----------
-    path : YAML file with the sections model, data, train; any may be missing
+    path : YAML file with the sections model, data, augment, train; any may be missing
     flags : section -> field -> value; None values are left out
     prepared : how the dataset was, which gives the defaults of `data.route` and `data.window_hu`
 
@@ -241,7 +364,7 @@ def load_config(
             ) from None
         if not isinstance(values, dict):
             raise InputError(
-                f"config {path}: expected sections model, data, train, got {type(values).__name__}; see `segnet info --show-config`"
+                f"config {path}: expected sections model, data, augment, train, got {type(values).__name__}; see `segnet info --show-config`"
             )
     if prepared is not None:
         values = _merge({"data": {"route": prepared.route, "window_hu": prepared.window_hu}}, values)

@@ -9,6 +9,7 @@ import typer
 
 from .. import __version__
 from ..errors import InputError
+from .augment import augment
 from .bench import bench
 from .compare import compare
 from .evaluate import evaluate
@@ -28,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for command in (phantom, prepare, train, compare, predict, evaluate, info, bench):
+for command in (phantom, prepare, augment, train, compare, predict, evaluate, info, bench):
     app.command()(command)
 
 

@@ -17,13 +17,20 @@ BAD_INPUT, PARTIAL = 3, 4
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Result as JSON on stdout.")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file with sections model, data, train.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", "-c", help="YAML file with sections model, data, augment, train.")
+]
 
 
 class Part(str, Enum):
     train = "train"
     val = "val"
     test = "test"
+
+
+class Preset(str, Enum):
+    default = "default"
+    strong = "strong"
 
 
 class Clock(str, Enum):

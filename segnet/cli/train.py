@@ -10,6 +10,7 @@ import typer
 from .options import (
     AsJson,
     ConfigFile,
+    Preset,
     Quiet,
     Split,
     print_json,
@@ -57,6 +58,9 @@ def train(
         int | None, typer.Option(help="Side the field of view is resampled to; a multiple of 32.")
     ] = None,
     window: Annotated[tuple[float, float] | None, typer.Option(help="CT window in HU, as prepared.")] = None,
+    augment: Annotated[
+        Preset | None, typer.Option(help="How strongly training slices are changed. Default: default.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, split and augmentation.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of torch and of the scan.")] = None,
     bfloat16: Annotated[
@@ -89,6 +93,7 @@ def train(
             "folds": folds,
             "fold": fold,
         },
+        "augment": {"preset": None if augment is None else augment.value},
         "train": {
             "minutes": minutes,
             "max_steps": max_steps,

@@ -8,11 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
-from ..config import DataConfig
+from ..config import AugmentConfig, DataConfig
 from ..errors import InputError
+from .augment import Augmenter, Geometry
 from .cases import Cases
+from .prepared import PreparedCase
+from .sampling import Contents, SliceSampler
+from .shapes import load_shapes
 
 CANVAS = 1.5
 """Side of the piece cut out of a slice, in fields of view: what a rotation by 45 degrees can reach, and a little more."""
@@ -49,19 +52,10 @@ def window_starts(length: int, side: int) -> list[int]:
     return [round(k * (length - side) / (count - 1)) for k in range(count)]
 
 
-def fade(images: Tensor, masks: Tensor, kept: Tensor) -> Tensor:
-    """Lesions faded towards what surrounds them, as if they were faint ones: what is `kept` of the difference, by image.
-
-    Parameters
-    ----------
-    images, masks : (count, slices, height, width); each slice by itself
-    kept : (count,) in [0, 1]; 1 leaves an image alone
-    """
-    rows = F.max_pool2d(masks, (9, 1), stride=1, padding=(4, 0))
-    ring = F.max_pool2d(rows, (1, 9), stride=1, padding=(0, 4)) - masks
-    around = (images * ring).sum((2, 3), keepdim=True) / ring.sum((2, 3), keepdim=True).clamp(min=1)
-    inside = F.avg_pool2d(masks, 3, stride=1, padding=1)
-    return images - (1 - kept[:, None, None, None]) * inside * (images - around)
+def contents_of(entry: PreparedCase, only: Sequence[int] | None = None) -> Contents:
+    """What a volume holds, as the choice of a slice goes by it; `only` these of its slices may be drawn."""
+    slices = range(entry.shape_zyx[0]) if only is None else only
+    return Contents(entry.case, entry.patient, slices, entry.lesion_z, entry.lesion_ml, entry.spacing_zyx_mm[0])
 
 
 class BatchSource:
@@ -74,11 +68,12 @@ class BatchSource:
     seed : of the generator
     slices : shown at once
     only : slices by case, where not all of a case's slices are for training
+    augment : how they are changed; None is the default
 
     Raises
     ------
     InputError
-        There is no case, or no slice with lesion.
+        No slice with lesion may be drawn.
     """
 
     def __init__(
@@ -89,34 +84,37 @@ class BatchSource:
         *,
         slices: int = 1,
         only: Mapping[str, Sequence[int]] | None = None,
+        augment: AugmentConfig | None = None,
     ) -> None:
         self.cases, self.config, self.slices = cases, config, slices
         self.rng = np.random.default_rng(seed)
-        self.lesion_slices: list[tuple[int, int]] = []
-        self.other_slices: list[tuple[int, int]] = []
-        for i, entry in enumerate(cases.entries):
-            held = set(entry.lesion_z)
-            for z in range(entry.shape_zyx[0]) if only is None else only.get(entry.case, ()):
-                (self.lesion_slices if z in held else self.other_slices).append((i, z))
-        if not self.lesion_slices:
-            raise InputError("cases: expected at least one training case, got none; prepare more patients")
+        contents = [contents_of(e, None if only is None else only.get(e.case, ())) for e in cases.entries]
+        self.sampler = SliceSampler.of(contents, config)
+        augment = augment or AugmentConfig()
+        shapes = load_shapes(augment.shapes) if augment.shapes is not None else None
+        self.augmenter = Augmenter(augment, config, canvas=CANVAS, shapes=shapes)
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
         """(images (count, slices, side, side) in [0, 1], masks (count, side, side) of 0 and 1, those of the middle slices)."""
         side = int(self.config.patch_px * CANVAS)
         images = np.empty((count, self.slices, side, side), np.float32)
         masks = np.empty((count, self.slices, side, side), np.float32)
+        pixel_mm, offset_mm = np.empty((count, 2), np.float32), np.empty((count, self.slices), np.float32)
         window = self.config.window
         for k in range(count):
-            lesion = not self.other_slices or self.rng.random() < self.config.lesion_fraction
-            pool = self.lesion_slices if lesion else self.other_slices
-            i, z = pool[self.rng.integers(len(pool))]
+            i, z = self.sampler.draw(self.rng)
+            entry = self.cases.entries[i]
             centre_yx = self._field_of_view(i)
-            for s, at in enumerate(self._neighbours(z, self.cases.entries[i].shape_zyx[0])):
+            neighbours = self._neighbours(z, entry.shape_zyx[0])
+            pixel_mm[k] = np.multiply(entry.spacing_zyx_mm[1:], self.config.patch_px / self.config.input_px)
+            offset_mm[k] = (neighbours - z) * entry.spacing_zyx_mm[0]
+            for s, at in enumerate(neighbours):
                 image, mask = self.cases.plane(i, int(at))
                 images[k, s] = normalise(cut(image, centre_yx, side, window[0]), window)
                 masks[k, s] = cut(mask, centre_yx, side, 0)
-        return self._augment(torch.from_numpy(images), torch.from_numpy(masks))
+        geometry = Geometry(torch.from_numpy(pixel_mm), torch.from_numpy(offset_mm))
+        changed, marked = self.augmenter(torch.from_numpy(images), torch.from_numpy(masks), self.rng, geometry)
+        return changed, marked[:, self.slices // 2]
 
     def _neighbours(self, z: int, depth: int) -> NDArray[np.int64]:
         """Which slices are shown for slice z."""
@@ -140,30 +138,3 @@ class BatchSource:
 
         _, height, width = entry.shape_zyx
         return window(y, height) + side // 2, window(x, width) + side // 2
-
-    def _uniform(self, low: float, high: float, count: int) -> Tensor:
-        return torch.from_numpy(self.rng.uniform(low, high, count).astype(np.float32))
-
-    def _augment(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Flip, quarter and small turns, scale, fading, then contrast, brightness, gamma and noise."""
-        count, size = len(images), self.config.input_px
-        quarter = torch.from_numpy(self.rng.integers(0, 4, count).astype(np.float32)) * (np.pi / 2)
-        angle = quarter + self._uniform(-0.25, 0.25, count)
-        scale = torch.exp(self._uniform(-0.2, 0.2, count)) / CANVAS
-        flip = torch.where(self._uniform(0, 1, count) < 0.5, -1.0, 1.0)
-        cos, sin, zero = torch.cos(angle) * scale, torch.sin(angle) * scale, torch.zeros(count)
-        theta = torch.stack([torch.stack([cos * flip, -sin, zero], -1), torch.stack([sin * flip, cos, zero], -1)], 1)
-        grid = F.affine_grid(theta, [count, 1, size, size], align_corners=False)
-        images = F.grid_sample(images, grid, mode="bilinear", align_corners=False)
-        masks = F.grid_sample(masks, grid, mode="nearest", align_corners=False)
-
-        def each(values: Tensor) -> Tensor:
-            return values[:, None, None, None]
-
-        faded = self._uniform(0, 1, count) < self.config.fade_fraction
-        images[faded] = fade(images[faded], masks[faded], self._uniform(0.2, 1, count)[faded])
-        images = images.clamp(0, 1) ** each(torch.exp(self._uniform(-0.2, 0.2, count)))
-        images = images * each(self._uniform(0.85, 1.15, count)) + each(self._uniform(-0.05, 0.05, count))
-        noise = torch.from_numpy(self.rng.standard_normal(tuple(images.shape), dtype=np.float32))
-        images = images + noise * each(self._uniform(0, 0.02, count))
-        return images.clamp(0, 1), masks[:, self.slices // 2]

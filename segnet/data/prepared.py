@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from segnet.config import PrepareConfig
+from segnet.config import DataConfig, PrepareConfig
 from segnet.errors import InputError
 
 FORMAT = "segnet-prepare/2"
@@ -93,6 +93,21 @@ class PreparedDataset:
     def patients(self) -> list[str]:
         """The patients, sorted."""
         return sorted({case.patient for case in self.cases})
+
+    def check(self, data: DataConfig) -> None:
+        """Whether images will be brought to a network the way these were prepared.
+
+        Raises
+        ------
+        InputError
+            Route or window differ.
+        """
+        for name in ("route", "window_hu"):
+            was, given = getattr(self.config, name), getattr(data, name)
+            if was != given and not (name == "window_hu" and self.config.route == "paper"):
+                raise InputError(
+                    f"data.{name}: expected {was} as the dataset was prepared, got {given}; change it, or prepare the dataset again"
+                )
 
     def path_of(self, case: PreparedCase) -> Path:
         """The HDF5 file whose group ``/<case>`` holds `case`."""

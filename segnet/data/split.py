@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from segnet.data.sampling import size_class
 from segnet.errors import InputError
 
 if TYPE_CHECKING:
     from segnet.data.prepared import PreparedCase
 
 _PARTS = ("train", "val", "test")
-
-
-SIZE_CLASSES_MM = (10.0, 20.0, 50.0)
-"""Bounds of lesions' sizes, by the diameter of a ball of equal volume."""
 
 
 def strata(cases: Iterable[PreparedCase]) -> dict[str, str]:
@@ -33,18 +30,6 @@ def strata(cases: Iterable[PreparedCase]) -> dict[str, str]:
         size = (case.lesion_ml, case.set)
         largest[case.patient] = max(size, largest.get(case.patient, size))
     return {patient: f"{name} {size_class(lesion_ml)}" for patient, (lesion_ml, name) in largest.items()}
-
-
-def size_class(lesion_ml: float) -> int:
-    """How many of `SIZE_CLASSES_MM` a lesion's diameter reaches.
-
-    Examples
-    --------
-    >>> size_class(0.5), size_class(4.2)
-    (0, 2)
-    """
-    diameter_mm = (6000 * lesion_ml / math.pi) ** (1 / 3)
-    return sum(diameter_mm >= bound for bound in SIZE_CLASSES_MM)
 
 
 def split_patients(

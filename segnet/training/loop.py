@@ -143,12 +143,7 @@ def train(
     if finished and not run_exists:
         return _finished(out, config)
     dataset = load_dataset(prepared)
-    for name in ("route", "window_hu"):
-        was, given = getattr(dataset.config, name), getattr(config.data, name)
-        if was != given and not (name == "window_hu" and dataset.config.route == "paper"):
-            raise InputError(
-                f"data.{name}: expected {was} as the dataset was prepared, got {given}; prepare it again or change it"
-            )
+    dataset.check(config.data)
     by_slice = make_slice_split(prepared, config) if config.data.split == "slice-paper" else None
     split = make_split(prepared, config) if by_slice is None else {part: sorted(by_slice[part]) for part in by_slice}
     if by_slice is not None:
@@ -223,6 +218,7 @@ class _Run:
             settings.seed,
             slices=config.model.in_channels,
             only=only.get("train"),
+            augment=config.augment,
         )
         self.val_cases, self.val_slices = Cases(prepared, split["val"]), only.get("val")
         self.model = synchronised(channels_last(build(config.model)))
@@ -320,7 +316,7 @@ class _Run:
 
     def _epoch(self) -> float:
         """In slices with lesion."""
-        return round(self.at.step * self._slices_a_step / len(self.source.lesion_slices), 3)
+        return round(self.at.step * self._slices_a_step / len(self.source.sampler.lesion), 3)
 
     def _backward(self) -> float:
         """Loss of one batch, all processes' parts together; adds its gradients."""

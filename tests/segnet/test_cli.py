@@ -275,3 +275,19 @@ def test_bench() -> None:
             *more,
             says="side-px: x: expected height and width",
         )
+
+
+def test_augment_draws_a_sheet(tmp_path: Path, prepared: Path) -> None:
+    out = tmp_path / "sheet.png"
+    result = segnet(
+        "augment", "-i", prepared, "-o", out, "--case", "bone_00003_lesion_01", "--patch-px", "32", "--input-px", "64"
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"bone_00003_lesion_01 in {out}\n"
+    assert out.read_bytes().startswith(b"\x89PNG")
+    refused("augment", "-i", prepared, "-o", tmp_path / "other.png", "--case", "nobody", says="got 'nobody'")
+    refused(
+        "augment", "-i", prepared, "-o", tmp_path / "o.png", "--shapes", tmp_path, says="expected a folder with sets"
+    )
+    assert segnet("augment", "-i", prepared, "-o", out, "--augment", "weak").returncode == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["sheet.png"]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from segnet.config import DataConfig
+from segnet.config import AugmentConfig, DataConfig
 from segnet.data.cases import Cases
-from segnet.data.dataset import BatchSource, cut, fade, normalise, stack
+from segnet.data.dataset import BatchSource, cut, normalise, stack
 from segnet.errors import InputError
 
-CONFIG = DataConfig(patch_px=32, input_px=64, fade_fraction=0.0)
+CONFIG = DataConfig(patch_px=32, input_px=64)
+UNFADED = AugmentConfig(fade_probability=0.0)
 
 
 def test_cut_pads_beyond_the_edge() -> None:
@@ -36,7 +38,7 @@ def test_batches_follow_the_seed(prepared: Path) -> None:
 
 def test_image_and_mask_stay_together(prepared: Path) -> None:
     """The lesion is bright, so that it must be under its mask after every augmentation."""
-    images, masks = BatchSource(Cases(prepared), CONFIG, 3).draw(64)
+    images, masks = BatchSource(Cases(prepared), CONFIG, 3, augment=UNFADED).draw(64)
     assert images.shape == (64, 1, 64, 64)
     assert masks.shape == (64, 64, 64)
     assert set(masks.unique().tolist()) == {0.0, 1.0}
@@ -51,23 +53,11 @@ def test_image_and_mask_stay_together(prepared: Path) -> None:
 
 def test_lesion_slices_are_drawn_as_often_as_asked(prepared: Path) -> None:
     cases = Cases(prepared)
-    assert BatchSource(cases, CONFIG, 0).other_slices
+    assert BatchSource(cases, CONFIG, 0).sampler.background
     for fraction in (0.0, 1.0):
         source = BatchSource(cases, CONFIG.model_copy(update={"lesion_fraction": fraction}), 0)
         _, masks = source.draw(40)
         assert (masks.flatten(1).any(1)).float().mean() == fraction
-
-
-def test_a_faded_lesion_is_as_much_fainter_as_asked() -> None:
-    """A bright square on an even ground: its contrast shrinks, the ground stays, `kept` 1 changes nothing."""
-    masks = torch.zeros(3, 1, 32, 32)
-    masks[:, :, 10:20, 8:20] = 1
-    images = 0.2 + 0.5 * masks
-    kept = torch.tensor([1.0, 0.4, 0.0])
-    faded = fade(images, masks, kept)
-    assert torch.equal(faded[0], images[0])
-    torch.testing.assert_close(faded[:, 0, 12:18, 10:18].mean((1, 2)), 0.2 + 0.5 * kept)
-    torch.testing.assert_close(faded[:, 0, :8], images[:, 0, :8])
 
 
 def test_no_cases_is_an_error(prepared: Path) -> None:
@@ -98,5 +88,5 @@ def test_several_slices_are_shown_and_the_middle_one_is_asked_for(prepared: Path
         source = BatchSource(
             cases[:1], CONFIG.model_copy(update={"lone_fraction": 0.0, "lesion_fraction": 0.0}), 5, slices=3
         )
-        source.other_slices = [(0, z)]
+        source.sampler = replace(source.sampler, background=((0, z),))
         assert not source.draw(2)[1].any()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections import Counter
 from itertools import chain
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segnet.data.split import kfold_patients, size_class, split_patients, split_slices
+from segnet.data.split import kfold_patients, split_patients, split_slices
 from segnet.errors import InputError
 
 names = st.sets(st.text("abc012_", min_size=1, max_size=6), min_size=2, max_size=40)
@@ -102,11 +101,6 @@ def test_test_patients_stay_when_the_others_change_their_shares() -> None:
     )
     assert first["test"] == second["test"]
     assert first["val"] != second["val"]
-
-
-def test_size_classes_are_by_diameter() -> None:
-    ball_ml = [math.pi / 6 * d**3 / 1000 for d in (9.99, 10.01, 19.99, 20.01, 49.99, 50.01)]
-    assert [size_class(ml) for ml in ball_ml] == [0, 1, 1, 2, 2, 3]
 
 
 @given(st.dictionaries(st.text("ab", min_size=1), st.integers(1, 40), min_size=1), st.integers(0, 3))

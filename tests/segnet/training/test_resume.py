@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
+from safetensors.torch import save_file
 
+from segnet.config import AugmentConfig
 from segnet.errors import InputError
 from segnet.training import checkpoint, log, state
 from segnet.training.loop import train
@@ -136,6 +139,9 @@ def test_another_configuration_is_not_resumed(config: Any, prepared: Path, tmp_p
     says = "expected the configuration the run began with, train.batch_size = 2, got 3; give the same flags"
     with pytest.raises(InputError, match=says):
         train(prepared, tmp_path / "run", changed(config, "train", batch_size=3), resume=True)
+    augmented = "the configuration the run began with, augment.fade_probability = 0.4, got 0.9"
+    with pytest.raises(InputError, match=augmented):
+        train(prepared, tmp_path / "run", changed(config, "augment", fade_probability=0.9), resume=True)
     with pytest.raises(InputError, match="got an unfinished one: resume it, or choose another folder"):
         train(prepared, tmp_path / "run", config)
     with pytest.raises(InputError, match=says):
@@ -190,3 +196,36 @@ def test_a_failed_write_leaves_the_old_state(
     with pytest.raises(OSError, match="disk full"):
         train(prepared, tmp_path / "run", config, resume=True)
     assert (tmp_path / "run" / state.FILE).read_bytes() == before
+
+
+def test_a_run_that_began_before_there_was_a_section_for_augmentation_goes_on(
+    config: Any, prepared: Path, tmp_path: Path, unbroken: Path
+) -> None:
+    def stop(row: dict[str, Any]) -> None:
+        if row["step"] == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(prepared, tmp_path / "run", config, progress=stop)
+    file = tmp_path / "run" / state.FILE
+    with safe_open(file, framework="pt") as opened:
+        metadata, tensors = opened.metadata(), {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    old = json.loads(metadata["config"])
+    old["data"]["fade_fraction"] = old.pop("augment")["fade_probability"]
+    save_file(tensors, file, {**metadata, "config": json.dumps(old)})
+    train(prepared, tmp_path / "run", config, resume=True)
+    same(unbroken, tmp_path / "run")
+
+
+def test_strong_augmentation_resumes_to_the_bit(config: Any, prepared: Path, tmp_path: Path) -> None:
+    def stop(row: dict[str, Any]) -> None:
+        if row["step"] == 5:
+            raise Killed
+
+    strong = config.model_copy(update={"augment": AugmentConfig.model_validate({"preset": "strong"})})
+    strong = changed(strong, "data", balance=1.0, beside_fraction=0.5)
+    train(prepared, tmp_path / "whole", strong)
+    with pytest.raises(Killed):
+        train(prepared, tmp_path / "run", strong, progress=stop)
+    train(prepared, tmp_path / "run", strong, resume=True)
+    same(tmp_path / "whole", tmp_path / "run")
