@@ -18,7 +18,6 @@ FloatArray = NDArray[np.float64]
 
 MAX_VOXELS = 2**30
 AFFINE_TOLERANCE_MM = 1e-3
-LPS_TO_RAS: FloatArray = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 _orientations: Any = nib.orientations
 _nifti1_header: Any = nib.Nifti1Header
