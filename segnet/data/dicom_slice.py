@@ -271,18 +271,17 @@ def frame_size(frame: bytes) -> tuple[int, int, int] | None:
 
 def _open(path: Path, *, pixels: bool) -> Slice:
     import pydicom
-    from pydicom import config
     from pydicom.filereader import read_dataset, read_file_meta_info
     from pydicom.tag import Tag
 
     tags = [Tag(keyword) for keyword in (*_TAGS, *(["PixelData"] if pixels else []))]
-    with _parsing(path, "header"), config.disable_value_validation():
+    with _parsing(path, "header"):
         meta = read_file_meta_info(path)
         syntax = str(meta.get("TransferSyntaxUID", ""))
         if syntax == _DEFLATED:
             # pydicom would inflate without a bound
             inflated = _inflated(path, 144 + int(meta.FileMetaInformationGroupLength))
-            header: Any = read_dataset(io.BytesIO(inflated), False, True, specific_tags=tags)
+            header: Any = read_dataset(io.BytesIO(inflated), False, True, specific_tags=list(tags))
             header.set_original_encoding(False, True)
             header.file_meta = meta
         else:
@@ -314,8 +313,11 @@ def _inflated(path: Path, offset: int) -> bytes:
 @contextmanager
 def _parsing(path: Path, what: str) -> Iterator[None]:
     """Turns whatever pydicom or a decoder raises into an error of the input, without its words."""
+    from pydicom import config
+
     try:
-        yield
+        with config.disable_value_validation():
+            yield
     except (InputError, MemoryError):
         raise
     except OSError as error:
