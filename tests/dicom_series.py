@@ -42,6 +42,7 @@ def make_series(
         one.SeriesDescription = PATIENT
         one.Modality, one.ImageType = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"]
         one.SeriesInstanceUID, one.SeriesNumber = series, 4
+        one.StudyInstanceUID, one.FrameOfReferenceUID = "1.2.3", "1.2.3.1"
         one.InstanceNumber = (7 * i) % len(array) + 1
         one.Rows, one.Columns = plane.shape
         one.SamplesPerPixel, one.PhotometricInterpretation = 1, "MONOCHROME2"

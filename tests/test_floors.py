@@ -133,6 +133,10 @@ def test_segnet_uses_ssmcore_by_its_public_names() -> None:
             assert not private, f"{file.name} imports {private}"
 
 
+def test_volumes_load_no_dicom_before_they_meet_it() -> None:
+    assert not top(loaded_by("import segnet.data.volumes")) & {"pydicom", "highdicom", "torch"}
+
+
 def test_help_loads_nothing_heavy() -> None:
     loaded = top(loaded_by("import segnet.cli"))
     assert not loaded & {"torch", "numba", "scipy", "monai", "nibabel", "h5py", "pydantic", "PIL"}

@@ -109,6 +109,7 @@ def test_other_objects_and_files_are_ignored(tmp_path: Path) -> None:
     assert is_dicom_series(folder)
     np.testing.assert_array_equal(load_series(folder).array.transpose(2, 1, 0), RAMP)
     assert not is_dicom_series(folder / "sub")
+    assert not is_dicom_series(folder / "notes.txt")
 
 
 def test_rounded_positions_are_one_grid(tmp_path: Path) -> None:
@@ -180,6 +181,7 @@ REFUSED: dict[str, tuple[Callable[[list[Dataset]], Any], str]] = {
     "size": (third(Rows=4, Columns=5), "one size, got 5 of 5 x 4, 1 of 4 x 5"),
     "spacing": (third(PixelSpacing=[1, 1.5]), r"PixelSpacing: .* got \[1.0, 1.5\] in 1 of 6"),
     "orientation": (third(ImageOrientationPatient=[0, 1, 0, 1, 0, 0]), "ImageOrientationPatient: expected the same"),
+    "frame of reference": (third(FrameOfReferenceUID="1.9"), "one frame of reference, got 2"),
     "skewed": (each(ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "perpendicular unit vectors"),
     "no orientation": (each(ImageOrientationPatient=None), "ImageOrientationPatient: expected 6"),
     "no position": (third(ImagePositionPatient=None), "ImagePositionPatient: expected 3 finite"),
@@ -196,6 +198,9 @@ REFUSED: dict[str, tuple[Callable[[list[Dataset]], Any], str]] = {
     "bits": (each(BitsAllocated=64), "BitsAllocated"),
     "short pixels": (third(PixelData=bytes(38)), "expected 40 bytes, got 38"),
     "long pixels": (third(PixelData=bytes(42)), "expected 40 bytes, got 42"),
+    "no rows": (third(Rows=None), "Rows: expected 1 finite"),
+    "no pixels": (third(PixelData=None), "PixelData: "),
+    "empty pixels": (third(PixelData=b""), "expected 40 bytes, got 0"),
     "claims": (each(Rows=65000, Columns=65000), "at most 1073741824 voxels"),
     "claims less": (each(Rows=10000, Columns=10000), "truncated"),
 }
@@ -225,6 +230,16 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
             read_series(folder)
         assert "Secret" not in str(caught.value)
     path.write_bytes(whole)
+    read_series(folder)
+
+
+def test_a_damaged_slice_is_not_taken_for_another_file(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "a", RAMP)
+    for name, content in (("empty", b""), ("a.dcm", b"hello"), ("b.DCM", bytes(200))):
+        (folder / name).write_bytes(content)
+        with pytest.raises(InputError, match=f"other content in .*{name}"):
+            read_series(folder)
+        (folder / name).unlink()
     read_series(folder)
 
 
