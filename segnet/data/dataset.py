@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..config import AugmentConfig, DataConfig
-from ..errors import InputError
 from .augment import Augmenter, Geometry
 from .cases import Cases
 from .prepared import PreparedCase

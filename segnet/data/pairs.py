@@ -226,7 +226,7 @@ def _stems(folder: Path) -> list[tuple[str, Path]]:
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
-        if (path.name.endswith(ENDINGS) and path.is_file()) or (path.is_dir() and is_dicom_series(path)):
+        if (path.name.lower().endswith(ENDINGS) and path.is_file()) or (path.is_dir() and is_dicom_series(path)):
             out.append((stem_of(path), path))
     return out
 
