@@ -69,7 +69,8 @@ def axis_agreement(documents: Mapping[str, Document]) -> list[tuple[Figure, Agre
     for k, (name, of) in enumerate(pairs.items()):
         a = found[name]
         said = f"bias {fixed(a.bias, 2)} mm, 95 % limits of agreement {fixed(a.lower, 2)} to {fixed(a.upper, 2)} mm"
-        chart = svg.Chart(x, y, f"Bland–Altman of long axes, {name}", f"{count(a.n, 'lesion')}: {said}.")
+        chart = svg.Chart(x, y, f"Bland–Altman of long axes, {name}", f"{count(a.n, 'lesion')}: {said}.", right=76.0)
+        levels: list[tuple[float, str]] = []
         chart.across(0.0, "base")
         chart.dots(
             [((p + t) / 2, p - t) for p, t, _ in of],
@@ -77,10 +78,13 @@ def axis_agreement(documents: Mapping[str, Document]) -> list[tuple[Figure, Agre
             [f"{case}: predicted {fixed(p, 1)} mm, true {fixed(t, 1)} mm" for p, t, case in of],
         )
         if a.bias is not None:
-            chart.across(a.bias, "guide strong", f"bias {_signed(a.bias)}")
+            chart.across(a.bias, "guide strong")
+            levels.append((a.bias, f"bias {_signed(a.bias)}"))
         if a.lower is not None and a.upper is not None:
-            chart.across(a.upper, "guide", f"+1.96 SD {_signed(a.upper)}")
-            chart.across(a.lower, "guide", f"−1.96 SD {_signed(a.lower)}", below=True)
+            chart.across(a.upper)
+            chart.across(a.lower)
+            levels += [(a.upper, f"upper {_signed(a.upper)}"), (a.lower, f"lower {_signed(a.lower)}")]
+        chart.beside(levels)
         out = len(documents[name].lesions) - a.n
         without = f" {count(out, 'lesion')} with an empty mask left out." if out else ""
         figures.append((Figure(chart.svg(), name, f"n = {a.n}; {said}.{without}", k), a))
@@ -127,13 +131,12 @@ def by_size(documents: Mapping[str, Document]) -> Figure | None:
         return None
     names = list(documents)
     chart = svg.Chart(
-        svg.Axis(0.0, 1.0, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), "Dice per lesion (ratio), mean and 95 % interval"),
+        svg.Axis(0.0, 1.0, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), "Dice per lesion (ratio)"),
         svg.named(labels, ""),
         "Dice by size of the lesion",
         "; ".join(f"{name}, {label}: {fixed(s.mean, 3)}" for (label, name), s in scores.items()),
-        width=720.0,
         height=62.0 + len(labels) * max(34.0, 14.0 * len(names) + 12.0),
-        left=112.0,
+        left=92.0,
     )
     gap = min(0.24, 0.7 / len(names))
     for row, label in enumerate(labels):
@@ -144,7 +147,7 @@ def by_size(documents: Mapping[str, Document]) -> Figure | None:
             place = row + (k - (len(names) - 1) / 2) * gap
             told = f"{name}, {label}: {fixed(score.mean, 3)} ({fixed(score.ci95_lo, 3)} to {fixed(score.ci95_hi, 3)})"
             chart.interval(place, score.mean, score.ci95_lo, score.ci95_hi, k, told)
-    return Figure(chart.svg(), "Dice by size", "Size is the RECIST long axis of the truth.")
+    return Figure(chart.svg(), "Dice by size", "Mean and 95 % interval; size is the RECIST long axis of the truth.")
 
 
 def reliability(name: str, region_name: str, region: Region, series: int) -> Figure:
@@ -194,7 +197,8 @@ def training_curves(runs: Mapping[str, Run], series: Mapping[str, int]) -> list[
         for n, run in runs.items()
     }
     end = max((x for of in (*losses.values(), *scores.values()) for x, _ in of), default=1.0) or 1.0
-    x = svg.linear(0.0, end, title)
+    ticks = svg.linear(0.0, end, title).ticks
+    x = svg.Axis(0.0, end, tuple(t for t in ticks if t <= end), title)
     out = []
     if any(losses.values()):
         values = [y for of in losses.values() for _, y in of]

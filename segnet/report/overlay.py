@@ -177,10 +177,10 @@ def panel(
     image, pred, truth : (Y, X), in HU and masks
     box : top, left, bottom, right in pixel edges
     window_hu : grey levels from black to white
-    side : device pixels; lines are as much thinner as it is smaller
+    side : device pixels; lines are as much thinner as it is smaller, down to 2 pixels
     """
     lo, hi = window_hu
-    line, halo = LINE * side / PANEL, HALO * side / PANEL
+    line, halo = max(LINE * side / PANEL, 2.0), max(HALO * side / PANEL, 4.0)
     # Clipped first so that cubic interpolation does not ring at metal or at the border of padding.
     grey = (np.clip(np.nan_to_num(image.astype(np.float32)), lo, hi) - lo) / (hi - lo)
     level = np.clip(_resample(grey, box, Image.Resampling.BICUBIC, "edge", side), 0.0, 1.0)[:, :, None]
@@ -264,7 +264,7 @@ def _shadowed(draw: ImageDraw.ImageDraw, xy: tuple[float, float], text: str, siz
 
 def orientation(draw: ImageDraw.ImageDraw, left: int, top: int, side: int = PANEL) -> None:
     """The letters R, L and A at the borders of a panel."""
-    inset, size = 9 * SCALE * side // PANEL, 12 * SCALE * max(side, PANEL // 2) // PANEL
+    inset, size = 9 * SCALE * side // PANEL, max(12 * SCALE * side // PANEL, 17)
     _shadowed(draw, (left + inset, top + side / 2), "R", size, "lm")
     _shadowed(draw, (left + side - inset, top + side / 2), "L", size, "rm")
     _shadowed(draw, (left + side / 2, top + inset), "A", size, "mt")
@@ -278,7 +278,7 @@ def scale_bar(draw: ImageDraw.ImageDraw, left: int, top: int, field_mm: float, s
     edge = max(round(unit), 1)
     draw.rectangle((x - edge, y - edge, x + length - 1 + edge, y + thick - 1 + edge), fill=(0, 0, 0))
     draw.rectangle((x, y, x + length - 1, y + thick - 1), fill=INK)
-    _shadowed(draw, (x, y - 6 * unit), "10 mm", round(11 * unit), "ls")
+    _shadowed(draw, (x, y - 6 * unit), "10 mm", max(round(11 * unit), 16), "ls")
 
 
 def _header(

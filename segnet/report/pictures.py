@@ -15,10 +15,12 @@ from PIL import Image, ImageDraw
 from segnet.data.pairs import Pair
 from segnet.data.volumes import Volume, read_image, read_mask
 from segnet.errors import InputError
+from segnet.metrics import RecistAxes, recist
 from segnet.report import overlay
 
-SIDE_PX, QUALITY = 320, 82
-SLICES = 3
+SIDE_PX, QUALITY = 320, 78
+SLICES = 4
+SMOOTH = 4  # axes are drawn this much larger and reduced, which smooths them
 _SUFFIXES = ("", "_mask", "_label", "_labels", "_seg", "_pred", "_prediction")
 _ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd")
 
@@ -42,6 +44,7 @@ class LesionPictures:
     main : that slice with prediction and truth, by model
     slices : several slices with prediction and truth, by model
     absent : why there is no picture, by model
+    where : place of that slice
     field_mm : side of the field of view
     """
 
@@ -50,6 +53,7 @@ class LesionPictures:
     main: dict[str, Picture]
     slices: dict[str, list[Picture]]
     absent: dict[str, str]
+    where: str
     field_mm: float
 
 
@@ -70,8 +74,9 @@ def lesion_pictures(
     window_hu: tuple[float, float],
     slices: int = SLICES,
 ) -> LesionPictures:
-    """Draw one lesion: up to `slices` axial slices, among them the one of the truth's largest area.
+    """Draw one lesion: up to `slices` axial slices, among them the one of the truth's largest area and the one of its long axis.
 
+    Long and short axes are drawn in the slices that they are measured in, in the colours of their masks.
     The field of view is that of `overlay_png` around the truth, or around all predictions where the truth is empty.
 
     Parameters
@@ -99,33 +104,82 @@ def lesion_pictures(
         except InputError as error:
             absent[name] = str(error)
     shown = truth if truth.any() else np.any([*masks.values(), truth], axis=0)
-    chosen = overlay.choose_slices(shown, shown, slices)
     spacing = np.asarray(image.spacing_zyx_mm)
+    axes = {name: recist(mask, image.spacing_zyx_mm) for name, mask in masks.items()}
+    true_axes = recist(truth, image.spacing_zyx_mm)
     box = overlay.field_of_view(shown, spacing[1:])
     field_mm = overlay.side_mm(box, spacing[1:])
     areas = shown.sum(axis=(1, 2))
-    largest = int(areas.argmax()) if areas.any() else chosen[len(chosen) // 2]
+    largest = int(areas.argmax()) if areas.any() else len(shown) // 2
+    chosen = _chosen(shown, slices, largest, true_axes)
     hu = image.array_zyx
 
-    def draw(z: int, pred: NDArray[np.bool_] | None, true: NDArray[np.bool_] | None, what: str) -> Picture:
-        panel = overlay.panel(
-            hu[z], None if pred is None else pred[z], None if true is None else true[z], box, window_hu, SIDE_PX
+    def place(z: int) -> str:
+        offset_mm = (z - largest) * float(spacing[0])
+        return f"slice {z + 1} of {len(hu)}, " + (
+            "largest area" if z == largest else f"{offset_mm:+.1f} mm".replace("-", "−")
         )
+
+    def draw(z: int, name: str | None, true: NDArray[np.bool_] | None, what: str) -> Picture:
+        pred = None if name is None else masks[name][z]
+        panel = overlay.panel(hu[z], pred, None if true is None else true[z], box, window_hu, SIDE_PX)
+        if true is not None:
+            _axes(panel, true_axes, z, box, overlay.TRUTH_RGB)
+        if name is not None:
+            _axes(panel, axes[name], z, box, overlay.PRED_RGB)
         pen = ImageDraw.Draw(panel)
         overlay.orientation(pen, 0, 0, SIDE_PX)
         overlay.scale_bar(pen, 0, 0, field_mm, SIDE_PX)
-        offset_mm = (z - largest) * float(spacing[0])
-        place = "largest area" if z == largest else f"{offset_mm:+.1f} mm".replace("-", "−")
-        where = f"slice {z + 1} of {len(hu)}, {place}"
-        return Picture(data_uri(panel), f"{pair.case}, {where}: {what}", where)
+        return Picture(data_uri(panel), f"{pair.case}, {place(z)}: {what}", place(z))
 
+    both = {name: f"outlines of {name} and of the truth" for name in masks}
     return LesionPictures(
         image=draw(largest, None, None, "image"),
         truth=draw(largest, None, truth, "outline of the truth"),
-        main={n: draw(largest, m, truth, f"outlines of {n} and of the truth") for n, m in masks.items()},
-        slices={n: [draw(z, m, truth, f"outlines of {n} and of the truth") for z in chosen] for n, m in masks.items()},
+        main={name: draw(largest, name, truth, text) for name, text in both.items()},
+        slices={name: [draw(z, name, truth, text) for z in chosen] for name, text in both.items()},
         absent=absent,
+        where=place(largest),
         field_mm=field_mm,
+    )
+
+
+def _chosen(shown: NDArray[np.bool_], n: int, largest: int, axes: RecistAxes | None) -> list[int]:
+    """Slices spread over the lesion; the one of the long axis takes the place of the nearest that is not the largest."""
+    chosen = overlay.choose_slices(shown, shown, n)
+    if axes is not None and axes.z not in chosen:
+        others = [z for z in chosen if z != largest]
+        if others:
+            chosen.remove(min(others, key=lambda z: abs(z - axes.z)))
+            chosen.append(axes.z)
+    return sorted(chosen)
+
+
+def _axes(
+    panel: Image.Image, axes: RecistAxes | None, z: int, box: overlay.Box, rgb: tuple[int, int, int]
+) -> None:
+    """Draw both axes where `z` is the slice they lie in."""
+    if axes is None or axes.z != z:
+        return
+    layer = Image.new("L", (panel.width * SMOOTH, panel.height * SMOOTH))
+    pen = ImageDraw.Draw(layer)
+    for ends in (axes.long_yx, axes.short_yx):
+        pen.line([at_pixel(y, x, box, layer.width) for y, x in ends], fill=255, width=round(1.2 * SMOOTH))
+    panel.paste(rgb, (0, 0), layer.resize(panel.size, Image.Resampling.BOX))
+
+
+def at_pixel(y: float, x: float, box: overlay.Box, side: int) -> tuple[float, float]:
+    """Where a voxel's position in a slice lies in a panel, (right, down): anterior up, patient's right on the left.
+
+    Examples
+    --------
+    >>> at_pixel(0.0, 0.0, (0.0, 0.0, 2.0, 2.0), 100)
+    (75.0, 75.0)
+    """
+    top, left, bottom, right = box
+    return (
+        side * (1 - (x + 0.5 - left) / (right - left)),
+        side * (1 - (y + 0.5 - top) / (bottom - top)),
     )
 
 

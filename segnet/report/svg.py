@@ -11,8 +11,8 @@ from markupsafe import Markup, escape
 from segnet.report.curves import nice_ticks
 from segnet.report.palette import SERIES
 
-WIDTH, HEIGHT = 420.0, 300.0
-LEFT, RIGHT, TOP, BOTTOM = 54.0, 16.0, 16.0, 46.0
+WIDTH, HEIGHT = 380.0, 280.0
+LEFT, RIGHT, TOP, BOTTOM = 52.0, 14.0, 14.0, 46.0
 MANY = 600
 """More points than this are one path, without a title each."""
 _DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 4", "10 4")
@@ -135,15 +135,16 @@ class Chart:
             )
         self._parts.append(f'<circle class="mark s{_series(series)}" cx="{_n(self.px(value))}" cy="{yy}" r="4"/></g>')
 
-    def across(self, y: float, css: str = "guide", label: str = "", *, below: bool = False) -> None:
-        """A level line over the whole width, its label at the right end, above it or below."""
-        yy = self.py(y)
-        right = self.width - self.right
-        self._parts.append(f'<path class="{css}" d="M{_n(self.left)} {_n(yy)}H{_n(right)}"/>')
-        if label:
-            self._parts.append(
-                f'<text class="note" x="{_n(right)}" y="{_n(yy + (13 if below else -5))}" text-anchor="end">{escape(label)}</text>'
-            )
+    def across(self, y: float, css: str = "guide") -> None:
+        """A level line over the whole width."""
+        self._parts.append(f'<path class="{css}" d="M{_n(self.left)} {_n(self.py(y))}H{_n(self.width - self.right)}"/>')
+
+    def beside(self, levels: Sequence[tuple[float, str]]) -> None:
+        """Labels at the right of levels, moved apart where they would touch."""
+        x, last = self.width - self.right + 6, -math.inf
+        for y, label in sorted(((self.py(v), text) for v, text in levels)):
+            last = max(y + 4, last + 13)
+            self._parts.append(f'<text class="note" x="{_n(x)}" y="{_n(last)}">{escape(label)}</text>')
 
     def down(self, x: float, css: str = "guide", label: str = "") -> None:
         """An upright line over the whole height, its label beside its top, where there is more room."""
