@@ -69,7 +69,7 @@ class Calibration:
             out += cls(
                 np.bincount(bins, minlength=BINS).astype(np.int64),
                 np.bincount(bins[marked], minlength=BINS).astype(np.int64),
-                np.bincount(bins, weights=plane, minlength=BINS),
+                np.bincount(bins, weights=plane, minlength=BINS).astype(np.float64),
                 float(((plane - marked) ** 2).sum()),
             )
         return out
