@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from segnet.metrics import compare_paired
-from segnet.report.documents import Document
+from segnet.report.documents import Document, Lesion
 from segnet.report.numbers import MISSING, fixed, metric, order, span
 from segnet.report.tables import Cell, Column, Table
 
@@ -41,14 +42,11 @@ def paired_tables(documents: Mapping[str, Document]) -> list[Table]:
         for m in _COMPARED:
             if m not in first.summary or m not in other.summary:
                 continue
-            pairs = [(a.number(m), theirs[a.case].number(m), a.patient) for a in first.lesions]
-            if not any(a is not None and b is not None for a, b, _ in pairs):
-                continue
             found[m] = asdict(
                 compare_paired(
-                    [math.nan if a is None else a for a, _, _ in pairs],
-                    [math.nan if b is None else b for _, b, _ in pairs],
-                    [p for _, _, p in pairs],
+                    [_value(row, m) for row in first.lesions],
+                    [_value(theirs[row.case], m) for row in first.lesions],
+                    [row.patient for row in first.lesions],
                     larger_is_better=metric(m).better == "up",
                 )
             )
@@ -58,8 +56,15 @@ def paired_tables(documents: Mapping[str, Document]) -> list[Table]:
 
 
 def comparison_tables(comparison: Mapping[str, Any]) -> list[Table]:
-    """The table of a comparison's file."""
-    return []
+    """The table of a comparison's file, of all scores it has."""
+    provenance = comparison.get("provenance")
+    names = []
+    for side in ("first", "second"):
+        told = provenance.get(side) if isinstance(provenance, Mapping) else None
+        path = told.get("predictions") if isinstance(told, Mapping) else None
+        names.append(Path(str(path)).name if path else side)
+    found = {m: values for m, values in comparison["metrics"].items() if isinstance(values, Mapping)}
+    return [_table(names[0], names[1], found)] if found else []
 
 
 def _table(first: str, second: str, found: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -74,7 +79,11 @@ def _table(first: str, second: str, found: Mapping[str, Mapping[str, Any]]) -> T
             (
                 Cell(metric(m).label + units),
                 *(Cell(fixed(values.get(k), digits), values.get(k)) for k in ("mean_first", "mean_second")),
-                Cell(fixed(values.get("difference"), digits), values.get("difference"), "" if interval == MISSING else interval),
+                Cell(
+                    fixed(values.get("difference"), digits),
+                    values.get("difference"),
+                    "" if interval == MISSING else interval,
+                ),
                 *(Cell(_p(values.get(k)), values.get(k)) for k in ("p_sign_flip", "p_wilcoxon")),
                 *(Cell(fixed(values.get(k), 2), values.get(k)) for k in ("cohens_dz", "rank_biserial")),
                 Cell(" / ".join(MISSING if c is None else f"{c:,}" for c in counts)),
@@ -82,6 +91,19 @@ def _table(first: str, second: str, found: Mapping[str, Mapping[str, Any]]) -> T
             )
         )
     return Table(f"{first} (first) and {second} (second)", _COLUMNS, tuple(rows), _LINES)
+
+
+def _value(row: Lesion, name: str) -> float:
+    """A score of a row; a distance is infinite where one mask alone is empty, which its file says by null."""
+    value = row.number(name)
+    if value is not None:
+        return value
+    volumes = (row.number("pred_volume_ml"), row.number("truth_volume_ml"))
+    return (
+        math.inf
+        if name.endswith("_mm") and None not in volumes and (volumes[0] == 0) != (volumes[1] == 0)
+        else math.nan
+    )
 
 
 def _p(value: float | None) -> str:

@@ -12,9 +12,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from segnet.errors import InputError
+from segnet.evaluation.comparison import FORMAT as COMPARISON_FORMAT
+from segnet.evaluation.result import FORMAT
 from segnet.metrics import bootstrap_ci, check_consistency, iou_bounds
 
-FORMAT = "segnet-evaluate/2"
 EVALUATION_FILE, LOG_FILE, SPLIT_FILE = "evaluation.json", "log.jsonl", "split.json"
 
 
@@ -39,16 +40,19 @@ class Score(_Document):
     reduction: str = ""
     classes: str = ""
     units: str = ""
+    source: str = ""
 
 
 class Lesion(_Document):
-    """One row of an evaluation. Further fields (HU statistics and others) are kept as they are."""
+    """One row of an evaluation. `pred_hu` and `truth_hu` are as `segnet.metrics.HuStatistics`; further fields are kept."""
 
     case: str
     patient: str = ""
     status: str = ""
     set: str = ""
     size_class: str = ""
+    pred_hu: dict[str, FiniteFloat] | None = None
+    truth_hu: dict[str, FiniteFloat] | None = None
 
     def number(self, name: str) -> float | None:
         """A finite number of the row, or None."""
@@ -85,7 +89,7 @@ class Calibration(_Document):
 class Consistency(_Document):
     dice_and_iou_agree: bool | None = None
     iou_bounds: tuple[FiniteFloat, FiniteFloat] | None = None
-    flags: list[Any] = []
+    flags: list[str] = []
 
 
 class Document(_Document):
@@ -103,8 +107,9 @@ class Document(_Document):
     paper_convention: dict[str, Any] | None = None
     uls23: dict[str, Any] | None = None
     calibration: Calibration | None = None
-    missing_predictions: list[Any] = []
-    unmatched_predictions: list[Any] = []
+    missing_predictions: list[str] = []
+    unreadable: list[dict[str, str]] = []
+    unmatched_predictions: list[str] = []
     lesions: list[Lesion]
 
 
@@ -197,13 +202,14 @@ def read_comparison(file: Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If it is missing or no JSON object.
+        If it is missing or of another format.
     """
-    found = _json(file, "comparison", "write it with `segnet evaluate --against`")
-    if not isinstance(found, dict):
-        raise InputError(
-            f"comparison: expected a JSON object, got {type(found).__name__} in {file}; write it with `segnet evaluate --against`"
-        )
+    remedy = "write it with `segnet evaluate --against`"
+    found = _json(file, "comparison", remedy)
+    told = found.get("format") if isinstance(found, dict) else None
+    if told != COMPARISON_FORMAT or not isinstance(found.get("metrics"), dict):
+        raise InputError(f"comparison: expected format {COMPARISON_FORMAT}, got {told!r} in {file}; {remedy}")
+    assert isinstance(found, dict)
     return found
 
 
@@ -259,15 +265,11 @@ def restrict(document: Document, cases: Sequence[str]) -> Document:
             "paper_convention": None,
             "uls23": None,
             "calibration": None,
-            "missing_predictions": [m for m in document.missing_predictions if case_of(m) in wanted],
+            "missing_predictions": [case for case in document.missing_predictions if case in wanted],
+            "unreadable": [entry for entry in document.unreadable if entry.get("case") in wanted],
             "lesions": rows,
         }
     )
-
-
-def case_of(entry: Any) -> str:
-    """The case of an entry of a list of predictions, which is a name or an object with its reason."""
-    return str(entry.get("case", entry)) if isinstance(entry, dict) else str(entry)
 
 
 def _summarise(rows: Sequence[Lesion], like: Mapping[str, Score]) -> dict[str, Score]:

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from markupsafe import Markup
@@ -227,7 +228,7 @@ def _thinned(points: list[svg.Point]) -> list[svg.Point]:
     if n <= BUCKETS:
         return points
     edges = [k * n // BUCKETS for k in range(BUCKETS + 1)]
-    parts = [points[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    parts = [points[a:b] for a, b in pairwise(edges)]
     return [(math.fsum(x for x, _ in part) / len(part), math.fsum(y for _, y in part) / len(part)) for part in parts]
 
 

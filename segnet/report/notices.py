@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from segnet.data.pairs import patient_id
 from segnet.errors import InputError
-from segnet.report.documents import Document, Run, case_of
+from segnet.report.documents import Document, Run
 from segnet.report.numbers import count, fixed
 
 FEW = 8
@@ -57,9 +56,7 @@ def few(names: Sequence[str]) -> str:
     return ", ".join(names[:FEW]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _case_sets(
-    documents: Mapping[str, Document], originals: Mapping[str, Document]
-) -> tuple[list[str], list[str]]:
+def _case_sets(documents: Mapping[str, Document], originals: Mapping[str, Document]) -> tuple[list[str], list[str]]:
     shown = {row.case for row in next(iter(documents.values())).lesions}
     left_out = {n: [r.case for r in d.lesions if r.case not in shown] for n, d in originals.items()}
     if not any(left_out.values()):
@@ -83,13 +80,18 @@ def _of_model(name: str, document: Document, original: Document) -> tuple[list[s
         passed.append(f"{name}: mean Dice and mean IoU can hold together.")
     else:
         warnings.append(f"{name}: whether Dice and IoU can hold together could not be checked; a mean is missing.")
-    warnings += [f"{name}: {_text(flag)}" for flag in c.flags]
-    missing = [case_of(m) for m in document.missing_predictions]
+    warnings += [f"{name}: {flag}." for flag in c.flags]
+    missing = document.missing_predictions
     if missing:
         warnings.append(f"{name}: {count(len(missing), 'prediction')} missing, counted as empty: {few(missing)}.")
     else:
         passed.append(f"{name}: every lesion has a prediction.")
-    unmatched = [case_of(m) for m in original.unmatched_predictions]
+    warnings += [
+        f"{name}: a file of {e.get('case')} could not be used: {e.get('reason')}." for e in document.unreadable[:FEW]
+    ]
+    if len(document.unreadable) > FEW:
+        warnings.append(f"{name}: {count(len(document.unreadable) - FEW, 'more file')} could not be used.")
+    unmatched = original.unmatched_predictions
     if unmatched:
         warnings.append(f"{name}: {count(len(unmatched), 'prediction')} without a truth, not scored: {few(unmatched)}.")
     dice = document.summary.get("dice")
@@ -126,9 +128,3 @@ def _patient(case: str) -> str:
         return patient_id(case)
     except InputError:
         return case
-
-
-def _text(flag: Any) -> str:
-    if isinstance(flag, dict):
-        return str(flag["message"]) if "message" in flag else "; ".join(f"{k} {v}" for k, v in flag.items())
-    return str(flag)

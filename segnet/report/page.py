@@ -15,6 +15,7 @@ from markupsafe import Markup
 import segnet
 from segnet.data.pairs import Pair, find_pairs
 from segnet.errors import InputError
+from segnet.evaluation.sources import Truth, match
 from segnet.files import write_text
 from segnet.report import figures, lesion_list, palette, svg, tables
 from segnet.report.cases import telling_cases
@@ -33,15 +34,13 @@ from segnet.report.documents import (
 from segnet.report.notices import notices
 from segnet.report.numbers import METRICS, MISSING, count, fixed, span
 from segnet.report.overlay import PRED_RGB, TRUTH_RGB
-from segnet.report.pictures import LesionPictures, lesion_pictures, mask_in
+from segnet.report.pictures import SIDE_PX, LesionPictures, lesion_pictures
 
 LESIONS = 60
 """Lesions with a section of their own unless told otherwise, the worst first."""
 WINDOW_HU = (-1000.0, 400.0)
 """CT window of the pictures unless told otherwise."""
-POLICY = (
-    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-)
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,9 @@ def named(entries: Sequence[str], option: str, names: Sequence[str] = ()) -> dic
                 f"{option}: expected NAME=FOLDER with a name among {', '.join(names)}, got {entry!r}; name the evaluation it belongs to"
             )
         if name in found:
-            raise InputError(f"{option}: expected each name once, got {name!r} twice; write NAME=FOLDER with names of your own")
+            raise InputError(
+                f"{option}: expected each name once, got {name!r} twice; write NAME=FOLDER with names of your own"
+            )
         found[name] = Path(folder)
     return found
 
@@ -234,11 +235,16 @@ def _render(
         time=tables.time_table(read_bench(sources.bench)) if sources.bench else None,
         leading=leading_name,
         examples=[(rank, case, drawn.get(case), reasons.get(case, "")) for rank, case in telling.items()],
-        example_scores={case: {n: _row(d, case).number("dice") for n, d in documents.items()} for case in telling.values()},
+        example_scores={
+            case: {n: _row(d, case).number("dice") for n, d in documents.items()} for case in telling.values()
+        },
         has_images=sources.pairs is not None,
         list=lesion_list.lesion_list(documents, ordered, series, numbers),
-        sections=[_section(numbers[case], case, documents, series, drawn.get(case), reasons.get(case, "")) for case in own],
+        sections=[
+            _section(numbers[case], case, documents, series, drawn.get(case), reasons.get(case, "")) for case in own
+        ],
         window_hu=window_hu,
+        side_px=SIDE_PX,
         truth_rgb="#{:02x}{:02x}{:02x}".format(*TRUTH_RGB),
         pred_rgb="#{:02x}{:02x}{:02x}".format(*PRED_RGB),
         glossary=[m for name, m in METRICS.items() if any(name in d.summary for d in documents.values())],
@@ -261,13 +267,13 @@ def _draw(
     """Pictures by case, and why there are none by case."""
     drawn: dict[str, LesionPictures] = {}
     reasons: dict[str, str] = {}
-    folders = {name: _predictions(name, sources, document) for name, document in documents.items()}
+    files = {name: _predictions(name, sources, document, pairs) for name, document in documents.items()}
     wanted = list(dict.fromkeys(cases)) if sources.pairs is not None else []
     for done, case in enumerate(wanted, 1):
         if case in pairs:
-            files = {n: None if folder is None else mask_in(folder, case) for n, folder in folders.items()}
+            of_case = {name: found.get(case) for name, found in files.items()}
             try:
-                drawn[case] = lesion_pictures(pairs[case], files, window_hu=window_hu)
+                drawn[case] = lesion_pictures(pairs[case], of_case, window_hu=window_hu)
             except InputError as error:
                 reasons[case] = str(error)
         else:
@@ -277,22 +283,23 @@ def _draw(
     return drawn, reasons
 
 
-def _predictions(name: str, sources: Sources, document: Document) -> Path | None:
-    """The folder of a model's masks: as told, else as its evaluation says.
+def _predictions(name: str, sources: Sources, document: Document, pairs: Mapping[str, Pair]) -> dict[str, Path]:
+    """The file of each case's predicted mask: where told, else where the evaluation says it found them.
 
     Raises
     ------
     InputError
-        The folder told is none.
+        What is told is no folder, or two files are one case's.
     """
-    if name in sources.predictions:
-        folder = sources.predictions[name]
-        if not folder.is_dir():
-            raise InputError(f"input: expected a folder of predicted masks, got {folder}; write {name}=FOLDER")
-        return folder
+    told = sources.predictions.get(name)
+    if told is not None and not told.exists():
+        raise InputError(f"input: expected a folder of predicted masks, got {told}; write {name}=FOLDER")
     said = document.provenance.get("predictions")
-    folder = Path(str(said)) if said else None
-    return folder if folder is not None and folder.is_dir() else None
+    folder = told or (Path(str(said)) if said else None)
+    if folder is None or not folder.exists() or not pairs:
+        return {}
+    truths = [Truth(pair.case, pair.patient, "", pair.mask) for pair in pairs.values()]
+    return match(folder, truths, single=len(truths) == 1)[0]
 
 
 def _row(document: Document, case: str) -> Lesion:
@@ -318,7 +325,9 @@ def _headline(model: _Model) -> _Headline:
     score = model.document.summary.get("dice")
     provenance = [(str(k), str(v)) for k, v in model.document.provenance.items() if v not in (None, "", [])]
     if score is None:
-        return _Headline(model.name, model.series, MISSING, None, MISSING, None, None, MISSING, MISSING, MISSING, provenance)
+        return _Headline(
+            model.name, model.series, MISSING, None, MISSING, None, None, MISSING, MISSING, MISSING, provenance
+        )
     n = MISSING if score.n_lesions is None else count(score.n_lesions, "lesion")
     patients = MISSING if score.n_patients is None else count(score.n_patients, "patient")
     return _Headline(

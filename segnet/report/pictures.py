@@ -1,4 +1,4 @@
-"""Slices of a lesion as WebP inside the page: the image, the truth, and what each model predicted."""
+"""Slices of a lesion as JPEG inside the page: the image, the truth, and what each model predicted."""
 
 from __future__ import annotations
 
@@ -18,11 +18,9 @@ from segnet.errors import InputError
 from segnet.metrics import RecistAxes, recist
 from segnet.report import overlay
 
-SIDE_PX, QUALITY = 320, 78
+SIDE_PX, QUALITY = 288, 78
 SLICES = 4
 SMOOTH = 4  # axes are drawn this much larger and reduced, which smooths them
-_SUFFIXES = ("", "_mask", "_label", "_labels", "_seg", "_pred", "_prediction")
-_ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd")
 
 
 @dataclass(frozen=True)
@@ -55,16 +53,6 @@ class LesionPictures:
     absent: dict[str, str]
     where: str
     field_mm: float
-
-
-def mask_in(folder: Path, case: str) -> Path | None:
-    """The file in a folder that is named after a case, as `segnet evaluate` finds it."""
-    for suffix in _SUFFIXES:
-        for ending in _ENDINGS:
-            file = folder / f"{case}{suffix}{ending}"
-            if file.is_file():
-                return file
-    return None
 
 
 def lesion_pictures(
@@ -155,9 +143,7 @@ def _chosen(shown: NDArray[np.bool_], n: int, largest: int, axes: RecistAxes | N
     return sorted(chosen)
 
 
-def _axes(
-    panel: Image.Image, axes: RecistAxes | None, z: int, box: overlay.Box, rgb: tuple[int, int, int]
-) -> None:
+def _axes(panel: Image.Image, axes: RecistAxes | None, z: int, box: overlay.Box, rgb: tuple[int, int, int]) -> None:
     """Draw both axes where `z` is the slice they lie in."""
     if axes is None or axes.z != z:
         return
@@ -184,10 +170,10 @@ def at_pixel(y: float, x: float, box: overlay.Box, side: int) -> tuple[float, fl
 
 
 def data_uri(image: Image.Image) -> str:
-    """A picture as ``data:image/webp``."""
+    """A picture as ``data:image/jpeg``, its colours at full resolution: halved, as WebP has them, thin outlines turn grey."""
     file = io.BytesIO()
-    image.save(file, format="WEBP", quality=QUALITY, method=4)
-    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    image.save(file, format="JPEG", quality=QUALITY, subsampling=0, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def _mask(path: Path, image: Volume) -> NDArray[np.bool_]:

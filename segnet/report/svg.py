@@ -185,9 +185,7 @@ class Chart:
             x = self.px(value)
             line = f"M{_n(x)} {_n(TOP)}V{_n(base)}" if self.y.labels else f"M{_n(x)} {_n(base)}v4"
             out.append(f'<path class="{"grid" if self.y.labels else "base"}" d="{line}"/>')
-            out.append(
-                f'<text class="tick" x="{_n(x)}" y="{_n(base + 17)}" text-anchor="middle">{escape(text)}</text>'
-            )
+            out.append(f'<text class="tick" x="{_n(x)}" y="{_n(base + 17)}" text-anchor="middle">{escape(text)}</text>')
         out.append(f'<path class="base" d="M{_n(self.left)} {_n(base)}H{_n(right)}"/>')
         middle = (self.left + right) / 2
         out.append(

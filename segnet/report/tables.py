@@ -107,20 +107,13 @@ def paper_table(documents: Mapping[str, Document], series: Mapping[str, int]) ->
         return None
     rows, lines = [], []
     for name, block in blocks.items():
-        n = _paper_number(block, "n_slices")
+        n = _number(block.get("n_slices"))
         cells = [Cell(name, series=series[name]), Cell(MISSING if n is None else f"{int(n):,}", n)]
         for key, _, _, digits in keys:
-            value = _paper_number(block, key)
+            value = _number(block.get(key))
             cells.append(Cell(fixed(value, digits), value))
         rows.append(tuple(cells))
-        plain = "; ".join(f"{k}: {v}" for k in _CONVENTIONS if isinstance(v := block.get(k), str))
-        told = [plain] if plain else []
-        for key, label, _, _ in keys:
-            inner = block.get(key)
-            if isinstance(inner, dict):
-                own = "; ".join(f"{k} {v}" for k, v in inner.items() if isinstance(v, str) and v)
-                told += [f"{label.split(',')[0]}: {own}"] if own else []
-        for line in told:
+        for line in _paper_lines(block, [(key, label.split(",")[0]) for key, label, _, _ in keys]):
             if line not in lines:
                 lines.append(line)
     columns = (
@@ -163,8 +156,9 @@ def uls23_table(documents: Mapping[str, Document], series: Mapping[str, int]) ->
         Column("Lesions"),
     )
     formula = "Score = 0.8 · Dice + 0.05 · (1 − long-axis error) + 0.05 · (1 − short-axis error) + 0.1 · consistency."
+    told = [d.uls23.get("conventions") for d in documents.values() if d.uls23]
     extra = [
-        str(d.uls23["convention"]) for d in documents.values() if d.uls23 and isinstance(d.uls23.get("convention"), str)
+        f"{_sentence(str(k))[:-1]}: {_sentence(str(v))}" for c in told if isinstance(c, dict) for k, v in c.items()
     ]
     return Table("The ULS23 challenge's score", columns, tuple(rows), (formula, *dict.fromkeys(extra)))
 
@@ -234,15 +228,14 @@ def lesion_tables(rows: Mapping[str, Lesion], series: Mapping[str, int]) -> tupl
     if not any(value is not None for _, values, _ in told for value in values):
         return measures, None
     headings = ("Mean", "SD", "Minimum", "5th percentile", "Median", "95th percentile", "Maximum")
-    lines = tuple(
-        (Cell(name, series=index), *(Cell(fixed(v, 0), v) for v in values)) for name, values, index in told
-    )
+    lines = tuple((Cell(name, series=index), *(Cell(fixed(v, 0), v) for v in values)) for name, values, index in told)
     return measures, Table("Density, HU", (Column("Mask", numeric=False), *map(Column, headings)), lines)
 
 
 def _density(row: Lesion, side: str) -> list[float | None]:
     """HU inside the true or predicted mask, as `segnet.metrics.HuStatistics` names them."""
-    return [row.number(f"{side}_hu_{key}") for key in _HU]
+    found = row.truth_hu if side == "truth" else row.pred_hu
+    return [None if found is None else found.get(key) for key in _HU]
 
 
 def _column(name: str, units: str) -> Column:
@@ -287,6 +280,9 @@ def _conventions(scores: Mapping[str, Mapping[str, Score]], names: Sequence[str]
     ]
     if left:
         lines.append(f"Lesions without a value, left out: {', '.join(left)}.")
+    sources = list(dict.fromkeys((metric(m).label, s.source) for m, s in every if m.startswith("auc") and s.source))
+    if sources:
+        lines.append("Computed from: " + "; ".join(f"{label}: the {of}" for label, of in sources) + ".")
     if any(s.ci95_lo is not None for _, s in every):
         lines.append("Below each mean: its 95 % interval, by bootstrap over patients.")
     return lines
@@ -300,12 +296,20 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
 
 
-def _paper_number(block: Mapping[str, Any], key: str) -> float | None:
-    """A number of the block, plain or as an object with its conventions."""
-    value = block.get(key)
-    if isinstance(value, Mapping):
-        value = next((value[k] for k in ("mean", "value") if k in value), None)
-    return _number(value)
+def _paper_lines(block: Mapping[str, Any], labels: Sequence[tuple[str, str]]) -> list[str]:
+    """The block's conventions, those that several numbers share said once."""
+    conventions = block.get("conventions")
+    shared: dict[str, list[str]] = {}
+    for key, label in labels:
+        own = conventions.get(key) if isinstance(conventions, Mapping) else None
+        if isinstance(own, Mapping):
+            shared.setdefault("; ".join(f"{k}: {own[k]}" for k in _CONVENTIONS if own.get(k)), []).append(label)
+    lines = [f"{', '.join(of)}: {text}" for text, of in shared.items()]
+    if isinstance(block.get("distances"), str):
+        lines.append(f"Distances: {block['distances']}")
+    if isinstance(block.get("auc_source"), str):
+        lines.append(f"AUC is computed from the {block['auc_source']}")
+    return lines
 
 
 def _number(value: object) -> float | None:
