@@ -59,7 +59,7 @@ def report(
         title=title,
         lesions=lesions,
         window_hu=window,
-        progress=bar("pictures", quiet),
+        progress=bar("pictures", quiet or truths is None),
     )
     if as_json:
         print_json(written)

@@ -31,7 +31,10 @@ def test_an_evaluation_is_read_whole(material: Any, document: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"format": "segnet-evaluate/1"}, r"expected format segnet-evaluate/2, got 'segnet-evaluate/1'.*evaluate. again"),
+        (
+            {"format": "segnet-evaluate/1"},
+            r"expected format segnet-evaluate/2, got 'segnet-evaluate/1'.*evaluate. again",
+        ),
         ({"lesions": []}, "at least one lesion, got none"),
         ({"lesions": [{"dice": 1.0}]}, r"got Field required at lesions.0.case"),
         ({"lesions": [{"case": "a"}, {"case": "a"}]}, "each case once, got 'a' twice"),
@@ -78,7 +81,9 @@ def test_restricted_to_all_is_the_same_and_to_some_is_computed_anew(material: An
     assert (some.paper_convention, some.uls23, some.pooled, some.all_background_baseline) == (None, None, {}, None)
     assert sum(s["dice"].n_lesions or 0 for s in some.by_size.values()) == 4
     # restricting reproduces what the evaluation itself computes from the same rows
-    whole = restrict(found.model_copy(update={"lesions": [*found.lesions, found.lesions[0].model_copy(update={"case": "x"})]}), cases)
+    whole = restrict(
+        found.model_copy(update={"lesions": [*found.lesions, found.lesions[0].model_copy(update={"case": "x"})]}), cases
+    )
     for name, score in found.summary.items():
         for key, value in score.model_dump().items():
             expected = pytest.approx(value, rel=1e-12) if isinstance(value, float) else value

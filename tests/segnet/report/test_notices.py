@@ -10,7 +10,9 @@ from segnet.report.documents import Consistency, Document, Run, read_evaluation,
 from segnet.report.notices import notices
 
 
-def warnings(documents: dict[str, Document], runs: dict[str, Run], originals: dict[str, Document] | None = None) -> list[str]:
+def warnings(
+    documents: dict[str, Document], runs: dict[str, Run], originals: dict[str, Document] | None = None
+) -> list[str]:
     return [n.text for n in notices(documents, originals or documents, runs) if n.kind == "warning"]
 
 
@@ -50,14 +52,22 @@ def test_another_lesion_of_the_same_patient_is_a_leak_too(first: Document) -> No
 def test_flags_missing_and_unreadable(first: Document) -> None:
     bad = first.model_copy(
         update={
-            "consistency": Consistency(dice_and_iou_agree=False, iou_bounds=(0.5, 0.6), flags=["pooled: IoU is outside"]),
+            "consistency": Consistency(
+                dice_and_iou_agree=False, iou_bounds=(0.5, 0.6), flags=["pooled: IoU is outside"]
+            ),
             "missing_predictions": ["x"],
             "unreadable": [{"case": "y", "reason": "damaged"}],
             "unmatched_predictions": ["z.nii.gz"],
         }
     )
     told = " ".join(warnings({"a": bad}, {"a": clean(first)}))
-    for part in ("[0.5000, 0.6000]", "pooled: IoU is outside", "1 prediction missing", "y could not be used: damaged", "z.nii.gz"):
+    for part in (
+        "[0.5000, 0.6000]",
+        "pooled: IoU is outside",
+        "1 prediction missing",
+        "y could not be used: damaged",
+        "z.nii.gz",
+    ):
         assert part in told
 
 

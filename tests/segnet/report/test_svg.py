@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
@@ -34,7 +35,10 @@ def test_line_goes_through_its_points() -> None:
     c = chart()
     c.line([(0.0, 0.0), (5.0, 0.5), (10.0, 1.0)], 0)
     (line,) = [e for e in tree(c) if e.get("class") == "line s1"]
-    assert line.get("d") == f"M{svg.LEFT:g} {svg.TOP + 100:g}L{svg.LEFT + 50:g} {svg.TOP + 50:g}L{svg.LEFT + 100:g} {svg.TOP:g}"
+    assert (
+        line.get("d")
+        == f"M{svg.LEFT:g} {svg.TOP + 100:g}L{svg.LEFT + 50:g} {svg.TOP + 50:g}L{svg.LEFT + 100:g} {svg.TOP:g}"
+    )
     assert line.get("stroke-dasharray") is None
 
 
@@ -87,7 +91,7 @@ def test_labels_beside_levels_keep_apart() -> None:
     notes = [e for e in tree(c) if e.get("class") == "note"]
     assert [e.text for e in notes] == ["upper", "bias", "lower"]
     heights = [float(e.get("y", "")) for e in notes]
-    assert all(b - a >= 13 for a, b in zip(heights, heights[1:], strict=False))
+    assert all(b - a >= 13 for a, b in pairwise(heights))
 
 
 def test_logarithmic_axis_is_even_in_decades() -> None:
