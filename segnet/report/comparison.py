@@ -55,14 +55,15 @@ def paired_tables(documents: Mapping[str, Document]) -> list[Table]:
     return tables
 
 
-def comparison_tables(comparison: Mapping[str, Any]) -> list[Table]:
-    """The table of a comparison's file, of all scores it has."""
+def comparison_tables(comparison: Mapping[str, Any], documents: Mapping[str, Document]) -> list[Table]:
+    """The table of a comparison's file, of all scores it has; models are called as the evaluation of the same masks is."""
+    models = {str(d.provenance.get("predictions")): name for name, d in documents.items()}
     provenance = comparison.get("provenance")
     names = []
     for side in ("first", "second"):
         told = provenance.get(side) if isinstance(provenance, Mapping) else None
         path = told.get("predictions") if isinstance(told, Mapping) else None
-        names.append(Path(str(path)).name if path else side)
+        names.append(models.get(str(path), Path(str(path)).name) if path else side)
     found = {m: values for m, values in comparison["metrics"].items() if isinstance(values, Mapping)}
     return [_table(names[0], names[1], found)] if found else []
 

@@ -19,6 +19,7 @@ from segnet.report.numbers import MISSING, count, fixed
 BUCKETS = 200
 """Points of a loss curve, each the mean of as many steps."""
 DICE_EDGES = tuple(k / 20 for k in range(21))
+_REGIONS = {"box_10mm": "10 mm box", "volume": "whole volume"}
 _TIMES = ((1.0, "s", 180.0), (60.0, "min", 3.0 * 3600.0), (3600.0, "h", math.inf))
 
 
@@ -153,6 +154,7 @@ def by_size(documents: Mapping[str, Document]) -> Figure | None:
 
 def reliability(name: str, region_name: str, region: Region, series: int) -> Figure:
     """Observed frequency of lesion against predicted probability, bin by bin."""
+    region_name = _REGIONS.get(region_name, region_name)
     points = [(b.confidence, b.frequency, b) for b in region.bins if b.n]
     ends = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     told = f"ECE {fixed(region.ece, 4)}, MCE {fixed(region.mce, 4)}, Brier {fixed(region.brier, 4)}"

@@ -23,16 +23,16 @@ METRICS = {
     "dice": Metric("Dice", 3, "up", "Overlap 2·|P∩T| / (|P|+|T|) of prediction P and truth T, in three dimensions."),
     "ravd": Metric("RAVD", 3, "down", "Relative absolute volume difference |V(P) − V(T)| / V(T)."),
     "asd_mm": Metric("ASD", 2, "down", "Average surface distance, directed from prediction to truth."),
-    "assd_mm": Metric("ASSD", 2, "down", "Average symmetric surface distance."),
     "hd_mm": Metric("HD", 2, "down", "Hausdorff distance: the largest distance between the two surfaces."),
-    "hd95_mm": Metric("HD95", 2, "down", "95th percentile of the surface distances, both directions."),
-    "auc": Metric("AUC", 3, "up", "Area under the voxelwise receiver operating characteristic."),
-    "auc_box": Metric("AUC, 10 mm box", 3, "up", "The same within the box that reaches 10 mm beyond both masks."),
+    "auc": Metric("AUC", 3, "up", "Area under the voxelwise receiver operating characteristic, over the whole volume."),
     "iou": Metric("IoU", 3, "up", "Overlap |P∩T| / |P∪T|."),
+    "assd_mm": Metric("ASSD", 2, "down", "Average symmetric surface distance."),
+    "hd95_mm": Metric("HD95", 2, "down", "95th percentile of the surface distances, the larger of both directions."),
     "long_axis_error": Metric("Long-axis error", 3, "down", "|p − t| / (p + t) of the RECIST long axes."),
     "short_axis_error": Metric("Short-axis error", 3, "down", "|p − t| / (p + t) of the RECIST short axes."),
+    "auc_box": Metric("AUC (box)", 3, "up", "AUC within the box that reaches 10 mm beyond both masks."),
 }
-"""In the order of the columns: those of the paper's tables, and what stands beside them."""
+"""In the order of the columns: those of the paper's tables first, then what stands beside them."""
 
 
 def metric(name: str) -> Metric:

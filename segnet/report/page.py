@@ -229,7 +229,7 @@ def _render(
         ],
         curves=figures.training_curves(runs, series) if runs else [],
         curve_models=[n for n in documents if n in runs],
-        comparison=comparison_tables(read_comparison(sources.comparison))
+        comparison=comparison_tables(read_comparison(sources.comparison), documents)
         if sources.comparison
         else paired_tables(documents),
         time=tables.time_table(read_bench(sources.bench)) if sources.bench else None,

@@ -18,7 +18,7 @@ from segnet.errors import InputError
 from segnet.metrics import RecistAxes, recist
 from segnet.report import overlay
 
-SIDE_PX, QUALITY = 288, 78
+SIDE_PX, QUALITY = 272, 70
 SLICES = 4
 SMOOTH = 4  # axes are drawn this much larger and reduced, which smooths them
 
@@ -172,7 +172,7 @@ def at_pixel(y: float, x: float, box: overlay.Box, side: int) -> tuple[float, fl
 def data_uri(image: Image.Image) -> str:
     """A picture as ``data:image/jpeg``, its colours at full resolution: halved, as WebP has them, thin outlines turn grey."""
     file = io.BytesIO()
-    image.save(file, format="JPEG", quality=QUALITY, subsampling=0, optimize=True)
+    image.save(file, format="JPEG", quality=QUALITY, subsampling=0, optimize=True, progressive=True)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 

@@ -196,6 +196,11 @@ def time_table(bench: Mapping[str, Any]) -> Table:
     )
 
 
+_SOURCES = {
+    "probability": "probabilities",
+    "mask": "masks",
+    "mixed": "probabilities where there were some, else masks",
+}
 _HU = ("mean", "sd", "min", "p5", "median", "p95", "max")
 
 
@@ -263,8 +268,14 @@ def _conventions(scores: Mapping[str, Mapping[str, Score]], names: Sequence[str]
         values = list(dict.fromkeys(getattr(s, key) for _, s in every if getattr(s, key)))
         if len(values) == 1:
             shared.append(f"{key}: {values[0]}")
-        else:
-            shared += [f"{key} of {metric(m).label}: {v}" for m in names for v in values if _has(every, m, key, v)]
+        elif values:
+            usual = max(values, key=lambda v: sum(getattr(s, key) == v for _, s in every))
+            others = [
+                f"{v} for {', '.join(metric(m).label for m in names if _has(every, m, key, v))}"
+                for v in values
+                if v != usual
+            ]
+            shared.append(f"{key}: {usual}, but {', '.join(others)}")
     lines = [_sentence("; ".join(shared))] if shared else []
     rules: dict[str, list[str]] = {}
     for m in names:
@@ -282,7 +293,7 @@ def _conventions(scores: Mapping[str, Mapping[str, Score]], names: Sequence[str]
         lines.append(f"Lesions without a value, left out: {', '.join(left)}.")
     sources = list(dict.fromkeys((metric(m).label, s.source) for m, s in every if m.startswith("auc") and s.source))
     if sources:
-        lines.append("Computed from: " + "; ".join(f"{label}: the {of}" for label, of in sources) + ".")
+        lines.append("Computed from: " + "; ".join(f"{label}: {_SOURCES.get(of, of)}" for label, of in sources) + ".")
     if any(s.ci95_lo is not None for _, s in every):
         lines.append("Below each mean: its 95 % interval, by bootstrap over patients.")
     return lines
@@ -308,7 +319,7 @@ def _paper_lines(block: Mapping[str, Any], labels: Sequence[tuple[str, str]]) ->
     if isinstance(block.get("distances"), str):
         lines.append(f"Distances: {block['distances']}")
     if isinstance(block.get("auc_source"), str):
-        lines.append(f"AUC is computed from the {block['auc_source']}")
+        lines.append(f"AUC is computed from {_SOURCES.get(block['auc_source'], block['auc_source'])}")
     return lines
 
 
