@@ -1416,6 +1416,62 @@ FAULTS = [
         'config.each_fold()["fold-0"]',
         "tests/segnet/test_compare.py -k scored_once",
     ),
+    Fault(
+        "report: what users write is not escaped",
+        "segnet/report/page.py",
+        "autoescape=True",
+        "autoescape=False",
+        "tests/segnet/report/test_page.py -k escaped",
+    ),
+    Fault(
+        "report: a picture is fetched",
+        "segnet/report/page/report.html.jinja",
+        '<img src="{{ p.source }}"',
+        '<img src="pictures/{{ loop_index|default(1) }}.jpg"',
+        "tests/segnet/report/test_page.py -k elsewhere",
+    ),
+    Fault(
+        "report: limits of agreement from the standard deviation of a whole population",
+        "segnet/report/agreement.py",
+        "statistics.stdev(",
+        "statistics.pstdev(",
+        "tests/segnet/report/test_agreement.py",
+    ),
+    Fault(
+        "report: other cases of one evaluation stay in its numbers",
+        "segnet/report/documents.py",
+        "    summary = _summarise(rows, document.summary)",
+        "    summary = dict(document.summary)",
+        "tests/segnet/report/test_documents.py tests/segnet/report/test_page.py -k anew or share",
+    ),
+    Fault(
+        "report: patients that were trained on pass by",
+        "segnet/report/notices.py",
+        "        if shared:",
+        "        if False:",
+        "tests/segnet/report/test_notices.py",
+    ),
+    Fault(
+        "report: lesions without a value are sorted first",
+        "segnet/report/page/report.js",
+        "return (x === null) - (y === null) || a - b;",
+        "return (y === null) - (x === null) || a - b;",
+        "tests/segnet/report/test_browser.py",
+    ),
+    Fault(
+        "report: quiet text too pale",
+        "segnet/report/palette.py",
+        '"quiet": "#56606b"',
+        '"quiet": "#8a949f"',
+        "tests/segnet/report/test_palette.py",
+    ),
+    Fault(
+        "report: axes drawn in every slice",
+        "segnet/report/pictures.py",
+        "if axes is None or axes.z != z:",
+        "if axes is None:",
+        "tests/segnet/report/test_pictures.py -k own_slice",
+    ),
 ]
 
 

@@ -83,13 +83,16 @@ def test_axes_are_drawn_in_their_own_slice_only(pair: Pair, tmp_path: Path, monk
         return found
 
     monkeypatch.setattr(pictures, "recist", spy)
-    with_axes = lesion_pictures(pair, {}, window_hu=WINDOW_HU)
-    assert [a.z for a in drawn] == [3]
+    files = {"m": tmp_path / "pred.nii.gz"}
+    with_axes = lesion_pictures(pair, files, window_hu=WINDOW_HU)
+    assert [a.z for a in drawn] == [3, 3]
     monkeypatch.setattr(pictures, "recist", lambda mask, spacing: None)
-    without = lesion_pictures(pair, {}, window_hu=WINDOW_HU)
+    without = lesion_pictures(pair, files, window_hu=WINDOW_HU)
+    changed = [a.source != b.source for a, b in zip(with_axes.slices["m"], without.slices["m"], strict=True)]
+    assert changed == ["largest area" in p.where for p in without.slices["m"]]
     difference = np.abs(pixels(with_axes.truth.source) - pixels(without.truth.source)).max(axis=2) > 60
     # the middle of the long axis lies at the lesion's centre
-    y, x = (np.mean([e[k] for e in drawn[0].long_yx]) for k in (0, 1))
+    y, x = (np.mean([e[k] for e in drawn[1].long_yx]) for k in (0, 1))
     assert (y, x) == pytest.approx((27.5, 9.5), abs=0.51)
     rows, columns = np.nonzero(difference)
     assert rows.size > 50
