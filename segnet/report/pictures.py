@@ -25,11 +25,20 @@ SMOOTH = 4  # axes are drawn this much larger and reduced, which smooths them
 
 @dataclass(frozen=True)
 class Picture:
-    """One slice with its outlines; `source` is a data URI, `text` what it shows, `where` its place in the volume."""
+    """One slice with its outlines.
+
+    Attributes
+    ----------
+    source : data URI
+    text : what it shows
+    where : its place in the volume
+    nothing : whether the model marks nothing in it
+    """
 
     source: str
     text: str
     where: str
+    nothing: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,7 +127,7 @@ def lesion_pictures(
         pen = ImageDraw.Draw(panel)
         overlay.orientation(pen, 0, 0, SIDE_PX)
         overlay.scale_bar(pen, 0, 0, field_mm, SIDE_PX)
-        return Picture(data_uri(panel), f"{pair.case}, {place(z)}: {what}", place(z))
+        return Picture(data_uri(panel), f"{pair.case}, {place(z)}: {what}", place(z), pred is not None and not pred.any())
 
     both = {name: f"outlines of {name} and of the truth" for name in masks}
     return LesionPictures(

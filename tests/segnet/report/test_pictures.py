@@ -35,7 +35,7 @@ def amount(source: str, rgb: tuple[int, int, int]) -> int:
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Pair:
-    """A lesion in the right front (x small, y large) of slices 2 to 4, largest in 3."""
+    """A lesion at the patient's left front (x small, y large) of slices 2 to 4, largest in 3."""
     image, mask = np.full((40, 40, 6), -800, np.int16), np.zeros((40, 40, 6), np.uint8)
     for z, half in ((2, 3), (3, 5), (4, 3)):
         mask[10 - half : 10 + half, 28 - half : 28 + half, z] = 1
@@ -67,10 +67,10 @@ def test_a_model_without_a_mask_says_why(pair: Pair, tmp_path: Path) -> None:
 
 def test_patients_right_is_left_and_front_is_up() -> None:
     box = (0.0, 0.0, 40.0, 40.0)
-    right, front = at_pixel(39.5, 0.0, box, 400), at_pixel(0.0, 39.5, box, 400)
-    assert right[0] > 390  # the patient's left is at the picture's right where x is small in this flipped order
-    assert right[1] == 0.0
-    assert front == (0.0, 395.0)
+    # x grows to the patient's right, y to the front; the picture's origin is its upper left
+    assert at_pixel(39.5, 39.5, box, 400) == (0.0, 0.0)
+    assert at_pixel(-0.5, 39.5, box, 400) == (400.0, 0.0)
+    assert at_pixel(39.5, -0.5, box, 400) == (0.0, 400.0)
 
 
 def test_axes_are_drawn_in_their_own_slice_only(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,3 +109,5 @@ def test_an_empty_truth_is_drawn_around_the_prediction(pair: Pair, tmp_path: Pat
     assert amount(found.main["m"].source, PRED_RGB) > 50
     nothing = lesion_pictures(empty, {"m": tmp_path / "empty.nii.gz"}, window_hu=WINDOW_HU)
     assert amount(nothing.main["m"].source, PRED_RGB) == 0
+    assert nothing.main["m"].nothing
+    assert not found.main["m"].nothing
