@@ -127,7 +127,9 @@ def lesion_pictures(
         pen = ImageDraw.Draw(panel)
         overlay.orientation(pen, 0, 0, SIDE_PX)
         overlay.scale_bar(pen, 0, 0, field_mm, SIDE_PX)
-        return Picture(data_uri(panel), f"{pair.case}, {place(z)}: {what}", place(z), pred is not None and not pred.any())
+        return Picture(
+            data_uri(panel), f"{pair.case}, {place(z)}: {what}", place(z), pred is not None and not pred.any()
+        )
 
     both = {name: f"outlines of {name} and of the truth" for name in masks}
     return LesionPictures(
