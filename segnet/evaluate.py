@@ -131,7 +131,8 @@ def evaluate(
         if progress is not None:
             progress(done, len(source))
     if all(row.status != "scored" for row in rows):
-        raise InputError(unreadable[0][1])
+        bad = {row.case for row in rows if row.status == "unreadable"}
+        raise InputError(next(reason for case, reason in unreadable if case in bad))
     summary, together = summarise(rows), pooled(totals, rows)
     by_set, by_size = grouped(rows, "set"), grouped(rows, "size_class", SIZE_CLASSES)
     groups = {"all lesions": summary, "pooled": together}

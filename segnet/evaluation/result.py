@@ -148,6 +148,7 @@ class Evaluation:
                 "hd95_mm": "HD95 mm",
                 "hd_mm": "HD mm",
                 "auc": "AUC",
+                "auc_source": "from",
                 "pred_volume_ml": "ml",
                 "truth_volume_ml": "true ml",
                 "pred_long_mm": "long mm",

@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from segnet.errors import InputError
 from segnet.metrics._masks import BoolArray, as_mask
 
-THRESHOLDS = 0x3C00 + 1
-"""The float16 values from 0 to 1. As unsigned integers their bits count them in rising order."""
+THRESHOLDS = 0x3C00 + 3
+"""Exactly 0, what rounds to each of the float16 values from 0 to 1 (their bits count them in rising order), exactly 1."""
 
 
 def as_probability(probability: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.floating]:
@@ -71,6 +71,8 @@ def auc(probability: ArrayLike, truth: ArrayLike) -> float:
 class RocCounts:
     """Voxels by probability rounded to float16, which keeps their order: enough for an AUC over many volumes.
 
+    Exact zeros and ones are counted apart: most voxels have them, and their ties are no matter of rounding.
+
     Attributes
     ----------
     lesion, background : int64 (THRESHOLDS,), voxels of each class at each value
@@ -109,16 +111,22 @@ class RocCounts:
     def error_bound(self) -> float:
         """Largest difference of `auc` to that of the probabilities before rounding; NaN where a class is absent.
 
-        Half the share of pairs of both classes that fell on one value.
+        Half the share of pairs of both classes that rounding may have brought to one value.
         """
         pairs = self._pairs()
-        return float((self.lesion.astype(np.float64) * self.background).sum() / (2 * pairs)) if pairs else math.nan
+        rounded = slice(1, -1)
+        return (
+            float((self.lesion[rounded].astype(np.float64) * self.background[rounded]).sum() / (2 * pairs))
+            if pairs
+            else math.nan
+        )
 
     def _pairs(self) -> float:
         return float(self.lesion.sum()) * float(self.background.sum())
 
 
 def _counts(score: NDArray[np.floating]) -> NDArray[np.int64]:
-    # abs turns -0.0, whose bits are not those of 0, into 0
-    bits = np.abs(score).astype(np.float16).view(np.uint16)
-    return np.bincount(bits, minlength=THRESHOLDS).astype(np.int64)
+    index = np.abs(score).astype(np.float16).view(np.uint16) + np.uint16(1)  # abs turns -0.0, whose bits are not 0
+    index[score == 0] = 0
+    index[score == 1] = THRESHOLDS - 1
+    return np.bincount(index, minlength=THRESHOLDS).astype(np.int64)

@@ -189,6 +189,32 @@ def test_pairs_and_pair_folder(tmp_path: Path) -> None:
     assert result.summary["dice"].ci95_lo is None  # one patient gives no interval
 
 
+def test_no_usable_prediction_at_all_is_an_error(tmp_path: Path) -> None:
+    """Whatever else is wrong, the reason is that of a prediction."""
+    for case in ("a", "b"):
+        save(tmp_path / "d" / f"{case}_mask.nii.gz", lesion())
+        (tmp_path / "d" / f"{case}_ct.nii.gz").write_bytes(b"no image")
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "b.nii.gz").write_bytes(b"no mask")
+    with pytest.raises(InputError, match=r"p/b\.nii\.gz"):
+        evaluate(tmp_path / "p", tmp_path / "d")
+    save(tmp_path / "p" / "b.nii.gz", lesion())
+    result = evaluate(tmp_path / "p", tmp_path / "d")
+    # The scores stand without images; each of them is listed.
+    assert [case for case, _ in result.unreadable] == ["a", "b"]
+    assert (result.rows[1].dice, result.rows[1].truth_hu) == (1.0, None)
+
+
+def test_a_bad_map_of_probabilities_is_listed_and_the_mask_scored(tmp_path: Path) -> None:
+    save(tmp_path / "t" / "a.nii.gz", lesion())
+    save(tmp_path / "p" / "a.nii.gz", lesion())
+    nib.save(nib.Nifti1Image(np.full(SHAPE, 1.5, np.float32), AFFINE), tmp_path / "p" / "a_probability.nii.gz")
+    result = evaluate(tmp_path / "p", tmp_path / "t")
+    assert (result.rows[0].dice, result.rows[0].auc, result.rows[0].auc_source) == (1.0, 1.0, "mask")
+    assert "expected probabilities in [0, 1], got 1.5 to 1.5" in result.unreadable[0][1]
+    assert result.calibration is None
+
+
 def test_prepared_folder(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
     root = tmp_path / "prepared"
@@ -204,6 +230,10 @@ def test_prepared_folder(tmp_path: Path) -> None:
     row = evaluate(tmp_path / "p", root).rows[0]
     assert (row.patient, row.dice) == ("bone_1", pytest.approx(4 / 6))
     assert evaluate(tmp_path / "p", root, patient_regex=r"(bone)").rows[0].patient == "bone"
+    assert row.set == "bone"
+    (root / "dataset.json").write_text(text.replace('"patient"', '"set": "ours", "patient"'))
+    assert evaluate(tmp_path / "p", root).rows[0].set == "ours"
+    (root / "dataset.json").write_text(text)
     (root / "bone_1.h5").write_bytes(b"no")
     with pytest.raises(InputError, match=r"bone_1.h5"):
         evaluate(tmp_path / "p", root)

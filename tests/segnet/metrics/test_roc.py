@@ -56,6 +56,20 @@ def test_of_a_mask_it_is_the_mean_of_sensitivity_and_specificity() -> None:
     assert auc(pred, truth) == pytest.approx(expected, abs=1e-12)
     assert RocCounts.of_masks(pred, truth).auc() == pytest.approx(expected, abs=1e-12)
     assert auc(np.zeros_like(truth), truth) == 0.5
+    # Of a mask's own values none is rounded.
+    assert RocCounts.of_masks(pred, truth).error_bound() == 0.0
+    assert np.array_equal(RocCounts.of(pred, truth).lesion, RocCounts.of_masks(pred, truth).lesion)
+    assert np.array_equal(RocCounts.of(pred, truth).background, RocCounts.of_masks(pred, truth).background)
+
+
+def test_the_bound_is_of_rounding_alone() -> None:
+    """Values between two of float16 are one after rounding; tiny ones are not 0, nor those next to 1 exactly 1."""
+    close = np.array([0.5, 0.50001, 0.0, 0.0], np.float32)
+    found = RocCounts.of(close, [0, 1, 0, 1])
+    assert found.error_bound() == 1 / 8  # one pair of four, half
+    assert abs(found.auc() - auc(close, [0, 1, 0, 1])) == 1 / 8
+    ends = np.array([0.0, 1e-30, 1.0, np.nextafter(np.float32(1), np.float32(0))], np.float32)
+    assert RocCounts.of(ends, [0, 1, 1, 0]).auc() == auc(ends, [0, 1, 1, 0]) == 0.75
 
 
 def test_ends_and_refusals() -> None:

@@ -69,8 +69,8 @@ def test_patients_right_is_left_and_front_is_up() -> None:
     box = (0.0, 0.0, 40.0, 40.0)
     # x grows to the patient's right, y to the front; the picture's origin is its upper left
     assert at_pixel(39.5, 39.5, box, 400) == (0.0, 0.0)
-    assert at_pixel(-0.5, 39.5, box, 400) == (400.0, 0.0)
-    assert at_pixel(39.5, -0.5, box, 400) == (0.0, 400.0)
+    assert at_pixel(39.5, -0.5, box, 400) == (400.0, 0.0)
+    assert at_pixel(-0.5, 39.5, box, 400) == (0.0, 400.0)
 
 
 def test_axes_are_drawn_in_their_own_slice_only(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
