@@ -16,6 +16,7 @@ import yaml
 
 from .config import Config, PrepareConfig, load_config
 from .data.cases import Cases
+from .data.pairs import set_of
 from .data.prepared import load_dataset
 from .errors import InputError
 from .files import write_text
@@ -176,12 +177,6 @@ def columns_of(results: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _group(patient: str) -> str:
-    """The letters a patient's name begins with, which tell collections apart."""
-    found = re.match(r"[A-Za-z]+", patient)
-    return found[0] if found else ""
-
-
 def collect(out: Path, configs: Mapping[str, Config], folds: Sequence[int]) -> dict[str, Any]:
     """Results of the runs that are done.
 
@@ -206,8 +201,8 @@ def collect(out: Path, configs: Mapping[str, Config], folds: Sequence[int]) -> d
             parameters = count(build(config.model))
         row: dict[str, Any] = {"model": entry, "folds": len(done), "lesions": len(lesions)}
         row["dice"], row["ci95_lo"], row["ci95_hi"] = _interval(lesions, mine)
-        for group in sorted({_group(case["patient"]) for case in lesions}):
-            row[f"dice_{group}"] = _interval([c for c in lesions if _group(c["patient"]) == group], mine)[0]
+        for group in sorted({set_of(case["patient"]) for case in lesions}):
+            row[f"dice_{group}"] = _interval([c for c in lesions if set_of(c["patient"]) == group], mine)[0]
         shared = [case for case in lesions if case["case"] in first]
         gaps = {case["case"]: mine[case["case"]] - first[case["case"]] for case in shared}
         row["difference"], row["difference_lo"], row["difference_hi"] = _interval(shared, gaps)

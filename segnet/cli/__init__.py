@@ -18,6 +18,7 @@ from .options import BAD_INPUT
 from .phantom import phantom
 from .predict import predict
 from .prepare import prepare
+from .report import report
 from .train import train
 
 app = typer.Typer(
@@ -29,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for command in (phantom, prepare, augment, train, compare, predict, evaluate, info, bench):
+for command in (phantom, prepare, augment, train, compare, predict, evaluate, report, info, bench):
     app.command()(command)
 
 

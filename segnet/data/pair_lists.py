@@ -7,7 +7,7 @@ import re
 import string
 from pathlib import Path
 
-from segnet.data.pairs import Pair, PairList, patient_id
+from segnet.data.pairs import Pair, PairList, patient_id, set_of
 from segnet.data.volumes import stem_of
 from segnet.errors import InputError
 
@@ -62,7 +62,9 @@ def pairs_from_csv(path: str | Path, *, patient_regex: str | None = None) -> Pai
             continue
         mask = _existing(path, line, "mask", row["mask"])
         case = row.get("case") or stem_of(mask)
-        pair = Pair(case, row.get("patient") or patient_id(case, patient_regex), image, mask, row.get("set") or "")
+        pair = Pair(
+            case, row.get("patient") or patient_id(case, patient_regex), image, mask, row.get("set") or set_of(case)
+        )
         if case in found:
             raise InputError(
                 f"csv: expected each case once, got {case!r} in lines {found[case][0]} and {line} of {path}; add a column case"
@@ -89,7 +91,7 @@ def pairs_from_patterns(root: str | Path, images: str, masks: str, *, patient_re
     ----------
     root : the folder the patterns start from
     images, masks : paths below it with ``{field}`` for what may differ, never a ``/``; the mask's pattern has all fields of the image's, and may
-        have more, for several masks of one image. `case` and `patient`, where they are fields, are taken; without `case` a case is
+        have more, for several masks of one image. `case`, `patient` and `set`, where they are fields, are taken; without `case` a case is
         called after all fields, joined by ``_``
     patient_regex : see `segnet.data.pairs.patient_id`
 
@@ -112,14 +114,14 @@ def pairs_from_patterns(root: str | Path, images: str, masks: str, *, patient_re
         image = root / images.format(**{name: fields[name] for name in image_fields}) if fields else None
         if image is None or not image.exists():
             continue
-        lesion = [value for name, value in fields.items() if name not in ("patient", "case")]
+        lesion = [value for name, value in fields.items() if name not in ("patient", "case", "set")]
         case = "_".join([fields["case"], *lesion] if "case" in fields else fields.values())
         if case in found:
             raise InputError(
                 f"masks: expected one mask for each case, got {found[case].mask} and {mask} for {case}; add a field that differs"
             )
         patient = fields.get("patient") or patient_id(case, patient_regex)
-        found[case] = Pair(case, patient, image, mask, root.absolute().name)
+        found[case] = Pair(case, patient, image, mask, fields.get("set") or set_of(case))
     if not found:
         raise InputError(
             f"images, masks: expected files like {images} and {masks} below {root}, got no such pair; a field stands for no /"

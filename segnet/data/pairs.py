@@ -32,6 +32,13 @@ _NOT_A_SET = {"novel_data", "processed_data", "fully_annotated", "partially_anno
 _PATIENT_RULES = (re.compile(r"(\d{6})(?!\d)"), re.compile(r"(LIDC-IDRI-\d+)"), re.compile(r"(.+?)_lesion"))
 
 
+_SET_RULES = (
+    (re.compile(r"\d{6}(?!\d)"), "DeepLesion"),
+    (re.compile(r"([A-Za-z][A-Za-z0-9]*(?:[-_][A-Za-z][A-Za-z0-9]*)*)[-_]\d"), None),
+    (re.compile(r"([A-Za-z]+)\d+(?:[-_]|$)"), None),
+)
+
+
 @dataclass(frozen=True)
 class Pair:
     """One case: an image, the mask of its lesion, the patient both are of, and the set (collection) they come from.
@@ -114,6 +121,24 @@ def patient_id(case: str, regex: str | None = None) -> str:
     return found[1]
 
 
+def set_of(case: str) -> str:
+    """The collection a case's name tells of: six digits are DeepLesion's, otherwise the words before the first number.
+
+    Returns
+    -------
+    str, empty where the name tells nothing.
+
+    Examples
+    --------
+    >>> [set_of(case) for case in ("LIDC-IDRI-0001_R_1", "STS_002", "000010_02_02_100_lesion_01", "bone_00002_lesion_03", "x")]
+    ['LIDC-IDRI', 'STS', 'DeepLesion', 'bone', '']
+    """
+    for rule, name in _SET_RULES:
+        if found := rule.match(case):
+            return found[1] if name is None else name
+    return ""
+
+
 def find_pairs(root: str | Path | tuple[str | Path, str | Path], *, patient_regex: str | None = None) -> PairList:
     """Pair the images of a folder with their masks, sorted by case.
 
@@ -125,7 +150,7 @@ def find_pairs(root: str | Path | tuple[str | Path, str | Path], *, patient_rege
           file names (the image may end in ``_0000``);
         - ``<case>_ct.nii.gz`` or ``_image`` beside ``<case>_mask.nii.gz``, ``_label`` or ``_seg``;
         - a folder for each case with CT_image.nii.gz and CT_mask.nii.gz, or image.nii.gz and mask.nii.gz;
-        - folders of any of these, as ULS23 is laid out: each is a set
+        - folders of any of these, as ULS23 is laid out: each is a set, called after its folder; else `set_of` tells it
 
         Where the image of a case may be a file, it may be the folder of a DICOM series, but for the second.
     patient_regex : see `patient_id`
@@ -143,18 +168,18 @@ def find_pairs(root: str | Path | tuple[str | Path, str | Path], *, patient_rege
     """
     if isinstance(root, tuple):
         image_dir, mask_dir = (_folder(part) for part in root)
-        found = {image_dir.absolute().parent.name: _by_equal_names(image_dir, mask_dir)}
+        found = {"": _by_equal_names(image_dir, mask_dir)}
         where = f"{image_dir} and {mask_dir}"
         expected = "equal file names in both"
     else:
         folder = _folder(root)
         here = _layout(folder)
-        found = {folder.absolute().name: here} if here else dict(_sets(folder, (), _DEPTH))
+        found = {"": here} if here else dict(_sets(folder, (), _DEPTH))
         where, expected = str(folder), _LAYOUTS
     if not any(mask for several in found.values() for _, _, mask in several):
         raise InputError(f"root: expected {expected}; got no such pair in {where}; name the folder above the files")
     pairs = [
-        Pair(case, patient_id(case, patient_regex), image, mask, name)
+        Pair(case, patient_id(case, patient_regex), image, mask, name or set_of(case))
         for name, several in found.items()
         for case, image, mask in several
         if mask is not None
@@ -164,17 +189,9 @@ def find_pairs(root: str | Path | tuple[str | Path, str | Path], *, patient_rege
 
 
 def gather(lists: Sequence[PairList]) -> PairList:
-    """Several lists as one, told apart as the sets of one folder are.
-
-    Raises
-    ------
-    InputError
-        Two lists have a case of one name, and sets of one name too.
-    """
-    if len(lists) == 1:
-        return lists[0]
-    pairs = _told_apart([pair for one in lists for pair in one])
-    return PairList(sorted(pairs, key=lambda pair: pair.case), sorted(p for one in lists for p in one.unpaired_images))
+    """Several lists as one."""
+    pairs = sorted((pair for one in lists for pair in one), key=lambda pair: pair.case)
+    return PairList(pairs, sorted(path for one in lists for path in one.unpaired_images))
 
 
 def _told_apart(pairs: list[Pair]) -> list[Pair]:

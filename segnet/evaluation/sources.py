@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,18 +10,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segnet.data.pairs import Pair, find_pairs, patient_id
-from segnet.data.volumes import Volume, read_image, read_mask
+from segnet.data.pairs import Pair, find_pairs, patient_id, set_of
+from segnet.data.prepared import INDEX, load_dataset
+from segnet.data.volumes import ENDINGS, Volume, read_image, read_mask, stem_of
 from segnet.errors import InputError
-from segnet.evaluation.groups import set_of
 
 GRID_TOLERANCE_MM = 1e-3
-ENDINGS = (".nii.gz.zip", ".nii.gz", ".nii", ".mha", ".nrrd")
 PROBABILITY, UNCERTAINTY = "_probability", "_uncertainty"
 """What stands after a mask's name in the names of the maps beside it."""
 _IMAGE_SUFFIXES = ("_ct", "_image", "_img", "_0000")
 _MASK_SUFFIXES = ("_mask", "_label", "_labels", "_seg", "_pred", "_prediction")
-_PREPARED_FORMAT = "segnet-prepare/1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +37,7 @@ class Truth:
 
     Attributes
     ----------
-    collection : where the case is from, see `segnet.evaluation.groups.set_of`
+    collection : where the case is from, see `segnet.data.pairs.set_of`
     prepared : whether `mask` is an HDF5 file with a group of the case's name
     image : file of the image, None where none is known or the case is prepared
     """
@@ -120,16 +117,13 @@ def find_truths(truths: Path | str | Sequence[Pair], patient_regex: str | None) 
 
 
 def _from_pairs(pairs: Sequence[Pair]) -> list[Truth]:
-    return [
-        Truth(p.case, p.patient, str(getattr(p, "set", None) or set_of(p.case)), Path(p.mask), image=Path(p.image))
-        for p in pairs
-    ]
+    return [Truth(p.case, p.patient, p.set or set_of(p.case), Path(p.mask), image=Path(p.image)) for p in pairs]
 
 
 def _truths_at(root: Path, patient_regex: str | None) -> list[Truth]:
     if not root.exists():
         raise InputError(f"truths: expected a file or folder, got {root}, which does not exist; check the path")
-    if (root / "dataset.json").is_file():
+    if (root / INDEX).is_file():
         return _from_prepared(root, patient_regex)
     masks = [root] if root.is_file() else mask_files(root)
     with_images = any(stem_of(p).lower().endswith(_IMAGE_SUFFIXES) for p in masks) and not root.is_file()
@@ -140,30 +134,22 @@ def _truths_at(root: Path, patient_regex: str | None) -> list[Truth]:
 
 
 def _from_prepared(root: Path, patient_regex: str | None) -> list[Truth]:
-    try:
-        dataset = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
-        if dataset["format"] != _PREPARED_FORMAT:
-            raise InputError(
-                f"truths: expected format {_PREPARED_FORMAT} in {root / 'dataset.json'}, "
-                f"got {dataset['format']!r}; prepare the data again"
-            )
-        return [
-            Truth(
-                c["case"],
-                c["patient"] if patient_regex is None else patient_id(c["case"], patient_regex),
-                str(c.get("set") or set_of(c["case"])),
-                root / c["file"],
-                prepared=True,
-            )
-            for c in dataset["cases"]
-        ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
+    dataset = load_dataset(root)
+    if dataset.config.route != "hu":
         raise InputError(
-            f"truths: expected the dataset.json that `segnet prepare` writes, got {root / 'dataset.json'}, "
-            f"which cannot be used ({error!r}); prepare the data again"
-        ) from error
+            f"truths: expected a dataset prepared by the route hu, whose grid is the image's, got {dataset.config.route} in {root};"
+            " give the folder of the true masks"
+        )
+    return [
+        Truth(
+            c.case,
+            c.patient if patient_regex is None else patient_id(c.case, patient_regex),
+            c.set or set_of(c.case),
+            dataset.path_of(c),
+            prepared=True,
+        )
+        for c in dataset.cases
+    ]
 
 
 def _prepared_mask(path: Path, case: str) -> Grid:
@@ -259,16 +245,11 @@ def mask_files(folder: Path) -> list[Path]:
     return sorted(
         p
         for p in folder.iterdir()
-        if p.name.endswith(ENDINGS)
+        if p.name.lower().endswith(ENDINGS)
         and not p.name.startswith(".")
         and not stem_of(p).endswith((PROBABILITY, UNCERTAINTY))
         and p.is_file()
     )
-
-
-def stem_of(path: Path) -> str:
-    """A file's name without the ending of its format."""
-    return path.name.removesuffix(next((e for e in ENDINGS if path.name.endswith(e)), ""))
 
 
 def _strip(stem: str, suffixes: tuple[str, ...]) -> str:

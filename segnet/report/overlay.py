@@ -22,10 +22,7 @@ BACKGROUND, INK, QUIET = (17, 19, 23), (240, 242, 245), (154, 160, 170)
 PRED_RGB, TRUTH_RGB = (240, 160, 30), (86, 190, 245)
 LINE, HALO, DASH = 1.5 * SCALE, 3.0 * SCALE, 7 * SCALE
 
-# Squares of one dash length; a line through them is cut into dashes, whatever its direction.
-_CHECKER = np.add.outer(np.arange(PANEL) // DASH, np.arange(PANEL) // DASH) % 2 == 0
-
-_Box = tuple[float, float, float, float]
+Box = tuple[float, float, float, float]
 
 
 def overlay_png(
@@ -67,11 +64,11 @@ def overlay_png(
     spacing = _check(image, pred, truth, window_hu, spacing_zyx_mm, n_slices)
     either = pred if truth is None else pred | truth
     main = truth if truth is not None and truth.any() else pred
-    slices = _choose_slices(either, main, n_slices)
-    box = _field_of_view(either, spacing[1:])
-    panels = [_panel(image[z], pred[z], None if truth is None else truth[z], box, window_hu) for z in slices]
+    slices = choose_slices(either, main, n_slices)
+    box = field_of_view(either, spacing[1:])
+    panels = [panel(image[z], pred[z], None if truth is None else truth[z], box, window_hu) for z in slices]
     top = (74 if title else 48) * SCALE
-    page = _page(panels, _captions(slices, main, len(image), spacing[0]), _field_mm(box, spacing[1:]), top)
+    page = _page(panels, _captions(slices, main, len(image), spacing[0]), side_mm(box, spacing[1:]), top)
     _header(page, pred, truth, spacing, title)
     save_png(page, path)
 
@@ -109,7 +106,7 @@ def _check(
     return spacing
 
 
-def _choose_slices(either: NDArray[np.bool_], main: NDArray[np.bool_], n: int) -> list[int]:
+def choose_slices(either: NDArray[np.bool_], main: NDArray[np.bool_], n: int) -> list[int]:
     """Up to `n` ascending slice numbers spread over the lesion, the one of largest area among them."""
     depth = len(either)
     n = min(n, depth)
@@ -126,7 +123,7 @@ def _choose_slices(either: NDArray[np.bool_], main: NDArray[np.bool_], n: int) -
     return sorted(chosen)
 
 
-def _field_of_view(either: NDArray[np.bool_], spacing_yx: NDArray[np.float64]) -> _Box:
+def field_of_view(either: NDArray[np.bool_], spacing_yx: NDArray[np.float64]) -> Box:
     """Square field around the lesion, (top, left, bottom, right) in pixel edges; may exceed the image."""
     shape = np.array(either.shape[1:], dtype=np.float64)
     if either.any():
@@ -135,22 +132,23 @@ def _field_of_view(either: NDArray[np.bool_], spacing_yx: NDArray[np.float64]) -
         high = np.array([rows[-1], columns[-1]], dtype=np.float64) + 1.0
     else:
         low, high = shape / 4.0, shape * 3.0 / 4.0
-    side_mm = max(2.0 * float(((high - low) * spacing_yx).max()), 48.0)
-    side = min(side_mm, float((shape * spacing_yx).max())) / spacing_yx
+    wanted_mm = max(2.0 * float(((high - low) * spacing_yx).max()), 48.0)
+    side = min(wanted_mm, float((shape * spacing_yx).max())) / spacing_yx
     start = (low + high) / 2.0 - side / 2.0
     # Shift into the image where it is large enough, centre the image where it is not.
     start = np.where(side <= shape, np.clip(start, 0.0, np.maximum(shape - side, 0.0)), (shape - side) / 2.0)
     return float(start[0]), float(start[1]), float(start[0] + side[0]), float(start[1] + side[1])
 
 
-def _field_mm(box: _Box, spacing_yx: NDArray[np.float64]) -> float:
+def side_mm(box: Box, spacing_yx: NDArray[np.float64]) -> float:
+    """Side of a field of view in mm."""
     return (box[2] - box[0]) * float(spacing_yx[0])
 
 
 def _resample(
-    plane: NDArray[np.float32], box: _Box, method: Image.Resampling, outside: Literal["edge", "constant"]
+    plane: NDArray[np.float32], box: Box, method: Image.Resampling, outside: Literal["edge", "constant"], side: int
 ) -> NDArray[np.float32]:
-    """Sample plane (Y, X) over `box` onto (PANEL, PANEL): anterior up, patient's right on the left."""
+    """Sample plane (Y, X) over `box` onto (side, side): anterior up, patient's right on the left."""
     top, left, bottom, right = box
     y0, x0 = max(int(np.floor(top)), 0), max(int(np.floor(left)), 0)
     plane = plane[y0 : int(np.ceil(bottom)) + 1, x0 : int(np.ceil(right)) + 1]
@@ -161,40 +159,57 @@ def _resample(
     source = Image.fromarray(np.pad(plane, pad, mode=outside))
     dy, dx = pad[0][0] - y0, pad[1][0] - x0
     inner = (left + dx, top + dy, min(right + dx, source.width), min(bottom + dy, source.height))
-    return np.asarray(source.resize((PANEL, PANEL), method, box=inner), dtype=np.float32)[::-1, ::-1]
+    return np.asarray(source.resize((side, side), method, box=inner), dtype=np.float32)[::-1, ::-1]
 
 
-def _panel(
+def panel(
     image: NDArray[np.generic],
-    pred: NDArray[np.bool_],
+    pred: NDArray[np.bool_] | None,
     truth: NDArray[np.bool_] | None,
-    box: _Box,
+    box: Box,
     window_hu: tuple[float, float],
+    side: int = PANEL,
 ) -> Image.Image:
+    """One slice over `box` as a square of `side` device pixels, with the outlines of the masks there are.
+
+    Parameters
+    ----------
+    image, pred, truth : (Y, X), in HU and masks
+    box : top, left, bottom, right in pixel edges
+    window_hu : grey levels from black to white
+    side : device pixels; lines are as much thinner as it is smaller, down to 2 pixels
+    """
     lo, hi = window_hu
+    line, halo = max(LINE * side / PANEL, 2.0), max(HALO * side / PANEL, 4.0)
     # Clipped first so that cubic interpolation does not ring at metal or at the border of padding.
     grey = (np.clip(np.nan_to_num(image.astype(np.float32)), lo, hi) - lo) / (hi - lo)
-    level = np.clip(_resample(grey, box, Image.Resampling.BICUBIC, "edge"), 0.0, 1.0)[:, :, None] * np.float32(255.0)
-    held = _resample(np.ones_like(grey), box, Image.Resampling.NEAREST, "constant")[:, :, None] > 0.5
-    colour = np.where(held, level, np.array(BACKGROUND, dtype=np.float32))
+    level = np.clip(_resample(grey, box, Image.Resampling.BICUBIC, "edge", side), 0.0, 1.0)[:, :, None]
+    held = _resample(np.ones_like(grey), box, Image.Resampling.NEAREST, "constant", side)[:, :, None] > 0.5
+    colour = np.where(held, level * np.float32(255.0), np.array(BACKGROUND, dtype=np.float32))
     lines = [
-        (_distance(mask, box), rgb)
+        (_distance(mask, box, side), rgb)
         for mask, rgb in ((truth, TRUTH_RGB), (pred, PRED_RGB))
         if mask is not None and mask.any()
     ]
     # All halos lie below all lines.
     for distance, _ in lines:
-        _stroke(colour, distance, (0, 0, 0), HALO, 0.45)
+        _stroke(colour, distance, (0, 0, 0), halo, 0.45)
     for k, (distance, rgb) in enumerate(lines):
-        shared = k == 1 and (lines[0][0] < LINE) & _CHECKER
-        _stroke(colour, np.where(shared, np.inf, distance), rgb, LINE, 1.0)
+        shared = k == 1 and (lines[0][0] < line) & _checker(side)
+        _stroke(colour, np.where(shared, np.inf, distance), rgb, line, 1.0)
     return Image.fromarray(np.rint(colour).astype(np.uint8))
 
 
-def _distance(mask: NDArray[np.bool_], box: _Box) -> NDArray[np.float64]:
+def _checker(side: int) -> NDArray[np.bool_]:
+    """Squares of one dash length; a line through them is cut into dashes, whatever its direction."""
+    index = np.arange(side) * PANEL // (DASH * side)
+    return np.add.outer(index, index) % 2 == 0
+
+
+def _distance(mask: NDArray[np.bool_], box: Box, side: int) -> NDArray[np.float64]:
     """Distance in device pixels of each point of the panel to the half-level contour of `mask`."""
     # Only a change inside the panel is a contour: a lesion cut by the panel's border has no line along it.
-    inside = _resample(mask.astype(np.float32), box, Image.Resampling.BILINEAR, "constant") >= 0.5
+    inside = _resample(mask.astype(np.float32), box, Image.Resampling.BILINEAR, "constant", side) >= 0.5
     if inside.all() or not inside.any():
         return np.full(inside.shape, np.inf)
     distance: NDArray[np.float64] = (
@@ -238,8 +253,8 @@ def _page(panels: list[Image.Image], captions: list[tuple[str, str]], field_mm: 
         draw.text((left, base), name, font=font(12 * SCALE), fill=INK, anchor="ls")
         after = left + font(12 * SCALE).getlength(name) + 10 * SCALE
         draw.text((after, base), where, font=font(12 * SCALE), fill=QUIET, anchor="ls")
-    _orientation(draw, MARGIN, top)
-    _scale_bar(draw, MARGIN, top, field_mm)
+    orientation(draw, MARGIN, top)
+    scale_bar(draw, MARGIN, top, field_mm)
     return page
 
 
@@ -247,19 +262,23 @@ def _shadowed(draw: ImageDraw.ImageDraw, xy: tuple[float, float], text: str, siz
     draw.text(xy, text, font=font(size), fill=INK, anchor=anchor, stroke_width=SCALE, stroke_fill=(0, 0, 0))
 
 
-def _orientation(draw: ImageDraw.ImageDraw, left: int, top: int) -> None:
-    inset = 9 * SCALE
-    _shadowed(draw, (left + inset, top + PANEL / 2), "R", 12 * SCALE, "lm")
-    _shadowed(draw, (left + PANEL - inset, top + PANEL / 2), "L", 12 * SCALE, "rm")
-    _shadowed(draw, (left + PANEL / 2, top + inset), "A", 12 * SCALE, "mt")
+def orientation(draw: ImageDraw.ImageDraw, left: int, top: int, side: int = PANEL) -> None:
+    """The letters R, L and A at the borders of a panel."""
+    inset, size = 9 * SCALE * side // PANEL, max(12 * SCALE * side // PANEL, 17)
+    _shadowed(draw, (left + inset, top + side / 2), "R", size, "lm")
+    _shadowed(draw, (left + side - inset, top + side / 2), "L", size, "rm")
+    _shadowed(draw, (left + side / 2, top + inset), "A", size, "mt")
 
 
-def _scale_bar(draw: ImageDraw.ImageDraw, left: int, top: int, field_mm: float) -> None:
-    length = round(PANEL * 10.0 / field_mm)
-    x, y = left + 12 * SCALE, top + PANEL - 14 * SCALE
-    draw.rectangle((x - SCALE, y - SCALE, x + length - 1 + SCALE, y + 2 * SCALE - 1 + SCALE), fill=(0, 0, 0))
-    draw.rectangle((x, y, x + length - 1, y + 2 * SCALE - 1), fill=INK)
-    _shadowed(draw, (x, y - 6 * SCALE), "10 mm", 11 * SCALE, "ls")
+def scale_bar(draw: ImageDraw.ImageDraw, left: int, top: int, field_mm: float, side: int = PANEL) -> None:
+    """A bar of 10 mm in the lower left of a panel that is `field_mm` wide."""
+    unit = SCALE * side / PANEL
+    length = round(side * 10.0 / field_mm)
+    x, y, thick = left + round(12 * unit), top + side - round(14 * unit), max(round(2 * unit), 1)
+    edge = max(round(unit), 1)
+    draw.rectangle((x - edge, y - edge, x + length - 1 + edge, y + thick - 1 + edge), fill=(0, 0, 0))
+    draw.rectangle((x, y, x + length - 1, y + thick - 1), fill=INK)
+    _shadowed(draw, (x, y - 6 * unit), "10 mm", max(round(11 * unit), 16), "ls")
 
 
 def _header(

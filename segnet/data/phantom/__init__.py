@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ...errors import InputError
 from ..nifti import save_nifti
-from ..pairs import Pair, patient_id
+from ..pairs import Pair, patient_id, set_of
 from .scene import Scene
 
 SITES = ("lung", "lung", "liver", "liver", "kidney", "node", "spleen", "bone")
@@ -117,7 +117,7 @@ def write_phantoms(
             image = _nifti1_image(array, affine)
             image.header.set_xyzt_units("mm")
             save_nifti(image, file)
-        pairs.append(Pair(case, patient_id(case), files[0], files[1], folders[0].absolute().parent.name))
+        pairs.append(Pair(case, patient_id(case), files[0], files[1], set_of(case)))
         if progress is not None:
             progress(i + 1, n_cases)
     return pairs

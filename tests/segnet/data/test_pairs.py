@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from segnet.data.pairs import Pair, find_pairs, gather, patient_id
+from segnet.data.pairs import Pair, find_pairs, gather, patient_id, set_of
 from segnet.errors import InputError
 
 
@@ -32,6 +32,26 @@ def touch(root: Path, *names: str) -> None:
 )
 def test_patient_of_a_case(case: str, patient: str) -> None:
     assert patient_id(case) == patient
+
+
+@pytest.mark.parametrize(
+    ("case", "name"),
+    [
+        ("LIDC-IDRI-0001_R_1", "LIDC-IDRI"),
+        ("STS_002", "STS"),
+        ("000010_02_02_100_lesion_01", "DeepLesion"),
+        ("bone_00002_lesion_03", "bone"),
+        ("diag_pancreas_0004_lesion_01", "diag_pancreas"),
+        ("ULS23_lidcidri_195_lesion_01", "ULS23_lidcidri"),
+        ("p12", "p"),
+        ("4DLung-113_HM10395_Tumor", ""),
+        ("0000101", ""),
+        ("someone", ""),
+        ("", ""),
+    ],
+)
+def test_set_of_a_case(case: str, name: str) -> None:
+    assert set_of(case) == name
 
 
 def test_patient_by_regex() -> None:
@@ -71,8 +91,8 @@ def test_sibling_folders(tmp_path: Path, images: str, masks: str) -> None:
     )
     found, lesion = find_pairs(tmp_path), "b_lesion_01"
     assert list(found) == [
-        Pair("a", "a", tmp_path / images / "a.nii", tmp_path / masks / "a.nii.gz", tmp_path.name),
-        Pair(lesion, "b", tmp_path / images / f"{lesion}.nii.gz", tmp_path / masks / f"{lesion}.nii.gz", tmp_path.name),
+        Pair("a", "a", tmp_path / images / "a.nii", tmp_path / masks / "a.nii.gz"),
+        Pair(lesion, "b", tmp_path / images / f"{lesion}.nii.gz", tmp_path / masks / f"{lesion}.nii.gz", "b"),
     ]
     assert found.unpaired_images == [tmp_path / images / "lonely.nii.gz"]
     assert len(found) == 2
@@ -170,21 +190,10 @@ def test_the_challenge_layout(tmp_path: Path) -> None:
 
 def test_folders_are_gathered(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        touch(
-            tmp_path / name, "images/a.nii", "labels/a.nii", f"images/{name}.nii", f"labels/{name}.nii", "images/x.nii"
-        )
-    lists = [find_pairs(tmp_path / name) for name in ("one", "two")]
-    both = gather(lists)
-    assert [(pair.case, pair.set) for pair in both] == [
-        ("one", "one"),
-        ("one_a", "one"),
-        ("two", "two"),
-        ("two_a", "two"),
-    ]
-    assert len(both.unpaired_images) == 2
-    assert gather(lists[:1]) is lists[0]
-    with pytest.raises(InputError, match="expected one image for each case"):
-        gather([lists[0], lists[0]])
+        touch(tmp_path, f"{name}/images/{name}_1.nii", f"{name}/labels/{name}_1.nii", f"{name}/images/x.nii")
+    both = gather([find_pairs(tmp_path / name) for name in ("two", "one")])
+    assert [(pair.case, pair.set) for pair in both] == [("one_1", "one"), ("two_1", "two")]
+    assert [path.parent.parent.name for path in both.unpaired_images] == ["one", "two"]
 
 
 @pytest.mark.parametrize(

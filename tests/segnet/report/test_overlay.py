@@ -123,7 +123,7 @@ def test_slices_surround_the_lesion(z: tuple[int, int], n: int, expected: list[i
     mask = box_mask(z=z)
     if n == 2:
         mask[6, :20, :20] = True
-    assert overlay._choose_slices(mask, mask, n) == expected
+    assert overlay.choose_slices(mask, mask, n) == expected
 
 
 def test_largest_slice_is_always_shown() -> None:
@@ -131,7 +131,7 @@ def test_largest_slice_is_always_shown() -> None:
     for _ in range(50):
         mask = rng.random((60, 6, 6)) < rng.random((60, 1, 1)) * (rng.random((60, 1, 1)) < 0.7)
         mask[30, 0, 0] = True
-        chosen = overlay._choose_slices(mask, mask, 4)
+        chosen = overlay.choose_slices(mask, mask, 4)
         assert int(mask.sum(axis=(1, 2)).argmax()) in chosen
         assert len(set(chosen)) == 4
         assert chosen == sorted(chosen)

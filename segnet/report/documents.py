@@ -1,0 +1,304 @@
+"""The files a report is made of, read and checked: evaluations, training logs, measured speed, comparisons."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
+
+from segnet.errors import InputError
+from segnet.evaluation.comparison import FORMAT as COMPARISON_FORMAT
+from segnet.evaluation.result import FORMAT
+from segnet.metrics import bootstrap_ci, check_consistency, iou_bounds
+
+EVALUATION_FILE, LOG_FILE, SPLIT_FILE = "evaluation.json", "log.jsonl", "split.json"
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class Score(_Document):
+    """One number over lesions, its interval over patients, and the conventions it was made under."""
+
+    mean: FiniteFloat | None = None
+    median: FiniteFloat | None = None
+    q1: FiniteFloat | None = None
+    q3: FiniteFloat | None = None
+    ci95_lo: FiniteFloat | None = None
+    ci95_hi: FiniteFloat | None = None
+    n_lesions: int | None = None
+    n_patients: int | None = None
+    n_left_out: int | None = None
+    level: str = ""
+    empty: str = ""
+    reduction: str = ""
+    classes: str = ""
+    units: str = ""
+    source: str = ""
+
+
+class Lesion(_Document):
+    """One row of an evaluation. `pred_hu` and `truth_hu` are as `segnet.metrics.HuStatistics`; further fields are kept."""
+
+    case: str
+    patient: str = ""
+    status: str = ""
+    set: str = ""
+    size_class: str = ""
+    pred_hu: dict[str, FiniteFloat] | None = None
+    truth_hu: dict[str, FiniteFloat] | None = None
+
+    def number(self, name: str) -> float | None:
+        """A finite number of the row, or None."""
+        value = getattr(self, name, None)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return None
+        return float(value)
+
+
+class Bin(_Document):
+    """Voxels whose predicted probability lies in [lo, hi): how many, their mean, and how many of them are lesion."""
+
+    lo: FiniteFloat
+    hi: FiniteFloat
+    n: int
+    confidence: FiniteFloat | None = None
+    frequency: FiniteFloat | None = None
+
+
+class Region(_Document):
+    """Calibration over one region."""
+
+    ece: FiniteFloat | None = None
+    mce: FiniteFloat | None = None
+    brier: FiniteFloat | None = None
+    voxels: int | None = None
+    bins: list[Bin] = []
+
+
+class Calibration(_Document):
+    regions: dict[str, Region] = {}
+
+
+class Consistency(_Document):
+    dice_and_iou_agree: bool | None = None
+    iou_bounds: tuple[FiniteFloat, FiniteFloat] | None = None
+    flags: list[str] = []
+
+
+class Document(_Document):
+    """What `segnet evaluate` writes, format "segnet-evaluate/2"."""
+
+    format: str
+    provenance: dict[str, Any] = {}
+    conventions: dict[str, str] = {}
+    summary: dict[str, Score]
+    pooled: dict[str, Score] = {}
+    by_set: dict[str, dict[str, Score]] = {}
+    by_size: dict[str, dict[str, Score]] = {}
+    consistency: Consistency = Consistency()
+    all_background_baseline: dict[str, dict[str, Any]] | None = None
+    paper_convention: dict[str, Any] | None = None
+    uls23: dict[str, Any] | None = None
+    calibration: Calibration | None = None
+    missing_predictions: list[str] = []
+    unreadable: list[dict[str, str]] = []
+    unmatched_predictions: list[str] = []
+    lesions: list[Lesion]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a training run left: steps and validations of its log, cases of each part of its split."""
+
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    validations: list[dict[str, Any]] = field(default_factory=list)
+    split: dict[str, list[str]] = field(default_factory=dict)
+
+
+def read_evaluation(folder: Path) -> Document:
+    """`evaluation.json` of a folder, or the file itself.
+
+    Raises
+    ------
+    InputError
+        If it is missing, is not JSON, is of another format, lacks what that format has, or names a case twice.
+    """
+    file = folder / EVALUATION_FILE if folder.is_dir() else folder
+    found = _json(file, "evaluation", "run `segnet evaluate -o FOLDER` first")
+    told = found.get("format") if isinstance(found, dict) else None
+    if told != FORMAT:
+        raise InputError(f"evaluation: expected format {FORMAT}, got {told!r} in {file}; run `segnet evaluate` again")
+    try:
+        document = Document.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(
+            f"evaluation: expected {FORMAT}, got {first['msg']} at {where} in {file}; run `segnet evaluate` again"
+        ) from None
+    cases = [row.case for row in document.lesions]
+    if not cases:
+        raise InputError(f"evaluation: expected at least one lesion, got none in {file}; evaluate some")
+    if len(set(cases)) < len(cases):
+        twice = next(case for case in cases if cases.count(case) > 1)
+        raise InputError(f"evaluation: expected each case once, got {twice!r} twice in {file}; evaluate again")
+    return document
+
+
+def read_run(folder: Path) -> Run:
+    """The log and the split of a training run.
+
+    Raises
+    ------
+    InputError
+        If the folder holds neither, or what it holds is no log or split.
+    """
+    log, split_file = folder / LOG_FILE, folder / SPLIT_FILE
+    if not log.is_file() and not split_file.is_file():
+        raise InputError(f"model: expected a run's folder with {LOG_FILE}, got {folder}; name the run's own folder")
+    rows: list[dict[str, Any]] = []
+    if log.is_file():
+        from segnet.training import log as training_log
+
+        rows = [row for row in training_log.read(log) if isinstance(row, dict)]
+    split = _json(split_file, "model", "name the run's own folder") if split_file.is_file() else {}
+    if not isinstance(split, dict):
+        raise InputError(f"model: expected parts of cases, got {type(split).__name__} in {split_file}; train again")
+    return Run(
+        [row for row in rows if "val_dice" not in row],
+        [row for row in rows if row.get("val_dice") is not None],
+        {part: list(cases) for part, cases in split.items() if isinstance(cases, list)},
+    )
+
+
+def read_bench(file: Path) -> dict[str, Any]:
+    """The JSON of `segnet bench train --json`.
+
+    Raises
+    ------
+    InputError
+        If it is missing, or is anything else.
+    """
+    found = _json(file, "bench", "write it with `segnet bench train --json`")
+    rows = found.get("rows") if isinstance(found, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(r, dict) and "epoch_s_estimate" in r for r in rows) or not rows:
+        raise InputError(
+            f"bench: expected rows with epoch_s_estimate, got other JSON in {file}; write it with `segnet bench train --json`"
+        )
+    assert isinstance(found, dict)
+    return found
+
+
+def read_comparison(file: Path) -> dict[str, Any]:
+    """The JSON object of a paired comparison of two evaluations.
+
+    Raises
+    ------
+    InputError
+        If it is missing or of another format.
+    """
+    remedy = "write it with `segnet evaluate --against`"
+    found = _json(file, "comparison", remedy)
+    told = found.get("format") if isinstance(found, dict) else None
+    if told != COMPARISON_FORMAT or not isinstance(found.get("metrics"), dict):
+        raise InputError(f"comparison: expected format {COMPARISON_FORMAT}, got {told!r} in {file}; {remedy}")
+    assert isinstance(found, dict)
+    return found
+
+
+def common_cases(documents: Mapping[str, Document]) -> list[str]:
+    """Cases that every evaluation has, in the first one's order.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    names = list(documents)
+    shared = set.intersection(*({row.case for row in d.lesions} for d in documents.values()))
+    if not shared:
+        raise InputError(
+            f"evaluation: expected cases that {', '.join(names)} share, got none; evaluate all models on the same truths"
+        )
+    return [row.case for row in documents[names[0]].lesions if row.case in shared]
+
+
+def restrict(document: Document, cases: Sequence[str]) -> Document:
+    """The evaluation on some of its cases: means, quartiles and intervals are computed anew from its rows.
+
+    What rows do not hold (pooled numbers, slices, calibration, the challenge's score) is left out.
+    """
+    wanted = set(cases)
+    rows = [row for row in document.lesions if row.case in wanted]
+    if len(rows) == len(document.lesions):
+        return document
+    summary = _summarise(rows, document.summary)
+    mean_dice = summary["dice"].mean if "dice" in summary else None
+    mean_iou = summary["iou"].mean if "iou" in summary else None
+    consistency = Consistency()
+    if mean_dice is not None and mean_iou is not None:
+        consistency = Consistency(
+            dice_and_iou_agree=check_consistency(mean_dice, mean_iou), iou_bounds=iou_bounds(mean_dice)
+        )
+    return document.model_copy(
+        update={
+            "summary": summary,
+            "pooled": {},
+            "by_set": {
+                name: _summarise([r for r in rows if r.set == name], scores)
+                for name, scores in document.by_set.items()
+                if any(r.set == name for r in rows)
+            },
+            "by_size": {
+                name: _summarise([r for r in rows if r.size_class == name], scores)
+                for name, scores in document.by_size.items()
+            },
+            "consistency": consistency,
+            "all_background_baseline": None,
+            "paper_convention": None,
+            "uls23": None,
+            "calibration": None,
+            "missing_predictions": [case for case in document.missing_predictions if case in wanted],
+            "unreadable": [entry for entry in document.unreadable if entry.get("case") in wanted],
+            "lesions": rows,
+        }
+    )
+
+
+def _summarise(rows: Sequence[Lesion], like: Mapping[str, Score]) -> dict[str, Score]:
+    """Scores of `rows` under the conventions of `like`."""
+    import numpy as np
+
+    found = {}
+    for name, score in like.items():
+        by_patient: dict[str, list[float]] = {}
+        for row in rows:
+            value = row.number(name)
+            if value is not None:
+                by_patient.setdefault(row.patient, []).append(value)
+        values = [v for group in by_patient.values() for v in group]
+        mean, lo, hi = bootstrap_ci(by_patient) if values else (math.nan, math.nan, math.nan)
+        q1, median, q3 = np.percentile(values, (25, 50, 75)).tolist() if values else (math.nan,) * 3
+        numbers = {"mean": mean, "ci95_lo": lo, "ci95_hi": hi, "q1": q1, "median": median, "q3": q3}
+        counts = {"n_lesions": len(values), "n_patients": len(by_patient), "n_left_out": len(rows) - len(values)}
+        finite = {key: value if math.isfinite(value) else None for key, value in numbers.items()}
+        found[name] = score.model_copy(update={**finite, **counts})
+    return found
+
+
+def _json(file: Path, argument: str, remedy: str) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"{argument}: expected a readable file, got {type(error).__name__} at {file}; {remedy}"
+        ) from None
+    except ValueError:
+        raise InputError(f"{argument}: expected JSON, got something else in {file}; {remedy}") from None

@@ -1,0 +1,130 @@
+"""What a reader must know before the numbers: flags, missing predictions, leaks, and the checks that found nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from segnet.data.pairs import patient_id
+from segnet.errors import InputError
+from segnet.report.documents import Document, Run
+from segnet.report.numbers import count, fixed
+
+FEW = 8
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One line; `kind` is "warning" or "passed"."""
+
+    kind: str
+    text: str
+
+
+def notices(
+    documents: Mapping[str, Document],
+    originals: Mapping[str, Document],
+    runs: Mapping[str, Run],
+) -> list[Notice]:
+    """Warnings first, then what was checked and found in order.
+
+    Parameters
+    ----------
+    documents : what the report shows, on the common cases
+    originals : the evaluations as they were read
+    runs : training runs of models, where given
+    """
+    warnings, passed = _case_sets(documents, originals)
+    for name, document in documents.items():
+        said, fine = _of_model(name, document, originals[name])
+        warnings += said
+        passed += fine
+        if name in runs:
+            said, fine = _leaks(name, document, runs[name])
+            warnings += said
+            passed += fine
+        else:
+            warnings.append(
+                f"{name}: no training run was given, so whether evaluated lesions were trained on was not checked."
+            )
+    return [Notice("warning", w) for w in warnings] + [Notice("passed", p) for p in passed]
+
+
+def few(names: Sequence[str]) -> str:
+    """Some names, and how many more there are."""
+    more = len(names) - FEW
+    return ", ".join(names[:FEW]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _case_sets(documents: Mapping[str, Document], originals: Mapping[str, Document]) -> tuple[list[str], list[str]]:
+    shown = {row.case for row in next(iter(documents.values())).lesions}
+    left_out = {n: [r.case for r in d.lesions if r.case not in shown] for n, d in originals.items()}
+    if not any(left_out.values()):
+        several = len(documents) > 1
+        return [], [f"{len(documents)} models, evaluated on the same {count(len(shown), 'lesion')}."] if several else []
+    told = "; ".join(f"{n} also has {count(len(c), 'other')}: {few(c)}" for n, c in left_out.items() if c)
+    return [
+        f"The models were evaluated on different lesions. Everything here is on the {count(len(shown), 'lesion')} they share, computed"
+        f" anew from the rows of each evaluation; {told}. Numbers that rows do not hold (pooled, the paper's convention, the baseline,"
+        " calibration, the challenge's score) are left out where an evaluation had other lesions too."
+    ], []
+
+
+def _of_model(name: str, document: Document, original: Document) -> tuple[list[str], list[str]]:
+    warnings, passed = [], []
+    c = document.consistency
+    if c.dice_and_iou_agree is False:
+        bounds = "" if c.iou_bounds is None else f" [{fixed(c.iou_bounds[0], 4)}, {fixed(c.iou_bounds[1], 4)}]"
+        warnings.append(f"{name}: the mean IoU lies outside of what the mean Dice allows{bounds}.")
+    elif c.dice_and_iou_agree:
+        passed.append(f"{name}: mean Dice and mean IoU can hold together.")
+    else:
+        warnings.append(f"{name}: whether Dice and IoU can hold together could not be checked; a mean is missing.")
+    warnings += [f"{name}: {flag}." for flag in c.flags]
+    missing = document.missing_predictions
+    if missing:
+        warnings.append(f"{name}: {count(len(missing), 'prediction')} missing, counted as empty: {few(missing)}.")
+    else:
+        passed.append(f"{name}: every lesion has a prediction.")
+    warnings += [
+        f"{name}: a file of {e.get('case')} could not be used: {e.get('reason')}." for e in document.unreadable[:FEW]
+    ]
+    if len(document.unreadable) > FEW:
+        warnings.append(f"{name}: {count(len(document.unreadable) - FEW, 'more file')} could not be used.")
+    unmatched = original.unmatched_predictions
+    if unmatched:
+        warnings.append(f"{name}: {count(len(unmatched), 'prediction')} without a truth, not scored: {few(unmatched)}.")
+    dice = document.summary.get("dice")
+    if dice is None or dice.mean is None:
+        warnings.append(f"{name}: no lesion has a Dice.")
+    elif dice.n_left_out:
+        warnings.append(f"{name}: {count(dice.n_left_out, 'lesion')} without a Dice, both masks empty, left out.")
+    if dice is not None and dice.mean is not None and dice.ci95_lo is None:
+        warnings.append(f"{name}: too few patients for an interval.")
+    return warnings, passed
+
+
+def _leaks(name: str, document: Document, run: Run) -> tuple[list[str], list[str]]:
+    if not run.split:
+        return [f"{name}: its run has no split, so whether evaluated lesions were trained on was not checked."], []
+    warnings = []
+    patients = {row.patient for row in document.lesions if row.patient}
+    for part, verb in (("train", "trained on"), ("val", "chosen by")):
+        cases = set(run.split.get(part, []))
+        seen = [row.case for row in document.lesions if row.case in cases]
+        if seen:
+            warnings.append(f"{name}: {count(len(seen), 'evaluated lesion')} were {verb}: {few(seen)}.")
+            continue
+        shared = sorted(patients & {_patient(case) for case in cases})
+        if shared:
+            warnings.append(f"{name}: of {count(len(shared), 'patient')} other lesions were {verb}: {few(shared)}.")
+    if warnings:
+        return warnings, []
+    return [], [f"{name}: none of these lesions or their patients is in its training or validation part."]
+
+
+def _patient(case: str) -> str:
+    try:
+        return patient_id(case)
+    except InputError:
+        return case

@@ -1,0 +1,192 @@
+"""Slices of a lesion as JPEG inside the page: the image, the truth, and what each model predicted."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from segnet.data.pairs import Pair
+from segnet.data.volumes import Volume, read_image, read_mask
+from segnet.errors import InputError
+from segnet.metrics import RecistAxes, recist
+from segnet.report import overlay
+
+SIDE_PX, QUALITY = 272, 70
+SLICES = 4
+SMOOTH = 4  # axes are drawn this much larger and reduced, which smooths them
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One slice with its outlines.
+
+    Attributes
+    ----------
+    source : data URI
+    text : what it shows
+    where : its place in the volume
+    nothing : whether the model marks nothing in it
+    """
+
+    source: str
+    text: str
+    where: str
+    nothing: bool = False
+
+
+@dataclass(frozen=True)
+class LesionPictures:
+    """Pictures of one lesion.
+
+    Attributes
+    ----------
+    image, truth : the slice of the largest area, plain and with the truth's outline
+    main : that slice with prediction and truth, by model
+    slices : several slices with prediction and truth, by model
+    absent : why there is no picture, by model
+    where : place of that slice
+    field_mm : side of the field of view
+    """
+
+    image: Picture
+    truth: Picture
+    main: dict[str, Picture]
+    slices: dict[str, list[Picture]]
+    absent: dict[str, str]
+    where: str
+    field_mm: float
+
+
+def lesion_pictures(
+    pair: Pair,
+    predictions: Mapping[str, Path | None],
+    *,
+    window_hu: tuple[float, float],
+    slices: int = SLICES,
+) -> LesionPictures:
+    """Draw one lesion: up to `slices` axial slices, among them the one of the truth's largest area and the one of its long axis.
+
+    Long and short axes are drawn in the slices that they are measured in, in the colours of their masks.
+    The field of view is that of `overlay_png` around the truth, or around all predictions where the truth is empty.
+
+    Parameters
+    ----------
+    pair : image and true mask
+    predictions : file of each model's mask; None where there is none
+    window_hu : grey levels from black to white
+    slices : of each model
+
+    Raises
+    ------
+    InputError
+        If the image or the true mask cannot be read.
+    """
+    image = read_image(pair.image)
+    truth = _mask(pair.mask, image)
+    masks: dict[str, NDArray[np.bool_]] = {}
+    absent: dict[str, str] = {}
+    for name, file in predictions.items():
+        if file is None:
+            absent[name] = "no predicted mask was found"
+            continue
+        try:
+            masks[name] = _mask(file, image)
+        except InputError as error:
+            absent[name] = str(error)
+    shown = truth if truth.any() else np.any([*masks.values(), truth], axis=0)
+    spacing = np.asarray(image.spacing_zyx_mm)
+    axes = {name: recist(mask, image.spacing_zyx_mm) for name, mask in masks.items()}
+    true_axes = recist(truth, image.spacing_zyx_mm)
+    box = overlay.field_of_view(shown, spacing[1:])
+    field_mm = overlay.side_mm(box, spacing[1:])
+    areas = shown.sum(axis=(1, 2))
+    largest = int(areas.argmax()) if areas.any() else len(shown) // 2
+    chosen = _chosen(shown, slices, largest, true_axes)
+    hu = image.array_zyx
+
+    def place(z: int) -> str:
+        offset_mm = (z - largest) * float(spacing[0])
+        return f"slice {z + 1} of {len(hu)}, " + (
+            "largest area" if z == largest else f"{offset_mm:+.1f} mm".replace("-", "−")
+        )
+
+    def draw(z: int, name: str | None, true: NDArray[np.bool_] | None, what: str) -> Picture:
+        pred = None if name is None else masks[name][z]
+        panel = overlay.panel(hu[z], pred, None if true is None else true[z], box, window_hu, SIDE_PX)
+        if true is not None:
+            _axes(panel, true_axes, z, box, overlay.TRUTH_RGB)
+        if name is not None:
+            _axes(panel, axes[name], z, box, overlay.PRED_RGB)
+        pen = ImageDraw.Draw(panel)
+        overlay.orientation(pen, 0, 0, SIDE_PX)
+        overlay.scale_bar(pen, 0, 0, field_mm, SIDE_PX)
+        return Picture(
+            data_uri(panel), f"{pair.case}, {place(z)}: {what}", place(z), pred is not None and not pred.any()
+        )
+
+    both = {name: f"outlines of {name} and of the truth" for name in masks}
+    return LesionPictures(
+        image=draw(largest, None, None, "image"),
+        truth=draw(largest, None, truth, "outline of the truth"),
+        main={name: draw(largest, name, truth, text) for name, text in both.items()},
+        slices={name: [draw(z, name, truth, text) for z in chosen] for name, text in both.items()},
+        absent=absent,
+        where=place(largest),
+        field_mm=field_mm,
+    )
+
+
+def _chosen(shown: NDArray[np.bool_], n: int, largest: int, axes: RecistAxes | None) -> list[int]:
+    """Slices spread over the lesion; the one of the long axis takes the place of the nearest that is not the largest."""
+    chosen = overlay.choose_slices(shown, shown, n)
+    if axes is not None and axes.z not in chosen:
+        others = [z for z in chosen if z != largest]
+        if others:
+            chosen.remove(min(others, key=lambda z: abs(z - axes.z)))
+            chosen.append(axes.z)
+    return sorted(chosen)
+
+
+def _axes(panel: Image.Image, axes: RecistAxes | None, z: int, box: overlay.Box, rgb: tuple[int, int, int]) -> None:
+    """Draw both axes where `z` is the slice they lie in."""
+    if axes is None or axes.z != z:
+        return
+    layer = Image.new("L", (panel.width * SMOOTH, panel.height * SMOOTH))
+    pen = ImageDraw.Draw(layer)
+    for ends in (axes.long_yx, axes.short_yx):
+        pen.line([at_pixel(y, x, box, layer.width) for y, x in ends], fill=255, width=round(1.2 * SMOOTH))
+    panel.paste(rgb, (0, 0), layer.resize(panel.size, Image.Resampling.BOX))
+
+
+def at_pixel(y: float, x: float, box: overlay.Box, side: int) -> tuple[float, float]:
+    """Where a voxel's position in a slice lies in a panel, (right, down): anterior up, patient's right on the left.
+
+    Examples
+    --------
+    >>> at_pixel(0.0, 0.0, (0.0, 0.0, 2.0, 2.0), 100)
+    (75.0, 75.0)
+    """
+    top, left, bottom, right = box
+    return (
+        side * (1 - (x + 0.5 - left) / (right - left)),
+        side * (1 - (y + 0.5 - top) / (bottom - top)),
+    )
+
+
+def data_uri(image: Image.Image) -> str:
+    """A picture as ``data:image/jpeg``, its colours at full resolution: halved, as WebP has them, thin outlines turn grey."""
+    file = io.BytesIO()
+    image.save(file, format="JPEG", quality=QUALITY, subsampling=0, optimize=True, progressive=True)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def _mask(path: Path, image: Volume) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = read_mask(path, image).array_zyx > 0
+    return found

@@ -1,0 +1,78 @@
+"""Warnings come first, and say what is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from segnet.report.documents import Consistency, Document, Run, read_evaluation, restrict
+from segnet.report.notices import notices
+
+
+def warnings(
+    documents: dict[str, Document], runs: dict[str, Run], originals: dict[str, Document] | None = None
+) -> list[str]:
+    return [n.text for n in notices(documents, originals or documents, runs) if n.kind == "warning"]
+
+
+@pytest.fixture
+def first(material: Any) -> Document:
+    return read_evaluation(material.evaluations["first"])
+
+
+def clean(document: Document) -> Run:
+    return Run(split={"train": ["bone_99999_lesion_01"], "val": [], "test": [row.case for row in document.lesions]})
+
+
+def test_nothing_wrong_is_said_as_checked(first: Document) -> None:
+    told = notices({"a": first}, {"a": first}, {"a": clean(first)})
+    assert {n.kind for n in told} == {"passed"}
+    assert any("training or validation part" in n.text for n in told)
+    assert any("Dice and mean IoU can hold together" in n.text for n in told)
+
+
+def test_without_a_run_leaks_are_not_silently_passed(first: Document) -> None:
+    assert any("was not checked" in w for w in warnings({"a": first}, {}))
+
+
+def test_lesions_that_were_trained_on_are_told(first: Document) -> None:
+    run = Run(split={"train": [first.lesions[0].case], "val": [first.lesions[1].case]})
+    told = warnings({"a": first}, {"a": run})
+    assert any("1 evaluated lesion" in w and "trained on" in w and first.lesions[0].case in w for w in told)
+    assert any("chosen by" in w and first.lesions[1].case in w for w in told)
+
+
+def test_another_lesion_of_the_same_patient_is_a_leak_too(first: Document) -> None:
+    patient = first.lesions[0].patient
+    told = warnings({"a": first}, {"a": Run(split={"train": [f"{patient}_lesion_02"]})})
+    assert any(patient in w and "patient" in w for w in told)
+
+
+def test_flags_missing_and_unreadable(first: Document) -> None:
+    bad = first.model_copy(
+        update={
+            "consistency": Consistency(
+                dice_and_iou_agree=False, iou_bounds=(0.5, 0.6), flags=["pooled: IoU is outside"]
+            ),
+            "missing_predictions": ["x"],
+            "unreadable": [{"case": "y", "reason": "damaged"}],
+            "unmatched_predictions": ["z.nii.gz"],
+        }
+    )
+    told = " ".join(warnings({"a": bad}, {"a": clean(first)}))
+    for part in (
+        "[0.5000, 0.6000]",
+        "pooled: IoU is outside",
+        "1 prediction missing",
+        "y could not be used: damaged",
+        "z.nii.gz",
+    ):
+        assert part in told
+
+
+def test_different_cases_are_named(first: Document) -> None:
+    some = restrict(first, [row.case for row in first.lesions[:7]])
+    told = warnings({"a": some, "b": some}, {"a": clean(first), "b": clean(first)}, {"a": first, "b": some})
+    assert any("7 lesions they share" in w and "a also has 3 others" in w and first.lesions[8].case in w for w in told)
+    assert not any("b also has" in w for w in told)
