@@ -43,11 +43,13 @@ endif
 	$(BIN)/segnet train -i $(DEMO_OUT)/prepared -o $(DEMO_OUT)/run --minutes $(DEMO_MINUTES) \
 	    --patch-px $(DEMO_PATCH) --input-px $(DEMO_INPUT) --learning-rate 0.003 --batch-size 16
 	$(BIN)/segnet predict -i $(DEMO_DATA) -o $(DEMO_OUT)/masks -m $(DEMO_OUT)/run --part test --click centre
-	$(BIN)/segnet evaluate -i $(DEMO_OUT)/masks -t $(DEMO_DATA) -m $(DEMO_OUT)/run --part test -o $(DEMO_OUT)/report
+	$(BIN)/segnet evaluate -i $(DEMO_OUT)/masks -t $(DEMO_DATA) -m $(DEMO_OUT)/run --part test -o $(DEMO_OUT)/scores
+	$(BIN)/segnet report -e $(DEMO_OUT)/scores -t $(DEMO_DATA) -m $(DEMO_OUT)/run -o $(DEMO_OUT)/report.html
 	@echo
 	@echo "overlays:  $(DEMO_OUT)/masks/*.png"
 	@echo "curves:    $(DEMO_OUT)/run/curves.png"
-	@echo "scores:    $(DEMO_OUT)/report/evaluation.txt"
+	@echo "scores:    $(DEMO_OUT)/scores/evaluation.txt"
+	@echo "report:    $(DEMO_OUT)/report.html"
 
 # the pytest script, unlike python -m pytest, leaves the checkout off sys.path: the installed packages are tested
 test: build lint

@@ -122,7 +122,7 @@ def patient_id(case: str, regex: str | None = None) -> str:
 
 
 def set_of(case: str) -> str:
-    """The collection a case's name tells of: six digits are DeepLesion's, otherwise the words before the first number.
+    """The collection a case's name tells of: six digits are DeepLesion's, otherwise the words before the first number, or none.
 
     Returns
     -------
@@ -134,7 +134,7 @@ def set_of(case: str) -> str:
     ['LIDC-IDRI', 'STS', 'DeepLesion', 'bone', '']
     """
     for rule, name in _SET_RULES:
-        if found := rule.match(case):
+        if found := rule.match(case.partition("_lesion")[0]):
             return found[1] if name is None else name
     return ""
 

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from segnet import metrics
-from segnet.data.pairs import Pair
+from segnet.config import PrepareConfig
+from segnet.data.pairs import Pair, find_pairs
+from segnet.data.prepare import prepare
 from segnet.errors import InputError
 from segnet.evaluate import Evaluation, evaluate
 
@@ -216,33 +218,28 @@ def test_a_bad_map_of_probabilities_is_listed_and_the_mask_scored(tmp_path: Path
 
 
 def test_prepared_folder(tmp_path: Path) -> None:
-    h5py = pytest.importorskip("h5py")
+    for folder, array in (("images", np.zeros(lesion().shape)), ("labels", lesion())):
+        save(tmp_path / "in" / folder / "bone_1_lesion_01.nii.gz", array)
     root = tmp_path / "prepared"
-    root.mkdir()
-    with h5py.File(root / "bone_1.h5", "w") as file:
-        group = file.create_group("bone_1_lesion_01")
-        group["mask"] = lesion().transpose(2, 1, 0).astype(np.uint8)
-        group.attrs["spacing_zyx_mm"], group.attrs["affine"] = (2.5, 0.9, 0.8), AFFINE
-    entry = {"case": "bone_1_lesion_01", "patient": "bone_1", "file": "bone_1.h5"}
-    text = json.dumps({"format": "segnet-prepare/1", "window_hu": [-1000, 400], "cases": [entry]})
-    (root / "dataset.json").write_text(text)
+    prepare(find_pairs(tmp_path / "in"), root, workers=1)
     save(tmp_path / "p" / "bone_1_lesion_01.nii.gz", lesion(7))
     row = evaluate(tmp_path / "p", root).rows[0]
-    assert (row.patient, row.dice) == ("bone_1", pytest.approx(4 / 6))
+    assert (row.patient, row.set, row.dice) == ("bone_1", "bone", pytest.approx(4 / 6))
     assert evaluate(tmp_path / "p", root, patient_regex=r"(bone)").rows[0].patient == "bone"
-    assert row.set == "bone"
-    (root / "dataset.json").write_text(text.replace('"patient"', '"set": "ours", "patient"'))
+    text = (root / "dataset.json").read_text()
+    (root / "dataset.json").write_text(text.replace('"set":"bone"', '"set":"ours"'))
     assert evaluate(tmp_path / "p", root).rows[0].set == "ours"
     (root / "dataset.json").write_text(text)
     (root / "bone_1.h5").write_bytes(b"no")
     with pytest.raises(InputError, match=r"bone_1.h5"):
         evaluate(tmp_path / "p", root)
-    (root / "dataset.json").write_text(text.replace("prepare/1", "prepare/9"))
-    with pytest.raises(InputError, match="expected format segnet-prepare/1"):
-        evaluate(tmp_path / "p", root)
     (root / "dataset.json").write_text("{")
     with pytest.raises(InputError, match=r"dataset.json"):
         evaluate(tmp_path / "p", root)
+    # 256 x 256 slices are another grid than the predictions'
+    prepare(find_pairs(tmp_path / "in"), tmp_path / "grey", PrepareConfig(route="paper"), workers=1)
+    with pytest.raises(InputError, match="route hu"):
+        evaluate(tmp_path / "p", tmp_path / "grey")
 
 
 def test_orientation_of_a_file_does_not_matter(tmp_path: Path) -> None:

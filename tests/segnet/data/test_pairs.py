@@ -47,6 +47,7 @@ def test_patient_of_a_case(case: str, patient: str) -> None:
         ("4DLung-113_HM10395_Tumor", ""),
         ("0000101", ""),
         ("someone", ""),
+        ("a_lesion_01", ""),
         ("", ""),
     ],
 )
@@ -92,7 +93,7 @@ def test_sibling_folders(tmp_path: Path, images: str, masks: str) -> None:
     found, lesion = find_pairs(tmp_path), "b_lesion_01"
     assert list(found) == [
         Pair("a", "a", tmp_path / images / "a.nii", tmp_path / masks / "a.nii.gz"),
-        Pair(lesion, "b", tmp_path / images / f"{lesion}.nii.gz", tmp_path / masks / f"{lesion}.nii.gz", "b"),
+        Pair(lesion, "b", tmp_path / images / f"{lesion}.nii.gz", tmp_path / masks / f"{lesion}.nii.gz"),
     ]
     assert found.unpaired_images == [tmp_path / images / "lonely.nii.gz"]
     assert len(found) == 2

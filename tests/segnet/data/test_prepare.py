@@ -92,7 +92,7 @@ def test_files_hold_what_is_promised(root: Path, tmp_path: Path) -> None:
     assert dataset.patients == ["a", "b"]
     assert dataset.config == PrepareConfig()
     first = dataset.cases[0]
-    assert (first.shape_zyx, first.lesion_voxels, first.set) == ((4, 5, 6), 3, "in")
+    assert (first.shape_zyx, first.lesion_voxels, first.set) == ((4, 5, 6), 3, "")
     assert first.spacing_zyx_mm == pytest.approx((3.0, 0.75, 0.5))
     assert first.lesion_ml == pytest.approx(3 * 3.0 * 0.75 * 0.5 / 1000)
     assert first.lesion_slices == ((1, 1),)
