@@ -156,10 +156,11 @@ def uls23_table(documents: Mapping[str, Document], series: Mapping[str, int]) ->
         Column("Lesions"),
     )
     formula = "Score = 0.8 · Dice + 0.05 · (1 − long-axis error) + 0.05 · (1 − short-axis error) + 0.1 · consistency."
-    told = [d.uls23.get("conventions") for d in documents.values() if d.uls23]
-    extra = [
-        f"{_sentence(str(k))[:-1]}: {_sentence(str(v))}" for c in told if isinstance(c, dict) for k, v in c.items()
-    ]
+    extra = []
+    for told in (d.uls23.get("conventions") for d in documents.values() if d.uls23):
+        if isinstance(told, Mapping):
+            extra.append(_sentence("; ".join(f"{k}: {told[k]}" for k in _CONVENTIONS if told.get(k))))
+            extra += [f"{str(k).capitalize()}: {_sentence(str(v))}" for k, v in told.items() if k not in _CONVENTIONS]
     return Table("The ULS23 challenge's score", columns, tuple(rows), (formula, *dict.fromkeys(extra)))
 
 
