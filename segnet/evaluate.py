@@ -58,7 +58,9 @@ class LesionRow:
     dice: float
     iou: float
     ravd: float
+    asd_mm: float
     assd_mm: float
+    hd_mm: float
     hd95_mm: float
     pred_volume_ml: float
     truth_volume_ml: float

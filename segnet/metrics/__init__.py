@@ -1,0 +1,61 @@
+"""Overlap, volume and distance measures of two lesion masks, and honest summaries of them.
+
+Every measure takes boolean arrays (or arrays that hold only 0 and 1) of equal shape and any dimension,
+prediction first. What happens where a mask is empty is written at each function; NaN is returned only by
+`dice` and `iou` with ``empty="skip"``, by `auc` where one class is absent, and as the interval of fewer than two
+patients by `bootstrap_ci`.
+"""
+
+from __future__ import annotations
+
+from ._masks import as_mask
+from .axes import RecistAxes, axis_error, recist, recist_axes_mm
+from .baseline import Baseline, all_background_baseline
+from .bootstrap import bootstrap_ci
+from .consistency import check_consistency, iou_bounds
+from .lesion import (
+    HuStatistics,
+    LesionScores,
+    LesionStatistics,
+    component_statistics,
+    components,
+    lesion_statistics,
+    score_lesion,
+)
+from .overlap import Empty, dice, iou, ravd, volume_ml
+from .paper import SliceScores, paper_slice_scores
+from .surface import asd_mm, assd_mm, hd95_mm, hd_mm, surface_distances_mm
+from .uls23 import uls23_score
+
+__all__ = [
+    "Baseline",
+    "Empty",
+    "HuStatistics",
+    "LesionScores",
+    "LesionStatistics",
+    "RecistAxes",
+    "SliceScores",
+    "all_background_baseline",
+    "as_mask",
+    "asd_mm",
+    "assd_mm",
+    "axis_error",
+    "bootstrap_ci",
+    "check_consistency",
+    "component_statistics",
+    "components",
+    "dice",
+    "hd95_mm",
+    "hd_mm",
+    "iou",
+    "iou_bounds",
+    "lesion_statistics",
+    "paper_slice_scores",
+    "ravd",
+    "recist",
+    "recist_axes_mm",
+    "score_lesion",
+    "surface_distances_mm",
+    "uls23_score",
+    "volume_ml",
+]
