@@ -1,118 +1,120 @@
-"""What is told of each lesion of a mask: size, density, how sure the network is."""
+"""What is told of each lesion of a predicted mask: size, density, how sure the network is, and where it lies."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from .metrics import recist_axes_mm, volume_ml
+from .data.padding import Box
+from .data.volumes import Volume
+from .metrics import LesionStatistics, RecistAxes, component_statistics, components, lesion_statistics
 
 
 @dataclass(frozen=True)
 class Lesion:
-    """Measurements of one lesion. Those that an empty mask has none of are None.
+    """One lesion.
 
     Attributes
     ----------
     lesion : its number; where one was clicked the click's, else from 1 by falling volume
-    hu_sd : standard deviation of its voxels' HU, dividing by their number
-    mean_probability : of its voxels
-    centre_ras_mm : its centre of mass, all voxels alike
+    statistics : voxels, volume in ml, RECIST axes in voxels of the canonical (Z, Y, X) array and in mm, and HU
+    mean_probability : of its voxels, None where there is none
+    centre_ras_mm : mean position of its voxels, None where there is none
     """
 
     lesion: int
-    voxels: int
-    volume_ml: float
-    long_axis_mm: float
-    short_axis_mm: float
-    hu_mean: float | None
-    hu_sd: float | None
-    hu_min: float | None
-    hu_p5: float | None
-    hu_median: float | None
-    hu_p95: float | None
-    hu_max: float | None
+    statistics: LesionStatistics
     mean_probability: float | None
     centre_ras_mm: tuple[float, float, float] | None
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain values for JSON."""
+        return {
+            "lesion": self.lesion,
+            **self.statistics.as_dict(),
+            "mean_probability": self.mean_probability,
+            "centre_ras_mm": self.centre_ras_mm,
+        }
+
+    def row(self) -> dict[str, Any]:
+        """Numbers alone, for a line of a table."""
+        found = self.statistics
+        hu = (
+            dict.fromkeys(HU) if found.hu is None else {f"hu_{name}": value for name, value in asdict(found.hu).items()}
+        )
+        return {
+            "lesion": self.lesion,
+            "volume_ml": found.volume_ml,
+            "long_axis_mm": found.long_axis_mm,
+            "short_axis_mm": found.short_axis_mm,
+            **hu,
+            "voxels": found.voxels,
+            "mean_probability": self.mean_probability,
+        }
+
+
+HU = ("hu_mean", "hu_sd", "hu_min", "hu_p5", "hu_median", "hu_p95", "hu_max")
 
 
 def lesions_of(
-    image_zyx: NDArray[Any],
+    volume: Volume,
     mask_zyx: NDArray[np.bool_],
     probability_zyx: NDArray[np.float32],
+    box: Box,
     *,
-    spacing_zyx_mm: tuple[float, float, float],
-    affine: NDArray[np.float64],
     number: int | None = None,
 ) -> list[Lesion]:
     """The lesions of a mask.
 
     Parameters
     ----------
-    image_zyx, mask_zyx, probability_zyx : (Z, Y, X) in HU, bool, in [0, 1]
-    affine : (4, 4), (x, y, z) of a voxel to mm in RAS
-    number : where the mask is of one clicked lesion: its number, and there is one row, whether or not anything was found.
-        Otherwise each 3-D component (26 neighbours) is a lesion
+    mask_zyx, probability_zyx : (Z, Y, X) like the volume
+    box : all of the mask lies in it, and nothing else is looked at
+    number : where the mask is of one clicked lesion: its number, and there is one lesion, whether or not anything was found.
+        Otherwise each 3-D component (26 neighbours) is one
     """
+    image, mask, probability = volume.array_zyx[box], mask_zyx[box], probability_zyx[box]
+    spacing = volume.spacing_zyx_mm
     if number is None:
-        labels, _ = ndimage.label(mask_zyx, np.ones((3, 3, 3)))
+        labels: NDArray[Any] = components(mask)
+        found = component_statistics(image, mask, spacing)
     else:
-        labels = mask_zyx.astype(np.uint8)
-    sizes = np.bincount(labels.ravel())[1:]
-    boxes = ndimage.find_objects(labels)
-    found = []
-    for rank, index in enumerate(np.argsort(-sizes, kind="stable").tolist(), 1):
-        box = boxes[index]
-        found.append(
-            _measured(
-                number or rank,
-                image_zyx[box],
-                labels[box] == index + 1,
-                probability_zyx[box],
-                spacing_zyx_mm,
-                affine,
-                [part.start for part in box],
+        labels, found = mask.astype(np.int32), [lesion_statistics(image, mask, spacing)]
+    sums = np.bincount(labels.ravel(), probability.ravel(), minlength=len(found) + 1)
+    centres = _centres(labels, len(found))
+    corner = [part.start for part in box]
+    out = []
+    for index, statistics in enumerate(found, 1):
+        voxels = statistics.voxels
+        place = None
+        if voxels:
+            z, y, x = (centres[index] + corner).tolist()
+            right, anterior, superior = (volume.affine @ [x, y, z, 1.0])[:3].tolist()
+            place = right, anterior, superior
+        axes = None if statistics.axes is None else _moved(statistics.axes, corner)
+        out.append(
+            Lesion(
+                index if number is None else number,
+                replace(statistics, axes=axes),
+                float(sums[index]) / voxels if voxels else None,
+                place,
             )
         )
-    if number is not None and not found:
-        found = [Lesion(number, 0, 0.0, 0.0, 0.0, *[None] * 9)]
-    return found
+    return out
 
 
-def _measured(
-    number: int,
-    image: NDArray[Any],
-    mask: NDArray[np.bool_],
-    probability: NDArray[np.float32],
-    spacing_zyx_mm: tuple[float, float, float],
-    affine: NDArray[np.float64],
-    corner_zyx: list[int],
-) -> Lesion:
-    hu = image[mask].astype(np.float64)
-    long_mm, short_mm = recist_axes_mm(mask, spacing_zyx_mm)
-    p5, median, p95 = (float(value) for value in np.percentile(hu, (5, 50, 95)))
-    centre_zyx = np.argwhere(mask).mean(axis=0) + corner_zyx
-    x, y, z = (float(value) for value in (affine @ [*centre_zyx[::-1], 1.0])[:3])
-    return Lesion(
-        number,
-        len(hu),
-        volume_ml(mask, spacing_zyx_mm),
-        long_mm,
-        short_mm,
-        float(hu.mean()),
-        float(hu.std()),
-        float(hu.min()),
-        p5,
-        median,
-        p95,
-        float(hu.max()),
-        float(probability[mask].mean(dtype=np.float64)),
-        (x, y, z),
-    )
+def _centres(labels: NDArray[Any], count: int) -> NDArray[np.float64]:
+    """Mean (z, y, x) of the voxels of each label, from one pass over the foreground."""
+    voxels = np.argwhere(labels)
+    of = labels[tuple(voxels.T)]
+    number = np.maximum(np.bincount(of, minlength=count + 1), 1)
+    return np.stack([np.bincount(of, voxels[:, axis], minlength=count + 1) / number for axis in range(3)], axis=1)
+
+
+def _moved(axes: RecistAxes, corner_zyx: list[int]) -> RecistAxes:
+    z, y, x = corner_zyx
+    long_yx, short_yx = (((a[0] + y, a[1] + x), (b[0] + y, b[1] + x)) for a, b in (axes.long_yx, axes.short_yx))
+    return replace(axes, z=axes.z + z, long_yx=long_yx, short_yx=short_yx)

@@ -268,7 +268,8 @@ class Prediction:
     bfloat16_difference: BFloat16Difference | None
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain values for JSON."""
+        return {**asdict(self), "lesions": [lesion.as_dict() for lesion in self.lesions]}
 
 
 def predict_volume(
@@ -343,17 +344,9 @@ def described(
     box, spacing = found.voi_zyx, volume.spacing_zyx_mm
     mask = found.mask_zyx[box]
     corner_zyx = [part.start for part in box]
-    affine = volume.affine.copy()
-    affine[:3, 3] = (volume.affine @ [*corner_zyx[::-1], 1.0])[:3]
-    lesions = lesions_of(
-        volume.array_zyx[box],
-        mask,
-        found.probability_zyx[box],
-        spacing_zyx_mm=spacing,
-        affine=affine,
-        number=None if click_zyx is None else lesion or 1,
-    )
-    long_mm, short_mm = recist_axes_mm(mask, spacing) if mask.any() else (0.0, 0.0)
+    number = None if click_zyx is None else lesion or 1
+    lesions = lesions_of(volume, found.mask_zyx, found.probability_zyx, box, number=number)
+    long_mm, short_mm = recist_axes_mm(mask, spacing)
     return Prediction(
         str(volume.path),
         str(files.mask),
@@ -361,7 +354,7 @@ def described(
         _text(files.probabilities),
         _text(files.uncertainty),
         int(mask.sum()),
-        volume_ml(mask, spacing) if mask.any() else 0.0,
+        volume_ml(mask, spacing),
         long_mm,
         short_mm,
         tuple(lesions),
