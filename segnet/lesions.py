@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,25 +38,6 @@ class Lesion:
             "mean_probability": self.mean_probability,
             "centre_ras_mm": self.centre_ras_mm,
         }
-
-    def row(self) -> dict[str, Any]:
-        """Numbers alone, for a line of a table."""
-        found = self.statistics
-        hu = (
-            dict.fromkeys(HU) if found.hu is None else {f"hu_{name}": value for name, value in asdict(found.hu).items()}
-        )
-        return {
-            "lesion": self.lesion,
-            "volume_ml": found.volume_ml,
-            "long_axis_mm": found.long_axis_mm,
-            "short_axis_mm": found.short_axis_mm,
-            **hu,
-            "voxels": found.voxels,
-            "mean_probability": self.mean_probability,
-        }
-
-
-HU = ("hu_mean", "hu_sd", "hu_min", "hu_p5", "hu_median", "hu_p95", "hu_max")
 
 
 def lesions_of(

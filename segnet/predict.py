@@ -24,7 +24,7 @@ from .lesions import Lesion, lesions_of
 from .metrics import recist_axes_mm, volume_ml
 from .precision import BFloat16Difference, segment_in_bfloat16
 from .report.overlay import overlay_png
-from .voi import VoiSize, around, common, is_empty, widened, within
+from .voi import ULS23_VOI, VoiSize, around, common, is_empty, widened, within
 
 Networks = nn.Module | Sequence[nn.Module]
 Precision = Literal["float32", "bfloat16"]
@@ -116,7 +116,7 @@ def predict_array(
     *,
     spacing_zyx_mm: tuple[float, float, float],
     click_zyx: tuple[int, int, int] | None = None,
-    voi: VoiSize = VoiSize(),  # noqa: B008 (frozen)
+    voi: VoiSize = ULS23_VOI,
     skip_padding: bool = False,
     half: Networks = (),
     tta: bool = False,

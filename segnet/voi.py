@@ -43,6 +43,9 @@ class VoiSize:
         return z, y, x
 
 
+ULS23_VOI = VoiSize()
+
+
 def around(click_zyx: tuple[int, int, int], voxels_zyx: tuple[int, int, int], shape_zyx: tuple[int, ...]) -> Box:
     """The part of a volume of interest that lies in an image, the click at index size // 2 as in ULS23.
 

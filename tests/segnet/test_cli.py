@@ -133,7 +133,7 @@ def test_an_ensemble_of_a_folder_of_folds_with_uncertainty_and_bfloat16(
     (found,) = json.loads(result.stdout)["predictions"]
     assert found["bfloat16_difference"]["slices"] == 4
     assert ("float32 used" in result.stderr) == (found["precision"] == "float32")
-    names = {"out.nii.gz", "out.png", "out_probability.nii.gz", "out_uncertainty.nii.gz", "in", "folds"}
+    names = {"out.nii.gz", "out.json", "out.png", "out_probability.nii.gz", "out_uncertainty.nii.gz", "in", "folds"}
     assert {p.name for p in tmp_path.iterdir()} == names
     # three times the same network
     assert np.abs(np.asarray(nib.load(tmp_path / "out_uncertainty.nii.gz").dataobj)).max() < 1e-6
@@ -162,7 +162,12 @@ def test_one_bad_image_of_a_folder_gives_code_4_and_the_others_their_masks(
     assert [Path(p["image"]).name for p in found["predictions"]] == ["good.nii.gz"]
     assert [Path(f["image"]).name for f in found["failed"]] == ["flat.nii.gz"]
     assert "flat" in result.stderr
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good.nii.gz", "good.png"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "good.json",
+        "good.nii.gz",
+        "good.png",
+        "statistics.csv",
+    ]
 
 
 def test_from_phantom_to_score(tmp_path: Path) -> None:
