@@ -160,18 +160,36 @@ def test_big_endian_scaled_and_nifti2_files_are_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(saved(tmp_path / "u.nii", unscaled)).array, ramp())
 
 
-def test_trailing_bytes_and_several_gzip_members_are_no_fault(tmp_path: Path) -> None:
+def test_zero_padding_and_several_gzip_members_are_no_fault(tmp_path: Path) -> None:
     raw = nifti_bytes(ramp())
     files = {
-        "behind_gzip.nii.gz": gzip.compress(raw) + b"\0" * 1000 + b"garbage",
-        "behind_voxels.nii.gz": gzip.compress(raw + b"garbage"),
-        "plain.nii": raw + b"garbage",
+        "behind_gzip.nii.gz": gzip.compress(raw) + bytes(1000),
+        "behind_voxels.nii.gz": gzip.compress(raw + bytes(2**20)),
+        "plain.nii": raw + bytes(7),
         "members.nii.gz": gzip.compress(raw[:100]) + gzip.compress(raw[100:400]) + gzip.compress(raw[400:]),
+        "empty_member.nii.gz": gzip.compress(raw) + gzip.compress(b""),
         "no_gzip_in_spite_of_the_name.nii.gz": raw,
     }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
         np.testing.assert_array_equal(read_image(tmp_path / name).array, ramp(), err_msg=name)
+
+
+def test_other_trailing_bytes_are_refused(tmp_path: Path) -> None:
+    raw = nifti_bytes(ramp())
+    files = {
+        "behind_gzip.nii.gz": (gzip.compress(raw) + bytes(1000) + b"garbage", "behind the gzip stream, got other"),
+        "behind_voxels.nii.gz": (gzip.compress(raw + b"garbage"), "behind the voxels .* got other"),
+        "member.nii.gz": (gzip.compress(raw) + gzip.compress(b"garbage"), "behind the voxels .* got other"),
+        "damaged_member.nii.gz": (gzip.compress(raw) + b"\x1f\x8bgarbage", "damaged data"),
+        "too_much.nii": (raw + bytes(2**20 + 1), "over 1048576 more"),
+        "plain.nii": (raw + b"garbage", "behind the voxels .* got other"),
+        "plain_after_zeros.nii": (raw + bytes(2**20 - 1) + b"!", "behind the voxels .* got other"),
+    }
+    for name, (content, message) in files.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            read_image(tmp_path / name)
 
 
 def affine_with(value: float) -> np.ndarray:
@@ -285,7 +303,7 @@ def count_inflated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of what zlib gives out from here on."""
     import zlib
 
-    from segnet.data import nifti
+    from segnet.data import streams
 
     sizes: list[int] = []
     real = zlib.decompressobj
@@ -306,7 +324,7 @@ def count_inflated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         error = zlib.error
         decompressobj = Counting
 
-    monkeypatch.setattr(nifti, "zlib", Zlib)
+    monkeypatch.setattr(streams, "zlib", Zlib)
     return sizes
 
 
