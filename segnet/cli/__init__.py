@@ -18,6 +18,7 @@ from .phantom import phantom
 from .predict import predict
 from .prepare import prepare
 from .train import train
+from .uls23 import uls23_process
 
 app = typer.Typer(
     name="segnet",
@@ -28,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for command in (phantom, prepare, train, compare, predict, evaluate, info, bench):
+for command in (phantom, prepare, train, compare, predict, uls23_process, evaluate, info, bench):
     app.command()(command)
 
 
