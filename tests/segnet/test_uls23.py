@@ -77,11 +77,11 @@ def test_each_volume_gets_the_mask_of_its_central_lesion_in_the_stacks_geometry(
 
 
 def test_the_lesion_is_the_one_at_the_centre_of_the_files_axes_whatever_they_point_at(tmp_path: Path) -> None:
-    """Two lesions of one voxel, at the centre and two voxels off it: turned axes that are not counted back show the other."""
+    """Two lesions of one voxel, the other nearer to where the centre is counted from the wrong end."""
     for name, direction in (("lps", np.eye(3)), ("ras", np.diag([-1.0, -1, 1]))):
         (tmp_path / name / IMAGES).mkdir(parents=True)
         image = np.random.default_rng(0).normal(-900, 10, (SLICES, SIDE, SIDE)).astype(np.int16)
-        image[4, 20, 20], image[4, 20, 18] = 300, 300
+        image[4, 20, 20], image[4, 18, 19] = 300, 300
         write_metaimage(tmp_path / name / IMAGES / "a.mha", image, spacing_xyz_mm=(1, 1, 1), direction=direction)
         (tmp_path / name / SPACINGS).write_text("[[1, 1, 1]]")
         process(tmp_path / name, tmp_path / name / "out", threshold_ensemble(), voi_slices=SLICES)
