@@ -38,6 +38,7 @@ from .volume import (
 __all__ = [
     "MAX_VOXELS",
     "Volume",
+    "is_nifti",
     "load",
     "load_stream",
     "read_image",
@@ -72,6 +73,7 @@ _REFUSED_TYPES = {
     2048: "complex256",
     2304: "RGBA",
 }
+_FORMATS: tuple[tuple[Any, int, bytes], ...] = ((nib.Nifti1Header, 344, b"n+1\0"), (nib.Nifti2Header, 4, b"n+2\0"))
 _FOREIGN_UNITS = {1: "metres", 3: "micrometres"}
 
 
@@ -309,9 +311,13 @@ def _layout(head: bytes, path: Path, max_voxels: int) -> _Layout:
     return _Layout(header, shape, dtype, int(start), slope, inter, _affine(header, path))
 
 
+def is_nifti(head: bytes) -> bool:
+    """Whether the first 352 bytes of a file are those of a single-file NIfTI, not packed."""
+    return any(head[at : at + 4] == magic for _, at, magic in _FORMATS)
+
+
 def _header(head: bytes, path: Path) -> Any:
-    formats: tuple[tuple[Any, int, bytes], ...] = ((nib.Nifti1Header, 344, b"n+1\0"), (nib.Nifti2Header, 4, b"n+2\0"))
-    for cls, magic_at, magic in formats:
+    for cls, magic_at, magic in _FORMATS:
         n_bytes = cls.sizeof_hdr
         if len(head) >= n_bytes and head[magic_at : magic_at + 4] == magic:
             for endianness in "<>":

@@ -2,6 +2,102 @@
 
 from __future__ import annotations
 
-from .nifti import Volume, read_image, read_mask
+from pathlib import Path
 
-__all__ = ["Volume", "read_image", "read_mask"]
+from segnet.errors import InputError
+
+from . import metaimage, nifti, nrrd, zipped
+from .dicom import is_dicom_series, load_series
+from .volume import MAX_VOXELS, Stored, Volume, as_image, as_mask
+
+__all__ = ["ENDINGS", "MAX_VOXELS", "Volume", "is_dicom_series", "read_image", "read_mask", "stem_of"]
+
+ENDINGS = (".nii.gz.zip", ".nii.zip", ".nii.gz", ".nii", ".mha", ".nrrd")
+"""How names of files read here end, the longer before the shorter. A DICOM series is a folder, of any name."""
+
+
+def read_image(path: str | Path, *, max_voxels: int = MAX_VOXELS) -> Volume:
+    """Read a volume as float32 in canonical orientation.
+
+    Parameters
+    ----------
+    path : NIfTI, plain, gzipped or zipped; .mha; .nrrd; or a folder with one DICOM series
+    max_voxels : larger volumes are refused by their header alone
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged, of another format, not three-dimensional, larger than `max_voxels` or
+        than the memory, or if its type, grid, slope or voxels cannot be an image in mm.
+    """
+    path = Path(path)
+    try:
+        return as_image(_load(path, max_voxels))
+    except MemoryError as error:
+        raise _too_large(path) from error
+
+
+def read_mask(path: str | Path, like: Volume | None = None, *, max_voxels: int = MAX_VOXELS) -> Volume:
+    """Read a lesion mask as uint8 with values 0 and 1, in canonical orientation.
+
+    Parameters
+    ----------
+    path : as in `read_image`; any real type whose voxels are exactly 0 or 1
+    like : the image the mask must lie on: same canonical shape, voxel positions within 1e-3 mm
+    max_voxels : larger volumes are refused by their header alone
+
+    Raises
+    ------
+    InputError
+        As `read_image`, and if the mask holds other values or lies on another grid than `like`.
+    """
+    path = Path(path)
+    try:
+        return as_mask(_load(path, max_voxels), like)
+    except MemoryError as error:
+        raise _too_large(path) from error
+
+
+def stem_of(path: str | Path) -> str:
+    """The name of a file without any of `ENDINGS`, of a folder as it is.
+
+    >>> stem_of("labels/bone_00002_lesion_03.nii.gz.zip")
+    'bone_00002_lesion_03'
+    """
+    name = Path(path).name
+    ending = next((e for e in ENDINGS if name.lower().endswith(e)), "")
+    return name[: len(name) - len(ending)]
+
+
+def _load(path: Path, max_voxels: int) -> Stored:
+    if not path.exists():
+        raise InputError(f"path: expected a volume, got {path}, which does not exist; check the name")
+    if path.is_dir():
+        return load_series(path, max_voxels=max_voxels)
+    if not path.is_file():
+        raise InputError(f"path: expected a volume, got {path}, which is no file; name a file, or a DICOM folder")
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(352)
+    except OSError as error:
+        raise InputError(
+            f"path: expected a readable file, got {path} ({error.strerror or error}); check its rights and the disk"
+        ) from error
+    if head.startswith(b"PK"):
+        return zipped.load_zipped(path, max_voxels=max_voxels)
+    if head.startswith(b"NRRD"):
+        return nrrd.read_nrrd(path, max_voxels=max_voxels)
+    if metaimage.is_metaimage(head):
+        return metaimage.read_metaimage(path, max_voxels=max_voxels).stored()
+    if head[128:132] == b"DICM":
+        raise InputError(f"path: expected a volume, got the single DICOM file {path}; name the folder of its series")
+    if head.startswith(b"\x1f\x8b") or nifti.is_nifti(head):
+        return nifti.load(path, max_voxels=max_voxels)
+    raise InputError(
+        f"path: expected NIfTI, .mha, .nrrd or a DICOM folder, got {path}, which has no such header; "
+        "convert it to .nii.gz"
+    )
+
+
+def _too_large(path: Path) -> InputError:
+    return InputError(f"path: expected a volume that fits into memory, got {path}; crop it, or use a larger machine")
