@@ -17,7 +17,7 @@ from .config import Config
 from .data.nifti import write_like, write_mask
 from .data.padding import Box, constant_border
 from .data.pairs import find_pairs
-from .data.volumes import Volume, read_image
+from .data.volumes import ENDINGS, Volume, is_dicom_series, read_image, stem_of
 from .errors import InputError
 from .inference import keep_clicked, segment
 from .lesions import Lesion, lesions_of
@@ -29,7 +29,7 @@ from .voi import ULS23_VOI, VoiSize, around, common, is_empty, widened, within
 Networks = nn.Module | Sequence[nn.Module]
 Precision = Literal["float32", "bfloat16"]
 Progress = Callable[[int, int], None]
-SUFFIXES = (".nii.gz", ".nii")
+MASK_ENDINGS = (".nii.gz", ".nii")
 THRESHOLD = 0.5
 """Of the lesion probability."""
 NOTHING = "no voxel is above the threshold: the mask is empty"
@@ -37,43 +37,59 @@ MISSED = "the network found nothing at the click: the component nearest to it wa
 CONSTANT = "the volume holds a single value where a lesion was looked for: the mask is empty"
 
 
-def case_of(path: Path) -> str:
-    """File name without .nii or .nii.gz."""
-    for suffix in SUFFIXES:
-        if path.name.endswith(suffix):
-            return path.name.removesuffix(suffix)
-    return path.stem
-
-
 def images_in(source: Path, cases: Sequence[str] | None = None) -> dict[str, Path]:
-    """Images by case: of one file, of a folder of image and mask pairs, or of a folder of images.
+    """Images by case: of one file or DICOM series, of a folder of image and mask pairs, or of a folder of images.
 
     Parameters
     ----------
-    source : a NIfTI file, or a folder; where its layout is one of pairs (`segnet.data.pairs`), masks are left alone
+    source : a file; a folder with one DICOM series; or a folder of files and DICOM series, where masks are left alone if its layout is
+        one of pairs (`segnet.data.pairs`)
     cases : limit to these
 
     Raises
     ------
     InputError
-        There is no image, or none of a case asked for.
+        There is no image, none of a case asked for, or two of one case.
     """
-    if source.is_file():
-        return {case_of(source): source}
-    if not source.is_dir():
-        raise InputError(f"input: expected a NIfTI file or a folder of them, got {source}; check the path")
-    try:
-        found = {pair.case: pair.image for pair in find_pairs(source)}
-    except InputError:
-        found = {case_of(p): p for p in source.iterdir() if p.name.endswith(SUFFIXES) and not p.name.startswith(".")}
+    if not source.exists():
+        raise InputError(f"input: expected an image or a folder of images, got {source}; check the path")
+    if is_one_image(source):
+        found = {stem_of(source): source}
+    else:
+        try:
+            found = {pair.case: pair.image for pair in find_pairs(source)}
+        except InputError:
+            found = _visible_images(source)
     if not found:
-        raise InputError(f"input {source}: expected at least one .nii or .nii.gz file, got none; check the folder")
+        raise InputError(
+            f"input {source}: expected at least one file ending in {', '.join(ENDINGS)} or DICOM series, got none; check the folder"
+        )
     missing = sorted(set(cases or ()) - set(found))
     if missing:
         raise InputError(
             f"input {source}: expected an image of case {missing[0]}, got none; check the folder or the part"
         )
     return {case: found[case] for case in sorted(found if cases is None else cases)}
+
+
+def is_one_image(source: Path) -> bool:
+    """Whether a path is one image: a file, or a folder with one DICOM series."""
+    return source.is_file() or (source.is_dir() and is_dicom_series(source))
+
+
+def _visible_images(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        is_image = path.name.lower().endswith(ENDINGS) if path.is_file() else is_one_image(path)
+        if not is_image or path.name.startswith("."):
+            continue
+        case = stem_of(path)
+        if case in found:
+            raise InputError(
+                f"input {folder}: expected one image for each case, got {found[case].name} and {path.name}; rename one"
+            )
+        found[case] = path
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -325,7 +341,7 @@ def write_found(volume: Volume, found: Segmentation, files: Files, *, window_hu:
             found.mask_zyx,
             window_hu=window_hu,
             spacing_zyx_mm=volume.spacing_zyx_mm,
-            title=case_of(volume.path),
+            title=stem_of(volume.path),
         )
     write_mask(files.mask, found.mask_zyx.transpose(2, 1, 0).astype(np.uint8), volume)
 

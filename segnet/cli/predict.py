@@ -98,7 +98,7 @@ def predict(
     from ..batch import Options, plan, predict_batch
     from ..clicks import read_clicks
     from ..ensemble import load
-    from ..predict import SUFFIXES, images_in
+    from ..predict import MASK_ENDINGS, images_in, is_one_image
     from ..voi import VoiSize
 
     point = _parse_click(click)
@@ -108,12 +108,12 @@ def predict(
     if device != "cpu":
         raise InputError(f"device: expected cpu, got {device!r}; other devices are not offered yet")
     listed = None if clicks is None else read_clicks(clicks, click_space.value)
-    single = source.is_file() and clicks is None
-    if single and not out.name.endswith(SUFFIXES):
+    single = is_one_image(source) and clicks is None
+    if single and not out.name.endswith(MASK_ENDINGS):
         raise InputError(f"output: expected a name ending in .nii.gz for one image, got {out}; name the mask")
     ensemble = load(model, bfloat16=bfloat16)
     images = images_in(source, None if part is None else cases_of_part(ensemble.paths, part))
-    if not single and out.name.endswith(SUFFIXES):
+    if not single and out.name.endswith(MASK_ENDINGS):
         raise InputError(f"output: expected a folder for several masks, got {out}; leave the ending out")
     tasks, left_out = plan(images, out, click=point, space=click_space.value, clicks=listed)
     if single:

@@ -84,7 +84,7 @@ def test_images_of_a_folder(scan: Path, tmp_path: Path, pairs_folder: Path) -> N
         images_in(tmp_path, ["other"])
     (tmp_path / "empty").mkdir()
     assert set(images_in(pairs_folder)) == {f"bone_{i:05d}_lesion_01" for i in range(10)}
-    with pytest.raises(InputError, match=r"expected at least one .nii or .nii.gz file, got none"):
+    with pytest.raises(InputError, match=r"expected at least one file ending in .* or DICOM series, got none"):
         images_in(tmp_path / "empty")
 
 
