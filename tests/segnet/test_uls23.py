@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from networks import Threshold
+from torch import nn
 
 from segnet.config import Config
 from segnet.data.metaimage import read_metaimage, write_metaimage
@@ -87,6 +89,32 @@ def test_the_lesion_is_the_one_at_the_centre_of_the_files_axes_whatever_they_poi
         process(tmp_path / name, tmp_path / name / "out", threshold_ensemble(), voi_slices=SLICES)
         mask = read_metaimage(tmp_path / name / "out" / MASKS / "a.mha").array_zyx
         assert np.argwhere(mask).tolist() == [[4, 20, 20]]
+
+
+class RightHalf(nn.Module):
+    """Lesion where it is bright, in the right half of what is seen: columns run to the patient's right in training."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
+        right = torch.arange(x.shape[3]) >= x.shape[3] // 2
+        logit = torch.where((x > 0.5) & right, 30.0, -30.0)
+        return torch.cat([-logit, logit], 1), None
+
+
+def test_networks_see_the_patient_as_in_training_whatever_the_files_direction(tmp_path: Path) -> None:
+    columns = {}
+    for name, sign in (("lps", 1.0), ("ras", -1.0)):
+        (tmp_path / name / IMAGES).mkdir(parents=True)
+        image = np.random.default_rng(0).normal(-900, 10, (SLICES, SIDE, SIDE)).astype(np.int16)
+        image[4, 20, 15:26] = 300
+        direction = np.diag([sign, sign, 1])
+        write_metaimage(tmp_path / name / IMAGES / "a.mha", image, spacing_xyz_mm=(1, 1, 1), direction=direction)
+        (tmp_path / name / SPACINGS).write_text("[[1, 1, 1]]")
+        ensemble = Ensemble((), (RightHalf(),), (), CONFIG, ("right-half",))
+        process(tmp_path / name, tmp_path / name / "out", ensemble, voi_slices=SLICES)
+        mask = read_metaimage(tmp_path / name / "out" / MASKS / "a.mha").array_zyx
+        columns[name] = np.flatnonzero(mask.any((0, 1))).tolist()
+    # the field of view begins 16 columns before the click, and in LPS columns run to the left
+    assert columns == {"lps": list(range(15, 21)), "ras": list(range(20, 26))}
 
 
 def test_padding_of_any_value_holds_no_lesion(tmp_path: Path) -> None:
