@@ -206,7 +206,10 @@ def predict_batch(
     maker = _Maker(ensemble, options, overwrite)
     maker.check(tasks)
     for folder in {task.mask.parent for task in tasks}:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _not_writable(folder, error) from error
         if table:
             _check_table(folder / TABLE)
     done: list[Json] = []
@@ -280,7 +283,19 @@ class _Maker:
             result.state(begun(claim_path(result.mask)), overwrite=self.overwrite)
 
     def make(self, task: Task, image: _Image, progress: Progress | None) -> Json:
-        """The sidecar of a task's result, made if it is not there yet."""
+        """The sidecar of a task's result, made if it is not there yet.
+
+        Raises
+        ------
+        InputError
+            The image, the click or what stands in the result's place will not do, or a file cannot be written.
+        """
+        try:
+            return self._make(task, image, progress)
+        except OSError as error:
+            raise _not_writable(task.mask, error) from error
+
+    def _make(self, task: Task, image: _Image, progress: Progress | None) -> Json:
         began = time.monotonic()
         result = self.result(task, image.sha256)
         with claimed(result.mask) as claim:
@@ -328,6 +343,12 @@ class _Maker:
             "click": point,
             **prediction.as_dict(),
         }
+
+
+def _not_writable(path: Path, error: OSError) -> InputError:
+    return InputError(
+        f"output: expected a writable place, got {path} ({error.strerror or error}); check rights and free space"
+    )
 
 
 def _check_table(path: Path) -> None:

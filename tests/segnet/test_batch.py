@@ -263,6 +263,21 @@ def test_a_failed_write_leaves_no_sidecar_and_is_made_up_for(
     assert contents(out) == contents(tmp_path / "clean")
 
 
+def test_a_place_that_cannot_be_written_is_told(
+    images: dict[str, Path], tmp_path: Path, ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"output: expected a writable place, got .*file/out"):
+        run(images, tmp_path / "file" / "out", ensemble)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("segnet.predict.overlay_png", full)
+    batch = run({"a": images["a"]}, tmp_path / "out", ensemble, Options())
+    assert "No space left on device" in batch.failed[0]["reason"]
+
+
 def killed_at(operation: int, work: Callable[[], Any]) -> bool:
     """Does the work in a process that ends without a word before its n-th change to the file system; whether it came to that."""
     child = os.fork()
