@@ -133,6 +133,13 @@ def test_segnet_uses_ssmcore_by_its_public_names() -> None:
             assert not private, f"{file.name} imports {private}"
 
 
+def test_volumes_load_no_more_than_nibabel_does() -> None:
+    # nibabel loads all of pydicom where it is installed
+    loaded, anyway = (top(loaded_by(f"import {name}")) for name in ("segnet.data.volumes", "nibabel"))
+    assert not (loaded - anyway) & (HEAVY | {"pydicom", "highdicom", "PIL"})
+    assert "highdicom" not in loaded
+
+
 def test_help_loads_nothing_heavy() -> None:
     loaded = top(loaded_by("import segnet.cli"))
     assert not loaded & {"torch", "numba", "scipy", "monai", "nibabel", "h5py", "pydantic", "PIL"}

@@ -153,6 +153,12 @@ def _check_alike(slices: list[Slice], folder: Path) -> None:
     if len(shapes) > 1:
         held = ", ".join(f"{n} of {rows} x {columns}" for (rows, columns), n in shapes.most_common(4))
         raise InputError(f"Rows, Columns: expected slices of one size, got {held} in {folder}; take out the odd ones")
+    frames = {one.text("FrameOfReferenceUID") for one in slices}
+    if len(frames) > 1:
+        raise InputError(
+            f"FrameOfReferenceUID: expected slices of one frame of reference, got {len(frames)} in {folder}; "
+            "give each its own folder"
+        )
     for keyword, count in (("PixelSpacing", 2), ("ImageOrientationPatient", 6)):
         values = np.stack([one.numbers(keyword, count) for one in slices])
         apart = np.abs(values - np.median(values, axis=0)).max(axis=1) > _ALIKE

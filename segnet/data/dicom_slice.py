@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ _TAGS = [
     "ImageType",
     "SeriesInstanceUID",
     "SeriesNumber",
+    "FrameOfReferenceUID",
     "NumberOfFrames",
     "Rows",
     "Columns",
@@ -81,7 +83,7 @@ class Slice:
 
     @property
     def is_image(self) -> bool:
-        return "Rows" in self.header and self.modality not in _NO_IMAGE
+        return self.modality in ("CT", "MR") or ("Rows" in self.header and self.modality not in _NO_IMAGE)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -100,8 +102,7 @@ class Slice:
     def text(self, keyword: str) -> str:
         """An attribute's text, printable; empty where there is none."""
         with _parsing(self.path, keyword):
-            value = self.header.get(keyword)
-            return "" if value is None else "".join(c for c in str(value) if c.isprintable())[:64]
+            return _printable(self.header.get(keyword))
 
     def numbers(self, keyword: str, count: int, default: float | None = None) -> FloatArray:
         """(count,) finite numbers."""
@@ -177,7 +178,7 @@ class Slice:
         inter = float(self.numbers("RescaleIntercept", 1, None if default is None else 0.0)[0])
         whole = _open(self.path, pixels=True)
         with _parsing(self.path, "PixelData"):
-            pixel_bytes: bytes = whole.header.PixelData
+            pixel_bytes: bytes = whole.header.PixelData or b""
         self._check_length(pixel_bytes)
         with _parsing(self.path, "PixelData"):
             raw, _ = get_decoder(self.syntax).as_array(whole.header, raw=True, index=0)
@@ -226,14 +227,19 @@ class Slice:
 
 
 def read_slice(path: Path) -> Slice | None:
-    """An object's header; None for a file that is no DICOM.
+    """An object's header; None for a file that is no DICOM and does not look as if it had been.
 
     Raises
     ------
     InputError
         The header is damaged, or the object inflates to more than `MAX_INFLATED_BYTES`.
     """
-    return _open(path, pixels=False) if is_dicom(path) else None
+    if is_dicom(path):
+        return _open(path, pixels=False)
+    if path.suffix.lower() == ".dcm" or path.stat().st_size == 0:
+        # ignored, it might be the last slice of a series, which nothing else would miss
+        raise InputError(f"path: expected a DICOM object, got other content in {path}; copy it again, or take it out")
+    return None
 
 
 def is_dicom(path: Path) -> bool:
@@ -271,18 +277,17 @@ def frame_size(frame: bytes) -> tuple[int, int, int] | None:
 
 def _open(path: Path, *, pixels: bool) -> Slice:
     import pydicom
-    from pydicom import config
     from pydicom.filereader import read_dataset, read_file_meta_info
     from pydicom.tag import Tag
 
     tags = [Tag(keyword) for keyword in (*_TAGS, *(["PixelData"] if pixels else []))]
-    with _parsing(path, "header"), config.disable_value_validation():
+    with _parsing(path, "header"):
         meta = read_file_meta_info(path)
-        syntax = str(meta.get("TransferSyntaxUID", ""))
+        syntax = _printable(meta.get("TransferSyntaxUID", ""))
         if syntax == _DEFLATED:
             # pydicom would inflate without a bound
             inflated = _inflated(path, 144 + int(meta.FileMetaInformationGroupLength))
-            header: Any = read_dataset(io.BytesIO(inflated), False, True, specific_tags=tags)
+            header: Any = read_dataset(io.BytesIO(inflated), False, True, specific_tags=list(tags))
             header.set_original_encoding(False, True)
             header.file_meta = meta
         else:
@@ -290,6 +295,10 @@ def _open(path: Path, *, pixels: bool) -> Slice:
         if not header.get("SOPClassUID"):
             header.SOPClassUID = meta.get("MediaStorageSOPClassUID", "")
     return Slice(path, path.stat().st_size, syntax, header)
+
+
+def _printable(value: object) -> str:
+    return "" if value is None else "".join(c for c in str(value) if c.isprintable())[:64]
 
 
 def _inflated(path: Path, offset: int) -> bytes:
@@ -314,8 +323,12 @@ def _inflated(path: Path, offset: int) -> bytes:
 @contextmanager
 def _parsing(path: Path, what: str) -> Iterator[None]:
     """Turns whatever pydicom or a decoder raises into an error of the input, without its words."""
+    from pydicom import config
+
     try:
-        yield
+        with config.disable_value_validation(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they quote the file too
+            yield
     except (InputError, MemoryError):
         raise
     except OSError as error:
@@ -330,7 +343,8 @@ def _parsing(path: Path, what: str) -> Iterator[None]:
 
 
 def _name_of(syntax: str) -> str:
+    from pydicom import config
     from pydicom.uid import UID
 
-    name = UID(syntax).name
+    name = UID(syntax, validation_mode=config.IGNORE).name
     return f"{name} ({syntax})" if name != syntax else syntax or "none"

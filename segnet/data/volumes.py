@@ -59,7 +59,7 @@ def read_mask(path: str | Path, like: Volume | None = None, *, max_voxels: int =
 
 
 def stem_of(path: str | Path) -> str:
-    """The name of a file without any of `ENDINGS`, of a folder as it is.
+    """The name of a file or folder without any of `ENDINGS`.
 
     >>> stem_of("labels/bone_00002_lesion_03.nii.gz.zip")
     'bone_00002_lesion_03'
