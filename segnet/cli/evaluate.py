@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ..errors import InputError
-from .options import (
-    AsJson,
-    Part,
-    Quiet,
-    bar,
-    cases_of_part,
-)
+from .options import PARTIAL, AsJson, Part, Quiet, bar, cases_of_part
 
 
 def evaluate(
@@ -25,34 +21,98 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for evaluation.json, .csv, .txt and overlays.")
     ] = None,
-    model: Annotated[Path | None, typer.Option("--model", "-m", help="Run whose split --part refers to.")] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", "-m", help="Run whose split --part refers to, and that --clicks runs.")
+    ] = None,
     part: Annotated[Part | None, typer.Option(help="Only this part of the run's split.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Masks of another model: also the difference to them, tested by patient.")
+    ] = None,
+    clicks: Annotated[
+        int | None, typer.Option(min=2, help="Also the ULS23 score of --model, by so many clicks in each lesion.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the clicks.")] = 0,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of images named after the cases, where the truths have none.")
+    ] = None,
     patient_regex: Annotated[
         str | None, typer.Option(help="Its first group, found in a case's name, is the patient.")
     ] = None,
     window: Annotated[tuple[float, float], typer.Option(help="CT window of the overlays, in HU.")] = (-1000.0, 400.0),
+    workers: Annotated[int, typer.Option(min=1, help="Processes, each with one case in memory.")] = 1,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Score masks against the truth: Dice per lesion with its conventions, beside the all-background baseline."""
     from ..evaluate import evaluate as run
+    from ..evaluation.comparison import compare
 
     if part is not None and model is None:
         raise typer.BadParameter("--part: expected --model beside it; name the run whose split is meant")
+    if clicks is not None and model is None:
+        raise typer.BadParameter("--clicks: expected --model beside it; name the run that segments at the clicks")
     cases = None if part is None or model is None else cases_of_part([model], part)
-    evaluation = run(predictions, truths, patient_regex=patient_regex, cases=cases, progress=bar("evaluate", quiet))
+    options: dict[str, Any] = {"patient_regex": patient_regex, "cases": cases, "images": images}
+    evaluation = run(
+        predictions,
+        truths,
+        **options,
+        model=None if model is None else str(model),
+        part=None if part is None else part.value,
+        workers=workers,
+        progress=bar("evaluate", quiet),
+    )
+    other = comparison = None
+    if against is not None:
+        other = run(against, truths, **options, workers=workers, progress=bar("against", quiet))
+        comparison = compare(evaluation, other)
+    if clicks is not None and model is not None:
+        evaluation = _with_clicks(evaluation, truths, model, clicks, seed, options, quiet)
     if out is not None:
-        from ..files import write_text
-
-        out.mkdir(parents=True, exist_ok=True)
-        texts = {"json": evaluation.to_json(), "csv": evaluation.to_csv(), "txt": evaluation.to_table()}
-        for suffix, text in texts.items():
-            write_text(out / f"evaluation.{suffix}", text)
+        evaluation.write(out)
+        if comparison is not None:
+            comparison.write(out)
         if (pairs := _pairs_at(truths)) and predictions.is_dir():
             from ..report.cases import overlay_cases
 
-            overlay_cases({row.case: row.dice for row in evaluation.rows}, predictions, pairs, out, window_hu=window)
-    print(evaluation.to_json() if as_json else evaluation.to_table())
+            scored = {row.case: row.dice for row in evaluation.rows if row.status == "scored"}
+            overlay_cases(scored, predictions, pairs, out, window_hu=window)
+    if as_json:
+        document = evaluation.as_dict()
+        if comparison is not None:
+            document["comparison"] = json.loads(comparison.to_json())
+        print(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        print(evaluation.to_table())
+        if comparison is not None:
+            print(comparison.to_table())
+    unreadable = [*evaluation.unreadable, *(other.unreadable if other is not None else ())]
+    unreadable += [(u["case"], u["reason"]) for u in (evaluation.uls23 or {}).get("unreadable", ())]
+    for case, reason in unreadable:
+        print(f"segnet: {case}: {reason}", file=sys.stderr)
+    if unreadable:
+        raise typer.Exit(PARTIAL)
+
+
+def _with_clicks(
+    evaluation: Any, truths: Path, model: Path, clicks: int, seed: int, options: dict[str, Any], quiet: bool
+) -> Any:
+    """The evaluation with the challenge's score of a run."""
+    from dataclasses import replace
+
+    from ..ensemble import load
+    from ..evaluate import truths_of
+    from ..evaluation.clicks import challenge_score, network
+
+    ensemble = load(model)
+    score = challenge_score(
+        truths_of(truths, **options),
+        network(ensemble.models, ensemble.config),
+        clicks=clicks,
+        seed=seed,
+        progress=bar("clicks", quiet),
+    )
+    return replace(evaluation, uls23=score)
 
 
 def _pairs_at(source: Path) -> dict[str, Any]:

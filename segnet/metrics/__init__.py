@@ -11,7 +11,8 @@ from __future__ import annotations
 from ._masks import as_mask
 from .axes import RecistAxes, axis_error, recist, recist_axes_mm
 from .baseline import Baseline, all_background_baseline
-from .bootstrap import bootstrap_ci
+from .bootstrap import bootstrap_ci, bootstrap_ratio_ci
+from .calibration import Calibration, ReliabilityBin
 from .consistency import check_consistency, iou_bounds
 from .lesion import (
     HuStatistics,
@@ -23,25 +24,34 @@ from .lesion import (
     score_lesion,
 )
 from .overlap import Empty, dice, iou, ravd, volume_ml
+from .paired import PairedComparison, compare_paired
 from .paper import SliceScores, paper_slice_scores
+from .roc import RocCounts, auc
 from .surface import asd_mm, assd_mm, hd95_mm, hd_mm, surface_distances_mm
 from .uls23 import uls23_score
 
 __all__ = [
     "Baseline",
+    "Calibration",
     "Empty",
     "HuStatistics",
     "LesionScores",
     "LesionStatistics",
+    "PairedComparison",
     "RecistAxes",
+    "ReliabilityBin",
+    "RocCounts",
     "SliceScores",
     "all_background_baseline",
     "as_mask",
     "asd_mm",
     "assd_mm",
+    "auc",
     "axis_error",
     "bootstrap_ci",
+    "bootstrap_ratio_ci",
     "check_consistency",
+    "compare_paired",
     "component_statistics",
     "components",
     "dice",

@@ -47,6 +47,11 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return predictions, truths
 
 
+def csv_rows(evaluation: Evaluation) -> list[dict[str, str]]:
+    lines = [line for line in evaluation.to_csv().splitlines() if not line.startswith("#")]
+    return list(csv.DictReader(io.StringIO("\n".join(lines))))
+
+
 def strict(evaluation: Evaluation) -> Any:
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
@@ -95,7 +100,7 @@ def test_all_three_outputs(folders: tuple[Path, Path]) -> None:
     assert set(document["conventions"]) >= {"level", "empty", "reduction", "classes", "units"}
     for entry in document["summary"].values():
         assert set(entry) >= {"level", "empty", "reduction", "classes", "units", "mean", "ci95_lo", "ci95_hi"}
-    rows = list(csv.DictReader(io.StringIO(result.to_csv())))
+    rows = csv_rows(result)
     assert [r["case"] for r in rows] == [r.case for r in result.rows]
     assert float(rows[1]["dice"]) == result.rows[1].dice
     assert rows[2]["hd95_mm"] == "inf"
@@ -108,7 +113,12 @@ def test_paper_convention_stands_beside(folders: tuple[Path, Path]) -> None:
     paper = evaluate(*folders).paper_convention
     # Seven of ten slices are empty on both sides and score 1; the rest score as the lesion does.
     assert paper["dice"] == pytest.approx((28 + 3 * (1 + 5 / 6 + 0 + 0.5)) / 40, rel=1e-12)
-    assert (paper["level"], paper["empty"], paper["n_slices"], paper["auc"]) == ("slice", "one", 40, None)
+    assert (paper["level"], paper["empty"], paper["n_slices"]) == ("slice", "one", 40)
+    # Of masks, the mean of sensitivity and specificity of all voxels: 14 of 24 columns of 18 voxels are found, 4 are false.
+    lesion_voxels, others = 4 * 108, 4 * (20 * 18 * 10 - 108)
+    expected = (14 * 18 / lesion_voxels + 1 - 4 * 18 / others) / 2
+    assert paper["auc"] == pytest.approx(expected, rel=1e-12)
+    assert paper["auc_source"] == "mask"
     assert paper["n_slices_distances"] == 9
     assert paper["dice_and_iou_agree"] is True
 
@@ -179,6 +189,32 @@ def test_pairs_and_pair_folder(tmp_path: Path) -> None:
     assert result.summary["dice"].ci95_lo is None  # one patient gives no interval
 
 
+def test_no_usable_prediction_at_all_is_an_error(tmp_path: Path) -> None:
+    """Whatever else is wrong, the reason is that of a prediction."""
+    for case in ("a", "b"):
+        save(tmp_path / "d" / f"{case}_mask.nii.gz", lesion())
+        (tmp_path / "d" / f"{case}_ct.nii.gz").write_bytes(b"no image")
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "b.nii.gz").write_bytes(b"no mask")
+    with pytest.raises(InputError, match=r"p/b\.nii\.gz"):
+        evaluate(tmp_path / "p", tmp_path / "d")
+    save(tmp_path / "p" / "b.nii.gz", lesion())
+    result = evaluate(tmp_path / "p", tmp_path / "d")
+    # The scores stand without images; each of them is listed.
+    assert [case for case, _ in result.unreadable] == ["a", "b"]
+    assert (result.rows[1].dice, result.rows[1].truth_hu) == (1.0, None)
+
+
+def test_a_bad_map_of_probabilities_is_listed_and_the_mask_scored(tmp_path: Path) -> None:
+    save(tmp_path / "t" / "a.nii.gz", lesion())
+    save(tmp_path / "p" / "a.nii.gz", lesion())
+    nib.save(nib.Nifti1Image(np.full(SHAPE, 1.5, np.float32), AFFINE), tmp_path / "p" / "a_probability.nii.gz")
+    result = evaluate(tmp_path / "p", tmp_path / "t")
+    assert (result.rows[0].dice, result.rows[0].auc, result.rows[0].auc_source) == (1.0, 1.0, "mask")
+    assert "expected probabilities in [0, 1], got 1.5 to 1.5" in result.unreadable[0][1]
+    assert result.calibration is None
+
+
 def test_prepared_folder(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
     root = tmp_path / "prepared"
@@ -194,6 +230,10 @@ def test_prepared_folder(tmp_path: Path) -> None:
     row = evaluate(tmp_path / "p", root).rows[0]
     assert (row.patient, row.dice) == ("bone_1", pytest.approx(4 / 6))
     assert evaluate(tmp_path / "p", root, patient_regex=r"(bone)").rows[0].patient == "bone"
+    assert row.set == "bone"
+    (root / "dataset.json").write_text(text.replace('"patient"', '"set": "ours", "patient"'))
+    assert evaluate(tmp_path / "p", root).rows[0].set == "ours"
+    (root / "dataset.json").write_text(text)
     (root / "bone_1.h5").write_bytes(b"no")
     with pytest.raises(InputError, match=r"bone_1.h5"):
         evaluate(tmp_path / "p", root)
@@ -232,7 +272,8 @@ def test_two_empty_masks_are_skipped_not_scored(tmp_path: Path) -> None:
     assert alone.summary["dice"].mean is None
     assert alone.consistent is None
     assert strict(alone)["lesions"][0]["dice"] is None
-    assert alone.to_csv().splitlines()[1].startswith("a,a,scored,,,0.0,")
+    (row,) = csv_rows(alone)
+    assert (row["dice"], row["iou"], row["ravd"], row["size_class"]) == ("", "", "0.0", "no lesion")
     assert alone.to_table()
     save(tmp_path / "t" / "b.nii.gz", lesion())
     save(tmp_path / "p" / "b.nii.gz", lesion())

@@ -1,0 +1,274 @@
+"""An evaluation as JSON, CSV and plain text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from segnet.evaluation.conventions import METRICS, PAPER
+from segnet.evaluation.rows import LesionRow
+from segnet.evaluation.sources import few
+from segnet.evaluation.summary import Summary
+from segnet.files import write_text
+from segnet.metrics import Baseline, HuStatistics
+from segnet.report.table import format_table
+
+FORMAT = "segnet-evaluate/2"
+_IN_GROUPS = ("dice", "iou", "assd_mm", "hd95_mm")
+_SUMMARY_COLUMNS = {
+    "score": "score",
+    "mean": "mean",
+    "ci": "95 % interval",
+    "median": "median",
+    "quartiles": "quartiles",
+    "n_lesions": "lesions",
+    "n_patients": "patients",
+    "n_left_out": "left out",
+    "level": "level",
+    "empty": "empty",
+    "reduction": "reduction",
+    "classes": "classes",
+    "units": "units",
+    "source": "from",
+}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All rows, their summary, and what stands beside it so that the numbers cannot flatter.
+
+    Attributes
+    ----------
+    pooled, by_set, by_size : as `summary`, see `segnet.evaluation.summary`
+    consistency : whether mean Dice and mean IoU can be of the same lesions, over all and in each group
+    missing : cases without a usable prediction, which counted as empty
+    unreadable : (case, reason) of files that could not be used; a mask's case is among `missing`
+    calibration : by region, None without probabilities
+    uls23 : the challenge's score, None unless clicks were simulated
+    provenance : program, files, model and time
+    """
+
+    rows: tuple[LesionRow, ...]
+    summary: dict[str, Summary]
+    pooled: dict[str, Summary]
+    by_set: dict[str, dict[str, Summary]]
+    by_size: dict[str, dict[str, Summary]]
+    baseline: Baseline
+    consistency: dict[str, Any]
+    paper_convention: dict[str, Any]
+    missing: tuple[str, ...] = ()
+    unreadable: tuple[tuple[str, str], ...] = ()
+    unmatched_predictions: tuple[str, ...] = ()
+    calibration: dict[str, Any] | None = None
+    uls23: dict[str, Any] | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    conventions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def consistent(self) -> bool | None:
+        """Whether mean Dice and mean IoU over all lesions agree, None where there is none."""
+        agree: bool | None = self.consistency["dice_and_iou_agree"]
+        return agree
+
+    @property
+    def iou_bounds(self) -> tuple[float, float] | None:
+        """Least and largest mean IoU that the mean Dice allows."""
+        bounds: tuple[float, float] | None = self.consistency["iou_bounds"]
+        return bounds
+
+    def as_dict(self) -> dict[str, Any]:
+        """The document of evaluation.json, described in docs/evaluation.md."""
+        document = {
+            "format": FORMAT,
+            "provenance": self.provenance,
+            "conventions": self.conventions,
+            "summary": _plain(self.summary),
+            "pooled": _plain(self.pooled),
+            "by_set": {name: _plain(group) for name, group in self.by_set.items()},
+            "by_size": {name: _plain(group) for name, group in self.by_size.items()},
+            "consistency": self.consistency,
+            "all_background_baseline": {
+                "lesion": _baseline(
+                    self.baseline.lesion_dice, self.baseline.n_lesions, level="lesion volume", empty="skip"
+                ),
+                "slice": _baseline(self.baseline.slice_dice, self.baseline.n_slices, level="slice", empty="one"),
+            },
+            "paper_convention": self.paper_convention,
+            "uls23": self.uls23,
+            "calibration": None if self.calibration is None else {"regions": self.calibration},
+            "missing_predictions": self.missing,
+            "unreadable": [{"case": case, "reason": reason} for case, reason in self.unreadable],
+            "unmatched_predictions": self.unmatched_predictions,
+            "lesions": [asdict(row) for row in self.rows],
+        }
+        plain: dict[str, Any] = finite(document)
+        return plain
+
+    def to_json(self) -> str:
+        """Strict JSON: what is not finite (a distance to an empty mask, a skipped Dice) is null."""
+        return json.dumps(self.as_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def to_csv(self) -> str:
+        """One line per lesion under a heading; a skipped Dice is empty, an infinite distance ``inf``.
+
+        Lines that begin with ``#`` stand above the heading and tell each column's convention:
+        ``pandas.read_csv(path, comment="#")`` passes over them.
+        """
+        text = io.StringIO()
+        for name, metric in METRICS.items():
+            text.write(f"# {name}: {metric.macro().text().replace('reduction macro', 'reduction none')}\n")
+        writer = csv.writer(text, lineterminator="\n")
+        plain = [f.name for f in fields(LesionRow) if not f.name.endswith("_hu")]
+        of_hu = [f.name for f in fields(HuStatistics)]
+        writer.writerow([*plain, *(f"{side}_hu_{name}" for side in ("pred", "truth") for name in of_hu)])
+        for row in self.rows:
+            values = [getattr(row, name) for name in plain]
+            for hu in (row.pred_hu, row.truth_hu):
+                values += [None if hu is None else getattr(hu, name) for name in of_hu]
+            writer.writerow(["" if v is None or (isinstance(v, float) and math.isnan(v)) else v for v in values])
+        return text.getvalue()
+
+    def to_table(self) -> str:
+        """Plain text for a terminal: lesions, summaries, baseline, warnings."""
+        lesions = format_table(
+            [asdict(r) for r in self.rows],
+            {
+                "case": "case",
+                "patient": "patient",
+                "dice": "Dice",
+                "iou": "IoU",
+                "ravd": "RAVD",
+                "assd_mm": "ASSD mm",
+                "hd95_mm": "HD95 mm",
+                "hd_mm": "HD mm",
+                "auc": "AUC",
+                "auc_source": "from",
+                "pred_volume_ml": "ml",
+                "truth_volume_ml": "true ml",
+                "pred_long_mm": "long mm",
+                "truth_long_mm": "true",
+                "pred_short_mm": "short mm",
+                "truth_short_mm": "true",
+                "size_class": "size",
+                "status": "status",
+            },
+        )
+        caption = (
+            "by lesion (level lesion volume; empty skip: two empty masks have no Dice or IoU (-), distances to one are inf;"
+            " classes foreground, AUC both; reduction none)"
+        )
+        parts = [caption, lesions, "", format_table(_summary_rows(self.summary), _SUMMARY_COLUMNS)]
+        parts += ["", format_table(_summary_rows(self.pooled), _without(_SUMMARY_COLUMNS, "median", "quartiles"))]
+        for title, groups in (("set", self.by_set), ("long axis of the truth", self.by_size)):
+            if len(groups) > 1:
+                rows = [
+                    {"group": name or "(none)", **row}
+                    for name, group in groups.items()
+                    for row in _summary_rows({k: group[k] for k in _IN_GROUPS})
+                ]
+                parts += ["", format_table(rows, {"group": title, **_SUMMARY_COLUMNS})]
+        if self.uls23 is not None:
+            parts += ["", *_uls23_lines(self.uls23)]
+        if self.calibration is not None:
+            parts += ["", *_calibration_lines(self.calibration)]
+        return "\n".join([*parts, "", *self._remarks()]) + "\n"
+
+    def _remarks(self) -> list[str]:
+        paper = self.paper_convention
+        auc_source = f"from {paper['auc_source']}"
+        lines = [
+            f"all background instead: Dice {_text(self.baseline.lesion_dice)} (level lesion volume, empty skip, reduction macro,"
+            f" classes foreground, units 1), {_text(self.baseline.slice_dice)} (level slice, empty one, reduction macro, classes"
+            " foreground, units 1)",
+            f"paper's convention ({paper['n_slices']} slices; distances are directed, prediction to truth, over mask points):",
+            *(
+                f"  {name} {_text(paper[name])} ({convention.text()}{'; ' + auc_source if name == 'auc' else ''})"
+                for name, convention in PAPER.items()
+            ),
+        ]
+        lines += [f"WARNING: {flag}" for flag in self.consistency["flags"]]
+        if self.missing:
+            lines.append(f"missing predictions, counted as empty: {few(self.missing, 20)}")
+        lines += [f"could not be used: {case}: {reason}" for case, reason in self.unreadable]
+        if self.unmatched_predictions:
+            lines.append(f"predictions without a truth, not scored: {few(self.unmatched_predictions, 20)}")
+        return lines
+
+    def write(self, folder: Path) -> None:
+        """Writes evaluation.json, .csv and .txt into a folder, which is made where it is not there."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for suffix, text in (("json", self.to_json()), ("csv", self.to_csv()), ("txt", self.to_table())):
+            write_text(folder / f"evaluation.{suffix}", text)
+
+
+def finite(value: Any) -> Any:
+    """`value` with None for every float that JSON cannot hold."""
+    if isinstance(value, Mapping):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _plain(group: Mapping[str, Summary]) -> dict[str, Any]:
+    return {name: asdict(summary) for name, summary in group.items()}
+
+
+def _baseline(dice: float | None, n: int, *, level: str, empty: str) -> dict[str, Any]:
+    return {
+        "dice": dice,
+        "level": level,
+        "empty": empty,
+        "reduction": "macro",
+        "classes": "foreground",
+        "units": "1",
+        "n": n,
+    }
+
+
+def _without(columns: Mapping[str, str], *names: str) -> dict[str, str]:
+    return {key: heading for key, heading in columns.items() if key not in names}
+
+
+def _summary_rows(group: Mapping[str, Summary]) -> list[dict[str, Any]]:
+    return [
+        {
+            "score": METRICS[name].heading,
+            "ci": interval_text(s.ci95_lo, s.ci95_hi),
+            "quartiles": interval_text(s.q1, s.q3),
+            **asdict(s),
+        }
+        for name, s in group.items()
+    ]
+
+
+def _uls23_lines(uls23: Mapping[str, Any]) -> list[str]:
+    return [
+        f"ULS23 score {_text(uls23['score'])} (95 % {interval_text(uls23['ci95_lo'], uls23['ci95_hi'])}; {uls23['clicks']} clicks,"
+        f" {uls23['n_lesions']} lesions): Dice {_text(uls23['dice'])}, long axis error {_text(uls23['long_axis_error'])}, short"
+        f" axis error {_text(uls23['short_axis_error'])}, consistency {_text(uls23['consistency'])}",
+        *(f"  {name}: {text}" for name, text in uls23["conventions"].items()),
+    ]
+
+
+def _calibration_lines(regions: Mapping[str, Any]) -> list[str]:
+    return [
+        f"calibration, {name}: ECE {_text(r['ece'])}, MCE {_text(r['mce'])}, Brier {_text(r['brier'])}"
+        f" (level voxel, {r['voxels']} of them; reduction pooled; {len(r['bins'])} bins; classes foreground; units 1)"
+        for name, r in regions.items()
+    ]
+
+
+def _text(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def interval_text(lo: float | None, hi: float | None) -> str:
+    """Two bounds for a table."""
+    return "-" if lo is None or hi is None else f"{lo:.3f} to {hi:.3f}"

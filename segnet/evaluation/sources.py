@@ -1,0 +1,288 @@
+"""Where predictions, truths and images lie, and which belongs to which."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segnet.data.pairs import Pair, find_pairs, patient_id
+from segnet.data.volumes import Volume, read_image, read_mask
+from segnet.errors import InputError
+from segnet.evaluation.groups import set_of
+
+GRID_TOLERANCE_MM = 1e-3
+ENDINGS = (".nii.gz.zip", ".nii.gz", ".nii", ".mha", ".nrrd")
+PROBABILITY, UNCERTAINTY = "_probability", "_uncertainty"
+"""What stands after a mask's name in the names of the maps beside it."""
+_IMAGE_SUFFIXES = ("_ct", "_image", "_img", "_0000")
+_MASK_SUFFIXES = ("_mask", "_label", "_labels", "_seg", "_pred", "_prediction")
+_PREPARED_FORMAT = "segnet-prepare/1"
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A mask on its grid: bool (Z, Y, X), affine of the canonical (X, Y, Z) volume, mm of (Z, Y, X)."""
+
+    mask: NDArray[np.bool_]
+    affine: NDArray[np.float64]
+    spacing_zyx_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """One lesion's true mask: a file, or a group of a prepared HDF5 file; and its image where that is known.
+
+    Attributes
+    ----------
+    collection : where the case is from, see `segnet.evaluation.groups.set_of`
+    prepared : whether `mask` is an HDF5 file with a group of the case's name
+    image : file of the image, None where none is known or the case is prepared
+    """
+
+    case: str
+    patient: str
+    collection: str
+    mask: Path
+    prepared: bool = False
+    image: Path | None = None
+
+    def load(self) -> Grid:
+        """Reads the mask; InputError where that fails."""
+        return _prepared_mask(self.mask, self.case) if self.prepared else read_grid(self.mask)
+
+    def load_image(self, grid: Grid) -> NDArray[np.float32] | None:
+        """The image in HU (Z, Y, X), None where there is none; that of a prepared case is clipped to its window.
+
+        Raises
+        ------
+        InputError
+            It cannot be read or lies on another grid than the mask.
+        """
+        if self.prepared:
+            return _prepared_image(self.mask, self.case)
+        return None if self.image is None else read_map(self.image, grid, self.case)
+
+
+def read_grid(path: Path) -> Grid:
+    """A mask file with its grid."""
+    volume = read_mask(path)
+    return Grid(np.ascontiguousarray(volume.array_zyx).astype(bool), *_place(volume))
+
+
+def read_map(path: Path, like: Grid, case: str) -> NDArray[np.float32]:
+    """An image or a map of probabilities on the grid of a mask, (Z, Y, X) float32; InputError on another grid."""
+    volume = read_image(path)
+    require_same_grid(volume.array_zyx.shape, np.asarray(volume.affine, np.float64), like, path, case)
+    found: NDArray[np.float32] = volume.array_zyx
+    return found
+
+
+def _place(volume: Volume) -> tuple[NDArray[np.float64], tuple[float, float, float]]:
+    z, y, x = (float(s) for s in volume.spacing_zyx_mm)
+    return np.asarray(volume.affine, dtype=np.float64), (z, y, x)
+
+
+def require_same_grid(
+    shape_zyx: tuple[int, ...], affine: NDArray[np.float64], truth: Grid, path: Path, case: str
+) -> None:
+    """Raises InputError where a file's voxels lie elsewhere than the truth's."""
+    if shape_zyx != truth.mask.shape:
+        raise InputError(
+            f"{path}: expected shape {truth.mask.shape[::-1]} like the truth of {case}, "
+            f"got {shape_zyx[::-1]}; resample it onto the truth's grid"
+        )
+    corners = np.array([[x, y, z, 1.0] for z in (0, 1) for y in (0, 1) for x in (0, 1)])
+    corners[:, :3] *= np.array(truth.mask.shape[::-1]) - 1
+    offset_mm = float(np.abs(corners @ (affine - truth.affine).T).max())
+    if not offset_mm <= GRID_TOLERANCE_MM:
+        raise InputError(
+            f"{path}: expected the grid of the truth of {case} within {GRID_TOLERANCE_MM} mm, "
+            f"got corners {offset_mm:.4g} mm away; resample it onto the truth's grid"
+        )
+
+
+def find_truths(truths: Path | str | Sequence[Pair], patient_regex: str | None) -> list[Truth]:
+    """The truths in order of case, each case once."""
+    found = _truths_at(Path(truths), patient_regex) if isinstance(truths, (str, Path)) else _from_pairs(truths)
+    found.sort(key=lambda t: t.case)
+    twice = sorted(case for case, n in Counter(t.case for t in found).items() if n > 1)
+    if twice:
+        raise InputError(f"truths: expected each case once, got {few(twice)} more than once; rename the files")
+    if not found:
+        raise InputError(f"truths: expected at least one truth mask, got none in {truths}; see `evaluate` for layouts")
+    return found
+
+
+def _from_pairs(pairs: Sequence[Pair]) -> list[Truth]:
+    return [
+        Truth(p.case, p.patient, str(getattr(p, "set", None) or set_of(p.case)), Path(p.mask), image=Path(p.image))
+        for p in pairs
+    ]
+
+
+def _truths_at(root: Path, patient_regex: str | None) -> list[Truth]:
+    if not root.exists():
+        raise InputError(f"truths: expected a file or folder, got {root}, which does not exist; check the path")
+    if (root / "dataset.json").is_file():
+        return _from_prepared(root, patient_regex)
+    masks = [root] if root.is_file() else mask_files(root)
+    with_images = any(stem_of(p).lower().endswith(_IMAGE_SUFFIXES) for p in masks) and not root.is_file()
+    if with_images or not masks:
+        return _from_pairs(find_pairs(root, patient_regex=patient_regex).pairs)
+    names = [(_strip(stem_of(p), _MASK_SUFFIXES), p) for p in masks]
+    return [Truth(case, patient_id(case, patient_regex), set_of(case), p) for case, p in names]
+
+
+def _from_prepared(root: Path, patient_regex: str | None) -> list[Truth]:
+    try:
+        dataset = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
+        if dataset["format"] != _PREPARED_FORMAT:
+            raise InputError(
+                f"truths: expected format {_PREPARED_FORMAT} in {root / 'dataset.json'}, "
+                f"got {dataset['format']!r}; prepare the data again"
+            )
+        return [
+            Truth(
+                c["case"],
+                c["patient"] if patient_regex is None else patient_id(c["case"], patient_regex),
+                str(c.get("set") or set_of(c["case"])),
+                root / c["file"],
+                prepared=True,
+            )
+            for c in dataset["cases"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"truths: expected the dataset.json that `segnet prepare` writes, got {root / 'dataset.json'}, "
+            f"which cannot be used ({error!r}); prepare the data again"
+        ) from error
+
+
+def _prepared_mask(path: Path, case: str) -> Grid:
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            group = file[case]
+            z, y, x = (float(s) for s in group.attrs["spacing_zyx_mm"])
+            return Grid(
+                np.asarray(group["mask"]).astype(bool), np.asarray(group.attrs["affine"], np.float64), (z, y, x)
+            )
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(f"truths: expected case {case} in {path}, got {error}; prepare the data again") from error
+
+
+def _prepared_image(path: Path, case: str) -> NDArray[np.float32]:
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            return np.asarray(file[case]["image"]).astype(np.float32)
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(
+            f"truths: expected the image of {case} in {path}, got {error}; prepare the data again"
+        ) from error
+
+
+def match(predictions: Path, truths: Sequence[Truth], *, single: bool) -> tuple[dict[str, Path], list[str]]:
+    """Prediction file of each case, and the names of the files that belong to none."""
+    if not predictions.exists():
+        raise InputError(
+            f"predictions: expected a file or folder, got {predictions}, which does not exist; check the path"
+        )
+    if predictions.is_file() and single and len(truths) == 1:
+        return {truths[0].case: predictions}, []
+    files = [predictions] if predictions.is_file() else mask_files(predictions)
+    known = {t.case for t in truths}
+    claims: dict[str, dict[int, list[Path]]] = {}
+    unmatched = []
+    for path in files:
+        # The exact name is a better claim than one with the suffix of a mask, and that than one of an image.
+        readings = [_strip(stem_of(path), s) for s in ((), _MASK_SUFFIXES, _MASK_SUFFIXES + _IMAGE_SUFFIXES)]
+        rank = next((k for k, case in enumerate(readings) if case in known), None)
+        if rank is None:
+            unmatched.append(path.name)
+        else:
+            claims.setdefault(readings[rank], {}).setdefault(rank, []).append(path)
+    matched = {}
+    for case, by_rank in claims.items():
+        best, *others = (by_rank[rank] for rank in sorted(by_rank))
+        if len(best) > 1:
+            raise InputError(
+                f"predictions: expected one file for case {case}, got {few([p.name for p in best])}; keep one of them"
+            )
+        matched[case] = best[0]
+        unmatched += [p.name for group in others for p in group]
+    return matched, sorted(unmatched)
+
+
+def map_beside(mask: Path, suffix: str = PROBABILITY) -> Path | None:
+    """The map that `segnet predict` writes beside a mask, such as of probabilities, None where there is none."""
+    found = [mask.with_name(f"{stem_of(mask)}{suffix}{ending}") for ending in ENDINGS]
+    return next((path for path in found if path.is_file()), None)
+
+
+def images_of(folder: Path, cases: Sequence[str]) -> dict[str, Path]:
+    """Images by case in a folder of files named after the cases, also with `_ct`, `_image` and the like after them.
+
+    Raises
+    ------
+    InputError
+        There is no such folder, or two files are one case's.
+    """
+    if not folder.is_dir():
+        raise InputError(f"images: expected a folder, got {folder}; check the path")
+    known = set(cases)
+    found: dict[str, Path] = {}
+    for path in mask_files(folder):
+        case = next((c for c in (stem_of(path), _strip(stem_of(path), _IMAGE_SUFFIXES)) if c in known), None)
+        if case is None:
+            continue
+        if case in found:
+            raise InputError(
+                f"images: expected one file for case {case}, got {found[case].name} and {path.name}; keep one of them"
+            )
+        found[case] = path
+    return found
+
+
+def mask_files(folder: Path) -> list[Path]:
+    """Files of a folder that may be masks, by name: hidden ones and maps beside masks are not."""
+    return sorted(
+        p
+        for p in folder.iterdir()
+        if p.name.endswith(ENDINGS)
+        and not p.name.startswith(".")
+        and not stem_of(p).endswith((PROBABILITY, UNCERTAINTY))
+        and p.is_file()
+    )
+
+
+def stem_of(path: Path) -> str:
+    """A file's name without the ending of its format."""
+    return path.name.removesuffix(next((e for e in ENDINGS if path.name.endswith(e)), ""))
+
+
+def _strip(stem: str, suffixes: tuple[str, ...]) -> str:
+    """`stem` without any of `suffixes` at its end, as often as they stand there: X_ct_pred becomes X."""
+    while True:
+        for suffix in suffixes:
+            if stem.lower().endswith(suffix) and len(stem) > len(suffix):
+                stem = stem[: -len(suffix)]
+                break
+        else:
+            return stem
+
+
+def few(names: Sequence[str], n: int = 4) -> str:
+    """The first of some names, and how many more there are."""
+    shown = ", ".join(names[:n]) if names else "none"
+    return f"{shown} and {len(names) - n} more" if len(names) > n else shown
