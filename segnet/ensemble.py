@@ -31,12 +31,14 @@ class Ensemble:
     models : float32, as `segnet.engine.optimise` makes them
     halves : the same in bfloat16, none unless asked for
     config : of the first; the others agree in what inference takes from it
+    names : of the members' networks, as the registry knows them
     """
 
     paths: tuple[Path, ...]
     models: tuple[nn.Module, ...]
     halves: tuple[nn.Module, ...]
     config: Config
+    names: tuple[str, ...]
 
 
 def members(path: Path) -> list[Path]:
@@ -79,4 +81,5 @@ def load(paths: Path | Sequence[Path], *, bfloat16: bool = False) -> Ensemble:
         tuple(optimise(network) for network in networks),
         tuple(optimise(network, bfloat16=True) for network in networks) if bfloat16 else (),
         loaded[0][1],
+        tuple(config.model.name for _, config in loaded),
     )

@@ -195,11 +195,13 @@ def _inside(
 def keep_clicked(
     mask_zyx: NDArray[np.bool_], click_zyx: tuple[int, int, int], spacing_zyx_mm: tuple[float, ...]
 ) -> NDArray[np.bool_]:
-    """The 3-D component (26 neighbours) at the click, or the one nearest to it in mm where the click misses all."""
+    """The 3-D component (26 neighbours) at the click, or the one nearest to it in mm where the click misses all or lies outside;
+    an empty mask stays empty."""
     labels, count = ndimage.label(mask_zyx, np.ones((3, 3, 3)))
     if count == 0:
         return mask_zyx
-    at_click = labels[click_zyx]
+    inside = all(0 <= at < length for at, length in zip(click_zyx, mask_zyx.shape, strict=True))
+    at_click = labels[click_zyx] if inside else 0
     if at_click == 0:
         voxels = np.argwhere(mask_zyx)
         distance_mm = (((voxels - np.asarray(click_zyx)) * np.asarray(spacing_zyx_mm)) ** 2).sum(axis=1)

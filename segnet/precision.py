@@ -68,6 +68,7 @@ def segment_in_bfloat16(
     config: DataConfig,
     *,
     threshold: float = 0.5,
+    at: Sequence[int] | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> tuple[NDArray[np.float32], BFloat16Difference]:
@@ -77,6 +78,7 @@ def segment_in_bfloat16(
     ----------
     model, half : the same networks in float32 and bfloat16
     threshold : of the masks compared
+    at : slices to segment, and to check some of; all unless given
     image_zyx, config, progress, options : as in `segnet.inference.segment`
 
     Returns
@@ -84,7 +86,8 @@ def segment_in_bfloat16(
     probability : (Z, Y, X) float32, of `half` where the difference is `tolerable`, else of `model`
     difference : as measured
     """
-    depth = len(image_zyx)
+    segmented = np.arange(len(image_zyx)) if at is None else np.asarray(at)
+    depth = len(segmented)
 
     def part(before: int, slices: int, total: int) -> Progress | None:
         """Progress in slices; the last is told once no more work can follow."""
@@ -94,13 +97,14 @@ def segment_in_bfloat16(
 
     checking = min(depth, SLICES_CHECKED)
     expected = depth + checking
+    options["at"] = segmented.tolist()
     probability = segment(half, image_zyx, config, progress=part(0, depth, expected), **options)
-    at = slices_to_check(probability, threshold)
-    only = {**options, "at": at, "deviation": None}
-    wanted = segment(model, image_zyx, config, progress=part(depth, checking, expected), **only)[at]
-    found = probability[at]
+    checked = segmented[slices_to_check(probability[segmented], threshold)]
+    only = {**options, "at": checked.tolist(), "deviation": None}
+    wanted = segment(model, image_zyx, config, progress=part(depth, checking, expected), **only)[checked]
+    found = probability[checked]
     difference = BFloat16Difference(
-        len(at), float(np.abs(found - wanted).max()), dice(found > threshold, wanted > threshold, empty="one")
+        len(checked), float(np.abs(found - wanted).max()), dice(found > threshold, wanted > threshold, empty="one")
     )
     if not difference.tolerable:
         again = part(expected, depth, expected + depth)

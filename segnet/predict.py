@@ -12,79 +12,58 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from .clicks import Click, ClickSpace, click_index
 from .config import Config
 from .data.nifti import write_like, write_mask
+from .data.padding import Box, constant_border
 from .data.pairs import find_pairs
-from .data.volumes import Volume, read_image
+from .data.volumes import ENDINGS, Volume, is_dicom_series, read_image, stem_of
 from .errors import InputError
 from .inference import keep_clicked, segment
+from .lesions import Lesion, lesions_of
 from .metrics import recist_axes_mm, volume_ml
 from .precision import BFloat16Difference, segment_in_bfloat16
 from .report.overlay import overlay_png
+from .voi import ULS23_VOI, VoiSize, around, common, is_empty, widened, within
 
-Click = tuple[float, float, float] | Literal["centre"] | None
-ClickSpace = Literal["voxel", "ras", "lps"]
 Networks = nn.Module | Sequence[nn.Module]
 Precision = Literal["float32", "bfloat16"]
 Progress = Callable[[int, int], None]
-SUFFIXES = (".nii.gz", ".nii")
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What was written for one image, the size of what was found, and the precision it was found in.
-
-    Attributes
-    ----------
-    bfloat16_difference : where bfloat16 was asked for: how far it lay from float32; `precision` says which of them the mask is of
-    """
-
-    image: str
-    mask: str
-    preview: str | None
-    lesion_voxels: int
-    volume_ml: float
-    long_axis_mm: float
-    short_axis_mm: float
-    elapsed_s: float
-    precision: Precision
-    bfloat16_difference: BFloat16Difference | None
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def case_of(path: Path) -> str:
-    """File name without .nii or .nii.gz."""
-    for suffix in SUFFIXES:
-        if path.name.endswith(suffix):
-            return path.name.removesuffix(suffix)
-    return path.stem
+MASK_ENDINGS = (".nii.gz", ".nii")
+THRESHOLD = 0.5
+"""Of the lesion probability."""
+NOTHING = "no voxel is above the threshold: the mask is empty"
+MISSED = "the network found nothing at the click: the component nearest to it was kept"
+CONSTANT = "the volume holds a single value where a lesion was looked for: the mask is empty"
 
 
 def images_in(source: Path, cases: Sequence[str] | None = None) -> dict[str, Path]:
-    """Images by case: of one file, of a folder of image and mask pairs, or of a folder of images.
+    """Images by case: of one file or DICOM series, of a folder of image and mask pairs, or of a folder of images.
 
     Parameters
     ----------
-    source : a NIfTI file, or a folder; where its layout is one of pairs (`segnet.data.pairs`), masks are left alone
+    source : a file; a folder with one DICOM series; or a folder of files and DICOM series, where masks are left alone if its layout is
+        one of pairs (`segnet.data.pairs`)
     cases : limit to these
 
     Raises
     ------
     InputError
-        There is no image, or none of a case asked for.
+        There is no image, none of a case asked for, or two of one case.
     """
-    if source.is_file():
-        return {case_of(source): source}
-    if not source.is_dir():
-        raise InputError(f"input: expected a NIfTI file or a folder of them, got {source}; check the path")
-    try:
-        found = {pair.case: pair.image for pair in find_pairs(source)}
-    except InputError:
-        found = {case_of(p): p for p in source.iterdir() if p.name.endswith(SUFFIXES) and not p.name.startswith(".")}
+    if not source.exists():
+        raise InputError(f"input: expected an image or a folder of images, got {source}; check the path")
+    if is_one_image(source):
+        found = {stem_of(source): source}
+    else:
+        try:
+            found = {pair.case: pair.image for pair in find_pairs(source)}
+        except InputError:
+            found = _visible_images(source)
     if not found:
-        raise InputError(f"input {source}: expected at least one .nii or .nii.gz file, got none; check the folder")
+        raise InputError(
+            f"input {source}: expected at least one file ending in {', '.join(ENDINGS)} or DICOM series, got none; check the folder"
+        )
     missing = sorted(set(cases or ()) - set(found))
     if missing:
         raise InputError(
@@ -93,38 +72,24 @@ def images_in(source: Path, cases: Sequence[str] | None = None) -> dict[str, Pat
     return {case: found[case] for case in sorted(found if cases is None else cases)}
 
 
-def click_index(click: Click, space: ClickSpace, volume: Volume) -> tuple[int, int, int] | None:
-    """The click as (z, y, x) of the canonical array.
+def is_one_image(source: Path) -> bool:
+    """Whether a path is one image: a file, or a folder with one DICOM series."""
+    return source.is_file() or (source.is_dir() and is_dicom_series(source))
 
-    Parameters
-    ----------
-    click : voxel indices of the file, counted from 0 along its own axes; or mm in RAS or LPS; or "centre"; or None
-    space : what the numbers mean
 
-    Raises
-    ------
-    InputError
-        It lies outside the image.
-    """
-    if click is None:
-        return None
-    shape = volume.array.shape
-    if click == "centre":
-        x, y, z = (size // 2 for size in shape)
-        return z, y, x
-    point = np.append(np.asarray(click, dtype=np.float64), 1.0)
-    if space == "voxel":
-        point = volume.source_affine @ point
-    elif space == "lps":
-        point[:2] *= -1
-    index = np.rint(np.linalg.solve(volume.affine, point))[:3].astype(int)
-    if np.any(index < 0) or np.any(index >= shape):
-        raise InputError(
-            f"click: expected a point inside the image of {shape} voxels, got {click} ({space}), which is voxel"
-            f" {tuple(int(i) for i in index)} in RAS order; check --click-space"
-        )
-    x, y, z = (int(i) for i in index)
-    return z, y, x
+def _visible_images(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        is_image = path.name.lower().endswith(ENDINGS) if path.is_file() else is_one_image(path)
+        if not is_image or path.name.startswith("."):
+            continue
+        case = stem_of(path)
+        if case in found:
+            raise InputError(
+                f"input {folder}: expected one image for each case, got {found[case].name} and {path.name}; rename one"
+            )
+        found[case] = path
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,14 +101,19 @@ class Segmentation:
     mask_zyx : bool
     probability_zyx : of lesion, float32
     uncertainty_zyx : standard deviation of the probability over members and views, float32, where it was asked for
-    precision, bfloat16_difference : as in `Prediction`
+    voi_zyx : the box that was segmented, counted in voxels of the volume; outside it all three are 0
+    precision : what the mask was found in
+    bfloat16_difference : where bfloat16 was asked for: how far it lay from float32
+    warnings : what to know before the mask is used
     """
 
     mask_zyx: NDArray[np.bool_]
     probability_zyx: NDArray[np.float32]
     uncertainty_zyx: NDArray[np.float32] | None
+    voi_zyx: Box
     precision: Precision
     bfloat16_difference: BFloat16Difference | None
+    warnings: tuple[str, ...] = ()
 
 
 def require_several(model: Networks, tta: bool) -> None:
@@ -162,9 +132,11 @@ def predict_array(
     *,
     spacing_zyx_mm: tuple[float, float, float],
     click_zyx: tuple[int, int, int] | None = None,
+    voi: VoiSize = ULS23_VOI,
+    skip_padding: bool = False,
     half: Networks = (),
     tta: bool = False,
-    threshold: float = 0.5,
+    threshold: float = THRESHOLD,
     uncertainty: bool = False,
     progress: Progress | None = None,
 ) -> Segmentation:
@@ -172,10 +144,14 @@ def predict_array(
 
     Parameters
     ----------
-    image_zyx : (Z, Y, X) in HU
+    image_zyx : (Z, Y, X) in HU, axes running superior, anterior and right as networks are trained on
+        (`Volume.array_zyx` of what `segnet.data.volumes.read_image` reads)
     model : one network, or the members of an ensemble, as `segnet.ensemble.load` gives them with their `config`
     spacing_zyx_mm : lengths of a voxel; the component nearest to a click is chosen in mm
-    click_zyx : voxel in the lesion: the field of view is centred on it and the component at it is kept
+    click_zyx : voxel in the lesion: the field of view is centred on it and the component at it is kept, or the one nearest to
+        it in mm
+    voi : with a click, only this part of the volume around it is segmented, and neither time nor memory goes to the rest
+    skip_padding : a constant border (`segnet.data.padding`) is not shown to the network, as if the volume ended there
     half : the same networks in bfloat16, used where a check on this volume finds a difference that is tolerable
         (`segnet.precision`)
     tta : mean over eight views (test-time augmentation)
@@ -186,29 +162,230 @@ def predict_array(
     ------
     InputError
         Uncertainty was asked of one network and one view.
+
+    Examples
+    --------
+    >>> from segnet.models import build
+    >>> config = Config.model_validate({"model": {"name": "unet", "base_width": 4}, "data": {"patch_px": 32, "input_px": 32}})
+    >>> ct = np.random.default_rng(0).normal(-700, 50, (12, 40, 48)).astype(np.float32)
+    >>> found = predict_array(
+    ...     ct, build(config.model).eval(), config, spacing_zyx_mm=(2.5, 0.8, 0.8), click_zyx=(6, 20, 24), voi=VoiSize((4, 32, 32))
+    ... )
+    >>> found.mask_zyx.shape, found.probability_zyx.dtype, found.precision
+    ((12, 40, 48), dtype('float32'), 'float32')
+    >>> found.voi_zyx
+    (slice(4, 8, None), slice(4, 36, None), slice(8, 40, None))
     """
     if uncertainty:
         require_several(model, tta)
-    deviation = np.zeros(image_zyx.shape, np.float32) if uncertainty else None
+    shape = image_zyx.shape
+    content: Box = (
+        constant_border(image_zyx) if skip_padding else (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
+    )
+    box = content
+    if click_zyx is not None:
+        box = common(around(click_zyx, voi.voxels_zyx(spacing_zyx_mm), shape), content)
+    mask = np.zeros(shape, np.bool_)
+    probability = np.zeros(shape, np.float32)
+    deviation = np.zeros(shape, np.float32) if uncertainty else None
+    if is_empty(box):
+        return Segmentation(mask, probability, deviation, box, "float32", None, (CONSTANT,))
+    # what the network is shown reaches beyond the box: neighbouring slices, and the field of view where it is the larger
+    reach = config.data.patch_px if click_zyx is not None else 0
+    seen = common(widened(box, (config.model.in_channels // 2, reach, reach), shape), content)
+    inner = within(box, seen)
+    click = None if click_zyx is None else _less(click_zyx, seen)
+    image = image_zyx[seen]
+    seen_deviation = np.zeros(image.shape, np.float32) if uncertainty else None
     options: dict[str, Any] = {
-        "click_zyx": click_zyx,
+        "click_zyx": click,
         "slices": config.model.in_channels,
         "tta": tta,
-        "deviation": deviation,
+        "at": range(inner[0].start, inner[0].stop),
+        "deviation": seen_deviation,
         "progress": progress,
     }
     difference = None
     if isinstance(half, nn.Module) or half:
-        probability, difference = segment_in_bfloat16(
-            model, half, image_zyx, config.data, threshold=threshold, **options
-        )
+        found, difference = segment_in_bfloat16(model, half, image, config.data, threshold=threshold, **options)
     else:
-        probability = segment(model, image_zyx, config.data, **options)
-    mask: NDArray[np.bool_] = probability > threshold
+        found = segment(model, image, config.data, **options)
+    lesion: NDArray[np.bool_] = found[inner] > threshold
+    warnings = [] if lesion.any() else [NOTHING]
     if click_zyx is not None:
-        mask = keep_clicked(mask, click_zyx, spacing_zyx_mm)
+        lesion = keep_clicked(lesion, _less(click_zyx, box), spacing_zyx_mm)
+        if lesion.any() and not lesion[_less(click_zyx, box)]:
+            warnings.append(MISSED)
+    mask[box], probability[box] = lesion, found[inner]
+    if deviation is not None and seen_deviation is not None:
+        deviation[box] = seen_deviation[inner]
     precision: Precision = "bfloat16" if difference is not None and difference.tolerable else "float32"
-    return Segmentation(mask, probability, deviation, precision, difference)
+    return Segmentation(mask, probability, deviation, box, precision, difference, tuple(warnings))
+
+
+def _less(point_zyx: tuple[int, int, int], box: Box) -> tuple[int, int, int]:
+    """A voxel as it is counted from the corner of a box."""
+    z, y, x = (at - part.start for at, part in zip(point_zyx, box, strict=True))
+    return z, y, x
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where what was found in one image goes; None is not written."""
+
+    mask: Path
+    preview: Path | None = None
+    probabilities: Path | None = None
+    uncertainty: Path | None = None
+
+    def each(self) -> dict[str, Path]:
+        """What is written, by name, in the order it is written in."""
+        named = {
+            "probabilities": self.probabilities,
+            "uncertainty": self.uncertainty,
+            "preview": self.preview,
+            "mask": self.mask,
+        }
+        return {name: path for name, path in named.items() if path is not None}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was written for one image, the size of what was found, and the precision it was found in.
+
+    Attributes
+    ----------
+    image, mask, preview, probabilities, uncertainty : paths
+    lesion_voxels, volume_ml, long_axis_mm, short_axis_mm : of the whole mask
+    lesions : measurements of each lesion
+    click_zyx : as voxel of the canonical array (RAS), None without a click
+    voi_zyx : first voxel and shape of the box that was segmented, in the same order
+    field_of_view_px : side of the square that the network sees of a slice
+    warnings : what to know before the mask is used
+    bfloat16_difference : where bfloat16 was asked for: how far it lay from float32; `precision` says which of them the mask is of
+    """
+
+    image: str
+    mask: str
+    preview: str | None
+    probabilities: str | None
+    uncertainty: str | None
+    lesion_voxels: int
+    volume_ml: float
+    long_axis_mm: float
+    short_axis_mm: float
+    lesions: tuple[Lesion, ...]
+    click_zyx: tuple[int, int, int] | None
+    voi_zyx: dict[str, tuple[int, ...]]
+    field_of_view_px: int
+    warnings: tuple[str, ...]
+    elapsed_s: float
+    precision: Precision
+    bfloat16_difference: BFloat16Difference | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "lesions": [lesion.as_dict() for lesion in self.lesions]}
+
+
+def predict_volume(
+    volume: Volume,
+    model: Networks,
+    config: Config,
+    *,
+    click: Click = None,
+    click_space: ClickSpace = "voxel",
+    **options: Any,
+) -> tuple[Segmentation, tuple[int, int, int] | None]:
+    """Segments a volume that was read from a file.
+
+    Parameters
+    ----------
+    click, click_space : as `segnet.clicks.click_index` reads them
+    model, config, options : as in `predict_array`
+
+    Returns
+    -------
+    What was found, and the click as (z, y, x).
+
+    Raises
+    ------
+    InputError
+        The click lies outside the image, or uncertainty is asked of one network and one view.
+    """
+    at = click_index(click, click_space, volume)
+    found = predict_array(
+        volume.array_zyx, model, config, spacing_zyx_mm=volume.spacing_zyx_mm, click_zyx=at, **options
+    )
+    return found, at
+
+
+def write_found(volume: Volume, found: Segmentation, files: Files, *, window_hu: tuple[float, float]) -> None:
+    """Writes what was found in the image's own shape, orientation, affine and header; the mask last.
+
+    Raises
+    ------
+    InputError
+        A file cannot be written, or uncertainty is to be written that was not asked for.
+    """
+    if files.probabilities is not None:
+        write_like(files.probabilities, found.probability_zyx.transpose(2, 1, 0), volume, np.float32)
+    if files.uncertainty is not None:
+        if found.uncertainty_zyx is None:
+            raise InputError("uncertainty: expected a segmentation with uncertainty, got one without; ask for it")
+        write_like(files.uncertainty, found.uncertainty_zyx.transpose(2, 1, 0), volume, np.float32)
+    if files.preview is not None:
+        overlay_png(
+            files.preview,
+            volume.array_zyx,
+            found.mask_zyx,
+            window_hu=window_hu,
+            spacing_zyx_mm=volume.spacing_zyx_mm,
+            title=stem_of(volume.path),
+        )
+    write_mask(files.mask, found.mask_zyx.transpose(2, 1, 0).astype(np.uint8), volume)
+
+
+def described(
+    volume: Volume,
+    found: Segmentation,
+    files: Files,
+    *,
+    click_zyx: tuple[int, int, int] | None,
+    lesion: int | None,
+    config: Config,
+    elapsed_s: float,
+) -> Prediction:
+    """What is told of a segmentation; `lesion` is the number of the one that was clicked."""
+    box, spacing = found.voi_zyx, volume.spacing_zyx_mm
+    mask = found.mask_zyx[box]
+    corner_zyx = [part.start for part in box]
+    number = None if click_zyx is None else lesion or 1
+    lesions = lesions_of(volume, found.mask_zyx, found.probability_zyx, box, number=number)
+    long_mm, short_mm = recist_axes_mm(mask, spacing)
+    return Prediction(
+        str(volume.path),
+        str(files.mask),
+        _text(files.preview),
+        _text(files.probabilities),
+        _text(files.uncertainty),
+        int(mask.sum()),
+        volume_ml(mask, spacing),
+        long_mm,
+        short_mm,
+        tuple(lesions),
+        click_zyx,
+        {"start": tuple(corner_zyx), "shape": mask.shape},
+        config.data.patch_px,
+        found.warnings,
+        elapsed_s,
+        found.precision,
+        found.bfloat16_difference,
+    )
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def predict_file(
@@ -219,21 +396,20 @@ def predict_file(
     *,
     click: Click = None,
     click_space: ClickSpace = "voxel",
-    half: Networks = (),
-    tta: bool = False,
-    threshold: float = 0.5,
     preview: Path | None = None,
     probabilities: Path | None = None,
     uncertainty: Path | None = None,
-    progress: Progress | None = None,
+    **options: Any,
 ) -> Prediction:
     """Segments one image and writes its mask in the image's own shape, orientation, affine and header.
 
     Parameters
     ----------
+    image : in any format that is read here; a folder that is one DICOM series
+    mask : to write, .nii or .nii.gz
     click : a point in the lesion: the field of view is centred on it and the component at it is kept
-    model, config, half, tta, threshold : as in `predict_array`
     preview, probabilities, uncertainty : also write an overlay PNG, float32 NIfTI of the probability and of its standard deviation
+    model, config, options : as in `predict_array`
 
     Raises
     ------
@@ -243,43 +419,15 @@ def predict_file(
     """
     began = time.monotonic()
     volume = read_image(image)
-    found = predict_array(
-        volume.array_zyx,
+    found, at = predict_volume(
+        volume,
         model,
         config,
-        spacing_zyx_mm=volume.spacing_zyx_mm,
-        click_zyx=click_index(click, click_space, volume),
-        half=half,
-        tta=tta,
-        threshold=threshold,
+        click=click,
+        click_space=click_space,
         uncertainty=uncertainty is not None,
-        progress=progress,
+        **options,
     )
-    lesion = found.mask_zyx
-    long_mm, short_mm = recist_axes_mm(lesion, volume.spacing_zyx_mm) if lesion.any() else (0.0, 0.0)
-    if probabilities is not None:
-        write_like(probabilities, found.probability_zyx.transpose(2, 1, 0), volume, np.float32)
-    if uncertainty is not None and found.uncertainty_zyx is not None:
-        write_like(uncertainty, found.uncertainty_zyx.transpose(2, 1, 0), volume, np.float32)
-    if preview is not None:
-        overlay_png(
-            preview,
-            volume.array_zyx,
-            lesion,
-            window_hu=config.data.window_hu,
-            spacing_zyx_mm=volume.spacing_zyx_mm,
-            title=case_of(image),
-        )
-    write_mask(mask, lesion.transpose(2, 1, 0).astype(np.uint8), volume)
-    return Prediction(
-        str(image),
-        str(mask),
-        None if preview is None else str(preview),
-        int(lesion.sum()),
-        volume_ml(lesion, volume.spacing_zyx_mm),
-        long_mm,
-        short_mm,
-        time.monotonic() - began,
-        found.precision,
-        found.bfloat16_difference,
-    )
+    files = Files(mask, preview, probabilities, uncertainty)
+    write_found(volume, found, files, window_hu=config.data.window_hu)
+    return described(volume, found, files, click_zyx=at, lesion=None, config=config, elapsed_s=time.monotonic() - began)

@@ -20,6 +20,7 @@ from .predict import predict
 from .prepare import prepare
 from .report import report
 from .train import train
+from .uls23 import uls23_process
 
 app = typer.Typer(
     name="segnet",
@@ -30,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for command in (phantom, prepare, augment, train, compare, predict, evaluate, report, info, bench):
+for command in (phantom, prepare, augment, train, compare, predict, uls23_process, evaluate, report, info, bench):
     app.command()(command)
 
 

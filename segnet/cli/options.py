@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -86,6 +87,18 @@ def step_bar(title: str) -> Callable[[dict[str, Any]], None]:
         bar.update(100 * row["done"] - bar.n)
 
     return step
+
+
+@contextmanager
+def thread_count(count: int | None) -> Iterator[None]:
+    """So many threads of torch and of the scan, or as many as there are."""
+    if count is None:
+        yield
+        return
+    from ..training.loop import threads
+
+    with threads(count):
+        yield
 
 
 def print_json(values: dict[str, Any]) -> None:

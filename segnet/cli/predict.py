@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,12 +19,17 @@ from .options import (
     bar,
     cases_of_part,
     print_json,
+    thread_count,
 )
 
 
 def predict(
-    source: Annotated[Path, typer.Option("--input", "-i", help="NIfTI image, a folder of them, or a folder of pairs.")],
-    out: Annotated[Path, typer.Option("--output", "-o", help="Mask to write (.nii.gz), or a folder for a folder.")],
+    source: Annotated[
+        Path, typer.Option("--input", "-i", help="Image, a folder of images, a folder of pairs, or one DICOM series.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--output", "-o", help="Mask to write (.nii.gz), or a folder for a folder or for --clicks.")
+    ],
     model: Annotated[
         list[Path],
         typer.Option(
@@ -36,8 +42,29 @@ def predict(
     click_space: Annotated[
         ClickSpaceOption, typer.Option(help="Meaning of x,y,z: voxel indices of the file from 0, or mm in RAS or LPS.")
     ] = ClickSpaceOption.voxel,
+    clicks: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV with the columns case,x,y,z and perhaps space and lesion: a mask for each line; other images are left out."
+        ),
+    ] = None,
+    voi: Annotated[
+        tuple[int, int, int] | None,
+        typer.Option(help="With a click, voxels along x, y, z around it that are segmented. Default: 256 256 128."),
+    ] = None,
+    voi_slices: Annotated[int | None, typer.Option(min=1, help="Of --voi, the number along z alone.")] = None,
+    voi_mm: Annotated[
+        tuple[float, float, float] | None, typer.Option(help="Instead of --voi, mm along x, y, z.")
+    ] = None,
+    skip_padding: Annotated[
+        bool,
+        typer.Option("--skip-padding", help="Leave out a constant border, as of volumes cut beyond a scan's edge."),
+    ] = False,
     part: Annotated[Part | None, typer.Option(help="Of a folder, only this part of the run's split.")] = None,
     device: Annotated[str, typer.Option("--device", "-d", help="A torch device.")] = "cpu",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of torch and of the scan. Default: one a core.")
+    ] = None,
     tta: Annotated[
         bool, typer.Option("--tta", help="Mean over eight turns and flips of a slice: slower, a little better.")
     ] = False,
@@ -54,71 +81,107 @@ def predict(
         bool,
         typer.Option("--bfloat16", help="bfloat16 where a check on the image finds the same mask, else float32."),
     ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Make results anew that are of another image, model or setting.")
+    ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Segment one image or a folder of images."""
+    """Segment one image or a folder of images.
+
+    Beside each mask stands a .json of the same name: settings, measurements of each lesion, warnings; a folder also gets statistics.csv.
+    Run again, it keeps results of the same image, model and settings, and makes those that are missing: that is how a stopped batch goes on.
+    Results of other settings are replaced with --overwrite alone; files that segnet did not write, never.
+
+    Exit codes: 0 done, 2 usage, 3 bad input, 4 some images of a folder failed.
+    """
+    from ..batch import Options, plan, predict_batch
+    from ..clicks import read_clicks
     from ..ensemble import load
-    from ..predict import SUFFIXES, images_in, predict_file, require_several
+    from ..predict import MASK_ENDINGS, images_in, is_one_image
+    from ..voi import VoiSize
 
     point = _parse_click(click)
-    ensemble = load(model, bfloat16=bfloat16)
-    if uncertainty:
-        require_several(ensemble.models, tta)
-    cases = None if part is None else cases_of_part(ensemble.paths, part)
-    images = images_in(source, cases)
-    single = source.is_file()
-    if single and not out.name.endswith(SUFFIXES):
-        raise InputError(f"output: expected a name ending in .nii.gz for one image, got {out}; name the mask")
+    if clicks is not None and point is not None:
+        raise typer.BadParameter("--clicks: expected no --click beside it; list every click in the file")
+    size = _voi_size(VoiSize, voi, voi_slices, voi_mm)
     if device != "cpu":
         raise InputError(f"device: expected cpu, got {device!r}; other devices are not offered yet")
-    folder = out.parent if single else out
-    folder.mkdir(parents=True, exist_ok=True)
-    done, failed = [], []
-    outer = None if single else bar("predict", quiet)
-    for number, (case, image) in enumerate(images.items(), 1):
-        mask = out if single else folder / f"{case}.nii.gz"
-        stem = mask.name.removesuffix(".gz").removesuffix(".nii")
-        try:
-            prediction = predict_file(
-                image,
-                mask,
-                ensemble.models,
-                ensemble.config,
-                click=point,
-                click_space=click_space.value,
-                half=ensemble.halves,
-                tta=tta,
-                threshold=threshold,
-                preview=folder / f"{stem}.png" if preview else None,
-                probabilities=folder / f"{stem}_probability.nii.gz" if probabilities else None,
-                uncertainty=folder / f"{stem}_uncertainty.nii.gz" if uncertainty else None,
-                progress=bar(case, quiet) if single else None,
-            )
-            done.append(prediction)
-            if bfloat16 and prediction.precision == "float32":
-                print(
-                    f"segnet: {image}: float32 used, for bfloat16 differs: {prediction.bfloat16_difference}",
-                    file=sys.stderr,
-                )
-        except InputError as error:
-            if single:
-                raise
-            failed.append({"image": str(image), "reason": str(error)})
-            print(f"segnet: {error}", file=sys.stderr)
-        if outer is not None:
-            outer(number, len(images))
+    listed = None if clicks is None else read_clicks(clicks, click_space.value)
+    single = is_one_image(source) and clicks is None
+    if single and not out.name.endswith(MASK_ENDINGS):
+        raise InputError(f"output: expected a name ending in .nii.gz for one image, got {out}; name the mask")
+    ensemble = load(model, bfloat16=bfloat16)
+    images = images_in(source, None if part is None else cases_of_part(ensemble.paths, part))
+    if not single and out.name.endswith(MASK_ENDINGS):
+        raise InputError(f"output: expected a folder for several masks, got {out}; leave the ending out")
+    tasks, left_out = plan(images, out, click=point, space=click_space.value, clicks=listed)
+    if single:
+        tasks = [replace(tasks[0], mask=out)]
+    options = Options(tta, threshold, size, skip_padding, preview, probabilities, uncertainty)
+    with thread_count(threads):
+        batch = predict_batch(
+            tasks,
+            ensemble,
+            options,
+            overwrite=overwrite,
+            table=not single,
+            stop_on_failure=single,
+            on_done=_warn,
+            on_failed=lambda failure: print(f"segnet: {failure['reason']}", file=sys.stderr),
+            progress=None if single else bar("predict", quiet),
+            slice_progress=(lambda task: bar(task.case, quiet)) if single else None,
+        )
+    if left_out:
+        print(f"segnet: {len(left_out)} images without a click left out", file=sys.stderr)
     if as_json:
-        print_json({"predictions": [p.as_dict() for p in done], "failed": failed})
+        print_json(
+            {
+                "predictions": batch.predictions,
+                "failed": batch.failed,
+                "without_click": left_out,
+                "statistics": batch.table,
+            }
+        )
     elif single:
-        p = done[0]
-        print(f"{p.mask}: {p.volume_ml:.2f} ml, {p.long_axis_mm:.1f} x {p.short_axis_mm:.1f} mm, {p.elapsed_s:.1f} s")
-        if p.precision == "bfloat16":
-            print(f"bfloat16 agrees with float32: {p.bfloat16_difference}")
+        _print_one(batch.predictions[0])
     else:
-        print(f"{len(done)} masks in {folder}" + (f", {len(failed)} images failed" if failed else ""))
-    if failed:
+        kept = sum(p["state"] == "kept" for p in batch.predictions)
+        notes = [f"{kept} of them from before"] * bool(kept) + [f"{len(batch.failed)} failed"] * bool(batch.failed)
+        print(f"{len(batch.predictions)} masks in {out}" + "".join(f", {note}" for note in notes))
+    if batch.failed:
         raise typer.Exit(PARTIAL)
+
+
+def _warn(prediction: dict[str, Any]) -> None:
+    for warning in prediction["warnings"]:
+        print(f"segnet: {prediction['mask']}: {warning}", file=sys.stderr)
+    if prediction["bfloat16_difference"] is not None and prediction["precision"] == "float32":
+        from ..precision import BFloat16Difference
+
+        difference = BFloat16Difference(**prediction["bfloat16_difference"])
+        print(f"segnet: {prediction['image']}: float32 used, for bfloat16 differs: {difference}", file=sys.stderr)
+
+
+def _print_one(p: dict[str, Any]) -> None:
+    kept = ", from before" if p["state"] == "kept" else ""
+    size = f"{p['volume_ml']:.2f} ml, {p['long_axis_mm']:.1f} x {p['short_axis_mm']:.1f} mm"
+    print(f"{p['mask']}: {size}, {p['elapsed_s']:.1f} s{kept}")
+    if p["precision"] == "bfloat16":
+        from ..precision import BFloat16Difference
+
+        print(f"bfloat16 agrees with float32: {BFloat16Difference(**p['bfloat16_difference'])}")
+
+
+def _voi_size(
+    make: Any, voi: tuple[int, int, int] | None, slices: int | None, voi_mm: tuple[float, float, float] | None
+) -> Any:
+    if voi_mm is not None and (voi is not None or slices is not None):
+        raise typer.BadParameter("--voi-mm: expected neither --voi nor --voi-slices beside it; give one of them")
+    shape = make().shape_zyx if voi is None else voi[::-1]
+    if slices is not None:
+        shape = (slices, *shape[1:])
+    return make(shape, None if voi_mm is None else voi_mm[::-1])
 
 
 def _parse_click(text: str | None) -> Any:

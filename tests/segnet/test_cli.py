@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
+from segnet.data.metaimage import read_metaimage, write_metaimage
+
 
 def segnet(*arguments: str | Path, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -133,7 +135,7 @@ def test_an_ensemble_of_a_folder_of_folds_with_uncertainty_and_bfloat16(
     (found,) = json.loads(result.stdout)["predictions"]
     assert found["bfloat16_difference"]["slices"] == 4
     assert ("float32 used" in result.stderr) == (found["precision"] == "float32")
-    names = {"out.nii.gz", "out.png", "out_probability.nii.gz", "out_uncertainty.nii.gz", "in", "folds"}
+    names = {"out.nii.gz", "out.json", "out.png", "out_probability.nii.gz", "out_uncertainty.nii.gz", "in", "folds"}
     assert {p.name for p in tmp_path.iterdir()} == names
     # three times the same network
     assert np.abs(np.asarray(nib.load(tmp_path / "out_uncertainty.nii.gz").dataobj)).max() < 1e-6
@@ -162,7 +164,56 @@ def test_one_bad_image_of_a_folder_gives_code_4_and_the_others_their_masks(
     assert [Path(p["image"]).name for p in found["predictions"]] == ["good.nii.gz"]
     assert [Path(f["image"]).name for f in found["failed"]] == ["flat.nii.gz"]
     assert "flat" in result.stderr
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good.nii.gz", "good.png"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "good.json",
+        "good.nii.gz",
+        "good.png",
+        "statistics.csv",
+    ]
+
+
+def test_a_list_of_clicks_over_several_formats_and_again(
+    tmp_path: Path, write_nifti: Callable[..., Path], run_folder: Path
+) -> None:
+    source, out, clicks = tmp_path / "in", tmp_path / "out", tmp_path / "clicks.csv"
+    write_nifti(source / "a.nii.gz", IMAGE)
+    write_nifti(source / "c.nii.gz", IMAGE)
+    write_metaimage(source / "b.mha", IMAGE.transpose(2, 1, 0), spacing_xyz_mm=(0.8, 0.8, 2.5))
+    clicks.write_text("case,x,y,z\na,5,5,2\na,1,1,1\nb,5,5,2\n")
+    command = ["predict", "-i", source, "-o", out, "-m", run_folder, "--clicks", clicks, "-q", "--no-preview"]
+    result = segnet(*command, "--voi", "4", "6", "2", "--threads", "1", "--json")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["without_click"] == ["c"]
+    assert "1 images without a click left out" in result.stderr
+    stems = ["a_lesion_01", "a_lesion_02", "b"]
+    assert [Path(p["mask"]).name for p in found["predictions"]] == [f"{stem}.nii.gz" for stem in stems]
+    assert found["predictions"][0]["voi_zyx"]["shape"] == [2, 6, 4]
+    names = [f"{stem}{ending}" for stem in stems for ending in (".json", ".nii.gz")]
+    assert sorted(p.name for p in out.iterdir()) == [*names, "statistics.csv"]
+    # LPS in the file, so turned twice
+    assert np.allclose(nib.load(out / "b.nii.gz").affine, np.diag([-0.8, -0.8, 2.5, 1]))
+    result = segnet(*command, "--voi", "4", "6", "2")
+    assert result.stdout == f"3 masks in {out}, 3 of them from before\n"
+    refused(*command, "--voi-mm", "9", "9", "9", says="expected the settings.voi_zyx")
+    assert segnet(*command, "--click", "1,1,1").returncode == 2
+    assert segnet(*command, "--voi", "4", "6", "2", "--voi-mm", "9", "9", "9").returncode == 2
+
+
+def test_the_challenges_container(tmp_path: Path, run_folder: Path) -> None:
+    source, out = tmp_path / "input", tmp_path / "output"
+    (source / "images" / "stacked-3d-ct-lesion-volumes").mkdir(parents=True)
+    stack = np.random.default_rng(0).normal(-800, 50, (24, 32, 32)).astype(np.int16)
+    write_metaimage(source / "images/stacked-3d-ct-lesion-volumes/a.mha", stack, spacing_xyz_mm=(1, 1, 1))
+    spacings = source / "stacked-3d-volumetric-spacings.json"
+    spacings.write_text("[[1, 1, 1], [1, 1, 2], [1, 1, 3]]")
+    command = ["uls23-process", "--input", source, "--output", out, "-m", run_folder, "--voi-slices", "8", "-q"]
+    result = segnet(*command, "--json")
+    assert result.returncode == 0, result.stderr
+    assert len(json.loads(result.stdout)["stacks"][0]["lesion_voxels"]) == 3
+    assert read_metaimage(out / "images" / "ct-binary-uls" / "a.mha").array_zyx.shape == stack.shape
+    spacings.write_text("[[1, 1, 1]]")
+    refused(*command, says="spacings: expected one for each of the 3 volumes")
 
 
 def test_from_phantom_to_score(tmp_path: Path) -> None:

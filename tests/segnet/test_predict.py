@@ -13,10 +13,11 @@ import torch
 from networks import Threshold
 from torch import nn
 
+from segnet.clicks import click_index
 from segnet.config import Config
 from segnet.data.nifti import read_image
 from segnet.errors import InputError
-from segnet.predict import click_index, images_in, predict_array, predict_file, require_several
+from segnet.predict import images_in, predict_array, predict_file, require_several
 
 CONFIG = Config.model_validate({"data": {"patch_px": 32, "input_px": 32}})
 
@@ -66,7 +67,8 @@ def test_a_click_means_the_same_voxel_in_every_space(scan: Path, space: Any) -> 
 
 def test_the_centre_and_no_click(scan: Path) -> None:
     volume = read_image(scan)
-    assert click_index("centre", "voxel", volume) == (2, 18, 20)
+    # index size // 2 of the file's own axes, the first two of which run the other way
+    assert click_index("centre", "voxel", volume) == click_index((20, 18, 2), "voxel", volume) == (2, 35 - 18, 39 - 20)
     assert click_index(None, "voxel", volume) is None
 
 
@@ -82,7 +84,7 @@ def test_images_of_a_folder(scan: Path, tmp_path: Path, pairs_folder: Path) -> N
         images_in(tmp_path, ["other"])
     (tmp_path / "empty").mkdir()
     assert set(images_in(pairs_folder)) == {f"bone_{i:05d}_lesion_01" for i in range(10)}
-    with pytest.raises(InputError, match=r"expected at least one .nii or .nii.gz file, got none"):
+    with pytest.raises(InputError, match=r"expected at least one file ending in .* or DICOM series, got none"):
         images_in(tmp_path / "empty")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from segnet.data.dicom import read_series
 from segnet.data.nifti import read_image, read_mask
 from segnet.data.pairs import find_pairs
 from segnet.data.prepare import prepare
@@ -45,3 +46,13 @@ def test_a_challenge_voi_gets_a_mask_on_its_own_grid(shared_data: Path, tmp_path
     assert mask.shape == image.shape == (256, 256, 128)
     assert np.array_equal(mask.affine, image.affine)
     assert set(np.unique(np.asarray(mask.dataobj))) <= {0, 1}
+
+
+def test_a_dicom_series_gets_a_mask_on_its_own_grid(shared_data: Path, tmp_path: Path, run_folder: Path) -> None:
+    source = shared_data / "no_lesion" / "example_ct_dicom"
+    model, config = checkpoint.load(run_folder)
+    found = predict_file(source, tmp_path / "mask.nii.gz", model, config, click="centre")
+    volume, mask = read_series(source), nib.load(tmp_path / "mask.nii.gz")
+    assert mask.shape == volume.source_shape
+    assert np.allclose(mask.affine, volume.source_affine)
+    assert found.voi_zyx["shape"] == (20, 256, 256)

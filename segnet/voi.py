@@ -1,0 +1,89 @@
+"""The volume of interest around a click: all that is looked at of a scan, however large it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .data.padding import Box
+from .errors import InputError
+
+ULS23_VOI_ZYX = (128, 256, 256)
+"""Voxels of the challenge's volumes, the lesion voxel at index (64, 128, 128)."""
+
+
+@dataclass(frozen=True)
+class VoiSize:
+    """How large a volume of interest is.
+
+    Attributes
+    ----------
+    shape_zyx : in voxels
+    size_zyx_mm : in mm instead, rounded up to whole voxels
+    """
+
+    shape_zyx: tuple[int, int, int] = ULS23_VOI_ZYX
+    size_zyx_mm: tuple[float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        given = self.shape_zyx if self.size_zyx_mm is None else self.size_zyx_mm
+        unit = "voxels" if self.size_zyx_mm is None else "mm"
+        if len(given) != 3 or not all(0 < size < 1e6 for size in given):
+            raise InputError(
+                f"voi: expected three lengths above 0 {unit} along z, y and x, got {tuple(given)}; the default is"
+                f" {ULS23_VOI_ZYX} voxels"
+            )
+
+    def voxels_zyx(self, spacing_zyx_mm: tuple[float, ...]) -> tuple[int, int, int]:
+        """The shape on a grid of that spacing."""
+        if self.size_zyx_mm is None:
+            return self.shape_zyx
+        z, y, x = (
+            max(1, -int(-size // spacing)) for size, spacing in zip(self.size_zyx_mm, spacing_zyx_mm, strict=True)
+        )
+        return z, y, x
+
+
+ULS23_VOI = VoiSize()
+
+
+def around(click_zyx: tuple[int, int, int], voxels_zyx: tuple[int, int, int], shape_zyx: tuple[int, ...]) -> Box:
+    """The part of a volume of interest that lies in an image, the click at index size // 2 as in ULS23.
+
+    Examples
+    --------
+    >>> around((5, 40, 99), (4, 10, 10), (60, 80, 100))
+    (slice(3, 7, None), slice(35, 45, None), slice(94, 100, None))
+    """
+    z, y, x = (
+        slice(max(at - size // 2, 0), min(at - size // 2 + size, length))
+        for at, size, length in zip(click_zyx, voxels_zyx, shape_zyx, strict=True)
+    )
+    return z, y, x
+
+
+def common(first: Box, second: Box) -> Box:
+    """The box that lies in both, of length 0 along an axis where they do not meet."""
+    z, y, x = (
+        slice(start := max(a.start, b.start), max(start, min(a.stop, b.stop)))
+        for a, b in zip(first, second, strict=True)
+    )
+    return z, y, x
+
+
+def widened(box: Box, by_zyx: tuple[int, int, int], shape_zyx: tuple[int, ...]) -> Box:
+    """A box with so many voxels more on either side, as far as the image goes."""
+    z, y, x = (
+        slice(max(part.start - by, 0), min(part.stop + by, length))
+        for part, by, length in zip(box, by_zyx, shape_zyx, strict=True)
+    )
+    return z, y, x
+
+
+def within(box: Box, outer: Box) -> Box:
+    """A box as it is counted from the corner of another that holds it."""
+    z, y, x = (slice(a.start - b.start, a.stop - b.start) for a, b in zip(box, outer, strict=True))
+    return z, y, x
+
+
+def is_empty(box: Box) -> bool:
+    return any(part.start >= part.stop for part in box)
