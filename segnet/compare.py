@@ -18,6 +18,7 @@ from .config import Config, PrepareConfig, load_config
 from .data.cases import Cases
 from .data.pairs import set_of
 from .data.prepared import load_dataset
+from .data.split import FILE as SPLIT_FILE
 from .errors import InputError
 from .files import write_text
 from .info import count
@@ -25,8 +26,9 @@ from .metrics import bootstrap_ci
 from .models import build
 from .processes import begin_worker
 from .report.table import markdown_table
+from .threads import threads
 from .training import checkpoint, log
-from .training.loop import SPLIT_FILE, scores, threads, train
+from .training.loop import scores, train
 
 SCORES_FILE, RESULTS_FILE, TABLE_FILE = "scores.json", "results.json", "results.md"
 Report = Callable[[str], None]

@@ -17,6 +17,7 @@ from .config import Config
 from .data.nifti import write_like, write_mask
 from .data.padding import Box, constant_border
 from .data.pairs import find_pairs
+from .data.routes import grey_slices, paper_point, resized_back
 from .data.volumes import ENDINGS, Volume, is_dicom_series, read_image, stem_of
 from .errors import InputError
 from .inference import keep_clicked, segment
@@ -193,9 +194,14 @@ def predict_array(
     # what the network is shown reaches beyond the box: neighbouring slices, and the field of view where it is the larger
     reach = config.data.patch_px if click_zyx is not None else 0
     seen = common(widened(box, (config.model.in_channels // 2, reach, reach), shape), content)
+    if config.data.route == "paper":  # each slice has the scale of its whole self
+        seen = (seen[0], *content[1:])
     inner = within(box, seen)
     click = None if click_zyx is None else _less(click_zyx, seen)
     image = image_zyx[seen]
+    if config.data.route == "paper":
+        click = None if click is None else paper_point(click, image.shape)
+        image = grey_slices(image)
     seen_deviation = np.zeros(image.shape, np.float32) if uncertainty else None
     options: dict[str, Any] = {
         "click_zyx": click,
@@ -210,6 +216,10 @@ def predict_array(
         found, difference = segment_in_bfloat16(model, half, image, config.data, threshold=threshold, **options)
     else:
         found = segment(model, image, config.data, **options)
+    if config.data.route == "paper":
+        side_yx = (seen[1].stop - seen[1].start, seen[2].stop - seen[2].start)
+        found = resized_back(found, side_yx)
+        seen_deviation = None if seen_deviation is None else resized_back(seen_deviation, side_yx)
     lesion: NDArray[np.bool_] = found[inner] > threshold
     warnings = [] if lesion.any() else [NOTHING]
     if click_zyx is not None:

@@ -95,7 +95,7 @@ def thread_count(count: int | None) -> Iterator[None]:
     if count is None:
         yield
         return
-    from ..training.loop import threads
+    from ..threads import threads
 
     with threads(count):
         yield
@@ -107,7 +107,7 @@ def print_json(values: dict[str, Any]) -> None:
 
 def cases_of_part(models: Sequence[Path], part: Part) -> list[str]:
     """Cases of a part of a run's split, which all runs share."""
-    from ..training.loop import SPLIT_FILE
+    from ..data.split import FILE as SPLIT_FILE
 
     found: list[list[str]] = []
     for model in models:

@@ -95,6 +95,21 @@ def paper_affine(affine: NDArray[np.float64], shape_zyx: tuple[int, int, int]) -
     return np.asarray(affine @ resized)
 
 
+def paper_point(point_zyx: tuple[int, int, int], shape_zyx: tuple[int, ...]) -> tuple[int, int, int]:
+    """The pixel of the 256 x 256 slices that the middle of a voxel lies in."""
+    z, y, x = point_zyx
+    return z, int((y + 0.5) * PAPER_SIDE_PX / shape_zyx[1]), int((x + 0.5) * PAPER_SIDE_PX / shape_zyx[2])
+
+
+def resized_back(maps: NDArray[np.float32], shape_yx: tuple[int, int]) -> NDArray[np.float32]:
+    """Maps on the 256 x 256 slices (Z, 256, 256), such as probabilities, on the image's own pixels, bilinearly."""
+    from PIL import Image
+
+    height, width = shape_yx
+    planes = [Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR) for plane in maps]
+    return np.stack([np.asarray(plane) for plane in planes])
+
+
 def write_pngs(folder: Path, image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:
     """Pictures ``image_<z>.png`` and ``label_<z>.png`` of one case, the labels 0 and 255."""
     from PIL import Image

@@ -15,6 +15,9 @@ from segnet.errors import InputError
 if TYPE_CHECKING:
     from segnet.data.prepared import PreparedCase
 
+FILE = "split.json"
+"""Of a run's folder: cases by part, or, by the paper's split, slices by part and case."""
+
 _PARTS = ("train", "val", "test")
 
 

@@ -9,13 +9,13 @@ from typing import Any
 from segnet import __version__
 from segnet.config import Config
 from segnet.data.pairs import patient_id
+from segnet.data.split import FILE as SPLIT_FILE
 from segnet.errors import InputError
 from segnet.files import write_text
 from segnet.report.table import format_value
 from segnet.training import checkpoint, log
 
 FILE = "MODEL_CARD.md"
-SPLIT_FILE = "split.json"
 PARTS = {"train": "training", "val": "validation", "test": "test, never seen in training"}
 LICENCE = "none stated: add one, and the attributions that the training data ask for, before the weights go to others"
 
@@ -73,10 +73,11 @@ def model_card(run_folder: Path, *, licence: str = LICENCE) -> str:
 def _network(config: Config, parameters: int) -> list[str]:
     data, model = config.data, config.model
     low, high = data.window_hu
+    shown = "8-bit grey of each slice's own range" if data.route == "paper" else f"{low:g} to {high:g} HU"
     return [
         f"`{model.name}`, width {model.base_width}, {parameters / 1e6:.2f} M parameters",
         f"in: {model.in_channels} axial slice{'s' if model.in_channels > 1 else ''} of {data.patch_px} x {data.patch_px} pixels of the image,"
-        f" resampled to {data.input_px} x {data.input_px}; {low:g} to {high:g} HU",
+        f" resampled to {data.input_px} x {data.input_px}; {shown}",
         f"out: probabilities of {model.classes} classes, of which the first is background",
     ]
 
@@ -98,7 +99,13 @@ def _data(split: dict[str, list[str]], config: Config) -> list[str]:
     if not split:
         return ["unknown: the run has no split.json"]
     lines = []
+    if config.data.split == "slice-paper":
+        lines.append(
+            "split by slice: slices of one lesion are in all parts, so that scores on the others say nothing about new patients"
+        )
     for part, name in PARTS.items():
+        if config.data.split == "slice-paper":
+            name = part
         patients = len({patient_id(case) for case in split[part]})
         lines.append(f"{name}: {len(split[part])} lesions of {patients} patients, as case names tell patients")
     if config.data.folds is not None:

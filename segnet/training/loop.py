@@ -22,6 +22,7 @@ from ..config import Config, TrainConfig
 from ..data.cases import Cases
 from ..data.dataset import BatchSource
 from ..data.prepared import load_dataset
+from ..data.split import FILE as SPLIT_FILE
 from ..data.split import kfold_patients, split_patients, split_slices, strata
 from ..errors import InputError
 from ..files import remove_leftovers, write_text
@@ -32,14 +33,16 @@ from ..models import build, channels_last
 from ..models.batch_norm import synchronised
 from ..report.cases import telling_cases
 from ..report.curves import curves_png
+from ..report.model_card import write_model_card
 from ..report.overlay import overlay_png
+from ..threads import threads
 from . import checkpoint, state
 from .guard import bad_gradients, first_bad_layer
 from .log import FILE as LOG_FILE
 from .log import Log, read
 from .state import Progress
 
-SPLIT_FILE, CURVES_FILE, CASES_FOLDER = "split.json", "curves.png", "cases"
+CURVES_FILE, CASES_FOLDER = "curves.png", "cases"
 AVERAGE_EVERY = 4
 """Steps between two updates of the averaged weights, which cost about as much as the optimizer's."""
 Row = dict[str, Any]
@@ -120,7 +123,7 @@ def train(
 ) -> TrainResult:
     """Trains a network on a prepared dataset.
 
-    Leaves in `out` the averaged weights of the best validation (`model.safetensors`), `split.json`, `log.jsonl`, `curves.png`, pictures
+    Leaves in `out` the averaged weights of the best validation (`model.safetensors`), `MODEL_CARD.md`, `split.json`, `log.jsonl`, `curves.png`, pictures
     of the best, median and worst validation case in `cases/`, and `tensorboard/`. While it runs `state.safetensors` holds all it
     takes to go on after a stop at any moment; steps counted rather than timed are then the very ones of an unbroken run.
 
@@ -181,17 +184,6 @@ def _settings(config: Config) -> Iterator[None]:
             yield
     finally:
         torch.use_deterministic_algorithms(before)
-
-
-@contextmanager
-def threads(count: int | None) -> Iterator[None]:
-    """So many threads of torch, or as many as there are; and back."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _clock(settings: TrainConfig) -> Callable[[], float]:
@@ -277,6 +269,7 @@ class _Run:
         if log is not None:
             log.close()
             self.picture()
+            write_model_card(self.out)
             (self.out / state.FILE).unlink(missing_ok=True)
 
     def step(self, rate: float) -> Row:

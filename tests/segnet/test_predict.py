@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from networks import Threshold
+from scipy import ndimage
 from torch import nn
 
 from segnet.clicks import click_index
@@ -18,6 +19,7 @@ from segnet.config import Config
 from segnet.data.nifti import read_image
 from segnet.errors import InputError
 from segnet.predict import images_in, predict_array, predict_file, require_several
+from segnet.voi import VoiSize
 
 CONFIG = Config.model_validate({"data": {"patch_px": 32, "input_px": 32}})
 
@@ -154,3 +156,32 @@ def test_a_volume_in_memory(scan: Path, tmp_path: Path) -> None:
     clicked = predict_array(volume.array_zyx, Threshold(), CONFIG, click_zyx=at, **options)
     assert clicked.mask_zyx.sum() == 48
     assert clicked.uncertainty_zyx is None
+
+
+def test_a_network_of_the_paper_route_is_shown_what_it_was_trained_on(tmp_path: Path) -> None:
+    """Slices of 96 x 300 go through 256 x 256 grey and back: a box comes back to a pixel, wherever the slice's HU lie."""
+    rng = np.random.default_rng(0)
+    image = rng.normal(-800, 20, (6, 96, 300)).astype(np.float32)
+    wanted = np.zeros(image.shape, bool)
+    wanted[2:4, 30:50, 100:160] = True
+    image[wanted] += 900
+    image[3] += 2000  # another scale, outside of every window
+    config = Config.model_validate({"data": {"route": "paper", "patch_px": 64, "input_px": 64}})
+    options: dict[str, Any] = {"spacing_zyx_mm": (2.0, 0.7, 0.7)}
+    found = predict_array(image, Threshold(), config, **options).mask_zyx
+    inner = ndimage.binary_erosion(wanted[2:4], np.ones((1, 3, 3)))
+    outer = ndimage.binary_dilation(wanted[2:4], np.ones((1, 3, 3)))
+    assert (found[2:4] >= inner).all()
+    assert (found[2:4] <= outer).all()
+    # of slices of noise alone the brightest grains are above half of their own range: that is what the route does
+    # around a click the slices are the same, whatever part of them is asked for
+    click = (3, 40, 130)
+    voi = VoiSize((2, 40, 80))
+    near = predict_array(image, Threshold(), config, click_zyx=click, voi=voi, **options)
+    assert near.mask_zyx[click]
+    box = near.voi_zyx
+    far = np.ones(image.shape, bool)
+    far[box] = False
+    assert not near.mask_zyx[far].any()
+    whole = predict_array(image, Threshold(), config, click_zyx=click, **options)
+    np.testing.assert_array_equal(near.probability_zyx[box], whole.probability_zyx[box])
