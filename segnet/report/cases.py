@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from segnet.data.nifti import read_image, read_mask
 from segnet.data.pairs import Pair
+from segnet.data.volumes import read_image, read_mask
+from segnet.evaluation.sources import find_truths, match
 from segnet.report.overlay import overlay_png
 
 
@@ -29,13 +30,13 @@ def overlay_cases(
     Parameters
     ----------
     dice_by_case : Dice of each case
-    predictions : folder of `<case>.nii.gz`
+    predictions : folder of masks named after the cases
     pairs : image and true mask by case
     """
     written = []
+    masks, _ = match(predictions, find_truths(list(pairs.values()), None), single=False)
     for rank, case in telling_cases({case: score for case, score in dice_by_case.items() if case in pairs}).items():
-        mask = predictions / f"{case}.nii.gz"
-        if not mask.is_file():
+        if case not in masks:
             continue
         pair = pairs[case]
         image = read_image(pair.image)
@@ -43,7 +44,7 @@ def overlay_cases(
         overlay_png(
             path,
             image.array_zyx,
-            read_mask(mask, image).array_zyx > 0,
+            read_mask(masks[case], image).array_zyx > 0,
             read_mask(pair.mask, image).array_zyx > 0,
             window_hu=window_hu,
             spacing_zyx_mm=image.spacing_zyx_mm,
