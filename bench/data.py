@@ -26,6 +26,7 @@ from segnet.data.cases import Cases
 from segnet.data.dataset import BatchSource
 from segnet.data.pairs import find_pairs
 from segnet.data.prepare import prepare
+from segnet.memory import keep_freed_memory
 from segnet.speed import measure
 
 SHAPE = (256, 256, 128)
@@ -110,6 +111,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--folder", type=Path, help="keep the cohort here; else it is made and removed")
     given = parser.parse_args()
+    keep_freed_memory()  # as the command line does
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)
         cohort(folder, given.vois)

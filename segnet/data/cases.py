@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from .prepared import PreparedCase, PreparedDataset, load_dataset
 
-OPEN_FILES = 32
+OPEN_FILES = 64
 CACHE_BYTES = 2**30
 """Slices kept in memory, the ones used last."""
 
@@ -61,7 +61,7 @@ class Cases(Sequence[Case]):
                 f"cases: expected cases of {self.dataset.root}, got {unknown[0]!r}; prepare the data again or use its own split"
             )
         self.entries: list[PreparedCase] = [entries[name] for name in (sorted(entries) if names is None else names)]
-        self._files: OrderedDict[str, Any] = OrderedDict()
+        self._files: OrderedDict[str, _PatientFile] = OrderedDict()
         self._planes: OrderedDict[tuple[int, int], tuple[NDArray[Any], NDArray[np.uint8]]] = OrderedDict()
         self._room = cache_bytes
 
@@ -76,10 +76,9 @@ class Cases(Sequence[Case]):
         if isinstance(index, slice):
             return Cases(self.dataset, [entry.case for entry in self.entries[index]])
         entry = self.entries[index]
-        group = self._group(entry)
-        image = self._values(group["image"][:])
-        affine = np.asarray(group.attrs["affine"], dtype=np.float64)
-        return Case(entry.case, entry.patient, image, group["mask"][:], entry.spacing_zyx_mm, affine)
+        stored = self._stored(entry)
+        image = self._values(stored.image[:])
+        return Case(entry.case, entry.patient, image, stored.mask[:], entry.spacing_zyx_mm, stored.affine)
 
     def __iter__(self) -> Iterator[Case]:
         return (self[index] for index in range(len(self)))
@@ -103,8 +102,8 @@ class Cases(Sequence[Case]):
         if key in self._planes:
             self._planes.move_to_end(key)
             return self._planes[key]
-        group = self._group(self.entries[index])
-        found = self._values(group["image"][z]), group["mask"][z]
+        stored = self._stored(self.entries[index])
+        found = self._values(stored.image[z]), stored.mask[z]
         self._planes[key] = found
         self._room -= _bytes(found)
         while self._room < 0 and len(self._planes) > 1:
@@ -113,7 +112,7 @@ class Cases(Sequence[Case]):
 
     def lesion_voxel(self, index: int, number: int) -> tuple[int, int, int]:
         """(z, y, x) of one of the `lesion_voxels` of a case."""
-        z, y, x = (int(v) for v in self._group(self.entries[index])["lesion"][number])
+        z, y, x = (int(v) for v in self._stored(self.entries[index]).lesion[number])
         return z, y, x
 
     def close(self) -> None:
@@ -122,10 +121,10 @@ class Cases(Sequence[Case]):
             file.close()
         self._files.clear()
 
-    def _group(self, entry: PreparedCase) -> Any:
+    def _stored(self, entry: PreparedCase) -> _StoredCase:
         try:
             if entry.file not in self._files:
-                self._files[entry.file] = h5py.File(self.dataset.path_of(entry), "r")
+                self._files[entry.file] = _PatientFile(self.dataset.path_of(entry))
                 if len(self._files) > OPEN_FILES:
                     self._files.popitem(last=False)[1].close()
             self._files.move_to_end(entry.file)
@@ -141,6 +140,35 @@ class Cases(Sequence[Case]):
             return stored
         low, high = self.dataset.config.window_hu
         return stored.astype(np.float32) * (high - low) + low
+
+
+@dataclass(frozen=True)
+class _StoredCase:
+    """A case in its open file: image and mask are read when they are indexed, the lesion's voxels are in memory."""
+
+    image: Any
+    mask: Any
+    lesion: NDArray[np.integer[Any]]
+    affine: NDArray[np.float64]
+
+
+class _PatientFile:
+    """An open file and its cases, each looked up once."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = h5py.File(path, "r", rdcc_nbytes=0)  # a slice is a chunk, so no chunk is asked for twice
+        self._cases: dict[str, _StoredCase] = {}
+
+    def __getitem__(self, case: str) -> _StoredCase:
+        if case not in self._cases:
+            group = self._file[case]
+            affine = np.asarray(group.attrs["affine"], dtype=np.float64)
+            self._cases[case] = _StoredCase(group["image"], group["mask"], group["lesion"][:], affine)
+        return self._cases[case]
+
+    def close(self) -> None:
+        self._cases.clear()
+        self._file.close()
 
 
 def _bytes(planes: tuple[NDArray[Any], NDArray[Any]]) -> int:
