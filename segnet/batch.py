@@ -222,10 +222,11 @@ def predict_batch(
             done.append(maker.make(task, image, None if slice_progress is None else slice_progress(task)))
             if on_done is not None:
                 on_done(done[-1])
-        except InputError as error:
+        except Exception as error:  # whatever one image does to a library, the others go on
             if stop_on_failure:
                 raise
-            failed.append({"case": task.case, "image": str(task.image), "mask": str(task.mask), "reason": str(error)})
+            reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+            failed.append({"case": task.case, "image": str(task.image), "mask": str(task.mask), "reason": reason})
             if on_failed is not None:
                 on_failed(failed[-1])
         if progress is not None:
@@ -233,7 +234,10 @@ def predict_batch(
     written = None
     if table and tasks:
         written = tasks[0].mask.parent / TABLE
-        write_table(written)
+        try:
+            write_table(written)
+        except OSError as error:
+            raise _not_writable(written, error) from error
     return Batch(done, failed, None if written is None else str(written))
 
 

@@ -17,7 +17,7 @@ from .training import checkpoint
 
 FOLDS = "fold-*"
 """Folders of an ensemble's members within one folder."""
-SHARED = ("data.window_hu", "data.patch_px", "data.input_px", "model.in_channels", "model.classes")
+SHARED = ("data.route", "data.window_hu", "data.patch_px", "data.input_px", "model.in_channels", "model.classes")
 """Fields that members must agree in, for they are shown the same patches."""
 
 

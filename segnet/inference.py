@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -76,10 +76,17 @@ class _Windows:
         self.weights = np.zeros((height, width), np.float32)
         for corner in self.corners:
             self.add(self.weights, corner, self.weight)
-        self._plane = lru_cache(maxsize=slices)(self._normalised)  # of neighbours, each is asked for next
+        self._kept: dict[int, NDArray[np.float32]] = {}  # of neighbours, each is asked for next
+
+    def _plane(self, z: int) -> NDArray[np.float32]:
+        """What all fields of view see of slice z, in [0, 1], 0 beyond the edge; of the last `slices`, what was seen before."""
+        if z not in self._kept:
+            if len(self._kept) == self.slices:
+                del self._kept[next(iter(self._kept))]
+            self._kept[z] = self._normalised(z)
+        return self._kept[z]
 
     def _normalised(self, z: int) -> NDArray[np.float32]:
-        """What all fields of view see of slice z, in [0, 1], 0 beyond the edge."""
         seen = np.zeros(self.seen_shape, np.float32)
         to, of = _inside(self.top, self.left, self.seen_shape, self.image_zyx.shape[1:])
         seen[of] = normalise(self.image_zyx[z][to], self.config.window)

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from .clicks import Click, ClickSpace, click_index
-from .config import Config
+from .config import Config, DataConfig
 from .data.nifti import write_like, write_mask
 from .data.padding import Box, constant_border
-from .data.pairs import find_pairs
-from .data.routes import grey_slices, paper_point, resized_back
+from .data.pairs import NoPairs, find_pairs, image_case
+from .data.routes import PAPER_SIDE_PX, grey_slices, paper_point, resized_back
 from .data.volumes import ENDINGS, Volume, is_dicom_series, read_image, stem_of
 from .errors import InputError
 from .inference import keep_clicked, segment
@@ -34,6 +34,7 @@ MASK_ENDINGS = (".nii.gz", ".nii")
 THRESHOLD = 0.5
 """Of the lesion probability."""
 NOTHING = "no voxel is above the threshold: the mask is empty"
+CUT = "the mask reaches the edge of the network's field of view around the click, and may go on beyond it"
 MISSED = "the network found nothing at the click: the component nearest to it was kept"
 CONSTANT = "the volume holds a single value where a lesion was looked for: the mask is empty"
 
@@ -44,7 +45,7 @@ def images_in(source: Path, cases: Sequence[str] | None = None) -> dict[str, Pat
     Parameters
     ----------
     source : a file; a folder with one DICOM series; or a folder of files and DICOM series, where masks are left alone if its layout is
-        one of pairs (`segnet.data.pairs`)
+        one of pairs (`segnet.data.pairs`); an image needs none
     cases : limit to these
 
     Raises
@@ -58,8 +59,10 @@ def images_in(source: Path, cases: Sequence[str] | None = None) -> dict[str, Pat
         found = {stem_of(source): source}
     else:
         try:
-            found = {pair.case: pair.image for pair in find_pairs(source)}
-        except InputError:
+            pairs = find_pairs(source)
+            found = {image_case(image): image for image in pairs.unpaired_images}
+            found |= {pair.case: pair.image for pair in pairs}
+        except NoPairs:
             found = _visible_images(source)
     if not found:
         raise InputError(
@@ -180,9 +183,12 @@ def predict_array(
     if uncertainty:
         require_several(model, tta)
     shape = image_zyx.shape
-    content: Box = (
-        constant_border(image_zyx) if skip_padding else (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
-    )
+    whole: Box = (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
+    content = constant_border(image_zyx) if skip_padding else whole
+    if config.data.route == "paper" and not is_empty(
+        content
+    ):  # the whole of a slice is resized, as it was for training
+        content = (content[0], *whole[1:])
     box = content
     if click_zyx is not None:
         box = common(around(click_zyx, voi.voxels_zyx(spacing_zyx_mm), shape), content)
@@ -224,13 +230,39 @@ def predict_array(
     warnings = [] if lesion.any() else [NOTHING]
     if click_zyx is not None:
         lesion = keep_clicked(lesion, _less(click_zyx, box), spacing_zyx_mm)
-        if lesion.any() and not lesion[_less(click_zyx, box)]:
+        if lesion.any() and not _holds(lesion, _less(click_zyx, box)):
             warnings.append(MISSED)
+        if _is_cut(lesion, _less(click_zyx, box)[1:], _field_of_view_px(config.data, seen)):
+            warnings.append(CUT)
     mask[box], probability[box] = lesion, found[inner]
     if deviation is not None and seen_deviation is not None:
         deviation[box] = seen_deviation[inner]
     precision: Precision = "bfloat16" if difference is not None and difference.tolerable else "float32"
     return Segmentation(mask, probability, deviation, box, precision, difference, tuple(warnings))
+
+
+def _field_of_view_px(data: DataConfig, seen: Box) -> tuple[float, float]:
+    """Height and width of the field of view around a click, in pixels of the image."""
+    if data.route == "hu":
+        return data.patch_px, data.patch_px
+    height, width = (part.stop - part.start for part in seen[1:])
+    return data.patch_px * height / PAPER_SIDE_PX, data.patch_px * width / PAPER_SIDE_PX
+
+
+def _holds(mask: NDArray[np.bool_], point_zyx: tuple[int, int, int]) -> bool:
+    """Whether a voxel, which may lie outside, is in a mask."""
+    inside = all(0 <= at < length for at, length in zip(point_zyx, mask.shape, strict=True))
+    return inside and bool(mask[point_zyx])
+
+
+def _is_cut(lesion: NDArray[np.bool_], centre_yx: tuple[float, float], side_yx: tuple[float, float]) -> bool:
+    """Whether a lesion of (Z, Y, X) reaches the edge of the field of view around a click, and not only that of the volume."""
+    for axis, (at, side) in enumerate(zip(centre_yx, side_yx, strict=True), 1):
+        held = np.flatnonzero(lesion.any(axis=tuple(k for k in range(3) if k != axis)))
+        first, last = at - side / 2, at + side / 2 - 1
+        if held.size and ((first > 0 and held[0] <= first) or (last < lesion.shape[axis] - 1 and held[-1] >= last)):
+            return True
+    return False
 
 
 def _less(point_zyx: tuple[int, int, int], box: Box) -> tuple[int, int, int]:

@@ -94,7 +94,9 @@ def _in_processes(
             try:
                 while True:
                     for item in islice(left, AHEAD * workers - len(running)):
-                        running[pool.submit(function, item)] = item
+                        suspects.append(item)  # in case the pool is found broken now
+                        future = pool.submit(function, item)
+                        running[future] = suspects.pop()
                     if not running:
                         return
                     done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -104,7 +106,7 @@ def _in_processes(
                             raise outcome
                         yield running.pop(future), outcome
             except BrokenProcessPool:
-                suspects = list(running.values())
+                suspects += running.values()
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
         # One of them killed its process, and took the pool along: each alone, to find out which.

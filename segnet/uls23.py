@@ -221,14 +221,19 @@ def process(
     InputError
         There is no stack, the spacings are no such list or of another number of volumes, or the only stack fails.
     """
-    files = sorted((source / IMAGES).glob("*.mha"))
+    files = sorted(file for file in (source / IMAGES).glob("*.mha") if not file.name.startswith("."))
     if not files:
         raise InputError(f"input: expected .mha files in {source / IMAGES}, got none; check the folder")
     spacings = read_spacings(source / SPACINGS)
     parts = _parts(files, spacings, voi_slices)
     done: list[Processed] = []
     failed: list[Failure] = []
-    (out / MASKS).mkdir(parents=True, exist_ok=True)
+    try:
+        (out / MASKS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"output: expected a writable folder, got {out} ({error.strerror}); check its rights"
+        ) from error
     for file, part in zip(files, parts, strict=True):
         began = time.monotonic()
         try:

@@ -200,7 +200,7 @@ FAULTS = [
     Fault(
         "prepare: a changed image is not noticed",
         "segnet/data/patient_file.py",
-        "return mtime_ns == self.mtime_ns or sha256_of(path) == self.sha256",
+        "return changed == self.changed or sha256_of(path) == self.sha256",
         "return True",
         "tests/segnet/data/test_prepare.py -k noticed",
     ),
@@ -1680,8 +1680,8 @@ FAULTS = [
     Fault(
         "training: held-out patients of a fold in training",
         "segnet/training/loop.py",
-        '"test": fold["val"]}',
-        '"test": fold["train"]}',
+        '"test": fold["val"],',
+        '"test": fold["train"],',
         "tests/segnet/training/test_loop.py -k folds",
     ),
     Fault(
@@ -1795,6 +1795,8 @@ FAULTS = [
         "if axes is None or axes.z != z:",
         "if axes is None:",
         "tests/segnet/report/test_pictures.py -k own_slice",
+    ),
+    Fault(
         "metrics: HD95 of one direction",
         "segnet/metrics/surface.py",
         "float(max(np.percentile(there, percentile), np.percentile(back, percentile)))",

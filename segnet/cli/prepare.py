@@ -102,7 +102,12 @@ def prepare(
     elif images is not None and masks is not None:
         pairs = pairs_from_patterns(folders[0], images, masks, patient_regex=patient_regex)
     else:
-        pairs = gather([find_pairs(folder, patient_regex=patient_regex) for folder in folders])
+        several = len(folders) > 1
+        lists = [
+            find_pairs(folder, patient_regex=patient_regex, set_name=folder.absolute().name if several else "")
+            for folder in folders
+        ]
+        pairs = gather(lists)
     result = run(
         pairs,
         out,
@@ -124,6 +129,7 @@ def prepare(
                 "patients": patients,
                 "patients_written": result.written,
                 "patients_kept": result.kept,
+                "patients_removed": result.removed,
                 "images_without_mask": len(pairs.unpaired_images),
                 "complete": result.complete,
                 "left_out": [case.model_dump() for case in result.left_out],
@@ -131,6 +137,8 @@ def prepare(
         )
     else:
         print(f"{len(result.cases)} cases of {patients} patients in {out}, {result.kept} patients as they were")
+        if result.removed:
+            print(f"{result.removed} patients removed, of whom no image was given any more")
         if not result.complete:
             print("a shard: run it once more without --shard when all are done, to write the index")
     if pairs.unpaired_images:

@@ -109,7 +109,7 @@ def train(
         },
     }
     resolved = load_config(config, flags, prepared=load_dataset(source).config)
-    whole = resolved.data.folds is not None and fold is None
+    whole = resolved.data.folds is not None and "fold" not in resolved.data.model_fields_set
     runs = {out / name: each for name, each in resolved.each_fold().items()} if whole else {out: resolved}
     done = []
     with process_group():

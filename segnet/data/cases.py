@@ -76,9 +76,8 @@ class Cases(Sequence[Case]):
         if isinstance(index, slice):
             return Cases(self.dataset, [entry.case for entry in self.entries[index]])
         entry = self.entries[index]
-        stored = self._stored(entry)
-        image = self._values(stored.image[:])
-        return Case(entry.case, entry.patient, image, stored.mask[:], entry.spacing_zyx_mm, stored.affine)
+        stored, image, mask = self._read(entry, slice(None))
+        return Case(entry.case, entry.patient, image, mask, entry.spacing_zyx_mm, stored.affine)
 
     def __iter__(self) -> Iterator[Case]:
         return (self[index] for index in range(len(self)))
@@ -102,8 +101,7 @@ class Cases(Sequence[Case]):
         if key in self._planes:
             self._planes.move_to_end(key)
             return self._planes[key]
-        stored = self._stored(self.entries[index])
-        found = self._values(stored.image[z]), stored.mask[z]
+        found = self._read(self.entries[index], z)[1:]
         self._planes[key] = found
         self._room -= _bytes(found)
         while self._room < 0 and len(self._planes) > 1:
@@ -121,18 +119,23 @@ class Cases(Sequence[Case]):
             file.close()
         self._files.clear()
 
-    def _stored(self, entry: PreparedCase) -> _StoredCase:
+    def _read(self, entry: PreparedCase, z: int | slice) -> tuple[_StoredCase, NDArray[Any], NDArray[np.uint8]]:
         try:
-            if entry.file not in self._files:
-                self._files[entry.file] = _PatientFile(self.dataset.path_of(entry))
-                if len(self._files) > OPEN_FILES:
-                    self._files.popitem(last=False)[1].close()
-            self._files.move_to_end(entry.file)
-            return self._files[entry.file][entry.case]
+            stored = self._stored(entry)
+            return stored, self._values(stored.image[z]), stored.mask[z]
         except (OSError, KeyError) as error:
+            path = self.dataset.path_of(entry)
             raise InputError(
-                f"dataset: expected case {entry.case} in {self.dataset.path_of(entry)}, got {error}; run `segnet prepare` again"
+                f"dataset: expected case {entry.case} in {path}, got {error}; remove that file and run `segnet prepare` again"
             ) from error
+
+    def _stored(self, entry: PreparedCase) -> _StoredCase:
+        if entry.file not in self._files:
+            self._files[entry.file] = _PatientFile(self.dataset.path_of(entry))
+            if len(self._files) > OPEN_FILES:
+                self._files.popitem(last=False)[1].close()
+        self._files.move_to_end(entry.file)
+        return self._files[entry.file][entry.case]
 
     def _values(self, stored: NDArray[Any]) -> NDArray[Any]:
         """HU of what is stored from 0 to 1."""

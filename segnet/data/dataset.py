@@ -86,16 +86,17 @@ class BatchSource:
         augment: AugmentConfig | None = None,
     ) -> None:
         self.cases, self.config, self.slices = cases, config, slices
+        self._side = int(config.patch_px * CANVAS)
         self.rng = np.random.default_rng(seed)
         contents = [contents_of(e, None if only is None else only.get(e.case, ())) for e in cases.entries]
         self.sampler = SliceSampler.of(contents, config)
         augment = augment or AugmentConfig()
         shapes = load_shapes(augment.shapes) if augment.shapes is not None else None
-        self.augmenter = Augmenter(augment, config, canvas=CANVAS, shapes=shapes)
+        self.augmenter = Augmenter(augment, config, canvas=self._side / config.patch_px, shapes=shapes)
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
         """(images (count, slices, side, side) in [0, 1], masks (count, side, side) of 0 and 1, those of the middle slices)."""
-        side = int(self.config.patch_px * CANVAS)
+        side = self._side
         images = np.empty((count, self.slices, side, side), np.float32)
         masks = np.empty((count, self.slices, side, side), np.float32)
         pixel_mm, offset_mm = np.empty((count, 2), np.float32), np.empty((count, self.slices), np.float32)

@@ -278,7 +278,7 @@ def _header(stream: Readable, path: Path) -> tuple[Fields, bytes, int]:
                 f"of {path}; the file is truncated or no MetaImage"
             )
     values: dict[str, str] = {}
-    for number, line in enumerate(header_text(head[: end.end()], path).splitlines(), 1):
+    for number, line in enumerate(header_text(head[: end.end()], path).replace("\r\n", "\n").split("\n"), 1):
         if not line.strip():
             continue
         found = _LINE.fullmatch(line.strip())

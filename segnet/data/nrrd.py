@@ -133,7 +133,7 @@ def _header(stream: Readable, path: Path) -> tuple[Fields, bytes, int]:
                 f"header: expected an empty line and the voxels behind it, got {got} in {path}; save it as one .nrrd file"
             )
     values: dict[str, str] = {}
-    for number, line in enumerate(header_text(head[: end.start()], path).splitlines()[1:], 2):
+    for number, line in enumerate(header_text(head[: end.start()], path).replace("\r\n", "\n").split("\n")[1:], 2):
         if line.startswith("#") or ":=" in line:  # comments and the users' own keys
             continue
         found = _FIELD.fullmatch(line)

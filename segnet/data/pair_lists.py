@@ -110,7 +110,7 @@ def pairs_from_patterns(root: str | Path, images: str, masks: str, *, patient_re
         )
     found: dict[str, Pair] = {}
     for mask in sorted(root.glob(_glob(masks))):
-        fields = _match(masks, mask.relative_to(root).as_posix())
+        fields = {} if mask.name.startswith(".") else _match(masks, mask.relative_to(root).as_posix())
         image = root / images.format(**{name: fields[name] for name in image_fields}) if fields else None
         if image is None or not image.exists():
             continue
@@ -128,7 +128,9 @@ def pairs_from_patterns(root: str | Path, images: str, masks: str, *, patient_re
         )
     used = {pair.image for pair in found.values()}
     unpaired = sorted(
-        p for p in root.glob(_glob(images)) if p not in used and _match(images, p.relative_to(root).as_posix())
+        p
+        for p in root.glob(_glob(images))
+        if p not in used and not p.name.startswith(".") and _match(images, p.relative_to(root).as_posix())
     )
     return PairList([found[case] for case in sorted(found)], unpaired)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,10 @@ _SET_RULES = (
     (re.compile(r"([A-Za-z][A-Za-z0-9]*(?:[-_][A-Za-z][A-Za-z0-9]*)*)[-_]\d"), None),
     (re.compile(r"([A-Za-z]+)\d+(?:[-_]|$)"), None),
 )
+
+
+class NoPairs(InputError):
+    """A folder holds no image with a mask."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,9 @@ def set_of(case: str) -> str:
     return ""
 
 
-def find_pairs(root: str | Path | tuple[str | Path, str | Path], *, patient_regex: str | None = None) -> PairList:
+def find_pairs(
+    root: str | Path | tuple[str | Path, str | Path], *, patient_regex: str | None = None, set_name: str = ""
+) -> PairList:
     """Pair the images of a folder with their masks, sorted by case.
 
     Parameters
@@ -154,6 +161,7 @@ def find_pairs(root: str | Path | tuple[str | Path, str | Path], *, patient_rege
 
         Where the image of a case may be a file, it may be the folder of a DICOM series, but for the second.
     patient_regex : see `patient_id`
+    set_name : of the cases of a folder that is no folder of sets, instead of what `set_of` tells
 
     Returns
     -------
@@ -168,16 +176,16 @@ def find_pairs(root: str | Path | tuple[str | Path, str | Path], *, patient_rege
     """
     if isinstance(root, tuple):
         image_dir, mask_dir = (_folder(part) for part in root)
-        found = {"": _by_equal_names(image_dir, mask_dir)}
+        found = {set_name: _by_equal_names(image_dir, mask_dir)}
         where = f"{image_dir} and {mask_dir}"
         expected = "equal file names in both"
     else:
         folder = _folder(root)
         here = _layout(folder)
-        found = {"": here} if here else dict(_sets(folder, (), _DEPTH))
+        found = {set_name: here} if here else dict(_sets(folder, (), _DEPTH))
         where, expected = str(folder), _LAYOUTS
     if not any(mask for several in found.values() for _, _, mask in several):
-        raise InputError(f"root: expected {expected}; got no such pair in {where}; name the folder above the files")
+        raise NoPairs(f"root: expected {expected}; got no such pair in {where}; name the folder above the files")
     pairs = [
         Pair(case, patient_id(case, patient_regex), image, mask, name or set_of(case))
         for name, several in found.items()
@@ -188,10 +196,22 @@ def find_pairs(root: str | Path | tuple[str | Path, str | Path], *, patient_rege
     return PairList(sorted(_told_apart(pairs), key=lambda pair: pair.case), unpaired)
 
 
+def image_case(image: Path) -> str:
+    """The case of an image that has no mask: its name without ending and without what says that it is an image."""
+    stem = stem_of(image)
+    if stem in {name for name, _ in _IN_FOLDER}:
+        return image.parent.name
+    for suffix in (*_IMAGE_SUFFIXES, "_0000"):
+        if stem.endswith(suffix) and stem != suffix:
+            return stem.removesuffix(suffix)
+    return stem
+
+
 def gather(lists: Sequence[PairList]) -> PairList:
-    """Several lists as one."""
-    pairs = sorted((pair for one in lists for pair in one), key=lambda pair: pair.case)
-    return PairList(pairs, sorted(path for one in lists for path in one.unpaired_images))
+    """Several lists as one; cases of one name in several sets are told apart as in one folder."""
+    pairs = _told_apart([pair for one in lists for pair in one])
+    unpaired = sorted(path for one in lists for path in one.unpaired_images)
+    return PairList(sorted(pairs, key=lambda pair: pair.case), unpaired)
 
 
 def _told_apart(pairs: list[Pair]) -> list[Pair]:
@@ -243,9 +263,17 @@ def _stems(folder: Path) -> list[tuple[str, Path]]:
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
-        if (path.name.lower().endswith(ENDINGS) and path.is_file()) or (path.is_dir() and is_dicom_series(path)):
-            out.append((stem_of(path), path))
+        if (path.name.lower().endswith(ENDINGS) and path.is_file()) or _is_series(path):
+            out.append((unicodedata.normalize("NFC", stem_of(path)), path))
     return out
+
+
+def _is_series(path: Path) -> bool:
+    """Whether a folder is a DICOM series; one that cannot be read is none."""
+    try:
+        return path.is_dir() and is_dicom_series(path)
+    except (InputError, OSError):
+        return False
 
 
 def _one(candidates: list[Path], case: str) -> Path | None:

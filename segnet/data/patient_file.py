@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -32,15 +33,16 @@ class Source(BaseModel):
 
     name: str
     n_bytes: int
-    mtime_ns: int
+    changed: str
+    """When: the file's time in nanoseconds, or a hash of all names, sizes and times."""
     sha256: str
 
     def unchanged(self, path: Path) -> bool:
         """Whether `path` still holds the same. Size and time of change decide; where only the time differs, the hash."""
-        n_bytes, mtime_ns = _size_and_time(path)
+        n_bytes, changed = _size_and_time(path)
         if (path.name, n_bytes) != (self.name, self.n_bytes):
             return False
-        return mtime_ns == self.mtime_ns or sha256_of(path) == self.sha256
+        return changed == self.changed or sha256_of(path) == self.sha256
 
 
 class Record(BaseModel):
@@ -56,9 +58,11 @@ class Record(BaseModel):
     """Image and mask of each of `cases`."""
     left_out: tuple[LeftOut, ...] = ()
 
-    def made_from(self, pairs: Sequence[Pair], config: PrepareConfig) -> bool:
-        """Whether preparing `pairs` would give the same again. A patient with a case left out is tried anew."""
+    def made_from(self, pairs: Sequence[Pair], config: PrepareConfig, out: Path) -> bool:
+        """Whether preparing `pairs` into `out` would give the same again. A patient with a case left out is tried anew."""
         if self.left_out or self.config != config or len(self.cases) != len(pairs):
+            return False
+        if config.keep_png and not all((out / PNG_FOLDER / pair.case).is_dir() for pair in pairs):
             return False
         return all(
             (row.case, row.set, row.image, row.mask) == (pair.case, pair.set, str(pair.image), str(pair.mask))
@@ -121,6 +125,7 @@ def _write_case(
             f"mask: expected a lesion that 256 x 256 slices can show, got one that they lose in {pair.mask}; use the route hu"
         )
     if config.keep_png:
+        shutil.rmtree(out / PNG_FOLDER / pair.case, ignore_errors=True)
         write_pngs(out / PNG_FOLDER / pair.case, stored, stored_mask)
     lesion = _voxels(stored_mask)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)[::-1]
@@ -150,13 +155,13 @@ def _write_case(
     return row
 
 
-def _voxels(mask: NDArray[np.uint8]) -> NDArray[np.uint16]:
+def _voxels(mask: NDArray[np.uint8]) -> NDArray[np.uint16 | np.uint32]:
     """(n, 3): z, y, x of every voxel. Looked for in the slices that hold some: a lesion is a small part of a volume."""
     held = mask.view(np.bool_)
     slices = np.flatnonzero(held.reshape(len(held), -1).any(axis=1))
     found = np.argwhere(held[slices])
     found[:, 0] = slices[found[:, 0]]
-    return found.astype(np.uint16)
+    return found.astype(np.uint16 if max(mask.shape) < 2**16 else np.uint32)
 
 
 def _by_route(
@@ -173,14 +178,18 @@ def _files(path: Path) -> list[Path]:
     return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
 
 
-def _size_and_time(path: Path) -> tuple[int, int]:
-    states = [p.stat() for p in _files(path)]
-    return sum(s.st_size for s in states), max((s.st_mtime_ns for s in states), default=0)
+def _size_and_time(path: Path) -> tuple[int, str]:
+    if not path.is_dir():
+        state = path.stat()
+        return state.st_size, str(state.st_mtime_ns)
+    states = [(file.name, file.stat()) for file in _files(path)]
+    listing = repr([(name, state.st_size, state.st_mtime_ns) for name, state in states])
+    return sum(state.st_size for _, state in states), hashlib.sha256(listing.encode()).hexdigest()
 
 
 def _source(path: Path) -> Source:
-    n_bytes, mtime_ns = _size_and_time(path)
-    return Source(name=path.name, n_bytes=n_bytes, mtime_ns=mtime_ns, sha256=sha256_of(path))
+    n_bytes, changed = _size_and_time(path)
+    return Source(name=path.name, n_bytes=n_bytes, changed=changed, sha256=sha256_of(path))
 
 
 def sha256_of(path: Path) -> str:

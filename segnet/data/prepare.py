@@ -7,11 +7,13 @@ files only, and the next one goes on with the patients that are missing or whose
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,7 @@ class PrepareResult:
     ----------
     cases : of the dataset, or of the shard
     left_out : bad cases, with the reason
-    written, kept : patients whose file was written, and whose file stood already
+    written, kept, removed : patients whose file was written, stood already, or was removed since none of their images was given
     complete : whether the index was written; a shard leaves that to the run after it
     """
 
@@ -48,6 +50,7 @@ class PrepareResult:
     left_out: list[LeftOut] = field(default_factory=list)
     written: int = 0
     kept: int = 0
+    removed: int = 0
     complete: bool = True
 
 
@@ -96,6 +99,21 @@ def prepare(
     workers = min(_positive(workers), max(1, len(by_patient)))
     out = Path(os.path.abspath(out))
     _claim(out, config, overwrite)
+    with _at_work(out, alone=shard is None):
+        return _run(by_patient, out, config, workers, scheduler, shard, strict, images_without_mask, progress)
+
+
+def _run(
+    by_patient: dict[str, list[Pair]],
+    out: Path,
+    config: PrepareConfig,
+    workers: int,
+    scheduler: str | None,
+    shard: Shard | None,
+    strict: bool,
+    images_without_mask: int,
+    progress: Progress | None,
+) -> PrepareResult:
     if shard is None:
         remove_leftovers(out)
     total = sum(map(len, by_patient.values()))
@@ -130,7 +148,7 @@ def prepare(
     ordered = [records[patient] for patient in by_patient]
     cases = [case for record in ordered for case in record.cases]
     left_out = [case for record in ordered for case in record.left_out]
-    if not cases and by_patient:
+    if not cases and shard is None:
         if [p.name for p in out.iterdir()] == [SETTINGS]:
             (out / SETTINGS).unlink()
             out.rmdir()
@@ -138,9 +156,25 @@ def prepare(
         raise InputError(
             f"pairs: expected at least one sound case, got none of {len(left_out)}; the first, {first.case}: {first.reason}"
         )
+    removed = 0
     if shard is None:
-        _finish(out, config, cases, left_out, ordered, images_without_mask)
-    return PrepareResult(cases, left_out, len(todo), kept, shard is None)
+        removed = _finish(out, config, cases, left_out, ordered, images_without_mask)
+    return PrepareResult(cases, left_out, len(todo), kept, removed, shard is None)
+
+
+@contextmanager
+def _at_work(out: Path, *, alone: bool) -> Iterator[None]:
+    """Shards share a folder; a run of all patients wants it for itself. Where the file system knows no locks nothing is checked."""
+    with (out / SETTINGS).open("rb") as stream:
+        try:
+            fcntl.flock(stream, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"out: expected a folder in which nobody else prepares, got {out} with a run at work; wait for it to end"
+            ) from None
+        except OSError:
+            pass
+        yield
 
 
 def _records(
@@ -150,7 +184,7 @@ def _records(
     for patient, pairs in by_patient.items():
         record = read_record(out / f"{patient}.h5")
         try:
-            current = record is not None and record.made_from(pairs, config)
+            current = record is not None and record.made_from(pairs, config, out)
         except OSError:  # an image is gone: writing says so
             current = False
         yield patient, record if current else None
@@ -165,7 +199,10 @@ def _lost(out: Path, pairs: Sequence[Pair], config: PrepareConfig, error: Any) -
 
 
 def _by_patient(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
-    ordered = sorted(pairs, key=lambda pair: (pair.patient, pair.case))
+    absolute = [
+        replace(pair, image=Path(os.path.abspath(pair.image)), mask=Path(os.path.abspath(pair.mask))) for pair in pairs
+    ]
+    ordered = sorted(absolute, key=lambda pair: (pair.patient, pair.case))
     if not ordered:
         raise InputError("pairs: expected at least one pair of image and mask, got none; check the folder")
     seen: set[str] = set()
@@ -178,11 +215,22 @@ def _by_patient(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
                     f"{what}: expected a name without / and \\ that starts with no dot, got "
                     f"{name!r}; rename it, or change patient_regex"
                 )
+        if not all(_is_text(name) for name in (pair.case, pair.patient, pair.set, str(pair.image), str(pair.mask))):
+            raise InputError(f"pairs: expected names that are text, got {pair.image!r}; rename the file")
         if pair.case in seen:
             raise InputError(f"pairs: expected each case once, got {pair.case} twice; rename one")
         seen.add(pair.case)
         out.setdefault(pair.patient, []).append(pair)
     return out
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written down; one that is not UTF-8 on disk cannot."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _of_shard(by_patient: dict[str, list[Pair]], shard: Shard) -> dict[str, list[Pair]]:
@@ -204,7 +252,10 @@ def _claim(out: Path, config: PrepareConfig, overwrite: bool) -> None:
     """Makes the folder ours, or raises."""
     if out.exists() and not out.is_dir():
         raise InputError(f"out: expected a folder, got the file {out}; choose another")
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"out: expected a writable folder, got {out} ({error.strerror}); check its rights") from error
     written = {"format": FORMAT, "config": config.model_dump(mode="json")}
     try:
         began = json.loads((out / SETTINGS).read_bytes())
@@ -213,14 +264,18 @@ def _claim(out: Path, config: PrepareConfig, overwrite: bool) -> None:
     if began == written:
         return
     ours = isinstance(began, dict) and began.get("format") == FORMAT
-    if not overwrite and (ours or any(out.iterdir())):
+    others = [p for p in out.iterdir() if not p.name.startswith(f".{SETTINGS}.")]  # shards that begin together
+    if not overwrite and (ours or others):
         held = f"one prepared with {began.get('config')}" if ours and began else f"{out} with other files"
         raise InputError(
             f"out: expected a new or empty folder or a dataset prepared with {written['config']}, got {held}; "
             "choose another, or pass --overwrite"
         )
     (out / INDEX).unlink(missing_ok=True)
-    write_text(out / SETTINGS, json.dumps(written, indent=1) + "\n")
+    try:
+        write_text(out / SETTINGS, json.dumps(written, indent=1) + "\n")
+    except OSError as error:
+        raise InputError(f"out: expected a writable folder, got {out} ({error.strerror}); check its rights") from error
 
 
 def _finish(
@@ -230,12 +285,12 @@ def _finish(
     left_out: Sequence[LeftOut],
     records: Sequence[Record],
     images_without_mask: int,
-) -> None:
-    """Removes files of patients that are no longer in the dataset, and writes manifest and index."""
-    listed = {case.file for case in cases}
-    for stale in set(out.glob("*.h5")) - {out / name for name in listed}:
-        if read_record(stale) is not None:
-            stale.unlink()
+) -> int:
+    """Removes files of patients that are no longer in the dataset, and writes manifest and index; how many it removed."""
+    unlisted = set(out.glob("*.h5")) - {out / case.file for case in cases}
+    stale = [file for file in unlisted if read_record(file) is not None]
+    for file in stale:
+        file.unlink()
     remove_leftovers(out)
     write_text(out / MANIFEST, _manifest(records))
     index = Index(
@@ -246,6 +301,7 @@ def _finish(
         images_without_mask=images_without_mask,
     )
     write_text(out / INDEX, index.model_dump_json() + "\n")
+    return len(stale)
 
 
 def _manifest(records: Sequence[Record]) -> str:

@@ -76,6 +76,7 @@ def test_a_folder_of_folds_is_its_members_by_number(tmp_path: Path) -> None:
             {"data": {"window_hu": (-100.0, 400.0)}},
             r"expected data.window_hu (-1000.0, 400.0) like {a}, got (-100.0, 400.0)",
         ),
+        ({"data": {"route": "paper"}}, "expected data.route hu like {a}, got paper"),
         ({"in_channels": 3}, "expected model.in_channels 1 like {a}, got 3"),
         ({"classes": 3}, "expected model.classes 2 like {a}, got 3"),
         ({"data": {"patch_px": 48, "window_hu": (-100.0, 400.0)}}, "expected data.window_hu"),

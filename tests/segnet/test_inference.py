@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -167,6 +169,19 @@ def test_mean_and_deviation_over_members_and_views(members: tuple[nn.Module, ...
     assert mean.dtype == deviation.dtype == np.float32
     assert seen[-1] == (len(each) * 4 * 4, len(each) * 4 * 4)
     assert (np.max(deviation) > 0.1) == (len(each) > 1)
+
+
+def test_nothing_holds_an_image_when_it_is_done() -> None:
+    """Not even until the collector of cycles comes by: a CT is hundreds of megabytes."""
+    image = np.zeros((3, 40, 40), np.float32)
+    gone = weakref.ref(image)
+    gc.disable()
+    try:
+        segment(Threshold(), image, CONFIG)
+        del image
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_no_member_is_refused() -> None:

@@ -18,7 +18,7 @@ from segnet.clicks import click_index
 from segnet.config import Config
 from segnet.data.nifti import read_image
 from segnet.errors import InputError
-from segnet.predict import images_in, predict_array, predict_file, require_several
+from segnet.predict import CUT, MISSED, images_in, predict_array, predict_file, require_several
 from segnet.voi import VoiSize
 
 CONFIG = Config.model_validate({"data": {"patch_px": 32, "input_px": 32}})
@@ -185,3 +185,37 @@ def test_a_network_of_the_paper_route_is_shown_what_it_was_trained_on(tmp_path: 
     assert not near.mask_zyx[far].any()
     whole = predict_array(image, Threshold(), config, click_zyx=click, **options)
     np.testing.assert_array_equal(near.probability_zyx[box], whole.probability_zyx[box])
+
+
+def test_a_click_in_the_padding_is_one_that_missed() -> None:
+    """On either side of what is no padding."""
+    image = np.full((6, 60, 60), -1024, np.float32)
+    image[:, 20:40, 20:40] = np.random.default_rng(0).normal(-900, 5, (6, 20, 20))
+    image[2:4, 28:32, 28:32] = 300
+    for click in ((3, 5, 30), (3, 55, 30), (3, 30, 57)):
+        found = predict_array(
+            image, Threshold(), CONFIG, spacing_zyx_mm=(2.0, 0.7, 0.7), click_zyx=click, skip_padding=True
+        )
+        if found.mask_zyx.any():
+            assert MISSED in found.warnings
+
+
+def test_a_mask_that_reaches_the_edge_of_what_is_seen_says_so() -> None:
+    """The field of view is 32 pixels, the bright stripe 40; one of 20 ends inside of it, one at the image's border does too."""
+    for width, y, cut in ((40, 40, True), (20, 40, False), (20, 5, False)):
+        image = np.full((3, 80, 80), -900, np.float32)
+        image[1, max(y - width // 2, 0) : y + width // 2, 38:42] = 300
+        found = predict_array(image, Threshold(), CONFIG, spacing_zyx_mm=(2.0, 0.7, 0.7), click_zyx=(1, y, 40))
+        assert found.mask_zyx.any()
+        assert (CUT in found.warnings) == cut
+
+
+def test_images_need_no_mask_and_masks_are_no_images(tmp_path: Path, scan: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a_ct", "a_mask", "b_ct"):
+        (folder / f"{name}.nii.gz").write_bytes(scan.read_bytes())
+    assert list(images_in(folder)) == ["a", "b"]
+    (folder / "a_seg.nii.gz").write_bytes(scan.read_bytes())
+    with pytest.raises(InputError, match="expected one file"):
+        images_in(folder)

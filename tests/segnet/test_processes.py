@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +33,15 @@ def test_each_item_is_done_once_and_a_bad_one_harms_no_other(workers: int) -> No
             assert ("three" if item == 3 else "killed") in str(outcome)
         else:
             assert outcome == item * item
+
+
+def test_no_item_is_lost_where_a_process_dies_while_results_are_looked_at() -> None:
+    """Between two results the pool is found broken only when the next item is handed to it."""
+    found = []
+    for item, _ in each(work, range(12), workers=2):
+        time.sleep(0.3)
+        found.append(item)
+    assert sorted(found) == list(range(12))
 
 
 def test_items_are_taken_as_they_are_needed() -> None:

@@ -128,6 +128,7 @@ def test_a_row_of_the_matrix_is_the_direction_of_an_axis(tmp_path: Path) -> None
         ({"TransformMatrix": None, "Rotation": "1 0 0 0 1 0 0 0 1"}, RAMP.tobytes()),
         ({"TransformMatrix": None, "Orientation": "1 0 0 0 1 0 0 0 1"}, RAMP.tobytes()),
         ({"HeaderSize": "0", "ElementNumberOfChannels": "1", "Comment": "as = acquired"}, RAMP.tobytes()),
+        ({"Comment": "Århus"}, RAMP.tobytes()),  # whose UTF-8 holds a byte that other encodings end a line by
         ({"CompressedData": "True"}, zlib.compress(RAMP.tobytes())),
         ({"ElementDataFile": "Local"}, RAMP.tobytes() + bytes(9)),
         (

@@ -64,6 +64,7 @@ SAME: dict[str, bytes] = {
         dimension="4", sizes="4 3 2 1", kinds="domain domain domain none", space_directions=FOUR[5:] + " none"
     )
     + RAW,
+    "a comment in UTF-8": header().replace(b"# a comment", "# Århus".encode()) + RAW,
     "line ends of another system": header().replace(b"\n", b"\r\n") + RAW,
 }
 

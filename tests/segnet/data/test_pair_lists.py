@@ -73,6 +73,8 @@ def test_patterns_find_pairs(tmp_path: Path) -> None:
         "p2/seg/a[x]_1.nii.gz",
         "p2/seg/gone_1.nii.gz",
         "p3/ct_b.nii.gz",
+        "p1/._ct_a.nii.gz",
+        "p1/seg/._a_1.nii.gz",
     )
     found = pairs_from_patterns(tmp_path, "{patient}/ct_{case}.nii.gz", "{patient}/seg/{case}_{lesion}.nii.gz")
     assert [(p.case, p.patient, p.image.name, p.mask.name) for p in found] == [

@@ -162,6 +162,11 @@ def test_named_folders_go_before_suffixes(tmp_path: Path) -> None:
     assert [p.case for p in find_pairs(tmp_path)] == ["a"]
 
 
+def test_one_name_in_two_spellings_of_unicode_is_one(tmp_path: Path) -> None:
+    touch(tmp_path, "images/caf\u00e9.nii", "labels/cafe\u0301.nii")
+    assert [pair.case for pair in find_pairs(tmp_path)] == ["caf\u00e9"]
+
+
 def test_the_challenge_layout(tmp_path: Path) -> None:
     """Sets by name; images without a mask discarded; one case in two sets told apart, and still one patient's."""
     novel, processed = "novel_data/ULS23_DeepLesion3D", "processed_data/partially_annotated/ULS23_DeepLesion"
@@ -194,6 +199,14 @@ def test_folders_are_gathered(tmp_path: Path) -> None:
         touch(tmp_path, f"{name}/images/{name}_1.nii", f"{name}/labels/{name}_1.nii", f"{name}/images/x.nii")
     both = gather([find_pairs(tmp_path / name) for name in ("two", "one")])
     assert [(pair.case, pair.set) for pair in both] == [("one_1", "one"), ("two_1", "two")]
+    named = [find_pairs(tmp_path / name, set_name=name) for name in ("one", "two")]
+    for name in ("one", "two"):
+        touch(tmp_path, f"{name}/images/same.nii", f"{name}/labels/same.nii")
+    same = gather([find_pairs(tmp_path / name, set_name=name) for name in ("one", "two")])
+    assert [pair.case for pair in same if "same" in pair.case] == ["one_same", "two_same"]
+    assert {pair.set for pair in gather(named)} == {"one", "two"}
+    with pytest.raises(InputError, match="expected one image for each case"):
+        gather([find_pairs(tmp_path / name) for name in ("one", "two")])
     assert [path.parent.parent.name for path in both.unpaired_images] == ["one", "two"]
 
 

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import pytest
 
 from segnet.config import PrepareConfig, checked_prepare_config
 from segnet.data.pairs import Pair, find_pairs
-from segnet.data.patient_file import read_record
+from segnet.data.patient_file import _source, _voxels, read_record
 from segnet.data.prepare import PrepareResult, prepare
 from segnet.data.prepared import load_dataset
 from segnet.errors import InputError
@@ -210,7 +211,8 @@ def test_patients_that_are_gone_leave_and_others_files_stay(root: Path, tmp_path
     (out / "notes.txt").write_text("mine")
     with h5py.File(out / "mine.h5", "w") as file:
         file["x"] = 1
-    prepare([pair for pair in find_pairs(root) if pair.patient == "b"], out, workers=1)
+    result = prepare([pair for pair in find_pairs(root) if pair.patient == "b"], out, workers=1)
+    assert (result.kept, result.removed) == (1, 1)
     assert only(out) == (ALL - {"a.h5"}) | {"notes.txt", "mine.h5"}
     assert load_dataset(out).patients == ["b"]
 
@@ -266,6 +268,85 @@ def test_shards_make_the_same_dataset(root: Path, tmp_path: Path) -> None:
     for bad in ((0, 3), (4, 3), (1, 0)):
         with pytest.raises(InputError, match="shard"):
             run(root, tmp_path / "parts", shard=bad)
+
+
+def test_shards_may_begin_together_and_one_may_hold_bad_cases_alone(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".prepare.json.abc.tmp").touch()  # another shard is just writing it
+    add_case(root, "c_empty", mask=np.zeros((6, 5, 4), np.uint8))
+    assert run(root, out, shard=(1, 3)).written == 1
+    assert [bad.case for bad in run(root, out, shard=(3, 3)).left_out] == ["c_empty"]
+    run(root, out, shard=(2, 3))
+    assert run(root, out).kept == 2
+    (tmp_path / "other").mkdir()
+    assert run(root, tmp_path / "other", shard=(3, 3)).left_out
+    assert (tmp_path / "other" / "prepare.json").exists()
+
+
+def test_a_run_of_all_waits_for_no_shard(root: Path, tmp_path: Path) -> None:
+    """Nor a shard for it: each is told of the other. Shards go side by side."""
+    out = tmp_path / "out"
+    seen: list[str] = []
+
+    def during(shard: tuple[int, int] | None, other: tuple[int, int] | None) -> None:
+        def progress(*_: int) -> None:
+            if len(seen) < 1:
+                try:
+                    seen.append("ran" if run(root, out, shard=other) else "")
+                except InputError as error:
+                    seen.append(str(error))
+
+        seen.clear()
+        run(root, out, shard=shard, progress=progress)
+
+    for shard, other, told in (
+        ((1, 2), None, "a run at work"),
+        (None, (1, 2), "a run at work"),
+        ((1, 2), (2, 2), "ran"),
+    ):
+        during(shard, other)
+        assert told in seen[0]
+
+
+def test_names_that_cannot_be_written_are_refused_first(root: Path, tmp_path: Path) -> None:
+    pair = find_pairs(root)[0]
+    odd = Path(os.fsdecode(b"n\xe4gel.nii.gz"))
+    with pytest.raises(InputError, match="names that are text"):
+        prepare([Pair("a", "a", odd, pair.mask)], tmp_path / "out", workers=1)
+    assert only(tmp_path) == {"in"}
+
+
+def test_a_series_with_one_changed_slice_is_another(tmp_path: Path) -> None:
+    """Of the same size, and not the newest."""
+    for number in range(3):
+        (tmp_path / f"{number}.dcm").write_bytes(bytes([number]) * 10)
+        os.utime(tmp_path / f"{number}.dcm", ns=(0, number * 10**9))
+    before = _source(tmp_path)
+    assert before.unchanged(tmp_path)
+    (tmp_path / "1.dcm").write_bytes(bytes([9]) * 10)
+    os.utime(tmp_path / "1.dcm", ns=(0, 5 * 10**8))
+    assert not before.unchanged(tmp_path)
+
+
+def test_pictures_are_those_of_the_dataset(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    config = {"route": "paper", "keep_png": True}
+    run(root, out, config=config)
+    folder = out / "png" / "b_lesion_01"
+    shutil.rmtree(folder)
+    run(root, out, config=config)
+    assert len(list(folder.iterdir())) == 8
+    add_case(root, "b_lesion_01", image=hu()[:, :, :2], mask=np.ones((6, 5, 2), np.uint8))
+    run(root, out, config=config)
+    assert len(list(folder.iterdir())) == 4
+
+
+def test_lesions_far_out_are_where_they_are(tmp_path: Path) -> None:
+    """Beyond what sixteen bits count."""
+    mask = np.zeros((70001, 2, 1), np.uint8)
+    mask[70000, 1, 0] = 1
+    assert _voxels(mask.transpose(2, 1, 0)).tolist() == [[0, 1, 70000]]
 
 
 KILLED_PATIENTS = 8
