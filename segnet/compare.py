@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import re
 import statistics
@@ -27,10 +28,18 @@ from .models import build
 from .processes import begin_worker
 from .report.table import markdown_table
 from .threads import threads
-from .training import checkpoint, log
+from .training import checkpoint, log, state
 from .training.loop import scores, train
 
 SCORES_FILE, RESULTS_FILE, TABLE_FILE = "scores.json", "results.json", "results.md"
+CONVENTIONS = {
+    "level": "lesion volume",
+    "reduction": "macro",
+    "classes": "foreground",
+    "units": "1",
+    "empty": "one; no lesion of a prepared dataset is empty",
+    "interval": "95 %, bootstrap over patients",
+}
 Report = Callable[[str], None]
 
 
@@ -84,6 +93,7 @@ def configurations(
 def run_one(prepared: Path, out: Path, config: Config) -> None:
     """Trains one network on one fold, or goes on with it, and scores the patients held out; what is done stays as it is."""
     if (out / SCORES_FILE).exists():
+        state.check_same(Config.model_validate(json.loads((out / SCORES_FILE).read_text())["config"]), config)
         return
     train(prepared, out, config, resume=True)
     with threads(config.train.threads):
@@ -96,7 +106,11 @@ def run_one(prepared: Path, out: Path, config: Config) -> None:
         "steps": steps[-1]["step"],
         "slices_per_s": statistics.median(row["slices_per_s"] for row in steps),
         "epochs": steps[-1]["epoch"],
-        "cases": [{"case": e.case, "patient": e.patient, "dice": found[e.case]} for e in cases.entries],
+        "config": config.model_dump(mode="json"),
+        "cases": [
+            {"case": e.case, "patient": e.patient, "set": e.set or set_of(e.case), "dice": found[e.case]}
+            for e in cases.entries
+        ],
     }
     write_text(out / SCORES_FILE, json.dumps(result, indent=1))
 
@@ -185,26 +199,26 @@ def collect(out: Path, configs: Mapping[str, Config], folds: Sequence[int]) -> d
     Returns
     -------
     dict
-        "settings" of the first network; "rows", one a network with all its folds' lesions: mean 3-D Dice by lesion and its 95 %
+        "settings" of the first network; "conventions" of the scores; "rows", one a network with all its folds' lesions: mean 3-D Dice by lesion and its 95 %
         interval (bootstrap by patient), the same by collection, the mean difference to the first network on the same lesions,
         slices a second in training, steps, parameters.
     """
     rows: list[dict[str, Any]] = []
-    first: dict[str, float] = {}
+    first: dict[str, float] | None = None
     for entry, config in configs.items():
         files = [out / folder_of(entry) / f"fold-{fold}" / SCORES_FILE for fold in folds]
         done = [json.loads(file.read_text()) for file in files if file.exists()]
-        if not done:
-            continue
         lesions = [case for one in done for case in one["cases"]]
         mine = {case["case"]: case["dice"] for case in lesions}
-        first = first or mine
+        first = mine if first is None else first
+        if not done:
+            continue
         with torch.device("meta"):
             parameters = count(build(config.model))
         row: dict[str, Any] = {"model": entry, "folds": len(done), "lesions": len(lesions)}
         row["dice"], row["ci95_lo"], row["ci95_hi"] = _interval(lesions, mine)
-        for group in sorted({set_of(case["patient"]) for case in lesions}):
-            row[f"dice_{group}"] = _interval([c for c in lesions if set_of(c["patient"]) == group], mine)[0]
+        for group in sorted({case["set"] for case in lesions}):
+            row[f"dice_{group}"] = _interval([c for c in lesions if c["set"] == group], mine)[0]
         shared = [case for case in lesions if case["case"] in first]
         gaps = {case["case"]: mine[case["case"]] - first[case["case"]] for case in shared}
         row["difference"], row["difference_lo"], row["difference_hi"] = _interval(shared, gaps)
@@ -213,11 +227,17 @@ def collect(out: Path, configs: Mapping[str, Config], folds: Sequence[int]) -> d
         row["parameters_m"] = parameters / 1e6
         rows.append(row)
     settings = next(iter(configs.values())).model_dump(mode="json")
-    return {"settings": settings, "folds": list(folds), "rows": rows}
+    return {"settings": settings, "conventions": CONVENTIONS, "folds": list(folds), "rows": rows}
 
 
-def _interval(lesions: Sequence[Mapping[str, Any]], values: Mapping[str, float]) -> tuple[float, float, float]:
+def _interval(
+    lesions: Sequence[Mapping[str, Any]], values: Mapping[str, float]
+) -> tuple[float | None, float | None, float | None]:
+    """Mean and interval; None of no lesion, and no interval of one patient."""
+    if not lesions:
+        return None, None, None
     by_patient: dict[str, list[float]] = {}
     for lesion in lesions:
         by_patient.setdefault(lesion["patient"], []).append(values[lesion["case"]])
-    return bootstrap_ci(by_patient)
+    mean, low, high = (value if math.isfinite(value) else None for value in bootstrap_ci(by_patient))
+    return mean, low, high

@@ -96,7 +96,7 @@ def test_means_are_of_lesions_and_differences_of_the_same_ones(tmp_path: Path) -
     for name, values in dices.items():
         (tmp_path / name / "fold-0").mkdir(parents=True)
         cases = [
-            {"case": f"c{i}", "patient": p, "dice": d}
+            {"case": f"c{i}", "patient": p, "set": p[0], "dice": d}
             for i, (p, d) in enumerate(zip(("A1", "A1", "B2"), values, strict=True))
         ]
         scored = {"steps": 7, "slices_per_s": 3.0, "epochs": 1.0, "cases": cases}
@@ -109,6 +109,28 @@ def test_means_are_of_lesions_and_differences_of_the_same_ones(tmp_path: Path) -
     assert ahnet["difference"] == pytest.approx(np.mean([0.1, 0, -0.7]))
     assert ahnet["difference_lo"] <= ahnet["difference"] <= ahnet["difference_hi"]
     assert (ahnet["folds"], ahnet["lesions"], ahnet["steps"]) == (1, 3, 7)
+
+
+def test_networks_without_a_common_fold_have_no_difference(tmp_path: Path) -> None:
+    """And one patient no interval; nor is a network compared with itself because the first is not done yet."""
+    for name, fold in (("unet", 1), ("ahnet", 0)):
+        (tmp_path / name / f"fold-{fold}").mkdir(parents=True)
+        case = {"case": f"c{fold}", "patient": f"p{fold}", "set": "", "dice": 0.5}
+        scored = {"steps": 7, "slices_per_s": 3.0, "epochs": 1.0, "cases": [case]}
+        (tmp_path / name / f"fold-{fold}" / SCORES_FILE).write_text(json.dumps(scored))
+    configs = {name: Config() for name in ("unet", "ahnet")}
+    unet, ahnet = collect(tmp_path, configs, [0, 1])["rows"]
+    assert (unet["difference"], ahnet["difference"]) == (0, None)
+    assert (unet["ci95_lo"], unet["ci95_hi"]) == (None, None)
+    (ahnet,) = collect(tmp_path, configs, [0])["rows"]
+    assert ahnet["difference"] is None
+
+
+def test_scores_of_other_settings_are_not_reused(compared: Any, prepared: Path) -> None:
+    out, _, _ = compared
+    other = {**FLAGS, "train": {**FLAGS["train"], "seed": 7}}
+    with pytest.raises(InputError, match=r"train\.seed = 0"):
+        compare(prepared, out, ENTRIES, folds=2, flags=other)
 
 
 def test_entries_are_read_and_mistakes_named() -> None:
