@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,27 @@ BESIDE_MM = 5.0
 
 Slice = tuple[int, int]
 """Number of a volume in the list, and its slice z."""
+
+
+class Slices(Sequence[Slice]):
+    """Slices of many volumes, eight bytes each: a cohort has millions."""
+
+    def __init__(self, by_volume: Iterable[Sequence[int]]) -> None:
+        parts = [np.array([(k, z) for z in slices], np.int32).reshape(-1, 2) for k, slices in enumerate(by_volume)]
+        self._at = np.concatenate(parts) if parts else np.zeros((0, 2), np.int32)
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    @overload
+    def __getitem__(self, index: int) -> Slice: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Slice]: ...
+    def __getitem__(self, index: int | slice) -> Slice | list[Slice]:
+        if isinstance(index, slice):
+            return [(int(k), int(z)) for k, z in self._at[index]]
+        volume, z = self._at[index]
+        return int(volume), int(z)
 
 
 @dataclass(frozen=True)
@@ -47,6 +69,12 @@ class Contents:
         """Those with lesion that may be drawn."""
         held = set(self.lesion_slices)
         return [z for z in self.slices if z in held]
+
+    @property
+    def drawn_background_slices(self) -> list[int]:
+        """Those without lesion that may be drawn."""
+        held = set(self.lesion_slices)
+        return [z for z in self.slices if z not in held]
 
 
 def diameter_mm(volume_ml: float) -> float:
@@ -136,9 +164,9 @@ class SliceSampler:
     table : which of those with lesion; None: each as likely as another
     """
 
-    lesion: tuple[Slice, ...]
-    background: tuple[Slice, ...]
-    beside: tuple[Slice, ...]
+    lesion: Sequence[Slice]
+    background: Sequence[Slice]
+    beside: Sequence[Slice]
     lesion_fraction: float
     beside_fraction: float = 0.0
     table: AliasTable | None = None
@@ -157,24 +185,24 @@ class SliceSampler:
                 raise InputError(
                     f"contents: expected a volume of the lesion of {c.case} in ml above 0, got {c.lesion_ml}; measure its mask"
                 )
-        lesion = tuple((k, z) for k, c in enumerate(contents) for z in c.drawn_lesion_slices)
+        lesion = Slices(c.drawn_lesion_slices for c in contents)
         if not lesion:
             raise InputError(
                 f"contents: expected at least one training case with a slice of lesion, got none in {len(contents)}; prepare more patients"
             )
-        held = set(lesion)
-        background = tuple((k, z) for k, c in enumerate(contents) for z in c.slices if (k, z) not in held)
-        beside = tuple(at for at in background if config.beside_fraction > 0 and _lies_beside(contents[at[0]], at[1]))
+        background = Slices(c.drawn_background_slices for c in contents)
+        near = contents if config.beside_fraction > 0 else ()
+        beside = Slices([z for z in c.drawn_background_slices if _lies_beside(c, z)] for c in near)
         table = AliasTable.of(slice_weights(contents, config.balance)) if config.balance > 0 else None
         return cls(lesion, background, beside, config.lesion_fraction, config.beside_fraction, table)
 
     def draw(self, rng: np.random.Generator) -> Slice:
         """One slice. With `balance` and `beside_fraction` 0 two numbers are drawn, one where all slices hold lesion."""
         if not self.background or rng.random() < self.lesion_fraction:
-            return self.lesion[rng.integers(len(self.lesion)) if self.table is None else self.table.draw(rng)]
+            return self.lesion[int(rng.integers(len(self.lesion))) if self.table is None else self.table.draw(rng)]
         near = self.beside_fraction > 0 and self.beside and rng.random() < self.beside_fraction
         pool = self.beside if near else self.background
-        return pool[rng.integers(len(pool))]
+        return pool[int(rng.integers(len(pool)))]
 
 
 def _lies_beside(contents: Contents, z: int) -> bool:

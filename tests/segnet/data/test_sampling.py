@@ -53,7 +53,7 @@ def test_without_balance_the_draws_are_those_of_old() -> None:
     other = [(k, z) for k, c in enumerate(CONTENTS) for z in c.slices if (k, z) not in held]
     for _ in range(500):
         pool = LESION if theirs.random() < 0.8 else other
-        assert sampler.draw(ours) == pool[theirs.integers(len(pool))]
+        assert sampler.draw(ours) == pool[int(theirs.integers(len(pool)))]
     full = [Contents("c", "c", range(3), (0, 1, 2), 1.0)]
     sampler = SliceSampler.of(full, config(lesion_fraction=0.0))
     for _ in range(20):
@@ -98,16 +98,16 @@ def test_background_close_beside_a_lesion_can_be_preferred() -> None:
     share = 0.6 + 0.4 * len(sampler.beside) / len(sampler.background)
     assert near(sum(counts[at] for at in sampler.beside), 0.75 * share)
     thick = [Contents("t", "t", range(4), (0,), 1.0, slice_mm=8.0)]
-    assert SliceSampler.of(thick, fractions).beside == ((0, 1),)
+    assert list(SliceSampler.of(thick, fractions).beside) == [(0, 1)]
 
 
 def test_only_slices_that_may_be_drawn_are() -> None:
     """Those of a volume that are for training: its other slices still say what lies beside a lesion, and how large that is."""
     part = [Contents("a", "a", (1, 4, 5, 9), (4, 5, 6), ball_ml(25)), Contents("b", "b", (0,), (3,), ball_ml(8))]
     sampler = SliceSampler.of(part, config(balance=1.0, beside_fraction=0.5))
-    assert sampler.lesion == ((0, 4), (0, 5))
-    assert sampler.background == ((0, 1), (0, 9), (1, 0))
-    assert sampler.beside == ((0, 1), (0, 9), (1, 0))
+    assert list(sampler.lesion) == [(0, 4), (0, 5)]
+    assert list(sampler.background) == [(0, 1), (0, 9), (1, 0)]
+    assert list(sampler.beside) == [(0, 1), (0, 9), (1, 0)]
     assert slice_weights(part, 1.0).tolist() == [0.5, 0.5]
 
 

@@ -224,7 +224,7 @@ def test_only_training_slices_are_drawn(prepared: Path, tiny_config: Any) -> Non
     cases = Cases(prepared)
     only = {cases.entries[0].case: [2, 3], cases.entries[4].case: [0]}
     source = BatchSource(cases, tiny_config.data, 0, only=only)
-    assert sorted(source.sampler.lesion + source.sampler.background) == [(0, 2), (0, 3), (4, 0)]
+    assert sorted([*source.sampler.lesion, *source.sampler.background]) == [(0, 2), (0, 3), (4, 0)]
 
 
 def test_an_image_goes_to_the_network_as_the_dataset_was_prepared(
