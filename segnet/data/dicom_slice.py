@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from segnet.errors import InputError
 
+from .streams import opened
 from .volume import FloatArray
 
 MAX_INFLATED_BYTES = 2**26
@@ -244,13 +245,8 @@ def read_slice(path: Path) -> Slice | None:
 
 def is_dicom(path: Path) -> bool:
     """Whether a file's content is a DICOM object."""
-    try:
-        with path.open("rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
-    except OSError as error:
-        raise InputError(
-            f"path: expected a readable file, got {path} ({error.strerror or error}); check its rights and the disk"
-        ) from error
+    with opened(path) as (stream, _):
+        return stream.read(132)[128:] == b"DICM"
 
 
 def frame_size(frame: bytes) -> tuple[int, int, int] | None:

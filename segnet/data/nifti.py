@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +21,12 @@ from numpy.typing import ArrayLike, DTypeLike
 from segnet.errors import InputError
 from segnet.files import replacing
 
-from .streams import Inflated, Readable, check_size, read_body
+from .streams import Inflated, Readable, check_size, opened, read_body
 from .volume import (
     MAX_VOXELS,
     FloatArray,
     Stored,
     Volume,
-    as_image,
-    as_mask,
     check_affine,
     check_binary,
     check_shape,
@@ -41,8 +38,6 @@ __all__ = [
     "is_nifti",
     "load",
     "load_stream",
-    "read_image",
-    "read_mask",
     "save_nifti",
     "write_like",
     "write_mask",
@@ -98,40 +93,6 @@ class _Layout:
         return self.offset + self.n_voxels * self.dtype.itemsize
 
 
-def read_image(path: str | Path, *, max_voxels: int = MAX_VOXELS) -> Volume:
-    """Read a CT volume as float32 in canonical orientation.
-
-    Parameters
-    ----------
-    path : a single-file NIfTI-1 or NIfTI-2, plain or gzipped, of shape (X, Y, Z) or (X, Y, Z, 1)
-    max_voxels : larger volumes are refused by their header alone
-
-    Raises
-    ------
-    InputError
-        If the file is missing, damaged, no NIfTI, not three-dimensional, larger than `max_voxels`, or if its
-        type, affine, slope or voxels cannot be an image in mm.
-    """
-    return as_image(load(path, max_voxels=max_voxels))
-
-
-def read_mask(path: str | Path, like: Volume | None = None, *, max_voxels: int = MAX_VOXELS) -> Volume:
-    """Read a lesion mask as uint8 with values 0 and 1, in canonical orientation.
-
-    Parameters
-    ----------
-    path : as in `read_image`; any real type whose voxels are exactly 0 or 1
-    like : the image the mask must lie on: same canonical shape, voxel positions within 1e-3 mm
-    max_voxels : larger volumes are refused by their header alone
-
-    Raises
-    ------
-    InputError
-        As `read_image`, and if the mask holds other values or lies on another grid than `like`.
-    """
-    return as_mask(load(path, max_voxels=max_voxels), like)
-
-
 def load(path: str | Path, *, max_voxels: int = MAX_VOXELS) -> Stored:
     """Read a NIfTI file's voxels as they are stored, with their scale and grid.
 
@@ -145,13 +106,8 @@ def load(path: str | Path, *, max_voxels: int = MAX_VOXELS) -> Stored:
         raise InputError(f"path: expected a NIfTI file, got {path}, which does not exist; check the name")
     if not path.is_file():
         raise InputError(f"path: expected a NIfTI file, got {path}, which is no file; name one .nii or .nii.gz")
-    try:
-        with path.open("rb") as stream:
-            return load_stream(stream, path, os.fstat(stream.fileno()).st_size, max_voxels=max_voxels)
-    except OSError as error:
-        raise InputError(
-            f"path: expected a readable file, got {path} ({error.strerror or error}); check its rights and the disk"
-        ) from error
+    with opened(path) as (stream, n_bytes):
+        return load_stream(stream, path, n_bytes, max_voxels=max_voxels)
 
 
 def load_stream(

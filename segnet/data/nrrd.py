@@ -5,7 +5,6 @@ A detached header names other files to read its voxels from. That is refused wit
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import numpy as np
 from segnet.errors import InputError
 
 from .fields import Fields, header_text
-from .streams import Inflated, Readable, check_size, read_body
+from .streams import Inflated, Readable, check_size, opened, read_body
 from .volume import MAX_VOXELS, FloatArray, Stored, check_affine, check_shape, header_of
 
 _MAX_HEADER = 2**20
@@ -72,13 +71,8 @@ def read_nrrd(path: str | Path, *, max_voxels: int = MAX_VOXELS) -> Stored:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"path: expected a NRRD file, got {path}, which is no file; name one .nrrd")
-    try:
-        with path.open("rb") as stream:
-            return _read_stream(stream, path, os.fstat(stream.fileno()).st_size, max_voxels)
-    except OSError as error:
-        raise InputError(
-            f"path: expected a readable file, got {path} ({error.strerror or error}); check its rights and the disk"
-        ) from error
+    with opened(path) as (stream, n_bytes):
+        return _read_stream(stream, path, n_bytes, max_voxels)
 
 
 def _read_stream(stream: Readable, path: Path, file_bytes: int, max_voxels: int) -> Stored:

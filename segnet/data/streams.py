@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import BinaryIO, Literal, Protocol
 
 from segnet.errors import InputError
 
@@ -17,6 +20,18 @@ MAX_RATIO = 100
 
 _CHUNK = 2**20
 _MAX_MEMBERS = 2**16  # blocked gzip has one for each 64 kB
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+    """A file to read from, and its size in bytes; what the disk refuses is told in one line."""
+    try:
+        with path.open("rb") as stream:
+            yield stream, os.fstat(stream.fileno()).st_size
+    except OSError as error:
+        raise InputError(
+            f"path: expected a readable file, got {path} ({error.strerror or error}); check its rights and the disk"
+        ) from error
 
 
 class Readable(Protocol):

@@ -8,6 +8,7 @@ from segnet.errors import InputError
 
 from . import metaimage, nifti, nrrd, zipped
 from .dicom import is_dicom_series, load_series
+from .streams import opened
 from .volume import MAX_VOXELS, Stored, Volume, as_image, as_mask
 
 __all__ = ["ENDINGS", "MAX_VOXELS", "Volume", "is_dicom_series", "read_image", "read_mask", "stem_of"]
@@ -76,13 +77,8 @@ def _load(path: Path, max_voxels: int) -> Stored:
         return load_series(path, max_voxels=max_voxels)
     if not path.is_file():
         raise InputError(f"path: expected a volume, got {path}, which is no file; name a file, or a DICOM folder")
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(352)
-    except OSError as error:
-        raise InputError(
-            f"path: expected a readable file, got {path} ({error.strerror or error}); check its rights and the disk"
-        ) from error
+    with opened(path) as (stream, _):
+        head = stream.read(352)
     if head.startswith(b"PK"):
         return zipped.load_zipped(path, max_voxels=max_voxels)
     if head.startswith(b"NRRD"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 import zipfile
 import zlib
@@ -12,6 +11,7 @@ from typing import BinaryIO
 from segnet.errors import InputError
 
 from . import nifti
+from .streams import opened
 from .volume import MAX_VOXELS, Stored
 
 _MAX_DIRECTORY = 2**20  # bytes, some ten thousand members
@@ -44,8 +44,7 @@ def load_zipped(path: str | Path, *, max_voxels: int = MAX_VOXELS) -> Stored:
     """
     path = Path(path)
     try:
-        with path.open("rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
+        with opened(path) as (stream, size):
             _check_directory(stream, path, size)
             with zipfile.ZipFile(stream) as archive:
                 member = _member(archive, path)
@@ -53,10 +52,6 @@ def load_zipped(path: str | Path, *, max_voxels: int = MAX_VOXELS) -> Stored:
                     return nifti.load_stream(inside, path, size, packed=True, max_voxels=max_voxels)
     except InputError:
         raise
-    except OSError as error:
-        raise InputError(
-            f"path: expected a readable file, got {path} ({error.strerror or error}); check its rights and the disk"
-        ) from error
     except _DAMAGE as error:
         what = "a wrong checksum" if "CRC" in str(error) else f"a damaged one ({type(error).__name__})"
         raise InputError(

@@ -16,7 +16,7 @@ from torch import nn
 
 from segnet.clicks import click_index
 from segnet.config import Config
-from segnet.data.nifti import read_image
+from segnet.data.volumes import read_image
 from segnet.errors import InputError
 from segnet.predict import CUT, MISSED, images_in, predict_array, predict_file, require_several
 from segnet.voi import VoiSize

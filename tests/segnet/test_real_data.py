@@ -8,10 +8,10 @@ import nibabel as nib
 import numpy as np
 
 from segnet.data.dicom import read_series
-from segnet.data.nifti import read_image, read_mask
 from segnet.data.pairs import find_pairs
 from segnet.data.prepare import prepare
 from segnet.data.prepared import load_dataset
+from segnet.data.volumes import read_image, read_mask
 from segnet.predict import predict_file
 from segnet.training import checkpoint
 

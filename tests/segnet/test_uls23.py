@@ -14,7 +14,7 @@ from torch import nn
 
 from segnet.config import Config
 from segnet.data.metaimage import read_metaimage, write_metaimage
-from segnet.data.nifti import read_image
+from segnet.data.volumes import read_image
 from segnet.ensemble import Ensemble, load
 from segnet.errors import InputError
 from segnet.uls23 import IMAGES, MASKS, SPACINGS, Failure, process, read_spacings

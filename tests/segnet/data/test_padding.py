@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segnet.data.nifti import read_image
 from segnet.data.padding import constant_border
+from segnet.data.volumes import read_image
 from segnet.errors import InputError
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
-from segnet.data.nifti import read_image, read_mask
 from segnet.data.pairs import find_pairs
 from segnet.data.phantom import SITES, make_phantom, write_phantoms
 from segnet.data.phantom.canvas import value_noise
 from segnet.data.phantom.scene import Scene
+from segnet.data.volumes import read_image, read_mask
 from segnet.errors import InputError
 
 SMALL = (64, 56, 32)
