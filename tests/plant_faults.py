@@ -1729,7 +1729,7 @@ FAULTS = [
     Fault(
         "comparison: differences to the network itself",
         "segnet/compare.py",
-        "        first = first or mine\n",
+        "        first = mine if first is None else first\n",
         "        first = mine\n",
         "tests/segnet/test_compare.py -k means",
     ),
