@@ -153,8 +153,9 @@ def evaluate(
         calibration={region: c.as_dict() for region, c in totals.calibration.items()} or None,
         provenance={
             "segnet": __version__,
-            "predictions": str(predictions),
-            "truths": str(truths) if isinstance(truths, (str, Path)) else f"{len(truths)} pairs",
+            "predictions": str(Path(predictions).resolve()),
+            "truths": str(Path(truths).resolve()) if isinstance(truths, (str, Path)) else f"{len(truths)} pairs",
+            "patient_regex": patient_regex,
             "model": model,
             "part": part,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -115,11 +115,17 @@ class Document(_Document):
 
 @dataclass(frozen=True)
 class Run:
-    """What a training run left: steps and validations of its log, cases of each part of its split."""
+    """What a training run left: steps and validations of its log, cases of each part of its split.
+
+    Attributes
+    ----------
+    by_slice : whether the split is of slices, so that one case may be in all parts
+    """
 
     steps: list[dict[str, Any]] = field(default_factory=list)
     validations: list[dict[str, Any]] = field(default_factory=list)
     split: dict[str, list[str]] = field(default_factory=dict)
+    by_slice: bool = False
 
 
 def read_evaluation(folder: Path) -> Document:
@@ -171,10 +177,16 @@ def read_run(folder: Path) -> Run:
     split = _json(split_file, "model", "name the run's own folder") if split_file.is_file() else {}
     if not isinstance(split, dict):
         raise InputError(f"model: expected parts of cases, got {type(split).__name__} in {split_file}; train again")
+    wrong = next((part for part, cases in split.items() if not isinstance(cases, list | dict)), None)
+    if wrong is not None:
+        raise InputError(
+            f"model: expected cases in {wrong}, got {type(split[wrong]).__name__} in {split_file}; train again"
+        )
     return Run(
         [row for row in rows if "val_dice" not in row],
         [row for row in rows if row.get("val_dice") is not None],
-        {part: list(cases) for part, cases in split.items() if isinstance(cases, list)},
+        {part: list(cases) for part, cases in split.items()},
+        by_slice=any(isinstance(cases, dict) for cases in split.values()),
     )
 
 

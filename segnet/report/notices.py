@@ -105,26 +105,49 @@ def _of_model(name: str, document: Document, original: Document) -> tuple[list[s
 
 
 def _leaks(name: str, document: Document, run: Run) -> tuple[list[str], list[str]]:
-    if not run.split:
+    if "train" not in run.split:
         return [f"{name}: its run has no split, so whether evaluated lesions were trained on was not checked."], []
     warnings = []
+    told = document.provenance.get("patient_regex")
+    regex = told if isinstance(told, str) else None
     patients = {row.patient for row in document.lesions if row.patient}
     for part, verb in (("train", "trained on"), ("val", "chosen by")):
         cases = set(run.split.get(part, []))
         seen = [row.case for row in document.lesions if row.case in cases]
         if seen:
-            warnings.append(f"{name}: {count(len(seen), 'evaluated lesion')} were {verb}: {few(seen)}.")
+            what = "slices of " if run.by_slice else ""
+            why = " Its run was split by slice, so its scores say nothing about new patients." if run.by_slice else ""
+            warnings.append(f"{name}: {what}{count(len(seen), 'evaluated lesion')} were {verb}: {few(seen)}.{why}")
             continue
-        shared = sorted(patients & {_patient(case) for case in cases})
+        shared = sorted(patients & {_patient(case, regex) for case in cases})
         if shared:
             warnings.append(f"{name}: of {count(len(shared), 'patient')} other lesions were {verb}: {few(shared)}.")
+    if not warnings and (why := _patients_unknown(document, run, regex)):
+        warnings.append(
+            f"{name}: none of these lesions is in its training or validation part, but whether other lesions of their patients are"
+            f" could not be checked: {why}."
+        )
     if warnings:
         return warnings, []
     return [], [f"{name}: none of these lesions or their patients is in its training or validation part."]
 
 
-def _patient(case: str) -> str:
+def _patients_unknown(document: Document, run: Run, regex: str | None) -> str:
+    """Why a run's patients cannot be told by the rule that told the evaluation's, empty where they can."""
+    rows = document.lesions
+    elsewhere = [row.case for row in rows if row.patient != _patient(row.case, regex)]
+    if elsewhere:
+        return f"the evaluation's patients are not those that the names of cases tell ({few(elsewhere)})"
+    if regex is None:
+        untold = [row.case for row in rows if row.patient == row.case]
+        return f"the names of cases tell no patient ({few(untold)}); evaluate with a patient regex" if untold else ""
+    untold = [case for part in ("train", "val") for case in run.split.get(part, []) if not _patient(case, regex)]
+    return f"{regex!r}, which told the evaluation's patients, tells none of {few(untold)}" if untold else ""
+
+
+def _patient(case: str, regex: str | None) -> str:
+    """The patient by the rule of the evaluation, empty where it tells none."""
     try:
-        return patient_id(case)
+        return patient_id(case, regex)
     except InputError:
-        return case
+        return ""

@@ -242,6 +242,15 @@ def test_prepared_folder(tmp_path: Path) -> None:
         evaluate(tmp_path / "p", tmp_path / "grey")
 
 
+def test_provenance_leads_back_from_anywhere(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    predictions, truths = folders
+    monkeypatch.chdir(predictions.parent)
+    told = evaluate(Path("predictions"), "labels", patient_regex=r"(.+)_lesion").provenance
+    assert (told["predictions"], told["truths"]) == (str(predictions.resolve()), str(truths.resolve()))
+    assert told["patient_regex"] == r"(.+)_lesion"
+    assert evaluate(*folders).provenance["patient_regex"] is None
+
+
 def test_orientation_of_a_file_does_not_matter(tmp_path: Path) -> None:
     save(tmp_path / "t" / "c.nii.gz", lesion(3))
     turned = AFFINE.copy()

@@ -67,6 +67,16 @@ def test_a_run_is_split_into_steps_and_validations(tmp_path: Path) -> None:
     run = read_run(tmp_path)
     assert (run.steps, run.validations) == ([rows[0]], [rows[1]])
     assert run.split == {"train": ["a"], "test": ["b"]}
+    assert not run.by_slice
+
+
+def test_a_split_of_slices_keeps_its_cases(tmp_path: Path) -> None:
+    (tmp_path / "split.json").write_text(json.dumps({"train": {"a": [0, 2], "b": [1]}, "test": {"a": [1]}}))
+    run = read_run(tmp_path)
+    assert (run.split, run.by_slice) == ({"train": ["a", "b"], "test": ["a"]}, True)
+    (tmp_path / "split.json").write_text(json.dumps({"train": 3}))
+    with pytest.raises(InputError, match="expected cases in train, got int"):
+        read_run(tmp_path)
 
 
 def test_restricted_to_all_is_the_same_and_to_some_is_computed_anew(material: Any) -> None:
