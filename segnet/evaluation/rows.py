@@ -19,7 +19,7 @@ from segnet.metrics.lesion import hu_statistics, scores_of
 from segnet.metrics.surface import surface_distances_mm
 
 MARGIN_MM = 10.0
-"""How far the box around truth and prediction reaches beyond them."""
+"""How far the box around the truth reaches beyond it."""
 DISTANCE_STEP_MM = 0.01
 """Distances of many lesions are counted in steps of this width."""
 
@@ -38,7 +38,7 @@ class LesionRow:
     status : "scored", or "missing" or "unreadable" where an empty prediction stood in
     set : the collection the case is from, empty where its name tells none
     size_class : by the long axis of the truth, see `segnet.evaluation.groups`
-    auc, auc_box : over the whole volume, and over the box that reaches 10 mm beyond truth and prediction; NaN where
+    auc, auc_box : over the whole volume, and over the box that reaches 10 mm beyond the truth; NaN where
         the truth is empty, `auc_box` also where it fills the box
     auc_source : "probability" where a map of it lay beside the mask, else "mask"
     pred_hu, truth_hu : HU inside of each mask, None where it is empty or no image is at hand
@@ -166,7 +166,8 @@ def _scored(
     there, back = surface_distances_mm(pred, mask, spacing)
     pred_long, pred_short = recist_axes_mm(pred, spacing)
     true_long, true_short = recist_axes_mm(mask, spacing)
-    box = box_around(pred | mask, spacing)
+    # of the truth alone: false positives far away would widen it with easy background, and models would have boxes of their own
+    box = box_around(mask if mask.any() else pred, spacing)
     score = pred if probability is None else probability
     row = LesionRow(
         case=truth.case,

@@ -30,7 +30,7 @@ METRICS = {
     "hd95_mm": Metric("HD95", 2, "down", "95th percentile of the surface distances, the larger of both directions."),
     "long_axis_error": Metric("Long-axis error", 3, "down", "|p − t| / (p + t) of the RECIST long axes."),
     "short_axis_error": Metric("Short-axis error", 3, "down", "|p − t| / (p + t) of the RECIST short axes."),
-    "auc_box": Metric("AUC (box)", 3, "up", "AUC within the box that reaches 10 mm beyond both masks."),
+    "auc_box": Metric("AUC (box)", 3, "up", "AUC within the box that reaches 10 mm beyond the truth."),
 }
 """In the order of the columns: those of the paper's tables first, then what stands beside them."""
 

@@ -134,7 +134,7 @@ def test_probabilities_are_used_where_they_lie_beside(found: Evaluation) -> None
         p, t = load(root, f"masks/{case}_probability.nii.gz"), load(root, f"pairs/labels/{case}.nii.gz") > 0
         assert row.auc == pytest.approx(auc(p, t), rel=1e-12)
         reach = [math.floor(MARGIN_MM / s) for s in SPACING]
-        marked = np.argwhere(t | (load(root, f"masks/{case}.nii.gz") > 0))
+        marked = np.argwhere(t)
         box = tuple(
             slice(max(a - r, 0), b + r + 1)
             for a, b, r in zip(marked.min(axis=0), marked.max(axis=0), reach, strict=True)
@@ -147,6 +147,27 @@ def test_probabilities_are_used_where_they_lie_beside(found: Evaluation) -> None
         assert found.calibration[region]["voxels"] == counts.voxels
         assert found.calibration[region]["ece"] == pytest.approx(counts.ece(), rel=1e-12)
     assert found.calibration["box_10mm"]["voxels"] < found.calibration["volume"]["voxels"]
+
+
+def test_false_positives_far_away_do_not_widen_the_box(tmp_path: Path) -> None:
+    """Two models of one truth are scored in one box, and easy background does not pay for what is wrong."""
+    found = {}
+    for name, specks in (("near", ()), ("far", ((0, 0, 0), (17, 37, 39)))):
+        truth, probability = np.zeros(SHAPE[::-1], bool), np.zeros(SHAPE[::-1], np.float32)
+        truth[8:10, 18:22, 18:22] = True
+        probability[8:10, 18:22, 16:20] = 0.9
+        for speck in specks:
+            probability[speck] = 0.9
+        write(tmp_path / "t" / "c.nii.gz", truth.astype(np.uint8))
+        write(tmp_path / name / "c.nii.gz", (probability > 0.5).astype(np.uint8))
+        write(tmp_path / name / "c_probability.nii.gz", probability)
+        found[name] = evaluate(tmp_path / name, tmp_path / "t")
+    near, far = found["near"], found["far"]
+    assert near.calibration is not None
+    assert far.calibration is not None
+    assert far.rows[0].auc_box == near.rows[0].auc_box
+    assert far.calibration["box_10mm"] == near.calibration["box_10mm"]
+    assert far.calibration["volume"]["ece"] > near.calibration["volume"]["ece"]
 
 
 def test_the_box_reaches_ten_millimetres() -> None:
