@@ -89,12 +89,7 @@ def _check(
                 f"{name}: expected shape {image.shape} like image_zyx, got {mask.shape}; "
                 "resample the mask onto the image's grid"
             )
-    lo, hi = window_hu
-    if not (np.isfinite(lo) and np.isfinite(hi) and lo < hi):
-        raise InputError(
-            f"window_hu: expected two finite levels, low before high, got {tuple(window_hu)}; "
-            "(-1000, 400) suits lung, (-160, 240) soft tissue"
-        )
+    require_window(window_hu)
     spacing = np.asarray(spacing_zyx_mm, dtype=np.float64)
     if spacing.shape != (3,) or not np.all(np.isfinite(spacing)) or not np.all(spacing > 0):
         raise InputError(
@@ -104,6 +99,16 @@ def _check(
     if n_slices < 1:
         raise InputError(f"n_slices: expected at least 1, got {n_slices}; 4 is usual")
     return spacing
+
+
+def require_window(window_hu: tuple[float, float]) -> None:
+    """Raises InputError unless grey levels can be made of a window."""
+    lo, hi = window_hu
+    if not (np.isfinite(lo) and np.isfinite(hi) and lo < hi):
+        raise InputError(
+            f"window_hu: expected two finite levels, low before high, got {tuple(window_hu)}; "
+            "(-1000, 400) suits lung, (-160, 240) soft tissue"
+        )
 
 
 def choose_slices(either: NDArray[np.bool_], main: NDArray[np.bool_], n: int) -> list[int]:

@@ -33,7 +33,7 @@ from segnet.report.documents import (
 )
 from segnet.report.notices import notices
 from segnet.report.numbers import METRICS, MISSING, count, fixed, span
-from segnet.report.overlay import PRED_RGB, TRUTH_RGB
+from segnet.report.overlay import PRED_RGB, TRUTH_RGB, require_window
 from segnet.report.pictures import SIDE_PX, LesionPictures, lesion_pictures
 
 LESIONS = 60
@@ -136,9 +136,7 @@ def write_report(
         raise InputError("evaluation: expected at least one, got none; name a folder of `segnet evaluate`")
     if lesions < 0:
         raise InputError(f"lesions: expected 0 or more, got {lesions}; 0 leaves all pictures of single lesions out")
-    lo, hi = window_hu
-    if not lo < hi:
-        raise InputError(f"window: expected two levels in HU, low before high, got {window_hu}; -1000 400 suits lung")
+    require_window(window_hu)
     originals = {name: read_evaluation(folder) for name, folder in sources.evaluations.items()}
     shared = common_cases(originals)
     documents = {name: restrict(document, shared) for name, document in originals.items()}

@@ -352,7 +352,7 @@ def test_options_out_of_range(material: Any, tmp_path: Path) -> None:
     sources = Sources(material.evaluations)
     with pytest.raises(InputError, match="lesions: expected 0 or more"):
         write_report(tmp_path / "r.html", sources, lesions=-1)
-    with pytest.raises(InputError, match="window: expected two levels"):
+    with pytest.raises(InputError, match="window_hu: expected two finite levels"):
         write_report(tmp_path / "r.html", sources, window_hu=(5.0, 5.0))
     with pytest.raises(InputError, match="evaluation: expected at least one"):
         write_report(tmp_path / "r.html", Sources({}))
