@@ -25,7 +25,7 @@ from segnet.evaluation.conventions import CONVENTIONS
 from segnet.evaluation.groups import SIZE_CLASSES
 from segnet.evaluation.result import Evaluation
 from segnet.evaluation.rows import CaseResult, LesionRow, score_case
-from segnet.evaluation.sources import Truth, few, find_truths, images_of, match
+from segnet.evaluation.sources import Truth, few, find_truths, images_of, match, require_text
 from segnet.evaluation.summary import Summary, Totals, consistency, grouped, paper_convention, pooled, summarise
 from segnet.metrics import all_background_baseline
 
@@ -94,13 +94,14 @@ def evaluate(
     Raises
     ------
     InputError
-        If nothing can be paired, two files claim one case, no prediction at all can be used, a truth is unreadable, a name
+        If nothing can be paired, two files claim one case, a file's name is not UTF-8, no prediction at all can be used, a truth is unreadable, a name
         in `cases` is not among the truths, `workers` is below 1, or a prediction is missing under ``missing="error"``.
     """
     if missing not in ("zero", "error"):
         raise InputError(f"missing: expected zero or error, got {missing!r}; zero counts a missing prediction as empty")
     if workers < 1:
         raise InputError(f"workers: expected at least 1, got {workers}; 1 scores in this process")
+    require_text("model", [model or ""])
     source = truths_of(truths, patient_regex=patient_regex)
     matched, unmatched = match(
         Path(predictions), source, single=isinstance(truths, (str, Path)) and Path(truths).is_file()

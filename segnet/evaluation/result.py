@@ -254,6 +254,15 @@ def _uls23_lines(uls23: Mapping[str, Any]) -> list[str]:
         f" {uls23['n_lesions']} lesions): Dice {_text(uls23['dice'])}, long axis error {_text(uls23['long_axis_error'])}, short"
         f" axis error {_text(uls23['short_axis_error'])}, consistency {_text(uls23['consistency'])}",
         *(f"  {name}: {text}" for name, text in uls23["conventions"].items()),
+        *(
+            [f"  without lesion, so without clicks, left out: {uls23['n_left_out']} truths"]
+            if uls23["n_left_out"]
+            else []
+        ),
+        *(
+            f"  image could not be used, counted as nothing found: {u['case']}: {u['reason']}"
+            for u in uls23["unreadable"]
+        ),
     ]
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from segnet.data.pairs import patient_id
 from segnet.errors import InputError
 from segnet.report.documents import Document, Run
 from segnet.report.numbers import count, fixed
+
+if TYPE_CHECKING:
+    from segnet.report.pictures import LesionPictures
 
 FEW = 8
 
@@ -48,6 +52,22 @@ def notices(
                 f"{name}: no training run was given, so whether evaluated lesions were trained on was not checked."
             )
     return [Notice("warning", w) for w in warnings] + [Notice("passed", p) for p in passed]
+
+
+def unlike(drawn: Mapping[str, LesionPictures]) -> list[Notice]:
+    """Warnings of masks that are not those that were scored, and so are not drawn; `drawn` by case."""
+    cases: dict[str, list[str]] = {}
+    for case, pictures in drawn.items():
+        for name in pictures.unlike:
+            cases.setdefault(name, []).append(case)
+    return [
+        Notice(
+            "warning",
+            f"{name}: masks of {count(len(found), 'lesion')} have another Dice than those that were scored, so they are not drawn:"
+            f" {few(found)}. Name the folder of the scored masks and that of their truths.",
+        )
+        for name, found in cases.items()
+    ]
 
 
 def few(names: Sequence[str]) -> str:
@@ -91,6 +111,7 @@ def _of_model(name: str, document: Document, original: Document) -> tuple[list[s
     ]
     if len(document.unreadable) > FEW:
         warnings.append(f"{name}: {count(len(document.unreadable) - FEW, 'more file')} could not be used.")
+    warnings += [f"{name}, the challenge's score: {told}." for told in _of_clicks(document.uls23 or {})]
     unmatched = original.unmatched_predictions
     if unmatched:
         warnings.append(f"{name}: {count(len(unmatched), 'prediction')} without a truth, not scored: {few(unmatched)}.")
@@ -102,6 +123,18 @@ def _of_model(name: str, document: Document, original: Document) -> tuple[list[s
     if dice is not None and dice.mean is not None and dice.ci95_lo is None:
         warnings.append(f"{name}: too few patients for an interval.")
     return warnings, passed
+
+
+def _of_clicks(uls23: Mapping[str, Any]) -> list[str]:
+    """What of the lesions could not be clicked on."""
+    told = []
+    left_out, unreadable = uls23.get("n_left_out"), uls23.get("unreadable")
+    if isinstance(left_out, int) and left_out:
+        told.append(f"{count(left_out, 'truth')} without lesion left out")
+    if isinstance(unreadable, list) and unreadable:
+        cases = [str(entry.get("case")) for entry in unreadable if isinstance(entry, Mapping)]
+        told.append(f"{count(len(unreadable), 'image')} could not be used and counted as nothing found: {few(cases)}")
+    return told
 
 
 def _leaks(name: str, document: Document, run: Run) -> tuple[list[str], list[str]]:

@@ -31,7 +31,7 @@ from segnet.report.documents import (
     read_run,
     restrict,
 )
-from segnet.report.notices import notices
+from segnet.report.notices import Notice, notices, unlike
 from segnet.report.numbers import METRICS, MISSING, count, fixed, span
 from segnet.report.overlay import PRED_RGB, TRUTH_RGB, require_window
 from segnet.report.pictures import SIDE_PX, LesionPictures, lesion_pictures
@@ -161,13 +161,13 @@ def _render(
     sources: Sources,
     documents: dict[str, Document],
     runs: dict[str, Run],
-    told: list[Any],
+    told: list[Notice],
     title: str | None,
     lesions: int,
     window_hu: tuple[float, float],
     progress: Callable[[int, int], None] | None,
 ) -> tuple[str, int]:
-    """The page and how many lesions it pictures."""
+    """The page and how many lesions it pictures. What is found while drawing is added to `told`."""
     series = {name: k for k, name in enumerate(documents)}
     leading_name, leading = next(iter(documents.items()))
     ranked = lesion_list.worst_first(leading)
@@ -177,6 +177,7 @@ def _render(
     telling = telling_cases({row.case: d for row in leading.lesions if (d := row.number("dice")) is not None})
     pairs = {p.case: p for p in find_pairs(sources.pairs)} if sources.pairs is not None else {}
     drawn, reasons = _draw(sources, documents, pairs, [*telling.values(), *own], window_hu, progress)
+    told += unlike(drawn)
     agreement = figures.axis_agreement(documents)
     environment = Environment(
         loader=PackageLoader("segnet.report", "page"),
@@ -270,8 +271,9 @@ def _draw(
     for done, case in enumerate(wanted, 1):
         if case in pairs:
             of_case = {name: found.get(case) for name, found in files.items()}
+            scored = {name: _row(document, case).number("dice") for name, document in documents.items()}
             try:
-                drawn[case] = lesion_pictures(pairs[case], of_case, window_hu=window_hu)
+                drawn[case] = lesion_pictures(pairs[case], of_case, window_hu=window_hu, scored=scored)
             except InputError as error:
                 reasons[case] = str(error)
         else:

@@ -316,6 +316,23 @@ def test_cases_may_not_repeat(tmp_path: Path) -> None:
         evaluate(tmp_path / "p", tmp_path / "t")
 
 
+@pytest.mark.parametrize("where", ["labels", "predictions", "images"])
+def test_names_that_cannot_be_written_down_are_refused_before_scoring(folders: tuple[Path, Path], where: str) -> None:
+    predictions, truths = folders
+    images = truths.parent / "images"
+    for case in truths.iterdir():
+        save(images / case.name, lesion())
+    other = truths.parent / where / "bone_\udce4_lesion_01.nii.gz"
+    try:
+        other.write_bytes((truths / "bone_00007_lesion_01.nii.gz").read_bytes())
+    except (OSError, UnicodeEncodeError):
+        pytest.skip("this file system takes names in UTF-8 only")
+    done: list[int] = []
+    with pytest.raises(InputError, match=r"expected names in UTF-8, got .*bone_\\udce4_lesion_01.*rename"):
+        evaluate(predictions, truths, images=images, progress=lambda k, _: done.append(k))
+    assert done == []
+
+
 def test_progress_counts_to_the_end(folders: tuple[Path, Path]) -> None:
     seen: list[tuple[int, int]] = []
     evaluate(*folders, progress=lambda done, total: seen.append((done, total)))

@@ -285,6 +285,15 @@ def test_comparison_by_lesion(tmp_path: Path) -> None:
         compare(first, replace(second, rows=second.rows[1:]))
 
 
+def test_what_could_not_be_clicked_on_is_printed(found: Evaluation) -> None:
+    assert found.uls23 is not None
+    assert "counted as nothing found" not in found.to_table()
+    lacking = {**found.uls23, "n_left_out": 2, "unreadable": [{"case": "x", "reason": "damaged"}]}
+    table = replace(found, uls23=lacking).to_table()
+    assert "left out: 2 truths" in table
+    assert "counted as nothing found: x: damaged" in table
+
+
 def test_a_prediction_that_is_empty_has_no_finite_distance(found: Evaluation) -> None:
     assert found.rows[3].hd95_mm == math.inf
     assert json.loads(found.to_json())["lesions"][3]["hd95_mm"] is None

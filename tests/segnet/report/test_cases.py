@@ -12,7 +12,11 @@ from segnet.report.cases import overlay_cases, telling_cases
 
 def test_cases_without_a_dice_are_not_ranked() -> None:
     nan = math.nan
-    assert telling_cases({"a": nan, "b": 0.5, "c": 0.9, "d": nan, "e": 0.1}) == {"worst": "e", "median": "b", "best": "c"}
+    assert telling_cases({"a": nan, "b": 0.5, "c": 0.9, "d": nan, "e": 0.1}) == {
+        "worst": "e",
+        "median": "b",
+        "best": "c",
+    }
     assert telling_cases({"a": nan}) == telling_cases({}) == {}
 
 

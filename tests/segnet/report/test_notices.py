@@ -112,6 +112,13 @@ def test_flags_missing_and_unreadable(first: Document) -> None:
         assert part in told
 
 
+def test_what_the_challenges_score_lacks_is_told(first: Document) -> None:
+    uls23 = {"score": 0.5, "n_left_out": 2, "unreadable": [{"case": "bone_00001_lesion_01", "reason": "damaged"}]}
+    told = warnings({"a": first.model_copy(update={"uls23": uls23})}, {"a": clean(first)})
+    assert any("2 truths without lesion left out" in w for w in told)
+    assert any("1 image could not be used and counted as nothing found: bone_00001" in w for w in told)
+
+
 def test_different_cases_are_named(first: Document) -> None:
     some = restrict(first, [row.case for row in first.lesions[:7]])
     told = warnings({"a": some, "b": some}, {"a": clean(first), "b": clean(first)}, {"a": first, "b": some})

@@ -314,6 +314,19 @@ def test_a_comparison_is_shown_as_its_file_has_it(material: Any, tmp_path: Path)
     assert f"{hd95.better} / {hd95.worse} / {hd95.equal}" in own
 
 
+def test_masks_of_another_model_are_not_drawn_under_a_name(material: Any, tmp_path: Path) -> None:
+    swapped = {"first": material.predictions["second"], "second": material.predictions["second"]}
+    sources = Sources(material.evaluations, predictions=swapped, pairs=material.pairs)
+    found, told = written(tmp_path / "r.html", sources, lesions=10)
+    rows = {n: json.loads((f / "evaluation.json").read_text())["lesions"] for n, f in material.evaluations.items()}
+    differ = [a["case"] for a, b in zip(*rows.values(), strict=True) if a["dice"] != b["dice"]]
+    assert any(f"first: masks of {len(differ)} lesions have another Dice" in w for w in told["warnings"])
+    assert not any("second: masks of" in w for w in told["warnings"])
+    assert len([1 for _, text in found.all("p", class_="nothing") if "the ones that were scored" in text]) >= len(
+        differ
+    )
+
+
 def test_thousands_of_lesions_stay_usable(document: Any, tmp_path: Path) -> None:
     rows = [{**document["lesions"][k % 10], "case": f"c{k:05d}"} for k in range(3000)]
     found, told = written(tmp_path / "r.html", Sources({"a": changed(tmp_path, document, lesions=rows)}), lesions=5)
