@@ -1,7 +1,7 @@
 """Predicted masks against truth masks: pairing by case, scores per lesion, summary with its conventions.
 
 The conventions: one truth file is one lesion; scores are three-dimensional, of the foreground, averaged over
-lesions (macro), with intervals that draw patients. A lesion whose two masks are empty has no Dice and is left
+lesions (macro), with intervals that draw patients. A lesion whose two masks are empty has no score and is left
 out. Distances are infinite where one mask alone is empty: such lesions are left out of the mean distance, and
 their number is printed beside it. All of them are in `segnet.evaluation.conventions`.
 """
@@ -26,7 +26,16 @@ from segnet.evaluation.groups import SIZE_CLASSES
 from segnet.evaluation.result import Evaluation
 from segnet.evaluation.rows import CaseResult, LesionRow, score_case
 from segnet.evaluation.sources import Truth, few, find_truths, images_of, match, require_text
-from segnet.evaluation.summary import Summary, Totals, consistency, grouped, paper_convention, pooled, summarise
+from segnet.evaluation.summary import (
+    Summary,
+    Totals,
+    calibration,
+    consistency,
+    grouped,
+    paper_convention,
+    pooled,
+    summarise,
+)
 from segnet.metrics import all_background_baseline
 
 __all__ = ["Evaluation", "LesionRow", "Summary", "evaluate", "truths_of"]
@@ -151,7 +160,7 @@ def evaluate(
         missing=tuple(row.case for row in rows if row.status != "scored"),
         unreadable=tuple(unreadable),
         unmatched_predictions=tuple(unmatched),
-        calibration={region: c.as_dict() for region, c in totals.calibration.items()} or None,
+        calibration=calibration(totals),
         provenance={
             "segnet": __version__,
             "predictions": str(Path(predictions).resolve()),

@@ -33,10 +33,12 @@ Segment = Callable[[NDArray[np.float32], tuple[float, float, float], Voxel], NDA
 CONVENTIONS = Convention(
     LESION, "an empty mask scores Dice 0, axis errors 1, consistency 0", "macro", "foreground", "1"
 ).as_dict() | {
-    "clicks": "the first is the middle of the lesion, the others are drawn from its voxels; Dice and axis errors are the first's",
+    "clicks": "the first is the middle of a volume of the challenge's shape where that is lesion, else the lesion voxel nearest to the centre of"
+    " mass; the others are drawn from the lesion's voxels; Dice and axis errors are the first's",
     "consistency": "mean Dice of all pairs of masks, put back on the image's grid",
     "differences": "to the challenge's container: clicks are drawn here, the challenge has its own; Dice and axes are of the whole"
-    " image rather than of the volume around the click; beyond the edge of the image stands air",
+    " image rather than of the volume around the click; axes are RECIST's in mm from edge to edge, the challenge measures between"
+    " centres of voxels, in voxels, on the largest part of each slice; beyond the edge of the image stands air",
 }
 
 

@@ -160,7 +160,7 @@ class Evaluation:
             },
         )
         caption = (
-            "by lesion (level lesion volume; empty skip: two empty masks have no Dice or IoU (-), distances to one are inf;"
+            "by lesion (level lesion volume; empty skip: two empty masks have no score (-), distances to one are inf;"
             " classes foreground, AUC both; reduction none)"
         )
         parts = [caption, lesions, "", format_table(_summary_rows(self.summary), _SUMMARY_COLUMNS)]
@@ -269,7 +269,7 @@ def _uls23_lines(uls23: Mapping[str, Any]) -> list[str]:
 def _calibration_lines(regions: Mapping[str, Any]) -> list[str]:
     return [
         f"calibration, {name}: ECE {_text(r['ece'])}, MCE {_text(r['mce'])}, Brier {_text(r['brier'])}"
-        f" (level voxel, {r['voxels']} of them; reduction pooled; {len(r['bins'])} bins; classes foreground; units 1)"
+        f" (level voxel, {r['voxels']} of them, of {r['n_lesions']} lesions with probabilities, {r['n_left_out']} left out; reduction pooled; {len(r['bins'])} bins; classes foreground; units 1)"
         for name, r in regions.items()
     ]
 

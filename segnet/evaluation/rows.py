@@ -31,7 +31,8 @@ Source = Literal["probability", "mask"]
 class LesionRow:
     """Scores of one lesion.
 
-    Overlap and distances as in `segnet.metrics.score_lesion`, axes as in `segnet.metrics.recist_axes_mm`.
+    Overlap and distances as in `segnet.metrics.score_lesion`, axes as in `segnet.metrics.recist_axes_mm`. Where both masks are
+    empty there is nothing to compare: all scores are NaN.
 
     Attributes
     ----------
@@ -78,8 +79,7 @@ class CaseResult:
     Attributes
     ----------
     voxels : of the intersection, the prediction, the truth
-    distances : for each direction, surface voxels by distance in steps of `DISTANCE_STEP_MM`; None where one mask alone is
-        empty
+    distances : for each direction, surface voxels by distance in steps of `DISTANCE_STEP_MM`; None where a mask is empty
     distance_sums_mm : sums of distances of each direction, exact
     holds : (Z,) whether a slice of the truth holds lesion
     paper : sum and number of the paper's slice scores, by name
@@ -169,17 +169,24 @@ def _scored(
     # of the truth alone: false positives far away would widen it with easy background, and models would have boxes of their own
     box = box_around(mask if mask.any() else pred, spacing)
     score = pred if probability is None else probability
+    scores = asdict(scores_of(pred, mask, spacing, there, back))
+    errors = {
+        "long_axis_error": axis_error(pred_long, true_long),
+        "short_axis_error": axis_error(pred_short, true_short),
+    }
+    if not (pred.any() or mask.any()):
+        scores |= dict.fromkeys(("ravd", "asd_mm", "assd_mm", "hd_mm", "hd95_mm"), math.nan)
+        errors = dict.fromkeys(errors, math.nan)
     row = LesionRow(
         case=truth.case,
         patient=truth.patient,
         status=status,
-        **asdict(scores_of(pred, mask, spacing, there, back)),
+        **scores,
+        **errors,
         pred_long_mm=pred_long,
         pred_short_mm=pred_short,
         truth_long_mm=true_long,
         truth_short_mm=true_short,
-        long_axis_error=axis_error(pred_long, true_long),
-        short_axis_error=axis_error(pred_short, true_short),
         auc=auc(score, mask),
         auc_box=math.nan if box is None else auc(score[box], mask[box]),
         auc_source="mask" if probability is None else "probability",
@@ -189,7 +196,7 @@ def _scored(
         truth_hu=hu_statistics(image, mask),
     )
     paper = paper_slice_scores(pred, mask)
-    known = pred.any() == mask.any()
+    known = pred.any() and mask.any()
     return CaseResult(
         row=row,
         voxels=(int(np.count_nonzero(pred & mask)), int(np.count_nonzero(pred)), int(np.count_nonzero(mask))),

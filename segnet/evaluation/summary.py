@@ -103,7 +103,8 @@ class Totals:
     Attributes
     ----------
     parts : for each metric that is a ratio of sums, numerator and denominator by patient
-    patients : of the lesions added, and of those whose distances are known
+    calibrated : for each region of `calibration`, lesions with a map of probabilities that holds voxels there
+    patients : of the lesions added; `distance_patients`, of those whose distances are known
     """
 
     parts: dict[str, Parts] = field(default_factory=dict)
@@ -111,6 +112,7 @@ class Totals:
     roc: RocCounts | None = None
     roc_box: RocCounts | None = None
     calibration: dict[str, Calibration] = field(default_factory=dict)
+    calibrated: dict[str, int] = field(default_factory=dict)
     paper: dict[str, tuple[float, int]] = field(default_factory=dict)
     n_distances: int = 0
     patients: set[str] = field(default_factory=set)
@@ -140,6 +142,7 @@ class Totals:
             self.roc_box = result.roc_box if self.roc_box is None else self.roc_box + result.roc_box
         for region, counts in (result.calibration or {}).items():
             self.calibration[region] = self.calibration.get(region, Calibration.none()) + counts
+            self.calibrated[region] = self.calibrated.get(region, 0) + (counts.voxels > 0)
         for name, (total, n) in result.paper.items():
             before = self.paper.get(name, (0.0, 0))
             self.paper[name] = (before[0] + total, before[1] + n)
@@ -191,14 +194,25 @@ def pooled(totals: Totals, rows: Sequence[LesionRow]) -> dict[str, Summary]:
 
 
 def _distance(totals: Totals, percentile: float) -> float | None:
-    """Larger directed percentile of all lesions' distances, to the nearest `DISTANCE_STEP_MM`."""
+    """Larger directed percentile of all lesions' distances, each to the nearest `DISTANCE_STEP_MM`, interpolated as `np.percentile` does."""
     found = []
     for counts in totals.distances:
         if counts.sum() == 0:
             return None
-        rank = math.ceil(percentile / 100.0 * int(counts.sum()))
-        found.append(int(np.searchsorted(np.cumsum(counts), rank)) * DISTANCE_STEP_MM)
+        ends = np.cumsum(counts)
+        rank = percentile / 100.0 * (int(ends[-1]) - 1)
+        low, high = (int(np.searchsorted(ends, k + 1)) for k in (math.floor(rank), math.ceil(rank)))
+        found.append((low + (rank - math.floor(rank)) * (high - low)) * DISTANCE_STEP_MM)
     return max(found)
+
+
+def calibration(totals: Totals) -> dict[str, Any] | None:
+    """By region the errors of all lesions' probabilities, and how many lesions had them; None where none had."""
+    return {
+        region: counts.as_dict()
+        | {"n_lesions": totals.calibrated[region], "n_left_out": totals.n_lesions - totals.calibrated[region]}
+        for region, counts in totals.calibration.items()
+    } or None
 
 
 def consistency(groups: Mapping[str, Mapping[str, Summary]]) -> dict[str, Any]:

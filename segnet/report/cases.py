@@ -18,7 +18,7 @@ def telling_cases(dice_by_case: Mapping[str, float]) -> dict[str, str]:
     """The "worst", the "median" and the "best" of those whose Dice is finite, each another case: of two no median, of one the "only"."""
     ranked = sorted((case for case, dice in dice_by_case.items() if math.isfinite(dice)), key=dice_by_case.__getitem__)
     if len(ranked) < 2:
-        return {"only": case for case in ranked}
+        return {"only": ranked[0]} if ranked else {}
     middle = {"median": ranked[len(ranked) // 2]} if len(ranked) > 2 else {}
     return {"worst": ranked[0], **middle, "best": ranked[-1]}
 

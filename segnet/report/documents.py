@@ -79,6 +79,8 @@ class Region(_Document):
     mce: FiniteFloat | None = None
     brier: FiniteFloat | None = None
     voxels: int | None = None
+    n_lesions: int | None = None
+    n_left_out: int | None = None
     bins: list[Bin] = []
 
 

@@ -177,7 +177,9 @@ def reliability(name: str, region_name: str, region: Region, series: int) -> Fig
         ],
     )
     voxels = MISSING if region.voxels is None else count(region.voxels, "voxel")
-    return Figure(chart.svg(), f"{name}, {region_name}", f"{told}; {voxels}.", series)
+    of = "" if region.n_lesions is None else f" of {count(region.n_lesions, 'lesion')} with probabilities"
+    without = f"; {count(region.n_left_out, 'lesion')} without left out" if region.n_left_out else ""
+    return Figure(chart.svg(), f"{name}, {region_name}", f"{told}; {voxels}{of}{without}.", series)
 
 
 def training_curves(runs: Mapping[str, Run], series: Mapping[str, int]) -> list[Figure]:

@@ -56,7 +56,7 @@ def score_table(caption: str, scores: Mapping[str, Mapping[str, Score]], series:
         n = told.n_lesions if told else None
         patients = told.n_patients if told else None
         cells = [Cell(model, series=series[model]), Cell(MISSING if n is None else f"{n:,}", n, _patients(patients))]
-        cells += [_mean(of.get(m), metric(m).digits) for m in names]
+        cells += [_mean(of.get(m), metric(m).digits, n) for m in names]
         rows.append(tuple(cells))
     return Table(caption, tuple(columns), tuple(rows), tuple(_conventions(scores, names)))
 
@@ -85,7 +85,7 @@ def size_table(documents: Mapping[str, Document], series: Mapping[str, int]) -> 
                     Cell(label),
                     Cell(model, series=series[model]),
                     Cell(MISSING if n is None else f"{n:,}", n),
-                    *(_mean(of.get(m), metric(m).digits) for m in names),
+                    *(_mean(of.get(m), metric(m).digits, n) for m in names),
                 )
             )
     every = {f"{model}, {label}": of for model, d in documents.items() for label, of in d.by_size.items()}
@@ -250,11 +250,15 @@ def _column(name: str, units: str) -> Column:
     return Column(label, m.better, meaning=m.meaning)
 
 
-def _mean(score: Score | None, digits: int) -> Cell:
+def _mean(score: Score | None, digits: int, n: int | None) -> Cell:
+    """A mean, its interval, and over how many lesions it is where that is not `n`, which the row says."""
     if score is None or score.mean is None:
         return Cell(MISSING)
     interval = span(score.ci95_lo, score.ci95_hi, digits)
-    return Cell(fixed(score.mean, digits), score.mean, "" if interval == MISSING else interval)
+    below = [] if interval == MISSING else [interval]
+    if score.n_lesions is not None and score.n_lesions != n:
+        below.append(f"n = {score.n_lesions:,}")
+    return Cell(fixed(score.mean, digits), score.mean, "; ".join(below))
 
 
 def _patients(n: int | None) -> str:

@@ -279,12 +279,16 @@ def test_two_empty_masks_are_skipped_not_scored(tmp_path: Path) -> None:
     assert alone.consistent is None
     assert strict(alone)["lesions"][0]["dice"] is None
     (row,) = csv_rows(alone)
-    assert (row["dice"], row["iou"], row["ravd"], row["size_class"]) == ("", "", "0.0", "no lesion")
+    assert (row["dice"], row["iou"], row["ravd"], row["size_class"]) == ("", "", "", "no lesion")
     assert alone.to_table()
     save(tmp_path / "t" / "b.nii.gz", lesion())
     save(tmp_path / "p" / "b.nii.gz", lesion())
-    dice = evaluate(tmp_path / "p", tmp_path / "t").summary["dice"]
-    assert (dice.mean, dice.n_lesions, dice.n_left_out) == (1.0, 1, 1)
+    save(tmp_path / "p" / "b.nii.gz", lesion(7))
+    both = evaluate(tmp_path / "p", tmp_path / "t")
+    for name, score in both.summary.items():
+        assert (score.mean, score.n_lesions, score.n_left_out) == (getattr(both.rows[1], name), 1, 1), name
+    for name in ("asd_mm", "assd_mm", "hd_mm", "hd95_mm"):
+        assert (both.pooled[name].n_lesions, both.pooled[name].n_left_out) == (1, 1)
 
 
 def test_nothing_to_pair_is_an_error(folders: tuple[Path, Path], tmp_path: Path) -> None:

@@ -155,6 +155,12 @@ def test_bad_images_count_as_nothing_found_and_are_listed(cases: list[Truth]) ->
         challenge_score(cases, lambda voi, spacing, click: voi > 0, clicks=1, voi=VOI)
 
 
+def test_conventions_say_where_the_first_click_is_and_how_axes_differ(cases: list[Truth]) -> None:
+    told = challenge_score(cases, lambda voi, spacing, click: voi > 0, clicks=2, voi=VOI)["conventions"]
+    assert "middle of a volume of the challenge's shape" in told["clicks"]
+    assert "between centres of voxels, in voxels, on the largest part of each slice" in told["differences"]
+
+
 def test_one_patient_has_no_interval(cases: list[Truth]) -> None:
     found = challenge_score(cases[:1], lambda voi, spacing, click: voi > 0, clicks=2, voi=VOI)
     assert (found["ci95_lo"], found["ci95_hi"]) == (None, None)

@@ -146,6 +146,8 @@ def test_probabilities_are_used_where_they_lie_beside(found: Evaluation) -> None
     for region, counts in calibration.items():
         assert found.calibration[region]["voxels"] == counts.voxels
         assert found.calibration[region]["ece"] == pytest.approx(counts.ece(), rel=1e-12)
+        assert (found.calibration[region]["n_lesions"], found.calibration[region]["n_left_out"]) == (2, 3)
+    assert "of 2 lesions with probabilities, 3 left out" in found.to_table()
     assert found.calibration["box_10mm"]["voxels"] < found.calibration["volume"]["voxels"]
 
 
@@ -217,11 +219,20 @@ def test_pooled_is_of_all_voxels(found: Evaluation) -> None:
     assert pooled["asd_mm"].mean == pytest.approx(a.mean(), rel=1e-6)
     assert pooled["assd_mm"].mean == pytest.approx(np.concatenate([a, b]).mean(), rel=1e-6)
     assert pooled["hd_mm"].mean == pytest.approx(max(a.max(), b.max()), abs=0.006)
-    percentile = max(np.percentile(v, 95, method="inverted_cdf") for v in (a, b))
+    percentile = max(np.percentile(v, 95) for v in (a, b))
     assert pooled["hd95_mm"].mean == pytest.approx(percentile, abs=0.006)
     assert (pooled["assd_mm"].n_lesions, pooled["assd_mm"].n_left_out) == (3, 2)
     assert pooled["dice"].ci95_lo is not None
     assert pooled["hd_mm"].ci95_lo is None
+
+
+def test_pooled_percentiles_are_interpolated() -> None:
+    """By hand: of 0.00, 0.01, …, 0.10 mm the 95th percentile lies halfway between the last two."""
+    from segnet.evaluation.summary import Totals, _distance
+
+    totals = Totals(distances=[np.ones(11, np.int64), np.array([4], np.int64)])
+    assert _distance(totals, 95.0) == pytest.approx(0.095, abs=1e-12)
+    assert _distance(totals, 100.0) == pytest.approx(0.10, abs=1e-12)
 
 
 def test_groups_and_quartiles(found: Evaluation) -> None:

@@ -198,6 +198,7 @@ def test_every_table_of_scores_says_its_conventions(whole: Any) -> None:
         "reduction: macro",
         "reduction: pooled",
         "classes: foreground, but both for AUC, AUC (box)",
+        "n = 9",  # distances of the model that predicts one of ten lesions empty
         "Empty masks:",
         "AUC: masks",
     ):
@@ -269,7 +270,19 @@ def test_a_challenge_score_and_calibration_are_shown(document: Any, tmp_path: Pa
         "n_lesions": 10,
     }
     bins = [{"lo": 0.0, "hi": 0.5, "n": 3, "confidence": 0.25, "frequency": 0.3}, {"lo": 0.5, "hi": 1.0, "n": 0}]
-    calibration = {"regions": {"box_10mm": {"ece": 0.05, "mce": 0.05, "brier": 0.1, "voxels": 3, "bins": bins}}}
+    calibration = {
+        "regions": {
+            "box_10mm": {
+                "ece": 0.05,
+                "mce": 0.05,
+                "brier": 0.1,
+                "voxels": 3,
+                "n_lesions": 2,
+                "n_left_out": 8,
+                "bins": bins,
+            }
+        }
+    }
     found, _ = written(
         tmp_path / "r.html", Sources({"a": changed(tmp_path, document, uls23=uls23, calibration=calibration)})
     )
@@ -278,7 +291,7 @@ def test_a_challenge_score_and_calibration_are_shown(document: Any, tmp_path: Pa
     assert "0.600 to 0.800" in metrics
     ((_, reliability),) = found.all("section", id="calibration")
     assert "ECE 0.0500" in reliability
-    assert "3 voxels" in reliability
+    assert "3 voxels of 2 lesions with probabilities; 8 lesions without left out" in reliability
 
 
 def test_different_cases_are_compared_on_what_they_share(material: Any, document: Any, tmp_path: Path) -> None:
