@@ -17,7 +17,7 @@ from segnet.evaluation.sources import few
 from segnet.evaluation.summary import Summary
 from segnet.files import write_text
 from segnet.metrics import Baseline, HuStatistics
-from segnet.report.table import format_table
+from segnet.table import format_table, format_value
 
 FORMAT = "segnet-evaluate/2"
 _IN_GROUPS = ("dice", "iou", "assd_mm", "hd95_mm")
@@ -183,12 +183,12 @@ class Evaluation:
         paper = self.paper_convention
         auc_source = f"from {paper['auc_source']}"
         lines = [
-            f"all background instead: Dice {_text(self.baseline.lesion_dice)} (level lesion volume, empty skip, reduction macro,"
-            f" classes foreground, units 1), {_text(self.baseline.slice_dice)} (level slice, empty one, reduction macro, classes"
+            f"all background instead: Dice {format_value(self.baseline.lesion_dice)} (level lesion volume, empty skip, reduction macro,"
+            f" classes foreground, units 1), {format_value(self.baseline.slice_dice)} (level slice, empty one, reduction macro, classes"
             " foreground, units 1)",
             f"paper's convention ({paper['n_slices']} slices; distances are directed, prediction to truth, over mask points):",
             *(
-                f"  {name} {_text(paper[name])} ({convention.text()}{'; ' + auc_source if name == 'auc' else ''})"
+                f"  {name} {format_value(paper[name])} ({convention.text()}{'; ' + auc_source if name == 'auc' else ''})"
                 for name, convention in PAPER.items()
             ),
         ]
@@ -250,9 +250,9 @@ def _summary_rows(group: Mapping[str, Summary]) -> list[dict[str, Any]]:
 
 def _uls23_lines(uls23: Mapping[str, Any]) -> list[str]:
     return [
-        f"ULS23 score {_text(uls23['score'])} (95 % {interval_text(uls23['ci95_lo'], uls23['ci95_hi'])}; {uls23['clicks']} clicks,"
-        f" {uls23['n_lesions']} lesions): Dice {_text(uls23['dice'])}, long axis error {_text(uls23['long_axis_error'])}, short"
-        f" axis error {_text(uls23['short_axis_error'])}, consistency {_text(uls23['consistency'])}",
+        f"ULS23 score {format_value(uls23['score'])} (95 % {interval_text(uls23['ci95_lo'], uls23['ci95_hi'])}; {uls23['clicks']} clicks,"
+        f" {uls23['n_lesions']} lesions): Dice {format_value(uls23['dice'])}, long axis error {format_value(uls23['long_axis_error'])}, short"
+        f" axis error {format_value(uls23['short_axis_error'])}, consistency {format_value(uls23['consistency'])}",
         *(f"  {name}: {text}" for name, text in uls23["conventions"].items()),
         *(
             [f"  without lesion, so without clicks, left out: {uls23['n_left_out']} truths"]
@@ -268,16 +268,12 @@ def _uls23_lines(uls23: Mapping[str, Any]) -> list[str]:
 
 def _calibration_lines(regions: Mapping[str, Any]) -> list[str]:
     return [
-        f"calibration, {name}: ECE {_text(r['ece'])}, MCE {_text(r['mce'])}, Brier {_text(r['brier'])}"
+        f"calibration, {name}: ECE {format_value(r['ece'])}, MCE {format_value(r['mce'])}, Brier {format_value(r['brier'])}"
         f" (level voxel, {r['voxels']} of them, of {r['n_lesions']} lesions with probabilities, {r['n_left_out']} left out; reduction pooled; {len(r['bins'])} bins; classes foreground; units 1)"
         for name, r in regions.items()
     ]
 
 
-def _text(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
-
-
 def interval_text(lo: float | None, hi: float | None) -> str:
     """Two bounds for a table."""
-    return "-" if lo is None or hi is None else f"{lo:.3f} to {hi:.3f}"
+    return "-" if lo is None or hi is None else f"{format_value(lo)} to {format_value(hi)}"

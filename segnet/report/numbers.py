@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal
+
+from segnet.table import rounded
 
 MISSING = "–"
 
@@ -46,7 +47,7 @@ def order(names: set[str]) -> list[str]:
 
 
 def fixed(value: object, digits: int) -> str:
-    """A number with `digits` decimals, halves away from zero as JavaScript's toFixed; a dash for what is no finite number.
+    """A number as `segnet.table.rounded` has it, with a real minus; a dash for what is no finite number.
 
     Examples
     --------
@@ -55,10 +56,8 @@ def fixed(value: object, digits: int) -> str:
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return MISSING
-    text = str(Decimal(value).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
-    if text.startswith("-"):
-        text = text[1:] if not any(c in "123456789" for c in text) else "−" + text[1:]
-    return text
+    text = rounded(value, digits)
+    return "−" + text[1:] if text.startswith("-") else text
 
 
 def span(lo: object, hi: object, digits: int) -> str:

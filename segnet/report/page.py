@@ -19,7 +19,7 @@ from segnet.evaluation.sources import Truth, match
 from segnet.files import write_text
 from segnet.report import figures, lesion_list, palette, svg, tables
 from segnet.report.cases import telling_cases
-from segnet.report.comparison import comparison_tables, paired_tables
+from segnet.report.comparison import comparison_tables
 from segnet.report.documents import (
     Document,
     Lesion,
@@ -178,6 +178,8 @@ def _render(
     pairs = {p.case: p for p in find_pairs(sources.pairs)} if sources.pairs is not None else {}
     drawn, reasons = _draw(sources, documents, pairs, [*telling.values(), *own], window_hu, progress)
     told += unlike(drawn)
+    compared, said = comparison_tables(documents, read_comparison(sources.comparison) if sources.comparison else None)
+    told += [Notice("warning", text) for text in said]
     agreement = figures.axis_agreement(documents)
     environment = Environment(
         loader=PackageLoader("segnet.report", "page"),
@@ -228,9 +230,7 @@ def _render(
         ],
         curves=figures.training_curves(runs, series) if runs else [],
         curve_models=[n for n in documents if n in runs],
-        comparison=comparison_tables(read_comparison(sources.comparison), documents)
-        if sources.comparison
-        else paired_tables(documents),
+        comparison=compared,
         time=tables.time_table(read_bench(sources.bench)) if sources.bench else None,
         leading=leading_name,
         examples=[(rank, case, drawn.get(case), reasons.get(case, "")) for rank, case in telling.items()],

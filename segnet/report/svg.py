@@ -223,7 +223,7 @@ def _series(series: int) -> int:
 def _labels(axis: Axis) -> list[str]:
     if axis.labels:
         return list(axis.labels)
-    if axis.log:
+    if axis.log or max(map(abs, axis.ticks), default=0.0) >= 1e6:
         return [_short(t) for t in axis.ticks]
     for digits in range(8):
         if all(abs(round(t, digits) - t) <= 1e-9 * max(1.0, abs(t)) for t in axis.ticks):

@@ -121,7 +121,7 @@ def paper_table(documents: Mapping[str, Document], series: Mapping[str, int]) ->
         Column("Slices"),
         *(Column(label, better) for _, label, better, _ in keys),
     )
-    return Table("The paper's convention", columns, tuple(rows), tuple(_sentence(line) for line in lines))
+    return Table("The paper's convention", columns, tuple(rows), tuple(sentence(line) for line in lines))
 
 
 def uls23_table(documents: Mapping[str, Document], series: Mapping[str, int]) -> Table | None:
@@ -159,8 +159,8 @@ def uls23_table(documents: Mapping[str, Document], series: Mapping[str, int]) ->
     extra = []
     for told in (d.uls23.get("conventions") for d in documents.values() if d.uls23):
         if isinstance(told, Mapping):
-            extra.append(_sentence("; ".join(f"{k}: {told[k]}" for k in _CONVENTIONS if told.get(k))))
-            extra += [f"{str(k).capitalize()}: {_sentence(str(v))}" for k, v in told.items() if k not in _CONVENTIONS]
+            extra.append(sentence("; ".join(f"{k}: {told[k]}" for k in _CONVENTIONS if told.get(k))))
+            extra += [f"{str(k).capitalize()}: {sentence(str(v))}" for k, v in told.items() if k not in _CONVENTIONS]
     return Table("The ULS23 challenge's score", columns, tuple(rows), (formula, *dict.fromkeys(extra)))
 
 
@@ -281,7 +281,7 @@ def _conventions(scores: Mapping[str, Mapping[str, Score]], names: Sequence[str]
                 if v != usual
             ]
             shared.append(f"{key}: {usual}, but {', '.join(others)}")
-    lines = [_sentence("; ".join(shared))] if shared else []
+    lines = [sentence("; ".join(shared))] if shared else []
     rules: dict[str, list[str]] = {}
     for m in names:
         for rule in dict.fromkeys(s.empty for name, s in every if name == m and s.empty):
@@ -308,7 +308,8 @@ def _has(every: Sequence[tuple[str, Score]], name: str, key: str, value: str) ->
     return any(m == name and getattr(s, key) == value for m, s in every)
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """With a capital and a full stop."""
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
 
 

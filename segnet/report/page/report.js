@@ -35,7 +35,7 @@
   const text = (value, digits) => {
     if (digits === null) return String(value);
     if (value === null) return "–";
-    const fixed = value.toFixed(digits);
+    const fixed = Math.abs(value) < 1e15 ? value.toFixed(digits) : value.toExponential(digits);
     return fixed.startsWith("-") ? (Number(fixed) === 0 ? fixed.slice(1) : "−" + fixed.slice(1)) : fixed;
   };
   let order = data.rows.map((_, index) => index), column = -1, up = true, limit = data.first;

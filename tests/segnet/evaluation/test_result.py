@@ -296,6 +296,13 @@ def test_comparison_by_lesion(tmp_path: Path) -> None:
         compare(first, replace(second, rows=second.rows[1:]))
 
 
+def test_text_and_report_round_alike() -> None:
+    from segnet.evaluation.result import interval_text
+    from segnet.report.numbers import span
+
+    assert interval_text(0.0625, 0.1875) == span(0.0625, 0.1875, 3) == "0.063 to 0.188"
+
+
 def test_what_could_not_be_clicked_on_is_printed(found: Evaluation) -> None:
     assert found.uls23 is not None
     assert "counted as nothing found" not in found.to_table()

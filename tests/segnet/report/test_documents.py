@@ -111,7 +111,15 @@ def test_common_cases(material: Any) -> None:
 
 @pytest.mark.parametrize(
     ("value", "digits", "text"),
-    [(0.0625, 3, "0.063"), (2.5, 0, "3"), (-0.5, 0, "−1"), (-0.0001, 2, "0.00"), (1e6, 1, "1000000.0"), (3, 1, "3.0")],
+    [
+        (0.0625, 3, "0.063"),
+        (2.5, 0, "3"),
+        (-0.5, 0, "−1"),
+        (-0.0001, 2, "0.00"),
+        (1e6, 1, "1000000.0"),
+        (3, 1, "3.0"),
+        (-1e26, 3, "−1.000e+26"),
+    ],
 )
 def test_numbers_round_half_away(value: float, digits: int, text: str) -> None:
     assert fixed(value, digits) == text

@@ -319,12 +319,45 @@ def test_a_comparison_is_shown_as_its_file_has_it(material: Any, tmp_path: Path)
     ((_, text),) = from_file.all("section", id="comparison")
     ((_, own),) = from_rows.all("section", id="comparison")
     assert "first (first) and second (second)" in text
+    for said in (
+        "Cohen's d_z of patients' means",
+        "Cohens dz: mean over patients",
+        "lower is better",
+        "P wilcoxon: two-sided",
+    ):
+        assert said in text
+        assert said in own
+    assert "auc: only lesions where both" in text.replace("Auc", "auc")
     found = comparison.metrics["dice"]
     counts = f"{found.better} / {found.worse} / {found.equal}"
     assert counts in text
     assert counts in own
     hd95 = comparison.metrics["hd95_mm"]  # one is infinite, and counts as worse
     assert f"{hd95.better} / {hd95.worse} / {hd95.equal}" in own
+
+
+def test_a_comparison_of_other_lesions_is_left_out_and_every_model_has_its_table(
+    material: Any, document: Any, tmp_path: Path
+) -> None:
+    from segnet.evaluate import evaluate
+    from segnet.evaluation.comparison import compare
+
+    first, second = (evaluate(material.predictions[n], material.pairs) for n in ("first", "second"))
+    compare(first, second).write(tmp_path)
+    some = changed(tmp_path, document, lesions=document["lesions"][:6])
+    sources = Sources({**material.evaluations, "third": some}, comparison=tmp_path / "comparison.json")
+    found, told = written(tmp_path / "a.html", sources)
+    assert any("file is of 10 lesions, not of the 6 lesions shown" in w for w in told["warnings"])
+    assert [c for _, c in found.all("caption") if "(first) and" in c] == [
+        "first (first) and second (second)",
+        "first (first) and third (second)",
+    ]
+    # a third model of the same lesions keeps its table beside the file's
+    whole = Sources(
+        {**material.evaluations, "third": material.evaluations["second"]}, comparison=tmp_path / "comparison.json"
+    )
+    found, _ = written(tmp_path / "b.html", whole)
+    assert len([c for _, c in found.all("caption") if "(first) and" in c]) == 2
 
 
 def test_masks_of_another_model_are_not_drawn_under_a_name(material: Any, tmp_path: Path) -> None:
