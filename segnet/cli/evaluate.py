@@ -19,7 +19,8 @@ def evaluate(
         Path, typer.Option("--truth", "-t", help="Folder of true masks, of pairs, a prepared folder, or one mask.")
     ],
     out: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for evaluation.json, .csv, .txt and overlays.")
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for evaluation.json, .csv and .txt, conventions.csv, overlays."),
     ] = None,
     model: Annotated[
         Path | None, typer.Option("--model", "-m", help="Run whose split --part refers to, and that --clicks runs.")

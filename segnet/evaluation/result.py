@@ -6,12 +6,12 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from segnet.evaluation.conventions import METRICS, PAPER
+from segnet.evaluation.conventions import LESION, METRICS, PAPER
 from segnet.evaluation.rows import LesionRow
 from segnet.evaluation.sources import few
 from segnet.evaluation.summary import Summary
@@ -37,6 +37,29 @@ _SUMMARY_COLUMNS = {
     "units": "units",
     "source": "from",
 }
+
+
+_PLAIN = [f.name for f in fields(LesionRow) if not f.name.endswith("_hu")]
+_OF_HU = [f.name for f in fields(HuStatistics)]
+CONVENTION_KEYS = ("level", "empty", "reduction", "classes", "units")
+
+
+def _column(name: str) -> tuple[str, ...]:
+    """The convention of a column, by `CONVENTION_KEYS`; words have none but their level."""
+    if name in METRICS:
+        found = replace(METRICS[name].macro(), reduction="none").as_dict()
+        return tuple(found[key] for key in CONVENTION_KEYS)
+    if name.endswith(("_ml", "_mm")):
+        return LESION, "0", "none", "foreground", name[-2:]
+    if "_hu_" in name:
+        return LESION, "no value, nor without an image", "none", "foreground", "HU"
+    return LESION, "", "none", "", ""
+
+
+_COLUMNS = {
+    name: _column(name) for name in (*_PLAIN, *(f"{side}_hu_{name}" for side in ("pred", "truth") for name in _OF_HU))
+}
+"""Columns of evaluation.csv, each with its convention."""
 
 
 @dataclass(frozen=True)
@@ -117,22 +140,19 @@ class Evaluation:
     def to_csv(self) -> str:
         """One line per lesion under a heading; a skipped Dice is empty, an infinite distance ``inf``.
 
-        Lines that begin with ``#`` stand above the heading and tell each column's convention:
-        ``pandas.read_csv(path, comment="#")`` passes over them.
+        What each column means is in `conventions_csv`.
         """
-        text = io.StringIO()
-        for name, metric in METRICS.items():
-            text.write(f"# {name}: {metric.macro().text().replace('reduction macro', 'reduction none')}\n")
-        writer = csv.writer(text, lineterminator="\n")
-        plain = [f.name for f in fields(LesionRow) if not f.name.endswith("_hu")]
-        of_hu = [f.name for f in fields(HuStatistics)]
-        writer.writerow([*plain, *(f"{side}_hu_{name}" for side in ("pred", "truth") for name in of_hu)])
+        lines = []
         for row in self.rows:
-            values = [getattr(row, name) for name in plain]
+            values = [getattr(row, name) for name in _PLAIN]
             for hu in (row.pred_hu, row.truth_hu):
-                values += [None if hu is None else getattr(hu, name) for name in of_hu]
-            writer.writerow(["" if v is None or (isinstance(v, float) and math.isnan(v)) else v for v in values])
-        return text.getvalue()
+                values += [None if hu is None else getattr(hu, name) for name in _OF_HU]
+            lines.append(["" if v is None or (isinstance(v, float) and math.isnan(v)) else v for v in values])
+        return _csv(list(_COLUMNS), lines)
+
+    def conventions_csv(self) -> str:
+        """One line per column of `to_csv`: its level, what an empty mask does, its reduction, classes and units."""
+        return _csv(["column", *CONVENTION_KEYS], [[name, *found] for name, found in _COLUMNS.items()])
 
     def to_table(self) -> str:
         """Plain text for a terminal: lesions, summaries, baseline, warnings."""
@@ -186,7 +206,8 @@ class Evaluation:
             f"all background instead: Dice {format_value(self.baseline.lesion_dice)} (level lesion volume, empty skip, reduction macro,"
             f" classes foreground, units 1), {format_value(self.baseline.slice_dice)} (level slice, empty one, reduction macro, classes"
             " foreground, units 1)",
-            f"paper's convention ({paper['n_slices']} slices; distances are directed, prediction to truth, over mask points):",
+            f"paper's convention ({paper['n_slices']} slices, RAVD over {paper['n_slices_ravd']}, distances over"
+            f" {paper['n_slices_distances']}; distances are directed, prediction to truth, over mask points):",
             *(
                 f"  {name} {format_value(paper[name])} ({convention.text()}{'; ' + auc_source if name == 'auc' else ''})"
                 for name, convention in PAPER.items()
@@ -201,10 +222,19 @@ class Evaluation:
         return lines
 
     def write(self, folder: Path) -> None:
-        """Writes evaluation.json, .csv and .txt into a folder, which is made where it is not there."""
+        """Writes evaluation.json, .csv and .txt, and conventions.csv, into a folder, which is made where it is not there."""
         folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "conventions.csv", self.conventions_csv())
         for suffix, text in (("json", self.to_json()), ("csv", self.to_csv()), ("txt", self.to_table())):
             write_text(folder / f"evaluation.{suffix}", text)
+
+
+def _csv(heading: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(heading)
+    writer.writerows(lines)
+    return text.getvalue()
 
 
 def finite(value: Any) -> Any:

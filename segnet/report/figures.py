@@ -211,7 +211,9 @@ def training_curves(runs: Mapping[str, Run], series: Mapping[str, int]) -> list[
         chart = svg.Chart(x, y, "Training loss", f"Loss over {title}: {_ends(losses)}.")
         for name, points in losses.items():
             chart.line(points, series[name])
-        each = f"Each point is the mean of a {BUCKETS}th of the steps; models may differ in their loss."
+        most = max(sum(_is_number(row.get("loss")) for row in run.steps) for run in runs.values())
+        each = f"Each point is the mean of a {BUCKETS}th of the steps" if most > BUCKETS else "Each point is a step"
+        each += "; models may differ in their loss."
         out.append(Figure(chart.svg(), "Training loss", each))
     if any(scores.values()):
         y = svg.Axis(0.0, 1.0, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), "validation Dice (ratio)")

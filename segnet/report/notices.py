@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from segnet.report.pictures import LesionPictures
 
 FEW = 8
+ALL = "all lesions"
+"""What a flag of the evaluation begins with where it is of all lesions, see `segnet.evaluation.summary.consistency`."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,9 @@ def _case_sets(documents: Mapping[str, Document], originals: Mapping[str, Docume
 def _of_model(name: str, document: Document, original: Document) -> tuple[list[str], list[str]]:
     warnings, passed = [], []
     c = document.consistency
-    if c.dice_and_iou_agree is False:
+    if any(flag.startswith(f"{ALL}:") for flag in c.flags):
+        pass  # said among the flags
+    elif c.dice_and_iou_agree is False:
         bounds = "" if c.iou_bounds is None else f" [{fixed(c.iou_bounds[0], 4)}, {fixed(c.iou_bounds[1], 4)}]"
         warnings.append(f"{name}: the mean IoU lies outside of what the mean Dice allows{bounds}.")
     elif c.dice_and_iou_agree:

@@ -329,6 +329,7 @@ def _headline(model: _Model) -> _Headline:
             model.name, model.series, MISSING, None, MISSING, None, None, MISSING, MISSING, MISSING, provenance
         )
     n = MISSING if score.n_lesions is None else count(score.n_lesions, "lesion")
+    missing = len(model.document.missing_predictions)
     patients = MISSING if score.n_patients is None else count(score.n_patients, "patient")
     return _Headline(
         model.name,
@@ -340,7 +341,7 @@ def _headline(model: _Model) -> _Headline:
         score.ci95_hi,
         fixed(score.median, 3),
         span(score.q1, score.q3, 3),
-        f"{n}, {patients}",
+        f"{n}, {patients}" + (f"; {count(missing, 'prediction')} missing, counted as empty" if missing else ""),
         provenance,
     )
 

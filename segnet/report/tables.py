@@ -110,8 +110,8 @@ def paper_table(documents: Mapping[str, Document], series: Mapping[str, int]) ->
         n = _number(block.get("n_slices"))
         cells = [Cell(name, series=series[name]), Cell(MISSING if n is None else f"{int(n):,}", n)]
         for key, _, _, digits in keys:
-            value = _number(block.get(key))
-            cells.append(Cell(fixed(value, digits), value))
+            value, of = _number(block.get(key)), _number(block.get(_SLICES.get(key, "n_slices")))
+            cells.append(Cell(fixed(value, digits), value, "" if of in (None, n) else f"n = {int(of):,}"))
         rows.append(tuple(cells))
         for line in _paper_lines(block, [(key, label.split(",")[0]) for key, label, _, _ in keys]):
             if line not in lines:
@@ -197,6 +197,8 @@ def time_table(bench: Mapping[str, Any]) -> Table:
     )
 
 
+_SLICES = {"ravd": "n_slices_ravd", "asd_px": "n_slices_distances", "mhd_px": "n_slices_distances"}
+"""Over how many slices a measure is, where not over all."""
 _SOURCES = {
     "probability": "probabilities",
     "mask": "masks",

@@ -50,8 +50,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def csv_rows(evaluation: Evaluation) -> list[dict[str, str]]:
-    lines = [line for line in evaluation.to_csv().splitlines() if not line.startswith("#")]
-    return list(csv.DictReader(io.StringIO("\n".join(lines))))
+    return list(csv.DictReader(io.StringIO(evaluation.to_csv())))
 
 
 def strict(evaluation: Evaluation) -> Any:
@@ -111,6 +110,23 @@ def test_all_three_outputs(folders: tuple[Path, Path]) -> None:
         assert text in table
 
 
+def test_every_column_of_the_table_has_its_convention(tmp_path: Path) -> None:
+    save(tmp_path / "t" / "p2-a#1.nii.gz", lesion())
+    save(tmp_path / "p" / "p2-a#1.nii.gz", lesion())
+    result = evaluate(tmp_path / "p", tmp_path / "t")
+    (row,) = csv_rows(result)
+    assert row["case"] == "p2-a#1"
+    conventions = {r["column"]: r for r in csv.DictReader(io.StringIO(result.conventions_csv()))}
+    assert list(conventions) == list(row)
+    assert all(r["level"] == "lesion volume" and r["reduction"] == "none" for r in conventions.values())
+    units = {
+        name: conventions[name]["units"] for name in ("dice", "hd95_mm", "truth_volume_ml", "pred_hu_mean", "case")
+    }
+    assert units == {"dice": "1", "hd95_mm": "mm", "truth_volume_ml": "ml", "pred_hu_mean": "HU", "case": ""}
+    assert conventions["truth_short_mm"]["empty"] == "0"
+    assert conventions["dice"]["empty"] == "skip"
+
+
 def test_paper_convention_stands_beside(folders: tuple[Path, Path]) -> None:
     paper = evaluate(*folders).paper_convention
     # Seven of ten slices are empty on both sides and score 1; the rest score as the lesion does.
@@ -121,7 +137,8 @@ def test_paper_convention_stands_beside(folders: tuple[Path, Path]) -> None:
     expected = (14 * 18 / lesion_voxels + 1 - 4 * 18 / others) / 2
     assert paper["auc"] == pytest.approx(expected, rel=1e-12)
     assert paper["auc_source"] == "mask"
-    assert paper["n_slices_distances"] == 9
+    assert (paper["n_slices_ravd"], paper["n_slices_distances"]) == (12, 9)
+    assert "40 slices, RAVD over 12, distances over 9" in evaluate(*folders).to_table()
     assert paper["dice_and_iou_agree"] is True
 
 

@@ -38,7 +38,7 @@ def test_everything_is_written_and_json_is_what_the_file_holds(masks: Path, pair
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == json.loads(result.stdout)
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
-        "evaluation.json", "evaluation.csv", "evaluation.txt", "worst.png", "median.png", "best.png",
+        "evaluation.json", "evaluation.csv", "evaluation.txt", "conventions.csv", "worst.png", "median.png", "best.png",
     }  # fmt: skip
     lesion = json.loads(result.stdout)["lesions"][0]
     assert lesion["truth_hu"]["mean"] > -200  # pairs have images

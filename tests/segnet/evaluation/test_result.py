@@ -108,7 +108,7 @@ def test_every_number_has_its_convention(found: Evaluation) -> None:
     assert all(
         set(paper["conventions"][name]) == CONVENTION for name in ("dice", "iou", "ravd", "asd_px", "mhd_px", "auc")
     )
-    for text in (found.to_table(), found.to_csv()):
+    for text in (found.to_table(), found.conventions_csv()):
         for word in ("level", "empty", "reduction", "classes", "units"):
             assert word in text
     assert document["provenance"]["model"] == "run"

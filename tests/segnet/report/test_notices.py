@@ -112,6 +112,13 @@ def test_flags_missing_and_unreadable(first: Document) -> None:
         assert part in told
 
 
+def test_one_finding_is_said_once(first: Document) -> None:
+    flag = "all lesions: IoU 0.1000 is outside of [0.5000, 0.6000], which Dice 0.6000 allows"
+    found = Consistency(dice_and_iou_agree=False, iou_bounds=(0.5, 0.6), flags=[flag])
+    told = warnings({"a": first.model_copy(update={"consistency": found})}, {"a": clean(first)})
+    assert told == [f"a: {flag}."]
+
+
 def test_what_the_challenges_score_lacks_is_told(first: Document) -> None:
     uls23 = {"score": 0.5, "n_left_out": 2, "unreadable": [{"case": "bone_00001_lesion_01", "reason": "damaged"}]}
     told = warnings({"a": first.model_copy(update={"uls23": uls23})}, {"a": clean(first)})

@@ -205,6 +205,42 @@ def test_every_table_of_scores_says_its_conventions(whole: Any) -> None:
         assert part in metrics
 
 
+def test_the_papers_measures_say_over_how_many_slices_they_are(whole: Any, material: Any) -> None:
+    ((_, text),) = whole[0].all("section", id="paper")
+    for folder in material.evaluations.values():
+        paper = json.loads((folder / "evaluation.json").read_text())["paper_convention"]
+        for key in ("n_slices_ravd", "n_slices_distances"):
+            assert paper[key] < paper["n_slices"]
+            assert f"n = {paper[key]:,}" in text
+
+
+def test_the_list_says_how_it_is_sorted_and_whose_dice_it_filters(whole: Any, material: Any, tmp_path: Path) -> None:
+    ((attrs, label),) = [(a, t) for a, t in whole[0].all("th") if "aria-sort" in a]
+    assert (attrs["aria-sort"], label) == ("ascending", "Dice")
+    ((_, controls),) = whole[0].all("form", id="controls")
+    assert "Dice of first at most" in controls
+    alone, _ = written(tmp_path / "r.html", Sources({"first": material.evaluations["first"]}))
+    assert "Dice at most" in alone.all("form", id="controls")[0][1]
+
+
+def test_the_loss_says_what_its_points_are(whole: Any, material: Any, tmp_path: Path) -> None:
+    assert "mean of a 200th of the steps" in whole[0].all("section", id="training")[0][1]
+    rows = [{"step": k, "loss": 1e26 * k, "elapsed_s": 1.0 * k} for k in range(1, 11)]  # one that diverged
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    found, _ = written(tmp_path / "r.html", Sources({"a": material.evaluations["first"]}, runs={"a": tmp_path}))
+    ((_, training),) = found.all("section", id="training")
+    assert "Each point is a step;" in training
+    assert "1.000e+27" in training
+
+
+def test_missing_predictions_are_told_beside_the_mean(document: Any, tmp_path: Path) -> None:
+    found, _ = written(tmp_path / "r.html", Sources({"a": changed(tmp_path, document, missing_predictions=["x", "y"])}))
+    ((_, summary),) = found.all("section", id="summary")
+    assert "Mean of10 lesions, 10 patients; 2 predictions missing, counted as empty" in summary.replace(
+        "Mean of ", "Mean of"
+    )
+
+
 def test_what_users_write_is_escaped(document: Any, tmp_path: Path) -> None:
     rows = [{**row, "case": f"{EVIL}{k}", "patient": EVIL, "set": EVIL} for k, row in enumerate(document["lesions"])]
     provenance = {**document["provenance"], "predictions": EVIL, "model": EVIL}
