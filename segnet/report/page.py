@@ -199,6 +199,7 @@ def _render(
         models=[_Model(name, series[name], document) for name, document in documents.items()],
         series=series,
         dash=svg.dash,
+        shape=svg.shape,
         n_lesions=len(ordered),
         n_patients=len({row.patient for row in leading.lesions}),
         sets=[name for name in sets if name],

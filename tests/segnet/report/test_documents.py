@@ -100,6 +100,22 @@ def test_restricted_to_all_is_the_same_and_to_some_is_computed_anew(material: An
             assert whole.summary[name].model_dump()[key] == expected, (name, key)
 
 
+def test_what_the_auc_is_of_is_told_of_the_rows_that_are_left(material: Any) -> None:
+    found = read_evaluation(material.evaluations["first"])
+    rows = [
+        r.model_copy(update={"auc_source": s})
+        for r, s in zip(found.lesions, ["mask", *["probability"] * 9], strict=True)
+    ]
+    mixed = {
+        k: v.model_copy(update={"source": "mixed"}) if k.startswith("auc") else v for k, v in found.summary.items()
+    }
+    document = found.model_copy(update={"lesions": rows, "summary": mixed})
+    assert restrict(document, [rows[0].case]).summary["auc"].source == "mask"
+    assert restrict(document, [r.case for r in rows[1:4]]).summary["auc_box"].source == "probability"
+    assert restrict(document, [r.case for r in rows[:4]]).summary["auc"].source == "mixed"
+    assert restrict(document, [rows[1].case]).summary["dice"].source == "mask"
+
+
 def test_common_cases(material: Any) -> None:
     found = read_evaluation(material.evaluations["first"])
     other = found.model_copy(update={"lesions": found.lesions[2:5][::-1]})

@@ -233,6 +233,12 @@ def test_the_loss_says_what_its_points_are(whole: Any, material: Any, tmp_path: 
     assert "1.000e+27" in training
 
 
+def test_models_by_size_differ_in_shape_in_the_chart_and_its_legend(whole: Any) -> None:
+    marks = [a for a, _ in whole[0].all("path") if a.get("class", "").split()[:1] == ["mark"]]
+    assert {a["d"] for a in marks} == {page.svg.shape(0), page.svg.shape(1)}
+    assert sum("s1" not in a["class"] and "s2" not in a["class"] for a in marks) == 2  # of the legend
+
+
 def test_missing_predictions_are_told_beside_the_mean(document: Any, tmp_path: Path) -> None:
     found, _ = written(tmp_path / "r.html", Sources({"a": changed(tmp_path, document, missing_predictions=["x", "y"])}))
     ((_, summary),) = found.all("section", id="summary")
