@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError
+from ..report.defaults import WINDOW_HU
 from .options import PARTIAL, AsJson, Part, Quiet, bar, cases_of_part
 
 
@@ -39,7 +40,7 @@ def evaluate(
     patient_regex: Annotated[
         str | None, typer.Option(help="Its first group, found in a case's name, is the patient.")
     ] = None,
-    window: Annotated[tuple[float, float], typer.Option(help="CT window of the overlays, in HU.")] = (-1000.0, 400.0),
+    window: Annotated[tuple[float, float], typer.Option(help="CT window of the overlays, in HU.")] = WINDOW_HU,
     workers: Annotated[int, typer.Option(min=1, help="Processes, each with one case in memory.")] = 1,
     quiet: Quiet = False,
     as_json: AsJson = False,

@@ -46,7 +46,7 @@ class Metric:
     empty : what happens where a mask is empty
     units : "1" or "mm"
     better : which of two is better
-    pooled_empty : what happens in the pooled form; None where there is none
+    pooled_empty : what happens in the pooled form
     classes : as in `Convention`
     """
 

@@ -93,18 +93,6 @@ class Evaluation:
     provenance: dict[str, Any] = field(default_factory=dict)
     conventions: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def consistent(self) -> bool | None:
-        """Whether mean Dice and mean IoU over all lesions agree, None where there is none."""
-        agree: bool | None = self.consistency["dice_and_iou_agree"]
-        return agree
-
-    @property
-    def iou_bounds(self) -> tuple[float, float] | None:
-        """Least and largest mean IoU that the mean Dice allows."""
-        bounds: tuple[float, float] | None = self.consistency["iou_bounds"]
-        return bounds
-
     def as_dict(self) -> dict[str, Any]:
         """The document of evaluation.json, described in docs/evaluation.md."""
         document = {

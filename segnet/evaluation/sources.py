@@ -279,4 +279,4 @@ def _strip(stem: str, suffixes: tuple[str, ...]) -> str:
 def few(names: Sequence[str], n: int = 4) -> str:
     """The first of some names, and how many more there are."""
     shown = ", ".join(names[:n]) if names else "none"
-    return f"{shown} and {len(names) - n} more" if len(names) > n else shown
+    return f"{shown} and {len(names) - n:,} more" if len(names) > n else shown

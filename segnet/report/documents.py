@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from segnet.evaluation.comparison import FORMAT as COMPARISON_FORMAT
 from segnet.evaluation.result import FORMAT
 from segnet.evaluation.summary import source_of, spread
 from segnet.metrics import check_consistency, iou_bounds
+from segnet.report.numbers import number
 
 EVALUATION_FILE = "evaluation.json"
 
@@ -58,10 +58,7 @@ class Lesion(_Document):
 
     def number(self, name: str) -> float | None:
         """A finite number of the row, or None."""
-        value = getattr(self, name, None)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            return None
-        return float(value)
+        return number(getattr(self, name, None))
 
 
 class Bin(_Document):

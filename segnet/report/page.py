@@ -20,6 +20,7 @@ from segnet.files import write_text
 from segnet.report import figures, lesion_list, palette, svg, tables
 from segnet.report.cases import telling_cases
 from segnet.report.comparison import comparison_tables
+from segnet.report.defaults import LESIONS, WINDOW_HU
 from segnet.report.documents import (
     Document,
     Lesion,
@@ -36,10 +37,6 @@ from segnet.report.numbers import METRICS, MISSING, count, fixed, span
 from segnet.report.overlay import PRED_RGB, TRUTH_RGB, require_window
 from segnet.report.pictures import SIDE_PX, LesionPictures, lesion_pictures
 
-LESIONS = 60
-"""Lesions with a section of their own unless told otherwise, the worst first."""
-WINDOW_HU = (-1000.0, 400.0)
-"""CT window of the pictures unless told otherwise."""
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
@@ -180,7 +177,6 @@ def _render(
     told += unlike(drawn)
     compared, said = comparison_tables(documents, read_comparison(sources.comparison) if sources.comparison else None)
     told += [Notice("warning", text) for text in said]
-    agreement = figures.axis_agreement(documents)
     environment = Environment(
         loader=PackageLoader("segnet.report", "page"),
         autoescape=True,
@@ -221,7 +217,7 @@ def _render(
         size=tables.size_table(documents, series),
         size_chart=figures.by_size(documents),
         histograms=figures.dice_histograms(documents),
-        agreement=[figure for figure, _ in agreement],
+        agreement=figures.axis_agreement(documents),
         volumes=figures.volume_agreement(documents),
         reliability=[
             figures.reliability(n, region_name, region, series[n])

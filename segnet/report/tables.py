@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from segnet.report.documents import Document, Lesion, Score
-from segnet.report.numbers import MISSING, count, fixed, metric, order, span
+from segnet.report.numbers import MISSING, count, fixed, metric, number, order, span
 
 _CONVENTIONS = ("level", "reduction", "classes", "empty", "units")
 
@@ -19,7 +19,6 @@ class Column:
     label: str
     better: str = ""
     numeric: bool = True
-    meaning: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,10 +106,10 @@ def paper_table(documents: Mapping[str, Document], series: Mapping[str, int]) ->
         return None
     rows, lines = [], []
     for name, block in blocks.items():
-        n = _number(block.get("n_slices"))
+        n = number(block.get("n_slices"))
         cells = [Cell(name, series=series[name]), Cell(MISSING if n is None else f"{int(n):,}", n)]
         for key, _, _, digits in keys:
-            value, of = _number(block.get(key)), _number(block.get(_SLICES.get(key, "n_slices")))
+            value, of = number(block.get(key)), number(block.get(_SLICES.get(key, "n_slices")))
             cells.append(Cell(fixed(value, digits), value, "" if of in (None, n) else f"n = {int(of):,}"))
         rows.append(tuple(cells))
         for line in _paper_lines(block, [(key, label.split(",")[0]) for key, label, _, _ in keys]):
@@ -140,11 +139,11 @@ def uls23_table(documents: Mapping[str, Document], series: Mapping[str, int]) ->
             continue
         cells = [Cell(name, series=series[name])]
         for key, _, _ in keys:
-            value = _number(block.get(key))
+            value = number(block.get(key))
             interval = span(block.get("ci95_lo"), block.get("ci95_hi"), 3) if key == "score" else ""
             cells.append(Cell(fixed(value, 3), value, "" if interval == MISSING else interval))
         for key in ("clicks", "n_lesions"):
-            value = _number(block.get(key))
+            value = number(block.get(key))
             cells.append(Cell(MISSING if value is None else f"{int(value):,}", value))
         rows.append(tuple(cells))
     if not rows:
@@ -179,10 +178,10 @@ def time_table(bench: Mapping[str, Any]) -> Table:
     for row in rows:
         line = [Cell(str(row.get("model", MISSING))), Cell(str(row.get("threads", MISSING)))]
         for key in ("ms_a_slice", "slices_a_second"):
-            value = _number(row.get(key))
+            value = number(row.get(key))
             line.append(Cell(fixed(value, 1), value))
         for name in where:
-            value = _number(row["epoch_s_estimate"].get(name))
+            value = number(row["epoch_s_estimate"].get(name))
             line.append(Cell(fixed(value, 0), value))
         cells.append(tuple(line))
     batch, side, rounds = (bench.get(k, MISSING) for k in ("batch_size", "side_px", "rounds"))
@@ -249,7 +248,7 @@ def _density(row: Lesion, side: str) -> list[float | None]:
 def _column(name: str, units: str) -> Column:
     m = metric(name)
     label = m.label if units in ("", "1") else f"{m.label}, {units}"
-    return Column(label, m.better, meaning=m.meaning)
+    return Column(label, m.better)
 
 
 def _mean(score: Score | None, digits: int, n: int | None) -> Cell:
@@ -329,7 +328,3 @@ def _paper_lines(block: Mapping[str, Any], labels: Sequence[tuple[str, str]]) ->
     if isinstance(block.get("auc_source"), str):
         lines.append(f"AUC is computed from {_SOURCES.get(block['auc_source'], block['auc_source'])}")
     return lines
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -89,7 +89,7 @@ def test_rows_and_summary(folders: tuple[Path, Path]) -> None:
     )
     hd95 = result.summary["hd95_mm"]
     assert (hd95.n_lesions, hd95.n_left_out, hd95.units) == (3, 1, "mm")
-    assert result.consistent is True
+    assert result.consistency["dice_and_iou_agree"] is True
     assert result.baseline == metrics.Baseline(lesion_dice=0.0, slice_dice=0.7, n_lesions=4, n_slices=40)
 
 
@@ -293,7 +293,7 @@ def test_two_empty_masks_are_skipped_not_scored(tmp_path: Path) -> None:
     save(tmp_path / "p" / "a.nii.gz", np.zeros(SHAPE))
     alone = evaluate(tmp_path / "p", tmp_path / "t")
     assert alone.summary["dice"].mean is None
-    assert alone.consistent is None
+    assert alone.consistency["dice_and_iou_agree"] is None
     assert strict(alone)["lesions"][0]["dice"] is None
     (row,) = csv_rows(alone)
     assert (row["dice"], row["iou"], row["ravd"], row["size_class"]) == ("", "", "", "no lesion")
