@@ -20,13 +20,21 @@ _COLUMNS = (
     Column("First"),
     Column("Second"),
     Column("First less second"),
-    Column("p, sign flips of patients"),
-    Column("p, Wilcoxon of patients' means"),
-    Column("Cohen's d_z of patients' means"),
-    Column("Rank-biserial of patients' means"),
+    Column("p, sign flips"),
+    Column("p, Wilcoxon"),
+    Column("Cohen's d_z"),
+    Column("Rank-biserial"),
     Column("Better / worse / equal"),
     Column("Lesions"),
 )
+_CALLED = {
+    "p_sign_flip": "p, sign flips",
+    "p_wilcoxon": "p, Wilcoxon",
+    "cohens_dz": "Cohen's d_z",
+    "rank_biserial": "rank-biserial",
+    "auc": "AUC",
+}
+"""What the table calls the subjects of a comparison's conventions."""
 _DIRECTION = {"up": "higher is better", "down": "lower is better"}
 _BELOW = "Below the difference: its interval. Below a metric: which direction is better; where lower is, a difference below 0 favours the first."
 
@@ -127,7 +135,7 @@ def _table(first: str, second: str, found: Mapping[str, Mapping[str, Any]], conv
                 Cell(MISSING if n is None else f"{n:,}", n, f"{left:,} left out" if left else ""),
             )
         )
-    lines = [sentence(f"{key}: {text}".replace("_", " ")) for key, text in conventions.items()]
+    lines = [sentence(f"{_CALLED.get(key, key)}: {text}") for key, text in conventions.items()]
     return Table(f"{first} (first) and {second} (second)", _COLUMNS, tuple(rows), (*lines, _BELOW))
 
 
