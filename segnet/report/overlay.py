@@ -14,6 +14,7 @@ from scipy import ndimage
 from segnet.errors import InputError
 from segnet.metrics import as_mask, dice, volume_ml
 from segnet.report._png import font, save_png
+from segnet.table import rounded
 
 SCALE = 2  # device pixels per point: the page is drawn at twice its nominal size
 PANEL, GAP, MARGIN = 300 * SCALE, 8 * SCALE, 20 * SCALE
@@ -304,14 +305,16 @@ def _header(
             anchor="ls",
         )
     volumes = [
-        f"{volume_ml(m, spacing.tolist()):.2f} ml" if m.any() else "empty" for m in (pred, truth) if m is not None
+        f"{rounded(volume_ml(m, spacing.tolist()), 2)} ml" if m.any() else "empty"
+        for m in (pred, truth)
+        if m is not None
     ]
     entries: list[tuple[str, tuple[int, int, int] | None]] = [(f"prediction {volumes[0]}", PRED_RGB)]
     if truth is not None:
         score = dice(pred, truth)
         entries.append((f"truth {volumes[1]}", TRUTH_RGB))
         if not np.isnan(score):
-            entries.append((f"Dice {score:.3f}", None))
+            entries.append((f"Dice {rounded(score, 3)}", None))
     x, base, face = float(MARGIN), (56 if title else 30) * SCALE, font(13 * SCALE)
     for text, rgb in entries:
         if rgb is not None:
