@@ -26,7 +26,7 @@ from .info import count
 from .metrics import bootstrap_ci
 from .models import build
 from .processes import begin_worker
-from .report.table import markdown_table
+from .table import markdown_table
 from .threads import threads
 from .training import checkpoint, log, state
 from .training.loop import scores, train

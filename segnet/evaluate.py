@@ -1,7 +1,7 @@
 """Predicted masks against truth masks: pairing by case, scores per lesion, summary with its conventions.
 
 The conventions: one truth file is one lesion; scores are three-dimensional, of the foreground, averaged over
-lesions (macro), with intervals that draw patients. A lesion whose two masks are empty has no Dice and is left
+lesions (macro), with intervals that draw patients. A lesion whose two masks are empty has no score and is left
 out. Distances are infinite where one mask alone is empty: such lesions are left out of the mean distance, and
 their number is printed beside it. All of them are in `segnet.evaluation.conventions`.
 """
@@ -25,8 +25,17 @@ from segnet.evaluation.conventions import CONVENTIONS
 from segnet.evaluation.groups import SIZE_CLASSES
 from segnet.evaluation.result import Evaluation
 from segnet.evaluation.rows import CaseResult, LesionRow, score_case
-from segnet.evaluation.sources import Truth, few, find_truths, images_of, match
-from segnet.evaluation.summary import Summary, Totals, consistency, grouped, paper_convention, pooled, summarise
+from segnet.evaluation.sources import Truth, few, find_truths, images_of, match, require_text
+from segnet.evaluation.summary import (
+    Summary,
+    Totals,
+    calibration,
+    consistency,
+    grouped,
+    paper_convention,
+    pooled,
+    summarise,
+)
 from segnet.metrics import all_background_baseline
 
 __all__ = ["Evaluation", "LesionRow", "Summary", "evaluate", "truths_of"]
@@ -94,13 +103,14 @@ def evaluate(
     Raises
     ------
     InputError
-        If nothing can be paired, two files claim one case, no prediction at all can be used, a truth is unreadable, a name
+        If nothing can be paired, two files claim one case, a file's name is not UTF-8, no prediction at all can be used, a truth is unreadable, a name
         in `cases` is not among the truths, `workers` is below 1, or a prediction is missing under ``missing="error"``.
     """
     if missing not in ("zero", "error"):
         raise InputError(f"missing: expected zero or error, got {missing!r}; zero counts a missing prediction as empty")
     if workers < 1:
         raise InputError(f"workers: expected at least 1, got {workers}; 1 scores in this process")
+    require_text("model", [model or ""])
     source = truths_of(truths, patient_regex=patient_regex)
     matched, unmatched = match(
         Path(predictions), source, single=isinstance(truths, (str, Path)) and Path(truths).is_file()
@@ -150,11 +160,12 @@ def evaluate(
         missing=tuple(row.case for row in rows if row.status != "scored"),
         unreadable=tuple(unreadable),
         unmatched_predictions=tuple(unmatched),
-        calibration={region: c.as_dict() for region, c in totals.calibration.items()} or None,
+        calibration=calibration(totals),
         provenance={
             "segnet": __version__,
-            "predictions": str(predictions),
-            "truths": str(truths) if isinstance(truths, (str, Path)) else f"{len(truths)} pairs",
+            "predictions": str(Path(predictions).resolve()),
+            "truths": str(Path(truths).resolve()) if isinstance(truths, (str, Path)) else f"{len(truths)} pairs",
+            "patient_regex": patient_regex,
             "model": model,
             "part": part,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),

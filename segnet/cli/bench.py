@@ -44,8 +44,8 @@ def bench(
     if voi and mode is not BenchMode.infer:
         raise typer.BadParameter(f"--voi: expected infer, got {mode.value}; training takes no whole volumes")
     from ..memory import keep_freed_memory
-    from ..report.table import format_table
     from ..speed import KINDS, PAPER_SAMPLES, measure
+    from ..table import format_table
 
     keep_freed_memory()
     try:

@@ -48,7 +48,7 @@ def compare(
     """Train networks for the same time on the same folds and score them on the patients held out. Stopped, it goes on where it was."""
     from ..compare import columns_of
     from ..compare import compare as run
-    from ..report.table import format_table
+    from ..table import format_table
 
     flags = {
         "data": {"patch_px": patch_px, "input_px": input_px, "split": split and split.value},

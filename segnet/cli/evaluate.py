@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError
+from ..report.defaults import WINDOW_HU
 from .options import PARTIAL, AsJson, Part, Quiet, bar, cases_of_part
 
 
@@ -19,7 +20,8 @@ def evaluate(
         Path, typer.Option("--truth", "-t", help="Folder of true masks, of pairs, a prepared folder, or one mask.")
     ],
     out: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for evaluation.json, .csv, .txt and overlays.")
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for evaluation.json, .csv and .txt, conventions.csv, overlays."),
     ] = None,
     model: Annotated[
         Path | None, typer.Option("--model", "-m", help="Run whose split --part refers to, and that --clicks runs.")
@@ -31,14 +33,14 @@ def evaluate(
     clicks: Annotated[
         int | None, typer.Option(min=2, help="Also the ULS23 score of --model, by so many clicks in each lesion.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the clicks.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the clicks.")] = 0,
     images: Annotated[
         Path | None, typer.Option(help="Folder of images named after the cases, where the truths have none.")
     ] = None,
     patient_regex: Annotated[
         str | None, typer.Option(help="Its first group, found in a case's name, is the patient.")
     ] = None,
-    window: Annotated[tuple[float, float], typer.Option(help="CT window of the overlays, in HU.")] = (-1000.0, 400.0),
+    window: Annotated[tuple[float, float], typer.Option(help="CT window of the overlays, in HU.")] = WINDOW_HU,
     workers: Annotated[int, typer.Option(min=1, help="Processes, each with one case in memory.")] = 1,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -51,13 +53,17 @@ def evaluate(
         raise typer.BadParameter("--part: expected --model beside it; name the run whose split is meant")
     if clicks is not None and model is None:
         raise typer.BadParameter("--clicks: expected --model beside it; name the run that segments at the clicks")
+    if out is not None:
+        from ..report.overlay import require_window
+
+        require_window(window)
     cases = None if part is None or model is None else cases_of_part([model], part)
     options: dict[str, Any] = {"patient_regex": patient_regex, "cases": cases, "images": images}
     evaluation = run(
         predictions,
         truths,
         **options,
-        model=None if model is None else str(model),
+        model=None if model is None else str(model.resolve()),
         part=None if part is None else part.value,
         workers=workers,
         progress=bar("evaluate", quiet),
@@ -72,11 +78,6 @@ def evaluate(
         evaluation.write(out)
         if comparison is not None:
             comparison.write(out)
-        if (pairs := _pairs_at(truths)) and predictions.is_dir():
-            from ..report.cases import overlay_cases
-
-            scored = {row.case: row.dice for row in evaluation.rows if row.status == "scored"}
-            overlay_cases(scored, predictions, pairs, out, window_hu=window)
     if as_json:
         document = evaluation.as_dict()
         if comparison is not None:
@@ -88,7 +89,10 @@ def evaluate(
             print(comparison.to_table())
     unreadable = [*evaluation.unreadable, *(other.unreadable if other is not None else ())]
     unreadable += [(u["case"], u["reason"]) for u in (evaluation.uls23 or {}).get("unreadable", ())]
-    for case, reason in unreadable:
+    if out is not None:
+        sys.stdout.flush()
+        unreadable += _overlays(evaluation, predictions, truths, out, window)
+    for case, reason in dict.fromkeys(unreadable):
         print(f"segnet: {case}: {reason}", file=sys.stderr)
     if unreadable:
         raise typer.Exit(PARTIAL)
@@ -113,6 +117,19 @@ def _with_clicks(
         progress=bar("clicks", quiet),
     )
     return replace(evaluation, uls23=score)
+
+
+def _overlays(
+    evaluation: Any, predictions: Path, truths: Path, out: Path, window: tuple[float, float]
+) -> tuple[tuple[str, str], ...]:
+    """Draws the telling cases where there are images; (case, reason) of those that could not be drawn."""
+    pairs = _pairs_at(truths)
+    if not pairs or not predictions.is_dir():
+        return ()
+    from ..report.cases import overlay_cases
+
+    scored = {row.case: row.dice for row in evaluation.rows if row.status == "scored"}
+    return overlay_cases(scored, predictions, pairs, out, window_hu=window).failed
 
 
 def _pairs_at(source: Path) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def info(
         print(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False), end="")
         return
     from ..info import describe
-    from ..report.table import format_table
+    from ..table import format_table
 
     try:
         description = describe(resolved.model, side_px=side_px)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..report.defaults import LESIONS, WINDOW_HU
 from .options import AsJson, Quiet, bar, print_json
 
 
@@ -36,8 +37,8 @@ def report(
     title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
     lesions: Annotated[
         int, typer.Option(min=0, help="Lesions with a section and pictures of their own, the worst first.")
-    ] = 60,
-    window: Annotated[tuple[float, float], typer.Option(help="CT window of the pictures, in HU.")] = (-1000.0, 400.0),
+    ] = LESIONS,
+    window: Annotated[tuple[float, float], typer.Option(help="CT window of the pictures, in HU.")] = WINDOW_HU,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:

@@ -33,10 +33,12 @@ Segment = Callable[[NDArray[np.float32], tuple[float, float, float], Voxel], NDA
 CONVENTIONS = Convention(
     LESION, "an empty mask scores Dice 0, axis errors 1, consistency 0", "macro", "foreground", "1"
 ).as_dict() | {
-    "clicks": "the first is the middle of the lesion, the others are drawn from its voxels; Dice and axis errors are the first's",
+    "clicks": "the first is the middle of a volume of the challenge's shape where that is lesion, else the lesion voxel nearest to the centre of"
+    " mass; the others are drawn from the lesion's voxels; Dice and axis errors are the first's",
     "consistency": "mean Dice of all pairs of masks, put back on the image's grid",
     "differences": "to the challenge's container: clicks are drawn here, the challenge has its own; Dice and axes are of the whole"
-    " image rather than of the volume around the click; beyond the edge of the image stands air",
+    " image rather than of the volume around the click; axes are RECIST's in mm from edge to edge, the challenge measures between"
+    " centres of voxels, in voxels, on the largest part of each slice; beyond the edge of the image stands air",
 }
 
 
@@ -110,21 +112,8 @@ def _overlap(
     )
 
 
-def consistency_of(masks: Sequence[NDArray[np.bool_]]) -> float:
-    """Mean Dice of all pairs of masks on one grid, two empty masks scoring 0.
-
-    Raises
-    ------
-    InputError
-        There are fewer than two masks.
-    """
-    return _consistency([np.flatnonzero(m) for m in masks])
-
-
 def _consistency(found: Sequence[NDArray[np.intp]]) -> float:
-    """The same of sorted indices of voxels, which take less memory than masks of large images."""
-    if len(found) < 2:
-        raise InputError(f"masks: expected at least two to compare, got {len(found)}; take more clicks")
+    """Mean Dice of all pairs of masks on one grid, two empty masks scoring 0; masks as sorted indices of voxels, which take less memory."""
     scores = []
     for a, b in combinations(found, 2):
         total = a.size + b.size

@@ -15,7 +15,7 @@ from segnet.evaluation.rows import LesionRow
 from segnet.evaluation.sources import few
 from segnet.files import write_text
 from segnet.metrics import PairedComparison, compare_paired
-from segnet.report.table import format_table
+from segnet.table import format_table, rounded
 
 FORMAT = "segnet-compare-predictions/1"
 PRIMARY = "dice"
@@ -64,8 +64,8 @@ class Comparison:
                 "ci": interval_text(found.ci95_lo, found.ci95_hi),
                 **asdict(found),
                 **METRICS[name].macro().as_dict(),
-                "p_sign_flip": _p_text(found.p_sign_flip),
-                "p_wilcoxon": _p_text(found.p_wilcoxon),
+                "p_sign_flip": p_text(found.p_sign_flip),
+                "p_wilcoxon": p_text(found.p_wilcoxon),
             }
             for name, found in self.metrics.items()
         ]
@@ -146,6 +146,6 @@ def _values(first: LesionRow, second: LesionRow, name: str) -> tuple[float, floa
     return getattr(first, name), getattr(second, name)
 
 
-def _p_text(p: float | None) -> str:
+def p_text(p: float | None, *, missing: str = "-") -> str:
     """Never 0.000, for no p-value is 0."""
-    return "-" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+    return missing if p is None else "<0.001" if p < 0.001 else rounded(p, 3)

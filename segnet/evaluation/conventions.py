@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 LESION = "lesion volume"
-_DISTANCE = "both 0, one only: left out"
+_DISTANCE = "either: left out"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Metric:
     empty : what happens where a mask is empty
     units : "1" or "mm"
     better : which of two is better
-    pooled_empty : what happens in the pooled form; None where there is none
+    pooled_empty : what happens in the pooled form
     classes : as in `Convention`
     """
 
@@ -68,13 +68,13 @@ _ADDED = "its voxels are counted"
 METRICS: dict[str, Metric] = {
     "dice": Metric("Dice", "skip", "1", "larger", _ADDED),
     "iou": Metric("IoU", "skip", "1", "larger", _ADDED),
-    "ravd": Metric("RAVD", "both 0, truth only: left out", "1", "smaller", _ADDED),
+    "ravd": Metric("RAVD", "truth: left out", "1", "smaller", _ADDED),
     "asd_mm": Metric("ASD mm (prediction to truth)", _DISTANCE, "mm", "smaller", "left out"),
     "assd_mm": Metric("ASSD mm", _DISTANCE, "mm", "smaller", "left out"),
     "hd_mm": Metric("HD mm", _DISTANCE, "mm", "smaller", "left out"),
     "hd95_mm": Metric("HD95 mm", _DISTANCE, "mm", "smaller", "left out"),
-    "long_axis_error": Metric("long axis error", "both 0", "1", "smaller", "its axes are 0"),
-    "short_axis_error": Metric("short axis error", "both 0", "1", "smaller", "its axes are 0"),
+    "long_axis_error": Metric("long axis error", "both: left out", "1", "smaller", "its axes are 0"),
+    "short_axis_error": Metric("short axis error", "both: left out", "1", "smaller", "its axes are 0"),
     "auc": Metric("AUC, whole volume", "truth: left out", "1", "larger", _ADDED, "both"),
     "auc_box": Metric("AUC, 10 mm box", "truth: left out", "1", "larger", _ADDED, "both"),
 }
@@ -94,7 +94,8 @@ PAPER = {
 
 CONVENTIONS = {
     "level": "lesion volume: one truth file is one lesion, scored in three dimensions",
-    "empty": "skip: a lesion whose two masks are empty has no Dice or IoU; one empty mask scores 0",
+    "empty": "a lesion whose two masks are empty has no score at all: left out of every mean, counted; Dice and IoU with one empty"
+    " mask are 0",
     "reduction": "macro: mean over lesions; pooled: one score of all lesions' voxels; intervals draw patients with replacement",
     "classes": "foreground; AUC is of both classes",
     "units": "1 for ratios, mm for distances and axes, ml for volumes",

@@ -6,18 +6,18 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from segnet.evaluation.conventions import METRICS, PAPER
+from segnet.evaluation.conventions import LESION, METRICS, PAPER
 from segnet.evaluation.rows import LesionRow
 from segnet.evaluation.sources import few
 from segnet.evaluation.summary import Summary
 from segnet.files import write_text
 from segnet.metrics import Baseline, HuStatistics
-from segnet.report.table import format_table
+from segnet.table import format_table, format_value
 
 FORMAT = "segnet-evaluate/2"
 _IN_GROUPS = ("dice", "iou", "assd_mm", "hd95_mm")
@@ -37,6 +37,29 @@ _SUMMARY_COLUMNS = {
     "units": "units",
     "source": "from",
 }
+
+
+_PLAIN = [f.name for f in fields(LesionRow) if not f.name.endswith("_hu")]
+_OF_HU = [f.name for f in fields(HuStatistics)]
+CONVENTION_KEYS = ("level", "empty", "reduction", "classes", "units")
+
+
+def _column(name: str) -> tuple[str, ...]:
+    """The convention of a column, by `CONVENTION_KEYS`; words have none but their level."""
+    if name in METRICS:
+        found = replace(METRICS[name].macro(), reduction="none").as_dict()
+        return tuple(found[key] for key in CONVENTION_KEYS)
+    if name.endswith(("_ml", "_mm")):
+        return LESION, "0", "none", "foreground", name[-2:]
+    if "_hu_" in name:
+        return LESION, "no value, nor without an image", "none", "foreground", "HU"
+    return LESION, "", "none", "", ""
+
+
+_COLUMNS = {
+    name: _column(name) for name in (*_PLAIN, *(f"{side}_hu_{name}" for side in ("pred", "truth") for name in _OF_HU))
+}
+"""Columns of evaluation.csv, each with its convention."""
 
 
 @dataclass(frozen=True)
@@ -69,18 +92,6 @@ class Evaluation:
     uls23: dict[str, Any] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     conventions: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def consistent(self) -> bool | None:
-        """Whether mean Dice and mean IoU over all lesions agree, None where there is none."""
-        agree: bool | None = self.consistency["dice_and_iou_agree"]
-        return agree
-
-    @property
-    def iou_bounds(self) -> tuple[float, float] | None:
-        """Least and largest mean IoU that the mean Dice allows."""
-        bounds: tuple[float, float] | None = self.consistency["iou_bounds"]
-        return bounds
 
     def as_dict(self) -> dict[str, Any]:
         """The document of evaluation.json, described in docs/evaluation.md."""
@@ -117,22 +128,19 @@ class Evaluation:
     def to_csv(self) -> str:
         """One line per lesion under a heading; a skipped Dice is empty, an infinite distance ``inf``.
 
-        Lines that begin with ``#`` stand above the heading and tell each column's convention:
-        ``pandas.read_csv(path, comment="#")`` passes over them.
+        What each column means is in `conventions_csv`.
         """
-        text = io.StringIO()
-        for name, metric in METRICS.items():
-            text.write(f"# {name}: {metric.macro().text().replace('reduction macro', 'reduction none')}\n")
-        writer = csv.writer(text, lineterminator="\n")
-        plain = [f.name for f in fields(LesionRow) if not f.name.endswith("_hu")]
-        of_hu = [f.name for f in fields(HuStatistics)]
-        writer.writerow([*plain, *(f"{side}_hu_{name}" for side in ("pred", "truth") for name in of_hu)])
+        lines = []
         for row in self.rows:
-            values = [getattr(row, name) for name in plain]
+            values = [getattr(row, name) for name in _PLAIN]
             for hu in (row.pred_hu, row.truth_hu):
-                values += [None if hu is None else getattr(hu, name) for name in of_hu]
-            writer.writerow(["" if v is None or (isinstance(v, float) and math.isnan(v)) else v for v in values])
-        return text.getvalue()
+                values += [None if hu is None else getattr(hu, name) for name in _OF_HU]
+            lines.append(["" if v is None or (isinstance(v, float) and math.isnan(v)) else v for v in values])
+        return _csv(list(_COLUMNS), lines)
+
+    def conventions_csv(self) -> str:
+        """One line per column of `to_csv`: its level, what an empty mask does, its reduction, classes and units."""
+        return _csv(["column", *CONVENTION_KEYS], [[name, *found] for name, found in _COLUMNS.items()])
 
     def to_table(self) -> str:
         """Plain text for a terminal: lesions, summaries, baseline, warnings."""
@@ -160,7 +168,7 @@ class Evaluation:
             },
         )
         caption = (
-            "by lesion (level lesion volume; empty skip: two empty masks have no Dice or IoU (-), distances to one are inf;"
+            "by lesion (level lesion volume; empty skip: two empty masks have no score (-), distances to one are inf;"
             " classes foreground, AUC both; reduction none)"
         )
         parts = [caption, lesions, "", format_table(_summary_rows(self.summary), _SUMMARY_COLUMNS)]
@@ -183,12 +191,13 @@ class Evaluation:
         paper = self.paper_convention
         auc_source = f"from {paper['auc_source']}"
         lines = [
-            f"all background instead: Dice {_text(self.baseline.lesion_dice)} (level lesion volume, empty skip, reduction macro,"
-            f" classes foreground, units 1), {_text(self.baseline.slice_dice)} (level slice, empty one, reduction macro, classes"
+            f"all background instead: Dice {format_value(self.baseline.lesion_dice)} (level lesion volume, empty skip, reduction macro,"
+            f" classes foreground, units 1), {format_value(self.baseline.slice_dice)} (level slice, empty one, reduction macro, classes"
             " foreground, units 1)",
-            f"paper's convention ({paper['n_slices']} slices; distances are directed, prediction to truth, over mask points):",
+            f"paper's convention ({paper['n_slices']} slices, RAVD over {paper['n_slices_ravd']}, distances over"
+            f" {paper['n_slices_distances']}; distances are directed, prediction to truth, over mask points):",
             *(
-                f"  {name} {_text(paper[name])} ({convention.text()}{'; ' + auc_source if name == 'auc' else ''})"
+                f"  {name} {format_value(paper[name])} ({convention.text()}{'; ' + auc_source if name == 'auc' else ''})"
                 for name, convention in PAPER.items()
             ),
         ]
@@ -201,10 +210,19 @@ class Evaluation:
         return lines
 
     def write(self, folder: Path) -> None:
-        """Writes evaluation.json, .csv and .txt into a folder, which is made where it is not there."""
+        """Writes evaluation.json, .csv and .txt, and conventions.csv, into a folder, which is made where it is not there."""
         folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "conventions.csv", self.conventions_csv())
         for suffix, text in (("json", self.to_json()), ("csv", self.to_csv()), ("txt", self.to_table())):
             write_text(folder / f"evaluation.{suffix}", text)
+
+
+def _csv(heading: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(heading)
+    writer.writerows(lines)
+    return text.getvalue()
 
 
 def finite(value: Any) -> Any:
@@ -250,25 +268,30 @@ def _summary_rows(group: Mapping[str, Summary]) -> list[dict[str, Any]]:
 
 def _uls23_lines(uls23: Mapping[str, Any]) -> list[str]:
     return [
-        f"ULS23 score {_text(uls23['score'])} (95 % {interval_text(uls23['ci95_lo'], uls23['ci95_hi'])}; {uls23['clicks']} clicks,"
-        f" {uls23['n_lesions']} lesions): Dice {_text(uls23['dice'])}, long axis error {_text(uls23['long_axis_error'])}, short"
-        f" axis error {_text(uls23['short_axis_error'])}, consistency {_text(uls23['consistency'])}",
+        f"ULS23 score {format_value(uls23['score'])} (95 % {interval_text(uls23['ci95_lo'], uls23['ci95_hi'])}; {uls23['clicks']} clicks,"
+        f" {uls23['n_lesions']} lesions): Dice {format_value(uls23['dice'])}, long axis error {format_value(uls23['long_axis_error'])}, short"
+        f" axis error {format_value(uls23['short_axis_error'])}, consistency {format_value(uls23['consistency'])}",
         *(f"  {name}: {text}" for name, text in uls23["conventions"].items()),
+        *(
+            [f"  without lesion, so without clicks, left out: {uls23['n_left_out']} truths"]
+            if uls23["n_left_out"]
+            else []
+        ),
+        *(
+            f"  image could not be used, counted as nothing found: {u['case']}: {u['reason']}"
+            for u in uls23["unreadable"]
+        ),
     ]
 
 
 def _calibration_lines(regions: Mapping[str, Any]) -> list[str]:
     return [
-        f"calibration, {name}: ECE {_text(r['ece'])}, MCE {_text(r['mce'])}, Brier {_text(r['brier'])}"
-        f" (level voxel, {r['voxels']} of them; reduction pooled; {len(r['bins'])} bins; classes foreground; units 1)"
+        f"calibration, {name}: ECE {format_value(r['ece'])}, MCE {format_value(r['mce'])}, Brier {format_value(r['brier'])}"
+        f" (level voxel, {r['voxels']} of them, of {r['n_lesions']} lesions with probabilities, {r['n_left_out']} left out; reduction pooled; {len(r['bins'])} bins; classes foreground; units 1)"
         for name, r in regions.items()
     ]
 
 
-def _text(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
-
-
 def interval_text(lo: float | None, hi: float | None) -> str:
     """Two bounds for a table."""
-    return "-" if lo is None or hi is None else f"{lo:.3f} to {hi:.3f}"
+    return "-" if lo is None or hi is None else f"{format_value(lo)} to {format_value(hi)}"

@@ -19,7 +19,7 @@ from segnet.metrics.lesion import hu_statistics, scores_of
 from segnet.metrics.surface import surface_distances_mm
 
 MARGIN_MM = 10.0
-"""How far the box around truth and prediction reaches beyond them."""
+"""How far the box around the truth reaches beyond it."""
 DISTANCE_STEP_MM = 0.01
 """Distances of many lesions are counted in steps of this width."""
 
@@ -31,14 +31,15 @@ Source = Literal["probability", "mask"]
 class LesionRow:
     """Scores of one lesion.
 
-    Overlap and distances as in `segnet.metrics.score_lesion`, axes as in `segnet.metrics.recist_axes_mm`.
+    Overlap and distances as in `segnet.metrics.score_lesion`, axes as in `segnet.metrics.recist_axes_mm`. Where both masks are
+    empty there is nothing to compare: all scores are NaN.
 
     Attributes
     ----------
     status : "scored", or "missing" or "unreadable" where an empty prediction stood in
     set : the collection the case is from, empty where its name tells none
     size_class : by the long axis of the truth, see `segnet.evaluation.groups`
-    auc, auc_box : over the whole volume, and over the box that reaches 10 mm beyond truth and prediction; NaN where
+    auc, auc_box : over the whole volume, and over the box that reaches 10 mm beyond the truth; NaN where
         the truth is empty, `auc_box` also where it fills the box
     auc_source : "probability" where a map of it lay beside the mask, else "mask"
     pred_hu, truth_hu : HU inside of each mask, None where it is empty or no image is at hand
@@ -78,8 +79,7 @@ class CaseResult:
     Attributes
     ----------
     voxels : of the intersection, the prediction, the truth
-    distances : for each direction, surface voxels by distance in steps of `DISTANCE_STEP_MM`; None where one mask alone is
-        empty
+    distances : for each direction, surface voxels by distance in steps of `DISTANCE_STEP_MM`; None where a mask is empty
     distance_sums_mm : sums of distances of each direction, exact
     holds : (Z,) whether a slice of the truth holds lesion
     paper : sum and number of the paper's slice scores, by name
@@ -166,19 +166,27 @@ def _scored(
     there, back = surface_distances_mm(pred, mask, spacing)
     pred_long, pred_short = recist_axes_mm(pred, spacing)
     true_long, true_short = recist_axes_mm(mask, spacing)
-    box = box_around(pred | mask, spacing)
+    # of the truth alone: false positives far away would widen it with easy background, and models would have boxes of their own
+    box = box_around(mask if mask.any() else pred, spacing)
     score = pred if probability is None else probability
+    scores = asdict(scores_of(pred, mask, spacing, there, back))
+    errors = {
+        "long_axis_error": axis_error(pred_long, true_long),
+        "short_axis_error": axis_error(pred_short, true_short),
+    }
+    if not (pred.any() or mask.any()):
+        scores |= dict.fromkeys(("ravd", "asd_mm", "assd_mm", "hd_mm", "hd95_mm"), math.nan)
+        errors = dict.fromkeys(errors, math.nan)
     row = LesionRow(
         case=truth.case,
         patient=truth.patient,
         status=status,
-        **asdict(scores_of(pred, mask, spacing, there, back)),
+        **scores,
+        **errors,
         pred_long_mm=pred_long,
         pred_short_mm=pred_short,
         truth_long_mm=true_long,
         truth_short_mm=true_short,
-        long_axis_error=axis_error(pred_long, true_long),
-        short_axis_error=axis_error(pred_short, true_short),
         auc=auc(score, mask),
         auc_box=math.nan if box is None else auc(score[box], mask[box]),
         auc_source="mask" if probability is None else "probability",
@@ -188,7 +196,7 @@ def _scored(
         truth_hu=hu_statistics(image, mask),
     )
     paper = paper_slice_scores(pred, mask)
-    known = pred.any() == mask.any()
+    known = pred.any() and mask.any()
     return CaseResult(
         row=row,
         voxels=(int(np.count_nonzero(pred & mask)), int(np.count_nonzero(pred)), int(np.count_nonzero(mask))),

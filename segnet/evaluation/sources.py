@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +66,15 @@ class Truth:
         return None if self.image is None else read_map(self.image, grid, self.case)
 
 
+def require_text(argument: str, names: Iterable[str]) -> None:
+    """Raises InputError where a name could not be written into a file: one that is not UTF-8 on disk."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{argument}: expected names in UTF-8, got {name!r}; rename the file") from None
+
+
 def read_grid(path: Path) -> Grid:
     """A mask file with its grid."""
     volume = read_mask(path)
@@ -107,6 +116,7 @@ def require_same_grid(
 def find_truths(truths: Path | str | Sequence[Pair], patient_regex: str | None) -> list[Truth]:
     """The truths in order of case, each case once."""
     found = _truths_at(Path(truths), patient_regex) if isinstance(truths, (str, Path)) else _from_pairs(truths)
+    require_text("truths", (f"{t.case} {t.patient} {t.mask} {t.image}" for t in found))
     found.sort(key=lambda t: t.case)
     twice = sorted(case for case, n in Counter(t.case for t in found).items() if n > 1)
     if twice:
@@ -187,6 +197,7 @@ def match(predictions: Path, truths: Sequence[Truth], *, single: bool) -> tuple[
     if predictions.is_file() and single and len(truths) == 1:
         return {truths[0].case: predictions}, []
     files = [predictions] if predictions.is_file() else mask_files(predictions)
+    require_text("predictions", map(str, files))
     known = {t.case for t in truths}
     claims: dict[str, dict[int, list[Path]]] = {}
     unmatched = []
@@ -228,7 +239,9 @@ def images_of(folder: Path, cases: Sequence[str]) -> dict[str, Path]:
         raise InputError(f"images: expected a folder, got {folder}; check the path")
     known = set(cases)
     found: dict[str, Path] = {}
-    for path in mask_files(folder):
+    files = mask_files(folder)
+    require_text("images", map(str, files))
+    for path in files:
         case = next((c for c in (stem_of(path), _strip(stem_of(path), _IMAGE_SUFFIXES)) if c in known), None)
         if case is None:
             continue
@@ -266,4 +279,4 @@ def _strip(stem: str, suffixes: tuple[str, ...]) -> str:
 def few(names: Sequence[str], n: int = 4) -> str:
     """The first of some names, and how many more there are."""
     shown = ", ".join(names[:n]) if names else "none"
-    return f"{shown} and {len(names) - n} more" if len(names) > n else shown
+    return f"{shown} and {len(names) - n:,} more" if len(names) > n else shown

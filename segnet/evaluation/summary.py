@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segnet.evaluation.conventions import METRICS, PAPER, Convention
+from segnet.evaluation.conventions import METRICS, PAPER
 from segnet.evaluation.rows import DISTANCE_STEP_MM, CaseResult, LesionRow
 from segnet.metrics import bootstrap_ci, bootstrap_ratio_ci, check_consistency, iou_bounds
 from segnet.metrics.calibration import Calibration
@@ -42,9 +42,42 @@ class Summary:
     units: str
     source: str = "mask"
 
-    @property
-    def convention(self) -> Convention:
-        return Convention(self.level, self.empty, self.reduction, self.classes, self.units)
+
+@dataclass(frozen=True)
+class Spread:
+    """What a `Summary` tells of numbers, without their conventions."""
+
+    mean: float | None
+    median: float | None
+    q1: float | None
+    q3: float | None
+    ci95_lo: float | None
+    ci95_hi: float | None
+    n_lesions: int
+    n_patients: int
+    n_left_out: int
+
+
+def spread(values: Sequence[tuple[str, float | None]]) -> Spread:
+    """Mean, quartiles, and interval over patients of numbers given as (patient, number); those that are not finite are left out, counted."""
+    by_patient: dict[str, list[float]] = {}
+    for patient, value in values:
+        if value is not None and math.isfinite(value):
+            by_patient.setdefault(patient, []).append(value)
+    pool = [v for of_patient in by_patient.values() for v in of_patient]
+    mean, lo, hi = bootstrap_ci(by_patient) if pool else (math.nan,) * 3
+    q1, median, q3 = np.percentile(pool, (25, 50, 75)).tolist() if pool else (None,) * 3
+    return Spread(
+        mean=finite_or_none(mean),
+        median=median,
+        q1=q1,
+        q3=q3,
+        ci95_lo=finite_or_none(lo),
+        ci95_hi=finite_or_none(hi),
+        n_lesions=len(pool),
+        n_patients=len(by_patient),
+        n_left_out=len(values) - len(pool),
+    )
 
 
 def finite_or_none(value: float | None) -> float | None:
@@ -57,32 +90,16 @@ def summarise(rows: Sequence[LesionRow]) -> dict[str, Summary]:
 
 
 def _macro(rows: Sequence[LesionRow], name: str) -> Summary:
-    values: dict[str, list[float]] = {}
-    for row in rows:
-        value = getattr(row, name)
-        if math.isfinite(value):
-            values.setdefault(row.patient, []).append(value)
-    pool = [v for of_patient in values.values() for v in of_patient]
-    mean, lo, hi = bootstrap_ci(values) if pool else (math.nan,) * 3
-    q1, median, q3 = np.percentile(pool, (25, 50, 75)).tolist() if pool else (None,) * 3
+    values = asdict(spread([(row.patient, getattr(row, name)) for row in rows]))
     return Summary(
-        mean=finite_or_none(mean),
-        median=median,
-        q1=q1,
-        q3=q3,
-        ci95_lo=finite_or_none(lo),
-        ci95_hi=finite_or_none(hi),
-        n_lesions=len(pool),
-        n_patients=len(values),
-        n_left_out=len(rows) - len(pool),
-        **METRICS[name].macro().as_dict(),
-        source=source_of(rows) if name.startswith("auc") else "mask",
+        **{**values, **METRICS[name].macro().as_dict()},
+        source=source_of([row.auc_source for row in rows]) if name.startswith("auc") else "mask",
     )
 
 
-def source_of(rows: Sequence[LesionRow]) -> str:
-    """What the AUC of some lesions was computed from."""
-    found = {row.auc_source for row in rows}
+def source_of(sources: Iterable[str]) -> str:
+    """What the AUC of some lesions was computed from, given that of each."""
+    found = set(sources)
     return found.pop() if len(found) == 1 else "mixed" if found else "mask"
 
 
@@ -103,7 +120,8 @@ class Totals:
     Attributes
     ----------
     parts : for each metric that is a ratio of sums, numerator and denominator by patient
-    patients : of the lesions added, and of those whose distances are known
+    calibrated : for each region of `calibration`, lesions with a map of probabilities that holds voxels there
+    patients : of the lesions added; `distance_patients`, of those whose distances are known
     """
 
     parts: dict[str, Parts] = field(default_factory=dict)
@@ -111,6 +129,7 @@ class Totals:
     roc: RocCounts | None = None
     roc_box: RocCounts | None = None
     calibration: dict[str, Calibration] = field(default_factory=dict)
+    calibrated: dict[str, int] = field(default_factory=dict)
     paper: dict[str, tuple[float, int]] = field(default_factory=dict)
     n_distances: int = 0
     patients: set[str] = field(default_factory=set)
@@ -140,6 +159,7 @@ class Totals:
             self.roc_box = result.roc_box if self.roc_box is None else self.roc_box + result.roc_box
         for region, counts in (result.calibration or {}).items():
             self.calibration[region] = self.calibration.get(region, Calibration.none()) + counts
+            self.calibrated[region] = self.calibrated.get(region, 0) + (counts.voxels > 0)
         for name, (total, n) in result.paper.items():
             before = self.paper.get(name, (0.0, 0))
             self.paper[name] = (before[0] + total, before[1] + n)
@@ -160,7 +180,7 @@ def _added(a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
 def pooled(totals: Totals, rows: Sequence[LesionRow]) -> dict[str, Summary]:
     """Every metric over all lesions' voxels together; with intervals where it is a ratio of sums."""
     out = {}
-    source = source_of(rows)
+    source = source_of(row.auc_source for row in rows)
     for name, metric in METRICS.items():
         lo = hi = None
         lesions, patients = totals.n_lesions, len(totals.patients)
@@ -191,14 +211,25 @@ def pooled(totals: Totals, rows: Sequence[LesionRow]) -> dict[str, Summary]:
 
 
 def _distance(totals: Totals, percentile: float) -> float | None:
-    """Larger directed percentile of all lesions' distances, to the nearest `DISTANCE_STEP_MM`."""
+    """Larger directed percentile of all lesions' distances, each to the nearest `DISTANCE_STEP_MM`, interpolated as `np.percentile` does."""
     found = []
     for counts in totals.distances:
         if counts.sum() == 0:
             return None
-        rank = math.ceil(percentile / 100.0 * int(counts.sum()))
-        found.append(int(np.searchsorted(np.cumsum(counts), rank)) * DISTANCE_STEP_MM)
+        ends = np.cumsum(counts)
+        rank = percentile / 100.0 * (int(ends[-1]) - 1)
+        low, high = (int(np.searchsorted(ends, k + 1)) for k in (math.floor(rank), math.ceil(rank)))
+        found.append((low + (rank - math.floor(rank)) * (high - low)) * DISTANCE_STEP_MM)
     return max(found)
+
+
+def calibration(totals: Totals) -> dict[str, Any] | None:
+    """By region the errors of all lesions' probabilities, and how many lesions had them; None where none had."""
+    return {
+        region: counts.as_dict()
+        | {"n_lesions": totals.calibrated[region], "n_left_out": totals.n_lesions - totals.calibrated[region]}
+        for region, counts in totals.calibration.items()
+    } or None
 
 
 def consistency(groups: Mapping[str, Mapping[str, Summary]]) -> dict[str, Any]:

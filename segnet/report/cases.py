@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from segnet.data.pairs import Pair
 from segnet.data.volumes import read_image, read_mask
+from segnet.errors import InputError
 from segnet.evaluation.sources import find_truths, match
 from segnet.report.overlay import overlay_png
 
 
 def telling_cases(dice_by_case: Mapping[str, float]) -> dict[str, str]:
-    """The "worst", the "median" and the "best" of them; none of none."""
-    ranked = sorted(dice_by_case, key=dice_by_case.__getitem__)
-    return {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1]} if ranked else {}
+    """The "worst", the "median" and the "best" of those whose Dice is finite, each another case: of two no median, of one the "only"."""
+    ranked = sorted((case for case, dice in dice_by_case.items() if math.isfinite(dice)), key=dice_by_case.__getitem__)
+    if len(ranked) < 2:
+        return {"only": ranked[0]} if ranked else {}
+    middle = {"median": ranked[len(ranked) // 2]} if len(ranked) > 2 else {}
+    return {"worst": ranked[0], **middle, "best": ranked[-1]}
+
+
+@dataclass(frozen=True)
+class Overlays:
+    """Pictures written, and (case, reason) of those that could not be drawn."""
+
+    written: tuple[Path, ...] = ()
+    failed: tuple[tuple[str, str], ...] = ()
 
 
 def overlay_cases(
@@ -24,8 +38,8 @@ def overlay_cases(
     out: Path,
     *,
     window_hu: tuple[float, float],
-) -> list[Path]:
-    """Writes `worst.png`, `median.png` and `best.png` into `out`, those whose files are there; returns their paths.
+) -> Overlays:
+    """Writes a picture such as `worst.png` into `out` for each of `telling_cases` whose files are there.
 
     Parameters
     ----------
@@ -33,22 +47,27 @@ def overlay_cases(
     predictions : folder of masks named after the cases
     pairs : image and true mask by case
     """
-    written = []
+    written: list[Path] = []
+    failed: list[tuple[str, str]] = []
     masks, _ = match(predictions, find_truths(list(pairs.values()), None), single=False)
     for rank, case in telling_cases({case: score for case, score in dice_by_case.items() if case in pairs}).items():
         if case not in masks:
             continue
         pair = pairs[case]
-        image = read_image(pair.image)
         path = out / f"{rank}.png"
-        overlay_png(
-            path,
-            image.array_zyx,
-            read_mask(masks[case], image).array_zyx > 0,
-            read_mask(pair.mask, image).array_zyx > 0,
-            window_hu=window_hu,
-            spacing_zyx_mm=image.spacing_zyx_mm,
-            title=f"{pair.case} ({rank})",
-        )
-        written.append(path)
-    return written
+        try:
+            image = read_image(pair.image)
+            overlay_png(
+                path,
+                image.array_zyx,
+                read_mask(masks[case], image).array_zyx > 0,
+                read_mask(pair.mask, image).array_zyx > 0,
+                window_hu=window_hu,
+                spacing_zyx_mm=image.spacing_zyx_mm,
+                title=f"{pair.case} ({rank})",
+            )
+        except InputError as error:
+            failed.append((case, str(error)))
+        else:
+            written.append(path)
+    return Overlays(tuple(written), tuple(failed))

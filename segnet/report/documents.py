@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
+from segnet.data.split import FILE as SPLIT_FILE
 from segnet.errors import InputError
 from segnet.evaluation.comparison import FORMAT as COMPARISON_FORMAT
 from segnet.evaluation.result import FORMAT
-from segnet.metrics import bootstrap_ci, check_consistency, iou_bounds
+from segnet.evaluation.summary import source_of, spread
+from segnet.metrics import check_consistency, iou_bounds
+from segnet.report.numbers import number
 
-EVALUATION_FILE, LOG_FILE, SPLIT_FILE = "evaluation.json", "log.jsonl", "split.json"
+EVALUATION_FILE = "evaluation.json"
 
 
 class _Document(BaseModel):
@@ -56,10 +58,7 @@ class Lesion(_Document):
 
     def number(self, name: str) -> float | None:
         """A finite number of the row, or None."""
-        value = getattr(self, name, None)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            return None
-        return float(value)
+        return number(getattr(self, name, None))
 
 
 class Bin(_Document):
@@ -79,6 +78,8 @@ class Region(_Document):
     mce: FiniteFloat | None = None
     brier: FiniteFloat | None = None
     voxels: int | None = None
+    n_lesions: int | None = None
+    n_left_out: int | None = None
     bins: list[Bin] = []
 
 
@@ -115,11 +116,17 @@ class Document(_Document):
 
 @dataclass(frozen=True)
 class Run:
-    """What a training run left: steps and validations of its log, cases of each part of its split."""
+    """What a training run left: steps and validations of its log, cases of each part of its split.
+
+    Attributes
+    ----------
+    by_slice : whether the split is of slices, so that one case may be in all parts
+    """
 
     steps: list[dict[str, Any]] = field(default_factory=list)
     validations: list[dict[str, Any]] = field(default_factory=list)
     split: dict[str, list[str]] = field(default_factory=dict)
+    by_slice: bool = False
 
 
 def read_evaluation(folder: Path) -> Document:
@@ -160,21 +167,29 @@ def read_run(folder: Path) -> Run:
     InputError
         If the folder holds neither, or what it holds is no log or split.
     """
-    log, split_file = folder / LOG_FILE, folder / SPLIT_FILE
+    from segnet.training import log as training_log
+
+    log, split_file = folder / training_log.FILE, folder / SPLIT_FILE
     if not log.is_file() and not split_file.is_file():
-        raise InputError(f"model: expected a run's folder with {LOG_FILE}, got {folder}; name the run's own folder")
+        raise InputError(
+            f"model: expected a run's folder with {training_log.FILE}, got {folder}; name the run's own folder"
+        )
     rows: list[dict[str, Any]] = []
     if log.is_file():
-        from segnet.training import log as training_log
-
         rows = [row for row in training_log.read(log) if isinstance(row, dict)]
     split = _json(split_file, "model", "name the run's own folder") if split_file.is_file() else {}
     if not isinstance(split, dict):
         raise InputError(f"model: expected parts of cases, got {type(split).__name__} in {split_file}; train again")
+    wrong = next((part for part, cases in split.items() if not isinstance(cases, list | dict)), None)
+    if wrong is not None:
+        raise InputError(
+            f"model: expected cases in {wrong}, got {type(split[wrong]).__name__} in {split_file}; train again"
+        )
     return Run(
         [row for row in rows if "val_dice" not in row],
         [row for row in rows if row.get("val_dice") is not None],
-        {part: list(cases) for part, cases in split.items() if isinstance(cases, list)},
+        {part: list(cases) for part, cases in split.items()},
+        by_slice=any(isinstance(cases, dict) for cases in split.values()),
     )
 
 
@@ -274,22 +289,13 @@ def restrict(document: Document, cases: Sequence[str]) -> Document:
 
 def _summarise(rows: Sequence[Lesion], like: Mapping[str, Score]) -> dict[str, Score]:
     """Scores of `rows` under the conventions of `like`."""
-    import numpy as np
-
     found = {}
     for name, score in like.items():
-        by_patient: dict[str, list[float]] = {}
-        for row in rows:
-            value = row.number(name)
-            if value is not None:
-                by_patient.setdefault(row.patient, []).append(value)
-        values = [v for group in by_patient.values() for v in group]
-        mean, lo, hi = bootstrap_ci(by_patient) if values else (math.nan, math.nan, math.nan)
-        q1, median, q3 = np.percentile(values, (25, 50, 75)).tolist() if values else (math.nan,) * 3
-        numbers = {"mean": mean, "ci95_lo": lo, "ci95_hi": hi, "q1": q1, "median": median, "q3": q3}
-        counts = {"n_lesions": len(values), "n_patients": len(by_patient), "n_left_out": len(rows) - len(values)}
-        finite = {key: value if math.isfinite(value) else None for key, value in numbers.items()}
-        found[name] = score.model_copy(update={**finite, **counts})
+        source = (
+            source_of([str(getattr(row, "auc_source", "")) for row in rows]) if name.startswith("auc") else score.source
+        )
+        values = asdict(spread([(row.patient, row.number(name)) for row in rows]))
+        found[name] = score.model_copy(update={**values, "source": source})
     return found
 
 

@@ -12,9 +12,9 @@ from typing import Any
 from markupsafe import Markup
 
 from segnet.report import svg
-from segnet.report.agreement import Agreement, bland_altman
+from segnet.report.agreement import bland_altman
 from segnet.report.documents import Document, Region, Run
-from segnet.report.numbers import MISSING, count, fixed
+from segnet.report.numbers import MISSING, count, fixed, number
 
 BUCKETS = 200
 """Points of a loss curve, each the mean of as many steps."""
@@ -57,7 +57,7 @@ def dice_histograms(documents: Mapping[str, Document]) -> list[Figure]:
     return figures
 
 
-def axis_agreement(documents: Mapping[str, Document]) -> list[tuple[Figure, Agreement]]:
+def axis_agreement(documents: Mapping[str, Document]) -> list[Figure]:
     """Bland–Altman charts of the long axes, one each model, all on the same axes; lesions with an empty mask are left out."""
     pairs = {name: _pairs(d, "pred_long_mm", "truth_long_mm") for name, d in documents.items()}
     found = {name: bland_altman([p for p, _, _ in of], [t for _, t, _ in of]) for name, of in pairs.items()}
@@ -89,7 +89,7 @@ def axis_agreement(documents: Mapping[str, Document]) -> list[tuple[Figure, Agre
         chart.beside(levels)
         out = len(documents[name].lesions) - a.n
         without = f" {count(out, 'lesion')} with an empty mask left out." if out else ""
-        figures.append((Figure(chart.svg(), name, f"n = {a.n}; {said}.{without}", k), a))
+        figures.append(Figure(chart.svg(), name, f"n = {a.n}; {said}.{without}", k))
     return figures
 
 
@@ -177,13 +177,15 @@ def reliability(name: str, region_name: str, region: Region, series: int) -> Fig
         ],
     )
     voxels = MISSING if region.voxels is None else count(region.voxels, "voxel")
-    return Figure(chart.svg(), f"{name}, {region_name}", f"{told}; {voxels}.", series)
+    of = "" if region.n_lesions is None else f" of {count(region.n_lesions, 'lesion')} with probabilities"
+    without = f"; {count(region.n_left_out, 'lesion')} without left out" if region.n_left_out else ""
+    return Figure(chart.svg(), f"{name}, {region_name}", f"{told}; {voxels}{of}{without}.", series)
 
 
 def training_curves(runs: Mapping[str, Run], series: Mapping[str, int]) -> list[Figure]:
     """Loss and validation Dice over time; none where no log has them."""
     whole = [r for run in runs.values() for r in (*run.steps, *run.validations)]
-    timed = bool(whole) and all(_is_number(row.get("elapsed_s")) for row in whole)
+    timed = bool(whole) and all(number(row.get("elapsed_s")) is not None for row in whole)
     longest = max((float(row["elapsed_s"]) for row in whole), default=0.0) if timed else 0.0
     size, unit, _ = next(t for t in _TIMES if longest <= t[2])
     title = f"training time ({unit})" if timed else "step"
@@ -192,11 +194,11 @@ def training_curves(runs: Mapping[str, Run], series: Mapping[str, int]) -> list[
         return float(row["elapsed_s"]) / size if timed else float(row.get("step", 0))
 
     losses = {
-        n: _thinned([(at(r), float(r["loss"])) for r in run.steps if _is_number(r.get("loss"))])
+        n: _thinned([(at(r), float(r["loss"])) for r in run.steps if number(r.get("loss")) is not None])
         for n, run in runs.items()
     }
     scores = {
-        n: [(at(r), float(r["val_dice"])) for r in run.validations if _is_number(r.get("val_dice"))]
+        n: [(at(r), float(r["val_dice"])) for r in run.validations if number(r.get("val_dice")) is not None]
         for n, run in runs.items()
     }
     end = max((x for of in (*losses.values(), *scores.values()) for x, _ in of), default=1.0) or 1.0
@@ -209,7 +211,9 @@ def training_curves(runs: Mapping[str, Run], series: Mapping[str, int]) -> list[
         chart = svg.Chart(x, y, "Training loss", f"Loss over {title}: {_ends(losses)}.")
         for name, points in losses.items():
             chart.line(points, series[name])
-        each = f"Each point is the mean of a {BUCKETS}th of the steps; models may differ in their loss."
+        most = max(sum(number(row.get("loss")) is not None for row in run.steps) for run in runs.values())
+        each = f"Each point is the mean of a {BUCKETS}th of the steps" if most > BUCKETS else "Each point is a step"
+        each += "; models may differ in their loss."
         out.append(Figure(chart.svg(), "Training loss", each))
     if any(scores.values()):
         y = svg.Axis(0.0, 1.0, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), "validation Dice (ratio)")
@@ -247,7 +251,3 @@ def _pairs(document: Document, pred: str, truth: str) -> list[tuple[float, float
 def _signed(value: float) -> str:
     text = fixed(value, 2)
     return text if text.startswith("−") or value == 0 else f"+{text}"
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -41,6 +41,11 @@ class LesionList:
     numbers: list[int]
     first: list[list[str]]
 
+    @property
+    def sorted_by(self) -> int:
+        """Number of the column that the rows come sorted by: the Dice of the first model."""
+        return next(k for k, column in enumerate(self.columns) if column.label == "Dice")
+
     def data(self) -> dict[str, Any]:
         """What the page's script reads."""
         return {

@@ -12,7 +12,7 @@ from segnet.data.pairs import patient_id
 from segnet.data.split import FILE as SPLIT_FILE
 from segnet.errors import InputError
 from segnet.files import write_text
-from segnet.report.table import format_value
+from segnet.table import format_value
 from segnet.training import checkpoint, log
 
 FILE = "MODEL_CARD.md"

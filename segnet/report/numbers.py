@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal
+
+from segnet.evaluation.conventions import METRICS as SCORES
+from segnet.table import rounded
 
 MISSING = "–"
 
@@ -19,18 +21,22 @@ class Metric:
     meaning: str = ""
 
 
+_PRINTED = {
+    "dice": ("Dice", 3, "Overlap 2·|P∩T| / (|P|+|T|) of prediction P and truth T, in three dimensions."),
+    "ravd": ("RAVD", 3, "Relative absolute volume difference |V(P) − V(T)| / V(T)."),
+    "asd_mm": ("ASD", 2, "Average surface distance, directed from prediction to truth."),
+    "hd_mm": ("HD", 2, "Hausdorff distance: the largest distance between the two surfaces."),
+    "auc": ("AUC", 3, "Area under the voxelwise receiver operating characteristic, over the whole volume."),
+    "iou": ("IoU", 3, "Overlap |P∩T| / |P∪T|."),
+    "assd_mm": ("ASSD", 2, "Average symmetric surface distance."),
+    "hd95_mm": ("HD95", 2, "95th percentile of the surface distances, the larger of both directions."),
+    "long_axis_error": ("Long-axis error", 3, "|p − t| / (p + t) of the RECIST long axes."),
+    "short_axis_error": ("Short-axis error", 3, "|p − t| / (p + t) of the RECIST short axes."),
+    "auc_box": ("AUC (box)", 3, "AUC within the box that reaches 10 mm beyond the truth."),
+}
 METRICS = {
-    "dice": Metric("Dice", 3, "up", "Overlap 2·|P∩T| / (|P|+|T|) of prediction P and truth T, in three dimensions."),
-    "ravd": Metric("RAVD", 3, "down", "Relative absolute volume difference |V(P) − V(T)| / V(T)."),
-    "asd_mm": Metric("ASD", 2, "down", "Average surface distance, directed from prediction to truth."),
-    "hd_mm": Metric("HD", 2, "down", "Hausdorff distance: the largest distance between the two surfaces."),
-    "auc": Metric("AUC", 3, "up", "Area under the voxelwise receiver operating characteristic, over the whole volume."),
-    "iou": Metric("IoU", 3, "up", "Overlap |P∩T| / |P∪T|."),
-    "assd_mm": Metric("ASSD", 2, "down", "Average symmetric surface distance."),
-    "hd95_mm": Metric("HD95", 2, "down", "95th percentile of the surface distances, the larger of both directions."),
-    "long_axis_error": Metric("Long-axis error", 3, "down", "|p − t| / (p + t) of the RECIST long axes."),
-    "short_axis_error": Metric("Short-axis error", 3, "down", "|p − t| / (p + t) of the RECIST short axes."),
-    "auc_box": Metric("AUC (box)", 3, "up", "AUC within the box that reaches 10 mm beyond both masks."),
+    name: Metric(label, digits, "up" if SCORES[name].better == "larger" else "down", meaning)
+    for name, (label, digits, meaning) in _PRINTED.items()
 }
 """In the order of the columns: those of the paper's tables first, then what stands beside them."""
 
@@ -45,20 +51,26 @@ def order(names: set[str]) -> list[str]:
     return [n for n in METRICS if n in names] + sorted(names - set(METRICS))
 
 
+def number(value: object) -> float | None:
+    """A finite number, None of anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
 def fixed(value: object, digits: int) -> str:
-    """A number with `digits` decimals, halves away from zero as JavaScript's toFixed; a dash for what is no finite number.
+    """A number as `segnet.table.rounded` has it, with a real minus; a dash for what is no finite number.
 
     Examples
     --------
     >>> fixed(0.0625, 3), fixed(None, 3), fixed(-0.5, 0)
     ('0.063', '–', '−1')
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    known = number(value)
+    if known is None:
         return MISSING
-    text = str(Decimal(value).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
-    if text.startswith("-"):
-        text = text[1:] if not any(c in "123456789" for c in text) else "−" + text[1:]
-    return text
+    text = rounded(known, digits)
+    return "−" + text[1:] if text.startswith("-") else text
 
 
 def span(lo: object, hi: object, digits: int) -> str:

@@ -14,6 +14,7 @@ from scipy import ndimage
 from segnet.errors import InputError
 from segnet.metrics import as_mask, dice, volume_ml
 from segnet.report._png import font, save_png
+from segnet.table import rounded
 
 SCALE = 2  # device pixels per point: the page is drawn at twice its nominal size
 PANEL, GAP, MARGIN = 300 * SCALE, 8 * SCALE, 20 * SCALE
@@ -89,12 +90,7 @@ def _check(
                 f"{name}: expected shape {image.shape} like image_zyx, got {mask.shape}; "
                 "resample the mask onto the image's grid"
             )
-    lo, hi = window_hu
-    if not (np.isfinite(lo) and np.isfinite(hi) and lo < hi):
-        raise InputError(
-            f"window_hu: expected two finite levels, low before high, got {tuple(window_hu)}; "
-            "(-1000, 400) suits lung, (-160, 240) soft tissue"
-        )
+    require_window(window_hu)
     spacing = np.asarray(spacing_zyx_mm, dtype=np.float64)
     if spacing.shape != (3,) or not np.all(np.isfinite(spacing)) or not np.all(spacing > 0):
         raise InputError(
@@ -104,6 +100,16 @@ def _check(
     if n_slices < 1:
         raise InputError(f"n_slices: expected at least 1, got {n_slices}; 4 is usual")
     return spacing
+
+
+def require_window(window_hu: tuple[float, float]) -> None:
+    """Raises InputError unless grey levels can be made of a window."""
+    lo, hi = window_hu
+    if not (np.isfinite(lo) and np.isfinite(hi) and lo < hi):
+        raise InputError(
+            f"window_hu: expected two finite levels, low before high, got {tuple(window_hu)}; "
+            "(-1000, 400) suits lung, (-160, 240) soft tissue"
+        )
 
 
 def choose_slices(either: NDArray[np.bool_], main: NDArray[np.bool_], n: int) -> list[int]:
@@ -299,14 +305,16 @@ def _header(
             anchor="ls",
         )
     volumes = [
-        f"{volume_ml(m, spacing.tolist()):.2f} ml" if m.any() else "empty" for m in (pred, truth) if m is not None
+        f"{rounded(volume_ml(m, spacing.tolist()), 2)} ml" if m.any() else "empty"
+        for m in (pred, truth)
+        if m is not None
     ]
     entries: list[tuple[str, tuple[int, int, int] | None]] = [(f"prediction {volumes[0]}", PRED_RGB)]
     if truth is not None:
         score = dice(pred, truth)
         entries.append((f"truth {volumes[1]}", TRUTH_RGB))
         if not np.isnan(score):
-            entries.append((f"Dice {score:.3f}", None))
+            entries.append((f"Dice {rounded(score, 3)}", None))
     x, base, face = float(MARGIN), (56 if title else 30) * SCALE, font(13 * SCALE)
     for text, rgb in entries:
         if rgb is not None:

@@ -19,7 +19,8 @@ from segnet.evaluation.sources import Truth, match
 from segnet.files import write_text
 from segnet.report import figures, lesion_list, palette, svg, tables
 from segnet.report.cases import telling_cases
-from segnet.report.comparison import comparison_tables, paired_tables
+from segnet.report.comparison import comparison_tables
+from segnet.report.defaults import LESIONS, WINDOW_HU
 from segnet.report.documents import (
     Document,
     Lesion,
@@ -31,15 +32,11 @@ from segnet.report.documents import (
     read_run,
     restrict,
 )
-from segnet.report.notices import notices
+from segnet.report.notices import Notice, notices, unlike
 from segnet.report.numbers import METRICS, MISSING, count, fixed, span
-from segnet.report.overlay import PRED_RGB, TRUTH_RGB
+from segnet.report.overlay import PRED_RGB, TRUTH_RGB, require_window
 from segnet.report.pictures import SIDE_PX, LesionPictures, lesion_pictures
 
-LESIONS = 60
-"""Lesions with a section of their own unless told otherwise, the worst first."""
-WINDOW_HU = (-1000.0, 400.0)
-"""CT window of the pictures unless told otherwise."""
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
@@ -136,9 +133,7 @@ def write_report(
         raise InputError("evaluation: expected at least one, got none; name a folder of `segnet evaluate`")
     if lesions < 0:
         raise InputError(f"lesions: expected 0 or more, got {lesions}; 0 leaves all pictures of single lesions out")
-    lo, hi = window_hu
-    if not lo < hi:
-        raise InputError(f"window: expected two levels in HU, low before high, got {window_hu}; -1000 400 suits lung")
+    require_window(window_hu)
     originals = {name: read_evaluation(folder) for name, folder in sources.evaluations.items()}
     shared = common_cases(originals)
     documents = {name: restrict(document, shared) for name, document in originals.items()}
@@ -163,13 +158,13 @@ def _render(
     sources: Sources,
     documents: dict[str, Document],
     runs: dict[str, Run],
-    told: list[Any],
+    told: list[Notice],
     title: str | None,
     lesions: int,
     window_hu: tuple[float, float],
     progress: Callable[[int, int], None] | None,
 ) -> tuple[str, int]:
-    """The page and how many lesions it pictures."""
+    """The page and how many lesions it pictures. What is found while drawing is added to `told`."""
     series = {name: k for k, name in enumerate(documents)}
     leading_name, leading = next(iter(documents.items()))
     ranked = lesion_list.worst_first(leading)
@@ -179,7 +174,9 @@ def _render(
     telling = telling_cases({row.case: d for row in leading.lesions if (d := row.number("dice")) is not None})
     pairs = {p.case: p for p in find_pairs(sources.pairs)} if sources.pairs is not None else {}
     drawn, reasons = _draw(sources, documents, pairs, [*telling.values(), *own], window_hu, progress)
-    agreement = figures.axis_agreement(documents)
+    told += unlike(drawn)
+    compared, said = comparison_tables(documents, read_comparison(sources.comparison) if sources.comparison else None)
+    told += [Notice("warning", text) for text in said]
     environment = Environment(
         loader=PackageLoader("segnet.report", "page"),
         autoescape=True,
@@ -198,6 +195,7 @@ def _render(
         models=[_Model(name, series[name], document) for name, document in documents.items()],
         series=series,
         dash=svg.dash,
+        shape=svg.shape,
         n_lesions=len(ordered),
         n_patients=len({row.patient for row in leading.lesions}),
         sets=[name for name in sets if name],
@@ -219,7 +217,7 @@ def _render(
         size=tables.size_table(documents, series),
         size_chart=figures.by_size(documents),
         histograms=figures.dice_histograms(documents),
-        agreement=[figure for figure, _ in agreement],
+        agreement=figures.axis_agreement(documents),
         volumes=figures.volume_agreement(documents),
         reliability=[
             figures.reliability(n, region_name, region, series[n])
@@ -229,9 +227,7 @@ def _render(
         ],
         curves=figures.training_curves(runs, series) if runs else [],
         curve_models=[n for n in documents if n in runs],
-        comparison=comparison_tables(read_comparison(sources.comparison), documents)
-        if sources.comparison
-        else paired_tables(documents),
+        comparison=compared,
         time=tables.time_table(read_bench(sources.bench)) if sources.bench else None,
         leading=leading_name,
         examples=[(rank, case, drawn.get(case), reasons.get(case, "")) for rank, case in telling.items()],
@@ -272,8 +268,9 @@ def _draw(
     for done, case in enumerate(wanted, 1):
         if case in pairs:
             of_case = {name: found.get(case) for name, found in files.items()}
+            scored = {name: _row(document, case).number("dice") for name, document in documents.items()}
             try:
-                drawn[case] = lesion_pictures(pairs[case], of_case, window_hu=window_hu)
+                drawn[case] = lesion_pictures(pairs[case], of_case, window_hu=window_hu, scored=scored)
             except InputError as error:
                 reasons[case] = str(error)
         else:
@@ -329,6 +326,7 @@ def _headline(model: _Model) -> _Headline:
             model.name, model.series, MISSING, None, MISSING, None, None, MISSING, MISSING, MISSING, provenance
         )
     n = MISSING if score.n_lesions is None else count(score.n_lesions, "lesion")
+    missing = len(model.document.missing_predictions)
     patients = MISSING if score.n_patients is None else count(score.n_patients, "patient")
     return _Headline(
         model.name,
@@ -340,7 +338,7 @@ def _headline(model: _Model) -> _Headline:
         score.ci95_hi,
         fixed(score.median, 3),
         span(score.q1, score.q3, 3),
-        f"{n}, {patients}",
+        f"{n}, {patients}" + (f"; {count(missing, 'prediction')} missing, counted as empty" if missing else ""),
         provenance,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ from PIL import Image, ImageDraw
 from segnet.data.pairs import Pair
 from segnet.data.volumes import Volume, read_image, read_mask
 from segnet.errors import InputError
-from segnet.metrics import RecistAxes, recist
+from segnet.metrics import RecistAxes, dice, recist
 from segnet.report import overlay
+from segnet.report.numbers import fixed
 
 SIDE_PX, QUALITY = 272, 70
 SLICES = 4
@@ -51,6 +53,7 @@ class LesionPictures:
     main : that slice with prediction and truth, by model
     slices : several slices with prediction and truth, by model
     absent : why there is no picture, by model
+    unlike : models whose mask is not the one that was scored
     where : place of that slice
     field_mm : side of the field of view
     """
@@ -60,6 +63,7 @@ class LesionPictures:
     main: dict[str, Picture]
     slices: dict[str, list[Picture]]
     absent: dict[str, str]
+    unlike: tuple[str, ...]
     where: str
     field_mm: float
 
@@ -69,6 +73,7 @@ def lesion_pictures(
     predictions: Mapping[str, Path | None],
     *,
     window_hu: tuple[float, float],
+    scored: Mapping[str, float | None] | None = None,
     slices: int = SLICES,
 ) -> LesionPictures:
     """Draw one lesion: up to `slices` axial slices, among them the one of the truth's largest area and the one of its long axis.
@@ -81,6 +86,7 @@ def lesion_pictures(
     pair : image and true mask
     predictions : file of each model's mask; None where there is none
     window_hu : grey levels from black to white
+    scored : Dice of each model's mask as it was scored, None of two empty masks; a mask of another Dice is not drawn
     slices : of each model
 
     Raises
@@ -92,14 +98,21 @@ def lesion_pictures(
     truth = _mask(pair.mask, image)
     masks: dict[str, NDArray[np.bool_]] = {}
     absent: dict[str, str] = {}
+    unlike: list[str] = []
     for name, file in predictions.items():
         if file is None:
             absent[name] = "no predicted mask was found"
             continue
         try:
-            masks[name] = _mask(file, image)
+            mask = _mask(file, image)
         except InputError as error:
             absent[name] = str(error)
+            continue
+        if scored is not None and name in scored and (why := _unlike(dice(mask, truth), scored[name])):
+            absent[name] = why
+            unlike.append(name)
+        else:
+            masks[name] = mask
     shown = truth if truth.any() else np.any([*masks.values(), truth], axis=0)
     spacing = np.asarray(image.spacing_zyx_mm)
     axes = {name: recist(mask, image.spacing_zyx_mm) for name, mask in masks.items()}
@@ -138,6 +151,7 @@ def lesion_pictures(
         main={name: draw(largest, name, truth, text) for name, text in both.items()},
         slices={name: [draw(z, name, truth, text) for z in chosen] for name, text in both.items()},
         absent=absent,
+        unlike=tuple(unlike),
         where=place(largest),
         field_mm=field_mm,
     )
@@ -185,6 +199,17 @@ def data_uri(image: Image.Image) -> str:
     file = io.BytesIO()
     image.save(file, format="JPEG", quality=QUALITY, subsampling=0, optimize=True, progressive=True)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def _unlike(here: float, scored: float | None) -> str:
+    """Why a mask is not the one that was scored, empty where it may be."""
+    if math.isnan(here) if scored is None else abs(here - scored) < 1e-9:
+        return ""
+    return f"these masks have {_dice(here)}, the ones that were scored {_dice(scored)}"
+
+
+def _dice(value: float | None) -> str:
+    return "no Dice" if value is None or math.isnan(value) else f"a Dice of {fixed(value, 4)}"
 
 
 def _mask(path: Path, image: Volume) -> NDArray[np.bool_]:

@@ -16,6 +16,15 @@ LEFT, RIGHT, TOP, BOTTOM = 52.0, 14.0, 14.0, 46.0
 MANY = 600
 """More points than this are one path, without a title each."""
 _DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 4", "10 4")
+_SHAPES = (
+    "M-4 0A4 4 0 1 0 4 0A4 4 0 1 0 -4 0Z",
+    "M-3.5 -3.5H3.5V3.5H-3.5Z",
+    "M0 -4.6L4.3 3.2H-4.3Z",
+    "M0 -4.8L4.8 0L0 4.8L-4.8 0Z",
+    "M0 4.6L-4.3 -3.2H4.3Z",
+    "M-1.4 -4.4H1.4V-1.4H4.4V1.4H1.4V4.4H-1.4V1.4H-4.4V-1.4H-1.4Z",
+)
+"""Circle, square, triangle, diamond, triangle upside down, cross, about the origin."""
 
 Point = tuple[float, float]
 
@@ -86,15 +95,14 @@ class Chart:
         """Vertical place of a value, downwards."""
         return self.height - BOTTOM - self.y.at(y) * (self.height - TOP - BOTTOM)
 
-    def line(self, points: Iterable[Point], series: int, *, css: str = "line", marks: bool = False) -> None:
+    def line(self, points: Iterable[Point], series: int, *, marks: bool = False) -> None:
         """A line through points in the colour and dash of a series, a mark at each where wanted."""
         placed = [(self.px(x), self.py(y)) for x, y in points]
         if not placed:
             return
         path = "M" + "L".join(f"{_n(x)} {_n(y)}" for x, y in placed)
-        dash = _DASHES[series % SERIES]
-        dashed = f' stroke-dasharray="{dash}"' if dash else ""
-        self._parts.append(f'<path class="{css} s{_series(series)}" d="{path}"{dashed}/>')
+        dashed = f' stroke-dasharray="{dash(series)}"' if dash(series) else ""
+        self._parts.append(f'<path class="line s{_series(series)}" d="{path}"{dashed}/>')
         if marks or len(placed) == 1:
             self._parts.extend(
                 f'<circle class="mark s{_series(series)}" cx="{_n(x)}" cy="{_n(y)}" r="3"/>' for x, y in placed
@@ -126,14 +134,15 @@ class Chart:
             )
 
     def interval(self, y: float, value: float, lo: float | None, hi: float | None, series: int, title: str) -> None:
-        """A mean with its interval, lying along x; `y` is a place of a `named` axis."""
+        """A mean in the shape of its series with its interval, lying along x; `y` is a place of a `named` axis."""
         yy = _n(self.py(y))
         self._parts.append(f"<g><title>{escape(title)}</title>")
         if lo is not None and hi is not None:
             self._parts.append(
                 f'<path class="whisker s{_series(series)}" d="M{_n(self.px(lo))} {yy}H{_n(self.px(hi))}"/>'
             )
-        self._parts.append(f'<circle class="mark s{_series(series)}" cx="{_n(self.px(value))}" cy="{yy}" r="4"/></g>')
+        place = f"translate({_n(self.px(value))} {yy})"
+        self._parts.append(f'<path class="mark s{_series(series)}" transform="{place}" d="{shape(series)}"/></g>')
 
     def across(self, y: float, css: str = "guide") -> None:
         """A level line over the whole width."""
@@ -212,8 +221,18 @@ def histogram(values: Sequence[float], edges: Sequence[float]) -> list[int]:
 
 
 def dash(series: int) -> str:
-    """Dashes of a series' line, for its key."""
-    return _DASHES[series % SERIES]
+    """Dashes of a series' line; with its colour they are its own for SERIES² series."""
+    return _DASHES[_turned(series)]
+
+
+def shape(series: int) -> str:
+    """Outline of a series' mark about the origin, about 8 wide; with its colour it is its own for SERIES² series."""
+    return _SHAPES[_turned(series)]
+
+
+def _turned(series: int) -> int:
+    """Colours of a further round meet another dash and shape than in the round before."""
+    return (series + series // SERIES) % SERIES
 
 
 def _series(series: int) -> int:
@@ -223,7 +242,7 @@ def _series(series: int) -> int:
 def _labels(axis: Axis) -> list[str]:
     if axis.labels:
         return list(axis.labels)
-    if axis.log:
+    if axis.log or max(map(abs, axis.ticks), default=0.0) >= 1e6:
         return [_short(t) for t in axis.ticks]
     for digits in range(8):
         if all(abs(round(t, digits) - t) <= 1e-9 * max(1.0, abs(t)) for t in axis.ticks):

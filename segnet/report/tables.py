@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from segnet.report.documents import Document, Lesion, Score
-from segnet.report.numbers import MISSING, count, fixed, metric, order, span
+from segnet.report.numbers import MISSING, count, fixed, metric, number, order, span
 
 _CONVENTIONS = ("level", "reduction", "classes", "empty", "units")
 
@@ -19,7 +19,6 @@ class Column:
     label: str
     better: str = ""
     numeric: bool = True
-    meaning: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def score_table(caption: str, scores: Mapping[str, Mapping[str, Score]], series:
         n = told.n_lesions if told else None
         patients = told.n_patients if told else None
         cells = [Cell(model, series=series[model]), Cell(MISSING if n is None else f"{n:,}", n, _patients(patients))]
-        cells += [_mean(of.get(m), metric(m).digits) for m in names]
+        cells += [_mean(of.get(m), metric(m).digits, n) for m in names]
         rows.append(tuple(cells))
     return Table(caption, tuple(columns), tuple(rows), tuple(_conventions(scores, names)))
 
@@ -85,7 +84,7 @@ def size_table(documents: Mapping[str, Document], series: Mapping[str, int]) -> 
                     Cell(label),
                     Cell(model, series=series[model]),
                     Cell(MISSING if n is None else f"{n:,}", n),
-                    *(_mean(of.get(m), metric(m).digits) for m in names),
+                    *(_mean(of.get(m), metric(m).digits, n) for m in names),
                 )
             )
     every = {f"{model}, {label}": of for model, d in documents.items() for label, of in d.by_size.items()}
@@ -107,11 +106,11 @@ def paper_table(documents: Mapping[str, Document], series: Mapping[str, int]) ->
         return None
     rows, lines = [], []
     for name, block in blocks.items():
-        n = _number(block.get("n_slices"))
+        n = number(block.get("n_slices"))
         cells = [Cell(name, series=series[name]), Cell(MISSING if n is None else f"{int(n):,}", n)]
         for key, _, _, digits in keys:
-            value = _number(block.get(key))
-            cells.append(Cell(fixed(value, digits), value))
+            value, of = number(block.get(key)), number(block.get(_SLICES.get(key, "n_slices")))
+            cells.append(Cell(fixed(value, digits), value, "" if of in (None, n) else f"n = {int(of):,}"))
         rows.append(tuple(cells))
         for line in _paper_lines(block, [(key, label.split(",")[0]) for key, label, _, _ in keys]):
             if line not in lines:
@@ -121,7 +120,7 @@ def paper_table(documents: Mapping[str, Document], series: Mapping[str, int]) ->
         Column("Slices"),
         *(Column(label, better) for _, label, better, _ in keys),
     )
-    return Table("The paper's convention", columns, tuple(rows), tuple(_sentence(line) for line in lines))
+    return Table("The paper's convention", columns, tuple(rows), tuple(sentence(line) for line in lines))
 
 
 def uls23_table(documents: Mapping[str, Document], series: Mapping[str, int]) -> Table | None:
@@ -140,11 +139,11 @@ def uls23_table(documents: Mapping[str, Document], series: Mapping[str, int]) ->
             continue
         cells = [Cell(name, series=series[name])]
         for key, _, _ in keys:
-            value = _number(block.get(key))
+            value = number(block.get(key))
             interval = span(block.get("ci95_lo"), block.get("ci95_hi"), 3) if key == "score" else ""
             cells.append(Cell(fixed(value, 3), value, "" if interval == MISSING else interval))
         for key in ("clicks", "n_lesions"):
-            value = _number(block.get(key))
+            value = number(block.get(key))
             cells.append(Cell(MISSING if value is None else f"{int(value):,}", value))
         rows.append(tuple(cells))
     if not rows:
@@ -159,8 +158,8 @@ def uls23_table(documents: Mapping[str, Document], series: Mapping[str, int]) ->
     extra = []
     for told in (d.uls23.get("conventions") for d in documents.values() if d.uls23):
         if isinstance(told, Mapping):
-            extra.append(_sentence("; ".join(f"{k}: {told[k]}" for k in _CONVENTIONS if told.get(k))))
-            extra += [f"{str(k).capitalize()}: {_sentence(str(v))}" for k, v in told.items() if k not in _CONVENTIONS]
+            extra.append(sentence("; ".join(f"{k}: {told[k]}" for k in _CONVENTIONS if told.get(k))))
+            extra += [f"{str(k).capitalize()}: {sentence(str(v))}" for k, v in told.items() if k not in _CONVENTIONS]
     return Table("The ULS23 challenge's score", columns, tuple(rows), (formula, *dict.fromkeys(extra)))
 
 
@@ -179,10 +178,10 @@ def time_table(bench: Mapping[str, Any]) -> Table:
     for row in rows:
         line = [Cell(str(row.get("model", MISSING))), Cell(str(row.get("threads", MISSING)))]
         for key in ("ms_a_slice", "slices_a_second"):
-            value = _number(row.get(key))
+            value = number(row.get(key))
             line.append(Cell(fixed(value, 1), value))
         for name in where:
-            value = _number(row["epoch_s_estimate"].get(name))
+            value = number(row["epoch_s_estimate"].get(name))
             line.append(Cell(fixed(value, 0), value))
         cells.append(tuple(line))
     batch, side, rounds = (bench.get(k, MISSING) for k in ("batch_size", "side_px", "rounds"))
@@ -197,6 +196,8 @@ def time_table(bench: Mapping[str, Any]) -> Table:
     )
 
 
+_SLICES = {"ravd": "n_slices_ravd", "asd_px": "n_slices_distances", "mhd_px": "n_slices_distances"}
+"""Over how many slices a measure is, where not over all."""
 _SOURCES = {
     "probability": "probabilities",
     "mask": "masks",
@@ -247,14 +248,18 @@ def _density(row: Lesion, side: str) -> list[float | None]:
 def _column(name: str, units: str) -> Column:
     m = metric(name)
     label = m.label if units in ("", "1") else f"{m.label}, {units}"
-    return Column(label, m.better, meaning=m.meaning)
+    return Column(label, m.better)
 
 
-def _mean(score: Score | None, digits: int) -> Cell:
+def _mean(score: Score | None, digits: int, n: int | None) -> Cell:
+    """A mean, its interval, and over how many lesions it is where that is not `n`, which the row says."""
     if score is None or score.mean is None:
         return Cell(MISSING)
     interval = span(score.ci95_lo, score.ci95_hi, digits)
-    return Cell(fixed(score.mean, digits), score.mean, "" if interval == MISSING else interval)
+    below = [] if interval == MISSING else [interval]
+    if score.n_lesions is not None and score.n_lesions != n:
+        below.append(f"n = {score.n_lesions:,}")
+    return Cell(fixed(score.mean, digits), score.mean, "; ".join(below))
 
 
 def _patients(n: int | None) -> str:
@@ -277,7 +282,7 @@ def _conventions(scores: Mapping[str, Mapping[str, Score]], names: Sequence[str]
                 if v != usual
             ]
             shared.append(f"{key}: {usual}, but {', '.join(others)}")
-    lines = [_sentence("; ".join(shared))] if shared else []
+    lines = [sentence("; ".join(shared))] if shared else []
     rules: dict[str, list[str]] = {}
     for m in names:
         for rule in dict.fromkeys(s.empty for name, s in every if name == m and s.empty):
@@ -304,7 +309,8 @@ def _has(every: Sequence[tuple[str, Score]], name: str, key: str, value: str) ->
     return any(m == name and getattr(s, key) == value for m, s in every)
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """With a capital and a full stop."""
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
 
 
@@ -322,7 +328,3 @@ def _paper_lines(block: Mapping[str, Any], labels: Sequence[tuple[str, str]]) ->
     if isinstance(block.get("auc_source"), str):
         lines.append(f"AUC is computed from {_SOURCES.get(block['auc_source'], block['auc_source'])}")
     return lines
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -32,7 +32,7 @@ class Progress:
     validations, since_best : done; and of these, since the best one
     best_dice : of the validations, None before the first and where there are no validation cases
     rows : of the log
-    shown : the validation cases that the best weights did "worst", "median" and "best" on
+    shown : the validation cases that the best weights did "worst", "median" and "best" on, see `segnet.report.cases.telling_cases`
     losses : of the steps since the last validation
     history : one row a validation
     """

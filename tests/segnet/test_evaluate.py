@@ -50,8 +50,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def csv_rows(evaluation: Evaluation) -> list[dict[str, str]]:
-    lines = [line for line in evaluation.to_csv().splitlines() if not line.startswith("#")]
-    return list(csv.DictReader(io.StringIO("\n".join(lines))))
+    return list(csv.DictReader(io.StringIO(evaluation.to_csv())))
 
 
 def strict(evaluation: Evaluation) -> Any:
@@ -90,7 +89,7 @@ def test_rows_and_summary(folders: tuple[Path, Path]) -> None:
     )
     hd95 = result.summary["hd95_mm"]
     assert (hd95.n_lesions, hd95.n_left_out, hd95.units) == (3, 1, "mm")
-    assert result.consistent is True
+    assert result.consistency["dice_and_iou_agree"] is True
     assert result.baseline == metrics.Baseline(lesion_dice=0.0, slice_dice=0.7, n_lesions=4, n_slices=40)
 
 
@@ -111,6 +110,23 @@ def test_all_three_outputs(folders: tuple[Path, Path]) -> None:
         assert text in table
 
 
+def test_every_column_of_the_table_has_its_convention(tmp_path: Path) -> None:
+    save(tmp_path / "t" / "p2-a#1.nii.gz", lesion())
+    save(tmp_path / "p" / "p2-a#1.nii.gz", lesion())
+    result = evaluate(tmp_path / "p", tmp_path / "t")
+    (row,) = csv_rows(result)
+    assert row["case"] == "p2-a#1"
+    conventions = {r["column"]: r for r in csv.DictReader(io.StringIO(result.conventions_csv()))}
+    assert list(conventions) == list(row)
+    assert all(r["level"] == "lesion volume" and r["reduction"] == "none" for r in conventions.values())
+    units = {
+        name: conventions[name]["units"] for name in ("dice", "hd95_mm", "truth_volume_ml", "pred_hu_mean", "case")
+    }
+    assert units == {"dice": "1", "hd95_mm": "mm", "truth_volume_ml": "ml", "pred_hu_mean": "HU", "case": ""}
+    assert conventions["truth_short_mm"]["empty"] == "0"
+    assert conventions["dice"]["empty"] == "skip"
+
+
 def test_paper_convention_stands_beside(folders: tuple[Path, Path]) -> None:
     paper = evaluate(*folders).paper_convention
     # Seven of ten slices are empty on both sides and score 1; the rest score as the lesion does.
@@ -121,7 +137,8 @@ def test_paper_convention_stands_beside(folders: tuple[Path, Path]) -> None:
     expected = (14 * 18 / lesion_voxels + 1 - 4 * 18 / others) / 2
     assert paper["auc"] == pytest.approx(expected, rel=1e-12)
     assert paper["auc_source"] == "mask"
-    assert paper["n_slices_distances"] == 9
+    assert (paper["n_slices_ravd"], paper["n_slices_distances"]) == (12, 9)
+    assert "40 slices, RAVD over 12, distances over 9" in evaluate(*folders).to_table()
     assert paper["dice_and_iou_agree"] is True
 
 
@@ -242,6 +259,15 @@ def test_prepared_folder(tmp_path: Path) -> None:
         evaluate(tmp_path / "p", tmp_path / "grey")
 
 
+def test_provenance_leads_back_from_anywhere(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    predictions, truths = folders
+    monkeypatch.chdir(predictions.parent)
+    told = evaluate(Path("predictions"), "labels", patient_regex=r"(.+)_lesion").provenance
+    assert (told["predictions"], told["truths"]) == (str(predictions.resolve()), str(truths.resolve()))
+    assert told["patient_regex"] == r"(.+)_lesion"
+    assert evaluate(*folders).provenance["patient_regex"] is None
+
+
 def test_orientation_of_a_file_does_not_matter(tmp_path: Path) -> None:
     save(tmp_path / "t" / "c.nii.gz", lesion(3))
     turned = AFFINE.copy()
@@ -267,15 +293,19 @@ def test_two_empty_masks_are_skipped_not_scored(tmp_path: Path) -> None:
     save(tmp_path / "p" / "a.nii.gz", np.zeros(SHAPE))
     alone = evaluate(tmp_path / "p", tmp_path / "t")
     assert alone.summary["dice"].mean is None
-    assert alone.consistent is None
+    assert alone.consistency["dice_and_iou_agree"] is None
     assert strict(alone)["lesions"][0]["dice"] is None
     (row,) = csv_rows(alone)
-    assert (row["dice"], row["iou"], row["ravd"], row["size_class"]) == ("", "", "0.0", "no lesion")
+    assert (row["dice"], row["iou"], row["ravd"], row["size_class"]) == ("", "", "", "no lesion")
     assert alone.to_table()
     save(tmp_path / "t" / "b.nii.gz", lesion())
     save(tmp_path / "p" / "b.nii.gz", lesion())
-    dice = evaluate(tmp_path / "p", tmp_path / "t").summary["dice"]
-    assert (dice.mean, dice.n_lesions, dice.n_left_out) == (1.0, 1, 1)
+    save(tmp_path / "p" / "b.nii.gz", lesion(7))
+    both = evaluate(tmp_path / "p", tmp_path / "t")
+    for name, score in both.summary.items():
+        assert (score.mean, score.n_lesions, score.n_left_out) == (getattr(both.rows[1], name), 1, 1), name
+    for name in ("asd_mm", "assd_mm", "hd_mm", "hd95_mm"):
+        assert (both.pooled[name].n_lesions, both.pooled[name].n_left_out) == (1, 1)
 
 
 def test_nothing_to_pair_is_an_error(folders: tuple[Path, Path], tmp_path: Path) -> None:
@@ -305,6 +335,23 @@ def test_cases_may_not_repeat(tmp_path: Path) -> None:
     save(tmp_path / "p" / "c.nii.gz", lesion())
     with pytest.raises(InputError, match="truths: expected each case once, got c more than once"):
         evaluate(tmp_path / "p", tmp_path / "t")
+
+
+@pytest.mark.parametrize("where", ["labels", "predictions", "images"])
+def test_names_that_cannot_be_written_down_are_refused_before_scoring(folders: tuple[Path, Path], where: str) -> None:
+    predictions, truths = folders
+    images = truths.parent / "images"
+    for case in truths.iterdir():
+        save(images / case.name, lesion())
+    other = truths.parent / where / "bone_\udce4_lesion_01.nii.gz"
+    try:
+        other.write_bytes((truths / "bone_00007_lesion_01.nii.gz").read_bytes())
+    except (OSError, UnicodeEncodeError):
+        pytest.skip("this file system takes names in UTF-8 only")
+    done: list[int] = []
+    with pytest.raises(InputError, match=r"expected names in UTF-8, got .*bone_\\udce4_lesion_01.*rename"):
+        evaluate(predictions, truths, images=images, progress=lambda k, _: done.append(k))
+    assert done == []
 
 
 def test_progress_counts_to_the_end(folders: tuple[Path, Path]) -> None:

@@ -35,10 +35,11 @@
   const text = (value, digits) => {
     if (digits === null) return String(value);
     if (value === null) return "–";
-    const fixed = value.toFixed(digits);
+    const fixed = Math.abs(value) < 1e15 ? value.toFixed(digits) : value.toExponential(digits);
     return fixed.startsWith("-") ? (Number(fixed) === 0 ? fixed.slice(1) : "−" + fixed.slice(1)) : fixed;
   };
-  let order = data.rows.map((_, index) => index), column = -1, up = true, limit = data.first;
+  // The rows come sorted by the Dice of the model that leads.
+  let order = data.rows.map((_, index) => index), column = dice, up = true, limit = data.first;
 
   const line = (index) => {
     const tr = document.createElement("tr");
@@ -105,11 +106,18 @@
   byId("controls").hidden = false;
   render();
 
-  // Paper shows what was folded.
-  let opened = [];
+  // Paper shows what was folded, and all rows found.
+  let opened = [], before = limit;
   addEventListener("beforeprint", () => {
+    before = limit;
+    limit = Infinity;
+    render();
     opened = [...document.querySelectorAll("details:not([open])")];
     opened.forEach((d) => { d.open = true; });
   });
-  addEventListener("afterprint", () => opened.forEach((d) => { d.open = false; }));
+  addEventListener("afterprint", () => {
+    opened.forEach((d) => { d.open = false; });
+    limit = before;
+    render();
+  });
 })();

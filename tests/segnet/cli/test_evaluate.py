@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from segnet.cli import app
+from segnet.errors import InputError
 from segnet.evaluation.clicks import challenge_score, network
 from segnet.training import checkpoint
 
@@ -37,7 +38,7 @@ def test_everything_is_written_and_json_is_what_the_file_holds(masks: Path, pair
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == json.loads(result.stdout)
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
-        "evaluation.json", "evaluation.csv", "evaluation.txt", "worst.png", "median.png", "best.png",
+        "evaluation.json", "evaluation.csv", "evaluation.txt", "conventions.csv", "worst.png", "median.png", "best.png",
     }  # fmt: skip
     lesion = json.loads(result.stdout)["lesions"][0]
     assert lesion["truth_hu"]["mean"] > -200  # pairs have images
@@ -57,6 +58,31 @@ def test_one_unreadable_prediction_gives_code_4_and_the_others_their_scores(
     assert document["summary"]["dice"]["n_lesions"] == 10
     assert sum(row["dice"] > 0.5 for row in document["lesions"]) == 9
     assert "segnet: bone_00003_lesion_01: " in result.stderr
+
+
+def test_what_cannot_be_drawn_does_not_take_the_scores_along(masks: Path, pairs_folder: Path, tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs"
+    shutil.copytree(pairs_folder, pairs)
+    for path in (pairs / "images").iterdir():
+        image = nib.load(path)
+        array = np.asarray(image.dataobj).astype(np.float32)
+        array[0, 0, 0] = np.nan
+        nib.Nifti1Image(array, image.affine).to_filename(path)
+    result = run("-i", masks, "-t", pairs, "-o", tmp_path / "out", "--json")
+    assert result.exit_code == 4
+    assert json.loads(result.stdout)["summary"]["dice"]["n_lesions"] == 10
+    assert not (tmp_path / "out" / "worst.png").exists()
+    told = result.stderr.splitlines()
+    assert len(told) == len(set(told)) == 10
+
+
+def test_a_window_out_of_order_is_told_before_anything_is_scored(
+    masks: Path, pairs_folder: Path, tmp_path: Path
+) -> None:
+    result = run("-i", masks, "-t", pairs_folder, "-o", tmp_path / "out", "--window", "400", "-400")
+    assert isinstance(result.exception, InputError | SystemExit)
+    assert "window_hu: expected two finite levels" in f"{result.exception} {result.stderr}"
+    assert not (tmp_path / "out").exists()
 
 
 def test_against_another_model(masks: Path, pairs_folder: Path, tmp_path: Path) -> None:
@@ -100,6 +126,7 @@ def test_what_needs_a_model_says_so(masks: Path, pairs_folder: Path) -> None:
         assert "expected --model beside it" in result.stderr
     assert run("-i", masks, "-t", pairs_folder, "--clicks", "1").exit_code == 2
     assert run("-i", masks, "-t", pairs_folder, "--workers", "0").exit_code == 2
+    assert run("-i", masks, "-t", pairs_folder, "--seed", "-1").exit_code == 2
 
 
 def test_images_from_elsewhere(masks: Path, pairs_folder: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from segnet import metrics
 from segnet.data.pairs import Pair
 from segnet.errors import InputError
 from segnet.evaluate import truths_of
-from segnet.evaluation.clicks import VOI_ZYX, challenge_score, click_positions, consistency_of, cut_voi, put_back
+from segnet.evaluation.clicks import VOI_ZYX, _consistency, challenge_score, click_positions, cut_voi, put_back
 from segnet.evaluation.sources import Truth
 
 SPACING = (2.5, 0.8, 0.8)
@@ -87,12 +87,10 @@ def test_consistency_of_known_masks() -> None:
     a, b = np.zeros((1, 1, 6), bool), np.zeros((1, 1, 6), bool)
     a[..., :4], b[..., 2:4] = True, True
     none = np.zeros_like(a)
-    assert consistency_of([a, a, a]) == 1.0
-    assert consistency_of([a, b]) == pytest.approx(4 / 6)
-    assert consistency_of([a, b, none]) == pytest.approx((4 / 6 + 0 + 0) / 3)
-    assert consistency_of([none, none]) == 0.0
-    with pytest.raises(InputError, match="expected at least two"):
-        consistency_of([a])
+    assert _consistency([np.flatnonzero(m) for m in [a, a, a]]) == 1.0
+    assert _consistency([np.flatnonzero(m) for m in [a, b]]) == pytest.approx(4 / 6)
+    assert _consistency([np.flatnonzero(m) for m in [a, b, none]]) == pytest.approx((4 / 6 + 0 + 0) / 3)
+    assert _consistency([np.flatnonzero(m) for m in [none, none]]) == 0.0
 
 
 def test_who_finds_all_and_who_finds_nothing(cases: list[Truth]) -> None:
@@ -129,7 +127,7 @@ def test_a_segmenter_that_marks_a_cube_at_the_click(cases: list[Truth]) -> None:
             cubes = np.zeros(mask.shape, bool)
             cubes[tuple(slice(max(c - 2, 0), c + 3) for c in click)] = True
             masks.append(cubes)
-        assert row["consistency"] == pytest.approx(consistency_of(masks), rel=1e-12)
+        assert row["consistency"] == pytest.approx(_consistency([np.flatnonzero(m) for m in masks]), rel=1e-12)
         assert row["dice"] == pytest.approx(metrics.dice(masks[0], mask), rel=1e-12)
         axes = [metrics.recist_axes_mm(m, SPACING) for m in (masks[0], mask)]
         assert row["long_axis_error"] == pytest.approx(metrics.axis_error(axes[0][0], axes[1][0]), rel=1e-5)
@@ -153,6 +151,12 @@ def test_bad_images_count_as_nothing_found_and_are_listed(cases: list[Truth]) ->
         challenge_score(cases, lambda voi, spacing, click: voi > 0, clicks=2, voi=VOI)
     with pytest.raises(InputError, match="clicks: expected at least 2 in each lesion, got 1"):
         challenge_score(cases, lambda voi, spacing, click: voi > 0, clicks=1, voi=VOI)
+
+
+def test_conventions_say_where_the_first_click_is_and_how_axes_differ(cases: list[Truth]) -> None:
+    told = challenge_score(cases, lambda voi, spacing, click: voi > 0, clicks=2, voi=VOI)["conventions"]
+    assert "middle of a volume of the challenge's shape" in told["clicks"]
+    assert "between centres of voxels, in voxels, on the largest part of each slice" in told["differences"]
 
 
 def test_one_patient_has_no_interval(cases: list[Truth]) -> None:

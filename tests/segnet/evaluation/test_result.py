@@ -108,7 +108,7 @@ def test_every_number_has_its_convention(found: Evaluation) -> None:
     assert all(
         set(paper["conventions"][name]) == CONVENTION for name in ("dice", "iou", "ravd", "asd_px", "mhd_px", "auc")
     )
-    for text in (found.to_table(), found.to_csv()):
+    for text in (found.to_table(), found.conventions_csv()):
         for word in ("level", "empty", "reduction", "classes", "units"):
             assert word in text
     assert document["provenance"]["model"] == "run"
@@ -134,7 +134,7 @@ def test_probabilities_are_used_where_they_lie_beside(found: Evaluation) -> None
         p, t = load(root, f"masks/{case}_probability.nii.gz"), load(root, f"pairs/labels/{case}.nii.gz") > 0
         assert row.auc == pytest.approx(auc(p, t), rel=1e-12)
         reach = [math.floor(MARGIN_MM / s) for s in SPACING]
-        marked = np.argwhere(t | (load(root, f"masks/{case}.nii.gz") > 0))
+        marked = np.argwhere(t)
         box = tuple(
             slice(max(a - r, 0), b + r + 1)
             for a, b, r in zip(marked.min(axis=0), marked.max(axis=0), reach, strict=True)
@@ -146,7 +146,30 @@ def test_probabilities_are_used_where_they_lie_beside(found: Evaluation) -> None
     for region, counts in calibration.items():
         assert found.calibration[region]["voxels"] == counts.voxels
         assert found.calibration[region]["ece"] == pytest.approx(counts.ece(), rel=1e-12)
+        assert (found.calibration[region]["n_lesions"], found.calibration[region]["n_left_out"]) == (2, 3)
+    assert "of 2 lesions with probabilities, 3 left out" in found.to_table()
     assert found.calibration["box_10mm"]["voxels"] < found.calibration["volume"]["voxels"]
+
+
+def test_false_positives_far_away_do_not_widen_the_box(tmp_path: Path) -> None:
+    """Two models of one truth are scored in one box, and easy background does not pay for what is wrong."""
+    found = {}
+    for name, specks in (("near", ()), ("far", ((0, 0, 0), (17, 37, 39)))):
+        truth, probability = np.zeros(SHAPE[::-1], bool), np.zeros(SHAPE[::-1], np.float32)
+        truth[8:10, 18:22, 18:22] = True
+        probability[8:10, 18:22, 16:20] = 0.9
+        for speck in specks:
+            probability[speck] = 0.9
+        write(tmp_path / "t" / "c.nii.gz", truth.astype(np.uint8))
+        write(tmp_path / name / "c.nii.gz", (probability > 0.5).astype(np.uint8))
+        write(tmp_path / name / "c_probability.nii.gz", probability)
+        found[name] = evaluate(tmp_path / name, tmp_path / "t")
+    near, far = found["near"], found["far"]
+    assert near.calibration is not None
+    assert far.calibration is not None
+    assert far.rows[0].auc_box == near.rows[0].auc_box
+    assert far.calibration["box_10mm"] == near.calibration["box_10mm"]
+    assert far.calibration["volume"]["ece"] > near.calibration["volume"]["ece"]
 
 
 def test_the_box_reaches_ten_millimetres() -> None:
@@ -196,11 +219,20 @@ def test_pooled_is_of_all_voxels(found: Evaluation) -> None:
     assert pooled["asd_mm"].mean == pytest.approx(a.mean(), rel=1e-6)
     assert pooled["assd_mm"].mean == pytest.approx(np.concatenate([a, b]).mean(), rel=1e-6)
     assert pooled["hd_mm"].mean == pytest.approx(max(a.max(), b.max()), abs=0.006)
-    percentile = max(np.percentile(v, 95, method="inverted_cdf") for v in (a, b))
+    percentile = max(np.percentile(v, 95) for v in (a, b))
     assert pooled["hd95_mm"].mean == pytest.approx(percentile, abs=0.006)
     assert (pooled["assd_mm"].n_lesions, pooled["assd_mm"].n_left_out) == (3, 2)
     assert pooled["dice"].ci95_lo is not None
     assert pooled["hd_mm"].ci95_lo is None
+
+
+def test_pooled_percentiles_are_interpolated() -> None:
+    """By hand: of 0.00, 0.01, …, 0.10 mm the 95th percentile lies halfway between the last two."""
+    from segnet.evaluation.summary import Totals, _distance
+
+    totals = Totals(distances=[np.ones(11, np.int64), np.array([4], np.int64)])
+    assert _distance(totals, 95.0) == pytest.approx(0.095, abs=1e-12)
+    assert _distance(totals, 100.0) == pytest.approx(0.10, abs=1e-12)
 
 
 def test_groups_and_quartiles(found: Evaluation) -> None:
@@ -262,6 +294,22 @@ def test_comparison_by_lesion(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "comparison.json").read_text()) == document
     with pytest.raises(InputError, match=r"second: expected the 5 cases of the first, got others: .*R_1"):
         compare(first, replace(second, rows=second.rows[1:]))
+
+
+def test_text_and_report_round_alike() -> None:
+    from segnet.evaluation.result import interval_text
+    from segnet.report.numbers import span
+
+    assert interval_text(0.0625, 0.1875) == span(0.0625, 0.1875, 3) == "0.063 to 0.188"
+
+
+def test_what_could_not_be_clicked_on_is_printed(found: Evaluation) -> None:
+    assert found.uls23 is not None
+    assert "counted as nothing found" not in found.to_table()
+    lacking = {**found.uls23, "n_left_out": 2, "unreadable": [{"case": "x", "reason": "damaged"}]}
+    table = replace(found, uls23=lacking).to_table()
+    assert "left out: 2 truths" in table
+    assert "counted as nothing found: x: damaged" in table
 
 
 def test_a_prediction_that_is_empty_has_no_finite_distance(found: Evaluation) -> None:

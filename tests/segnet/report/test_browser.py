@@ -36,8 +36,12 @@ document.getElementById("find").value = "c00007";
 document.getElementById("find").dispatchEvent(new Event("input"));
 setTimeout(() => {
   state();
+  document.getElementById("find").value = "";
+  dispatchEvent(new Event("beforeprint")); state();
+  dispatchEvent(new Event("afterprint")); state();
   document.getElementById("theme").click();
   seen.push(document.documentElement.dataset.theme);
+  seen.push(getComputedStyle(document.querySelector(".chart path.mark")).fill);
   document.title = "x";
   const out = document.createElement("pre"); out.id = "seen"; out.textContent = JSON.stringify(seen); document.body.append(out);
 }, 300);
@@ -65,8 +69,10 @@ def test_sorting_filtering_and_theme(document: Any, tmp_path: Path) -> None:
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     found = re.search(r'<pre id="seen">(.*?)</pre>', run.stdout, re.DOTALL)
     assert found, run.stderr[-2000:]
-    start, up, down, longer, one, theme = json.loads(found[1])
-    assert (start["rows"], start["sorted"], start["more"]) == (100, [], True)
+    start, up, down, longer, one, printed, after, theme, fill = json.loads(found[1])
+    assert (start["rows"], start["sorted"], start["more"]) == (100, ["ascending"], True)
+    assert printed["rows"] == 250
+    assert after["rows"] == 100
     # the script makes the first row as the file has it
     assert re.sub(r"<[^>]+>", "", static[1]).strip() == start["text"]
     assert (up["first"], up["sorted"]) == ("c00000", ["ascending"])
@@ -74,3 +80,4 @@ def test_sorting_filtering_and_theme(document: Any, tmp_path: Path) -> None:
     assert longer["rows"] == 200
     assert (one["rows"], one["first"], one["shown"], one["more"]) == (1, "c00007", "1 of 250 lesions", False)
     assert theme in ("dark", "light")
+    assert fill.startswith("rgb")  # marks by size are filled, lines of charts are not

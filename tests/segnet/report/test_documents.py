@@ -67,6 +67,16 @@ def test_a_run_is_split_into_steps_and_validations(tmp_path: Path) -> None:
     run = read_run(tmp_path)
     assert (run.steps, run.validations) == ([rows[0]], [rows[1]])
     assert run.split == {"train": ["a"], "test": ["b"]}
+    assert not run.by_slice
+
+
+def test_a_split_of_slices_keeps_its_cases(tmp_path: Path) -> None:
+    (tmp_path / "split.json").write_text(json.dumps({"train": {"a": [0, 2], "b": [1]}, "test": {"a": [1]}}))
+    run = read_run(tmp_path)
+    assert (run.split, run.by_slice) == ({"train": ["a", "b"], "test": ["a"]}, True)
+    (tmp_path / "split.json").write_text(json.dumps({"train": 3}))
+    with pytest.raises(InputError, match="expected cases in train, got int"):
+        read_run(tmp_path)
 
 
 def test_restricted_to_all_is_the_same_and_to_some_is_computed_anew(material: Any) -> None:
@@ -90,6 +100,22 @@ def test_restricted_to_all_is_the_same_and_to_some_is_computed_anew(material: An
             assert whole.summary[name].model_dump()[key] == expected, (name, key)
 
 
+def test_what_the_auc_is_of_is_told_of_the_rows_that_are_left(material: Any) -> None:
+    found = read_evaluation(material.evaluations["first"])
+    rows = [
+        r.model_copy(update={"auc_source": s})
+        for r, s in zip(found.lesions, ["mask", *["probability"] * 9], strict=True)
+    ]
+    mixed = {
+        k: v.model_copy(update={"source": "mixed"}) if k.startswith("auc") else v for k, v in found.summary.items()
+    }
+    document = found.model_copy(update={"lesions": rows, "summary": mixed})
+    assert restrict(document, [rows[0].case]).summary["auc"].source == "mask"
+    assert restrict(document, [r.case for r in rows[1:4]]).summary["auc_box"].source == "probability"
+    assert restrict(document, [r.case for r in rows[:4]]).summary["auc"].source == "mixed"
+    assert restrict(document, [rows[1].case]).summary["dice"].source == "mask"
+
+
 def test_common_cases(material: Any) -> None:
     found = read_evaluation(material.evaluations["first"])
     other = found.model_copy(update={"lesions": found.lesions[2:5][::-1]})
@@ -101,7 +127,15 @@ def test_common_cases(material: Any) -> None:
 
 @pytest.mark.parametrize(
     ("value", "digits", "text"),
-    [(0.0625, 3, "0.063"), (2.5, 0, "3"), (-0.5, 0, "−1"), (-0.0001, 2, "0.00"), (1e6, 1, "1000000.0"), (3, 1, "3.0")],
+    [
+        (0.0625, 3, "0.063"),
+        (2.5, 0, "3"),
+        (-0.5, 0, "−1"),
+        (-0.0001, 2, "0.00"),
+        (1e6, 1, "1000000.0"),
+        (3, 1, "3.0"),
+        (-1e26, 3, "−1.000e+26"),
+    ],
 )
 def test_numbers_round_half_away(value: float, digits: int, text: str) -> None:
     assert fixed(value, digits) == text

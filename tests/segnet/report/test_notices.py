@@ -49,6 +49,47 @@ def test_another_lesion_of_the_same_patient_is_a_leak_too(first: Document) -> No
     assert any(patient in w and "patient" in w for w in told)
 
 
+def named_by(first: Document, cases: dict[str, str], regex: str | None) -> Document:
+    """An evaluation of some cases with their patients."""
+    rows = [
+        row.model_copy(update={"case": case, "patient": patient})
+        for row, (case, patient) in zip(first.lesions, cases.items(), strict=False)
+    ]
+    return first.model_copy(update={"lesions": rows, "provenance": {"patient_regex": regex}})
+
+
+def test_a_runs_patients_are_told_by_the_rule_of_the_evaluation(first: Document) -> None:
+    found = named_by(first, {"p1-a": "p1", "p2-a": "p2"}, r"(.+)-")
+    told = warnings({"a": found}, {"a": Run(split={"train": ["p1-c", "p2-b"], "val": []})})
+    assert any("2 patients other lesions were trained on: p1, p2" in w for w in told)
+    apart = notices({"a": found}, {"a": found}, {"a": Run(split={"train": ["p3-c"], "val": []})})
+    assert any(n.kind == "passed" and "training or validation part" in n.text for n in apart)
+
+
+@pytest.mark.parametrize(
+    ("cases", "regex", "train", "why"),
+    [
+        ({"p1-a": "p1"}, None, ["p1-c"], "not those that the names of cases tell (p1-a)"),
+        ({"p1-a": "p1-a"}, None, ["p1-c"], "tell no patient (p1-a)"),
+        ({"p1-a": "p1"}, r"(.+)-", ["q"], "tells none of q"),
+    ],
+)
+def test_patients_that_no_rule_tells_are_never_passed(
+    first: Document, cases: dict[str, str], regex: str | None, train: list[str], why: str
+) -> None:
+    found = named_by(first, cases, regex)
+    told = notices({"a": found}, {"a": found}, {"a": Run(split={"train": train, "val": []})})
+    assert [n.kind for n in told if "training or validation part" in n.text] == ["warning"]
+    assert any(why in n.text for n in told)
+
+
+def test_a_run_split_by_slice_trained_on_these_lesions(first: Document) -> None:
+    cases = [row.case for row in first.lesions]
+    told = warnings({"a": first}, {"a": Run(split={"train": cases, "val": cases, "test": cases}, by_slice=True)})
+    assert any("slices of 10 evaluated lesions were trained on" in w and "split by slice" in w for w in told)
+    assert any("has no split" in w for w in warnings({"a": first}, {"a": Run(split={"test": cases})}))
+
+
 def test_flags_missing_and_unreadable(first: Document) -> None:
     bad = first.model_copy(
         update={
@@ -69,6 +110,20 @@ def test_flags_missing_and_unreadable(first: Document) -> None:
         "z.nii.gz",
     ):
         assert part in told
+
+
+def test_one_finding_is_said_once(first: Document) -> None:
+    flag = "all lesions: IoU 0.1000 is outside of [0.5000, 0.6000], which Dice 0.6000 allows"
+    found = Consistency(dice_and_iou_agree=False, iou_bounds=(0.5, 0.6), flags=[flag])
+    told = warnings({"a": first.model_copy(update={"consistency": found})}, {"a": clean(first)})
+    assert told == [f"a: {flag}."]
+
+
+def test_what_the_challenges_score_lacks_is_told(first: Document) -> None:
+    uls23 = {"score": 0.5, "n_left_out": 2, "unreadable": [{"case": "bone_00001_lesion_01", "reason": "damaged"}]}
+    told = warnings({"a": first.model_copy(update={"uls23": uls23})}, {"a": clean(first)})
+    assert any("2 truths without lesion left out" in w for w in told)
+    assert any("1 image could not be used and counted as nothing found: bone_00001" in w for w in told)
 
 
 def test_different_cases_are_named(first: Document) -> None:

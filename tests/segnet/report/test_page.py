@@ -198,10 +198,53 @@ def test_every_table_of_scores_says_its_conventions(whole: Any) -> None:
         "reduction: macro",
         "reduction: pooled",
         "classes: foreground, but both for AUC, AUC (box)",
+        "n = 9",  # distances of the model that predicts one of ten lesions empty
         "Empty masks:",
         "AUC: masks",
     ):
         assert part in metrics
+
+
+def test_the_papers_measures_say_over_how_many_slices_they_are(whole: Any, material: Any) -> None:
+    ((_, text),) = whole[0].all("section", id="paper")
+    for folder in material.evaluations.values():
+        paper = json.loads((folder / "evaluation.json").read_text())["paper_convention"]
+        for key in ("n_slices_ravd", "n_slices_distances"):
+            assert paper[key] < paper["n_slices"]
+            assert f"n = {paper[key]:,}" in text
+
+
+def test_the_list_says_how_it_is_sorted_and_whose_dice_it_filters(whole: Any, material: Any, tmp_path: Path) -> None:
+    ((attrs, label),) = [(a, t) for a, t in whole[0].all("th") if "aria-sort" in a]
+    assert (attrs["aria-sort"], label) == ("ascending", "Dice")
+    ((_, controls),) = whole[0].all("form", id="controls")
+    assert "Dice of first at most" in controls
+    alone, _ = written(tmp_path / "r.html", Sources({"first": material.evaluations["first"]}))
+    assert "Dice at most" in alone.all("form", id="controls")[0][1]
+
+
+def test_the_loss_says_what_its_points_are(whole: Any, material: Any, tmp_path: Path) -> None:
+    assert "mean of a 200th of the steps" in whole[0].all("section", id="training")[0][1]
+    rows = [{"step": k, "loss": 1e26 * k, "elapsed_s": 1.0 * k} for k in range(1, 11)]  # one that diverged
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    found, _ = written(tmp_path / "r.html", Sources({"a": material.evaluations["first"]}, runs={"a": tmp_path}))
+    ((_, training),) = found.all("section", id="training")
+    assert "Each point is a step;" in training
+    assert "1.000e+27" in training
+
+
+def test_models_by_size_differ_in_shape_in_the_chart_and_its_legend(whole: Any) -> None:
+    marks = [a for a, _ in whole[0].all("path") if a.get("class", "").split()[:1] == ["mark"]]
+    assert {a["d"] for a in marks} == {page.svg.shape(0), page.svg.shape(1)}
+    assert sum("s1" not in a["class"] and "s2" not in a["class"] for a in marks) == 2  # of the legend
+
+
+def test_missing_predictions_are_told_beside_the_mean(document: Any, tmp_path: Path) -> None:
+    found, _ = written(tmp_path / "r.html", Sources({"a": changed(tmp_path, document, missing_predictions=["x", "y"])}))
+    ((_, summary),) = found.all("section", id="summary")
+    assert "Mean of10 lesions, 10 patients; 2 predictions missing, counted as empty" in summary.replace(
+        "Mean of ", "Mean of"
+    )
 
 
 def test_what_users_write_is_escaped(document: Any, tmp_path: Path) -> None:
@@ -269,7 +312,19 @@ def test_a_challenge_score_and_calibration_are_shown(document: Any, tmp_path: Pa
         "n_lesions": 10,
     }
     bins = [{"lo": 0.0, "hi": 0.5, "n": 3, "confidence": 0.25, "frequency": 0.3}, {"lo": 0.5, "hi": 1.0, "n": 0}]
-    calibration = {"regions": {"box_10mm": {"ece": 0.05, "mce": 0.05, "brier": 0.1, "voxels": 3, "bins": bins}}}
+    calibration = {
+        "regions": {
+            "box_10mm": {
+                "ece": 0.05,
+                "mce": 0.05,
+                "brier": 0.1,
+                "voxels": 3,
+                "n_lesions": 2,
+                "n_left_out": 8,
+                "bins": bins,
+            }
+        }
+    }
     found, _ = written(
         tmp_path / "r.html", Sources({"a": changed(tmp_path, document, uls23=uls23, calibration=calibration)})
     )
@@ -278,7 +333,7 @@ def test_a_challenge_score_and_calibration_are_shown(document: Any, tmp_path: Pa
     assert "0.600 to 0.800" in metrics
     ((_, reliability),) = found.all("section", id="calibration")
     assert "ECE 0.0500" in reliability
-    assert "3 voxels" in reliability
+    assert "3 voxels of 2 lesions with probabilities; 8 lesions without left out" in reliability
 
 
 def test_different_cases_are_compared_on_what_they_share(material: Any, document: Any, tmp_path: Path) -> None:
@@ -306,12 +361,53 @@ def test_a_comparison_is_shown_as_its_file_has_it(material: Any, tmp_path: Path)
     ((_, text),) = from_file.all("section", id="comparison")
     ((_, own),) = from_rows.all("section", id="comparison")
     assert "first (first) and second (second)" in text
+    for said in ("Cohen's d_z: mean over patients", "lower is better", "P, Wilcoxon: two-sided"):
+        assert said in text
+        assert said in own
+    assert "AUC: only lesions where both" in text
     found = comparison.metrics["dice"]
     counts = f"{found.better} / {found.worse} / {found.equal}"
     assert counts in text
     assert counts in own
     hd95 = comparison.metrics["hd95_mm"]  # one is infinite, and counts as worse
     assert f"{hd95.better} / {hd95.worse} / {hd95.equal}" in own
+
+
+def test_a_comparison_of_other_lesions_is_left_out_and_every_model_has_its_table(
+    material: Any, document: Any, tmp_path: Path
+) -> None:
+    from segnet.evaluate import evaluate
+    from segnet.evaluation.comparison import compare
+
+    first, second = (evaluate(material.predictions[n], material.pairs) for n in ("first", "second"))
+    compare(first, second).write(tmp_path)
+    some = changed(tmp_path, document, lesions=document["lesions"][:6])
+    sources = Sources({**material.evaluations, "third": some}, comparison=tmp_path / "comparison.json")
+    found, told = written(tmp_path / "a.html", sources)
+    assert any("file is of 10 lesions, not of the 6 lesions shown" in w for w in told["warnings"])
+    assert [c for _, c in found.all("caption") if "(first) and" in c] == [
+        "first (first) and second (second)",
+        "first (first) and third (second)",
+    ]
+    # a third model of the same lesions keeps its table beside the file's
+    whole = Sources(
+        {**material.evaluations, "third": material.evaluations["second"]}, comparison=tmp_path / "comparison.json"
+    )
+    found, _ = written(tmp_path / "b.html", whole)
+    assert len([c for _, c in found.all("caption") if "(first) and" in c]) == 2
+
+
+def test_masks_of_another_model_are_not_drawn_under_a_name(material: Any, tmp_path: Path) -> None:
+    swapped = {"first": material.predictions["second"], "second": material.predictions["second"]}
+    sources = Sources(material.evaluations, predictions=swapped, pairs=material.pairs)
+    found, told = written(tmp_path / "r.html", sources, lesions=10)
+    rows = {n: json.loads((f / "evaluation.json").read_text())["lesions"] for n, f in material.evaluations.items()}
+    differ = [a["case"] for a, b in zip(*rows.values(), strict=True) if a["dice"] != b["dice"]]
+    assert any(f"first: masks of {len(differ)} lesions have another Dice" in w for w in told["warnings"])
+    assert not any("second: masks of" in w for w in told["warnings"])
+    assert len([1 for _, text in found.all("p", class_="nothing") if "the ones that were scored" in text]) >= len(
+        differ
+    )
 
 
 def test_thousands_of_lesions_stay_usable(document: Any, tmp_path: Path) -> None:
@@ -352,7 +448,7 @@ def test_options_out_of_range(material: Any, tmp_path: Path) -> None:
     sources = Sources(material.evaluations)
     with pytest.raises(InputError, match="lesions: expected 0 or more"):
         write_report(tmp_path / "r.html", sources, lesions=-1)
-    with pytest.raises(InputError, match="window: expected two levels"):
+    with pytest.raises(InputError, match="window_hu: expected two finite levels"):
         write_report(tmp_path / "r.html", sources, window_hu=(5.0, 5.0))
     with pytest.raises(InputError, match="evaluation: expected at least one"):
         write_report(tmp_path / "r.html", Sources({}))

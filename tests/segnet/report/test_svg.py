@@ -51,6 +51,18 @@ def test_series_differ_by_dash_as_well_as_colour() -> None:
     assert line.get("stroke-dasharray") == svg.dash(1)
 
 
+def test_a_seventh_series_is_not_the_first_again() -> None:
+    rounds = range(svg.SERIES**2)
+    for of in (svg.dash, svg.shape):
+        assert len({(k % svg.SERIES, of(k)) for k in rounds}) == svg.SERIES**2
+    c = Chart(Axis(0.0, 1.0, (0.0, 1.0), "Dice"), named(["all"], ""), "t", "d", **SIZE)
+    for k in (0, 1, svg.SERIES):
+        c.interval(0.0, 0.5, None, None, k, "mean")
+    first, second, seventh = [e for e in tree(c).iter() if (e.get("class") or "").startswith("mark")]
+    assert first.get("class") == seventh.get("class") == "mark s1"
+    assert first.get("d") not in (second.get("d"), seventh.get("d"))
+
+
 def test_dots_have_places_and_escaped_titles() -> None:
     c = chart()
     c.dots([(2.0, 0.5)], 0, ["<b>case & co</b>"])
@@ -82,7 +94,7 @@ def test_an_interval_lies_between_its_bounds() -> None:
     (group,) = [e for e in tree(c) if e.tag == "g"]
     y = svg.TOP + 25  # the first of two names, in the middle of the upper half
     assert group[1].get("d") == f"M{svg.LEFT + 25:g} {y:g}H{svg.LEFT + 75:g}"
-    assert (float(group[2].get("cx", "")), float(group[2].get("cy", ""))) == (svg.LEFT + 50, y)
+    assert group[2].get("transform") == f"translate({svg.LEFT + 50:g} {y:g})"
 
 
 def test_labels_beside_levels_keep_apart() -> None:

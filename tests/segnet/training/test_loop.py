@@ -70,7 +70,7 @@ def test_every_network_trains_and_comes_back(name: str, prepared: Path, tmp_path
 def test_a_run_leaves_weights_split_and_log(run_folder: Path) -> None:
     left = {"model.safetensors", "MODEL_CARD.md", "split.json", "log.jsonl", "tensorboard", "curves.png", "cases"}
     assert {p.name for p in run_folder.iterdir()} == left
-    assert {p.name for p in (run_folder / "cases").iterdir()} == {"worst.png", "median.png", "best.png"}
+    assert {p.name for p in (run_folder / "cases").iterdir()} == {"only.png"}
     rows = [json.loads(line) for line in (run_folder / "log.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 4
     assert 0 <= rows[-1]["val_dice"] <= 1

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from segnet.report.table import format_table, format_value, markdown_table
+from segnet.table import format_table, format_value, markdown_table
 
 
 def test_numbers_align_right_and_text_left() -> None:
@@ -30,6 +30,10 @@ def test_cells() -> None:
     assert format_value(-math.inf) == "-inf"
     assert format_value(1.23456, digits=1) == "1.2"
     assert format_value("two\nlines\t") == "two lines"
+    # halves away from zero, as the report has them; decimals of what is huge mean nothing
+    assert (format_value(0.0625), format_value(-0.0625)) == ("0.063", "-0.063")
+    assert (format_value(1e26), format_value(-9.9996e20)) == ("1.000e+26", "-1.000e+21")
+    assert format_value(999999999999999.5, digits=1) == "999999999999999.5"
 
 
 def test_no_rows_leave_the_heading() -> None:

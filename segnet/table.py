@@ -4,10 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from decimal import ROUND_HALF_UP, Decimal
 from numbers import Integral, Real
 
 Columns = Sequence[str] | Mapping[str, str]
 """Keys of the rows in the order shown, or keys mapped to the headings to print."""
+
+
+HUGE = 1e15
+"""From here on numbers are printed with an exponent: their decimals mean nothing."""
+
+
+def rounded(value: float, digits: int) -> str:
+    """A finite number with `digits` decimals, halves away from zero as JavaScript's toFixed; from `HUGE` on with an exponent.
+
+    Examples
+    --------
+    >>> rounded(0.0625, 3), rounded(-0.5, 0), rounded(-0.0001, 2), rounded(-1e26, 3)
+    ('0.063', '-1', '0.00', '-1.000e+26')
+    """
+    exact = Decimal(value)
+    step = Decimal(1).scaleb(-digits)
+    if abs(exact) < Decimal(HUGE):
+        text = str(exact.quantize(step, ROUND_HALF_UP))
+        return text.removeprefix("-") if not any(c in "123456789" for c in text) else text
+    power = exact.adjusted()
+    head = exact.scaleb(-power).quantize(step, ROUND_HALF_UP)
+    if abs(head) == 10:
+        head, power = head.scaleb(-1).quantize(step), power + 1
+    return f"{head}e+{power}"
 
 
 def format_value(value: object, *, digits: int = 3) -> str:
@@ -16,7 +41,9 @@ def format_value(value: object, *, digits: int = 3) -> str:
         return "-"
     if isinstance(value, Real) and not isinstance(value, Integral):
         number = float(value)
-        return "-" if math.isnan(number) else f"{number:.{digits}f}"
+        if math.isfinite(number):
+            return rounded(number, digits)
+        return "-" if math.isnan(number) else str(number)
     return " ".join(str(value).split())
 
 
