@@ -85,6 +85,7 @@ def prepare(
     from ..data.pairs import find_pairs, gather
     from ..data.prepare import prepare as run
     from ..memory import keep_freed_memory
+    from ..processes import cores
 
     keep_freed_memory()
     given = {
@@ -112,7 +113,7 @@ def prepare(
         pairs,
         out,
         config,
-        workers=workers,
+        workers=workers or cores(),
         scheduler=scheduler,
         shard=_shard(shard),
         strict=strict,

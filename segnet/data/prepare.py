@@ -25,7 +25,7 @@ from segnet.data.patient_file import Record, read_record, write_patient
 from segnet.data.prepared import FORMAT, INDEX, MANIFEST, Index, LeftOut, PreparedCase
 from segnet.errors import InputError
 from segnet.files import remove_leftovers, write_text
-from segnet.processes import cores, each
+from segnet.processes import each
 
 SETTINGS = "prepare.json"
 """Written first: whose folder this is, and how it is being prepared."""
@@ -59,7 +59,7 @@ def prepare(
     out: str | Path,
     config: PrepareConfig | None = None,
     *,
-    workers: int | None = None,
+    workers: int = 1,
     scheduler: str | None = None,
     shard: Shard | None = None,
     strict: bool = False,
@@ -77,7 +77,7 @@ def prepare(
     pairs : the cases
     out : a new or empty folder, or one that an earlier run wrote or began
     config : route, window, values stored
-    workers : processes; the number of processors unless given
+    workers : processes; more than one need a main module that can be imported, as `multiprocessing` does
     scheduler : address of a Dask scheduler, whose workers see the same paths, instead of processes here
     shard : (i, n): of the patients in order, only every n-th from the i-th on, 1 being the first; no index then. A run without it, after all
         shards, finds them done and writes the index
@@ -96,7 +96,9 @@ def prepare(
     by_patient = _by_patient(pairs)
     if shard is not None:
         by_patient = _of_shard(by_patient, shard)
-    workers = min(_positive(workers), max(1, len(by_patient)))
+    if workers < 1:
+        raise InputError(f"workers: expected at least 1, got {workers}; 1 does all in this process")
+    workers = min(workers, max(1, len(by_patient)))
     out = Path(os.path.abspath(out))
     _claim(out, config, overwrite)
     with _at_work(out, alone=shard is None):
@@ -240,12 +242,6 @@ def _of_shard(by_patient: dict[str, list[Pair]], shard: Shard) -> dict[str, list
             f"shard: expected i/n with i from 1 to n, got {number}/{count}; the first is 1/{max(count, 1)}"
         )
     return dict(list(by_patient.items())[number - 1 :: count])
-
-
-def _positive(workers: int | None) -> int:
-    if workers is not None and workers < 1:
-        raise InputError(f"workers: expected at least 1, got {workers}; leave it out for the number of processors")
-    return workers or cores()
 
 
 def _claim(out: Path, config: PrepareConfig, overwrite: bool) -> None:
