@@ -93,7 +93,12 @@ def configurations(
 def run_one(prepared: Path, out: Path, config: Config) -> None:
     """Trains one network on one fold, or goes on with it, and scores the patients held out; what is done stays as it is."""
     if (out / SCORES_FILE).exists():
-        state.check_same(Config.model_validate(json.loads((out / SCORES_FILE).read_text())["config"]), config)
+        began = json.loads((out / SCORES_FILE).read_text()).get("config")
+        if began is None:
+            raise InputError(
+                f"scores: expected the configuration in {out / SCORES_FILE}, got none; remove it, and the run is scored anew"
+            )
+        state.check_same(Config.model_validate(began), config)
         return
     train(prepared, out, config, resume=True)
     with threads(config.train.threads):

@@ -149,6 +149,12 @@ def train(
     dataset.check(config.data)
     by_slice = make_slice_split(prepared, config) if config.data.split == "slice-paper" else None
     split = make_split(prepared, config) if by_slice is None else {part: sorted(by_slice[part]) for part in by_slice}
+    written = json.dumps(split if by_slice is None else by_slice, indent=1)
+    if run_exists and (out / SPLIT_FILE).exists() and (out / SPLIT_FILE).read_text(encoding="utf-8") != written:
+        raise InputError(
+            f"resume: expected the split that the run began with, got another than {out / SPLIT_FILE}: cases have come, gone or changed size;"
+            " bring the dataset back to what it was, or begin another run"
+        )
     if by_slice is not None:
         warnings.warn(
             "data.split slice-paper: slices of one lesion are in training, validation and test; the scores say nothing about new patients",
@@ -159,7 +165,7 @@ def train(
         if distributed.rank() == 0:
             out.mkdir(parents=True, exist_ok=True)
             remove_leftovers(out)
-            write_text(out / SPLIT_FILE, json.dumps(split if by_slice is None else by_slice, indent=1))
+            write_text(out / SPLIT_FILE, written)
         if resume and run_exists:
             run.load()
         run.go(progress)

@@ -282,6 +282,8 @@ def killed_at(operation: int, work: Callable[[], Any]) -> bool:
     """Does the work in a process that ends without a word before its n-th change to the file system; whether it came to that."""
     child = os.fork()
     if child == 0:
+        torch.set_num_threads(1)  # a process that was forked has no other threads, and would wait for them
+        signal.alarm(60)
         left = operation
 
         def counted(function: Any) -> Any:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from segnet.config import AugmentConfig
+from segnet.data.pairs import find_pairs
+from segnet.data.prepare import prepare
 from segnet.errors import InputError
 from segnet.training import checkpoint, log, state
 from segnet.training.loop import train
@@ -53,6 +56,16 @@ def config() -> Any:
     )
 
 
+def killed_at(step: int) -> Callable[[dict[str, Any]], None]:
+    """A progress callback that ends the run at a step."""
+
+    def stop(row: dict[str, Any]) -> None:
+        if row["step"] == step:
+            raise Killed
+
+    return stop
+
+
 @pytest.fixture(scope="module")
 def unbroken(config: Any, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("unbroken") / "run"
@@ -77,10 +90,7 @@ def same(first: Path, second: Path) -> None:
 def test_a_run_stopped_at_a_step_goes_on_as_if_it_had_not(
     at: int, config: Any, prepared: Path, tmp_path: Path, unbroken: Path
 ) -> None:
-    def stop(row: dict[str, Any]) -> None:
-        if row["step"] == at:
-            raise Killed
-
+    stop = killed_at(at)
     with pytest.raises(Killed):
         train(prepared, tmp_path / "run", config, progress=stop)
     torch.manual_seed(99)
@@ -129,10 +139,7 @@ def test_a_run_is_not_begun_over_another(config: Any, prepared: Path, tmp_path: 
 
 
 def test_another_configuration_is_not_resumed(config: Any, prepared: Path, tmp_path: Path, unbroken: Path) -> None:
-    def stop(row: dict[str, Any]) -> None:
-        if row["step"] == 3:
-            raise Killed
-
+    stop = killed_at(3)
     with pytest.raises(Killed):
         train(prepared, tmp_path / "run", config, progress=stop)
     assert (tmp_path / "run" / state.FILE).exists()
@@ -148,6 +155,17 @@ def test_another_configuration_is_not_resumed(config: Any, prepared: Path, tmp_p
         train(prepared, unbroken, changed(config, "train", batch_size=3), resume=True)
 
 
+def test_a_run_does_not_go_on_with_other_patients(
+    config: Any, pairs_folder: Path, prepared: Path, tmp_path: Path
+) -> None:
+    """Where the dataset has changed since, test patients might be trained on."""
+    with pytest.raises(Killed):
+        train(prepared, tmp_path / "run", config, progress=killed_at(3))
+    prepare(find_pairs(pairs_folder)[1:], tmp_path / "fewer")
+    with pytest.raises(InputError, match="expected the split that the run began with"):
+        train(tmp_path / "fewer", tmp_path / "run", config, resume=True)
+
+
 def test_a_finished_run_is_left_as_it_is(config: Any, prepared: Path, unbroken: Path) -> None:
     before = {p.name: p.stat().st_mtime_ns for p in unbroken.iterdir()}
     result = train(prepared, unbroken, config, resume=True)
@@ -158,10 +176,7 @@ def test_a_finished_run_is_left_as_it_is(config: Any, prepared: Path, unbroken: 
 
 
 def test_a_truncated_state_is_refused(config: Any, prepared: Path, tmp_path: Path) -> None:
-    def stop(row: dict[str, Any]) -> None:
-        if row["step"] == 3:
-            raise Killed
-
+    stop = killed_at(3)
     with pytest.raises(Killed):
         train(prepared, tmp_path / "run", config, progress=stop)
     file = tmp_path / "run" / state.FILE
@@ -180,10 +195,7 @@ def test_half_a_line_of_the_log_is_passed_over(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_old_state(
     config: Any, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(row: dict[str, Any]) -> None:
-        if row["step"] == 3:
-            raise Killed
-
+    stop = killed_at(3)
     with pytest.raises(Killed):
         train(prepared, tmp_path / "run", config, progress=stop)
     before = (tmp_path / "run" / state.FILE).read_bytes()
@@ -201,10 +213,7 @@ def test_a_failed_write_leaves_the_old_state(
 def test_a_run_that_began_before_there_was_a_section_for_augmentation_goes_on(
     config: Any, prepared: Path, tmp_path: Path, unbroken: Path
 ) -> None:
-    def stop(row: dict[str, Any]) -> None:
-        if row["step"] == 3:
-            raise Killed
-
+    stop = killed_at(3)
     with pytest.raises(Killed):
         train(prepared, tmp_path / "run", config, progress=stop)
     file = tmp_path / "run" / state.FILE
@@ -218,10 +227,7 @@ def test_a_run_that_began_before_there_was_a_section_for_augmentation_goes_on(
 
 
 def test_strong_augmentation_resumes_to_the_bit(config: Any, prepared: Path, tmp_path: Path) -> None:
-    def stop(row: dict[str, Any]) -> None:
-        if row["step"] == 5:
-            raise Killed
-
+    stop = killed_at(5)
     strong = config.model_copy(update={"augment": AugmentConfig.model_validate({"preset": "strong"})})
     strong = changed(strong, "data", balance=1.0, beside_fraction=0.5)
     train(prepared, tmp_path / "whole", strong)
