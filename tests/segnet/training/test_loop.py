@@ -209,7 +209,16 @@ def test_folds_hold_every_patient_out_once(prepared: Path, tiny_config: Any) -> 
         assert len(split["train"]) > len(split["val"])
 
 
-def test_a_split_by_slice_warns_and_keeps_slices_apart(prepared: Path, tmp_path: Path, tiny_config: Any) -> None:
+def test_a_split_by_slice_warns_and_keeps_slices_apart(
+    prepared: Path, tmp_path: Path, tiny_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn_from: list[Any] = []
+
+    def source(*arguments: Any, only: Any, **more: Any) -> BatchSource:
+        drawn_from.append(only)
+        return BatchSource(*arguments, only=only, **more)
+
+    monkeypatch.setattr(loop, "BatchSource", source)
     config = changed(changed(tiny_config, "data", split="slice-paper"), "train", validations=1)
     with pytest.warns(UserWarning, match="nothing about new patients"):
         result = train(prepared, tmp_path / "run", config)
@@ -217,6 +226,7 @@ def test_a_split_by_slice_warns_and_keeps_slices_apart(prepared: Path, tmp_path:
     every = [(case, z) for part in split.values() for case, zs in part.items() for z in zs]
     assert sorted(every) == [(e.case, z) for e in load_dataset(prepared).cases for z in range(6)]
     assert set(split["train"]) & set(split["test"])  # the leak it warns of
+    assert drawn_from == [split["train"]]
     assert result.best_dice is not None
 
 
