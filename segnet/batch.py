@@ -12,10 +12,10 @@ from pathlib import Path
 
 from . import __version__
 from .clicks import Click, ClickSpace, ListedClick
-from .data.volumes import Volume, read_image
+from .data.volumes import Volume, read_image, stem_of
 from .ensemble import Ensemble
-from .errors import InputError
-from .files import write_text
+from .errors import InputError, reason
+from .files import remove_leftovers_of, sha256_of, write_text
 from .predict import (
     THRESHOLD,
     Files,
@@ -33,9 +33,6 @@ from .results import (
     claim_path,
     claimed,
     read_sidecar,
-    remove_leftovers_of,
-    sha256_of,
-    stem_of_mask,
 )
 from .training import checkpoint
 from .voi import ULS23_VOI, VoiSize
@@ -79,7 +76,7 @@ class Task:
     lesion: int | None = None
 
     def files(self, options: Options) -> Files:
-        stem = stem_of_mask(self.mask)
+        stem = stem_of(self.mask)
         return Files(
             self.mask,
             self.mask.with_name(f"{stem}.png") if options.preview else None,
@@ -225,8 +222,8 @@ def predict_batch(
         except Exception as error:  # whatever one image does to a library, the others go on
             if stop_on_failure:
                 raise
-            reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-            failed.append({"case": task.case, "image": str(task.image), "mask": str(task.mask), "reason": reason})
+            told = {"case": task.case, "image": str(task.image), "mask": str(task.mask), "reason": reason(error)}
+            failed.append(told)
             if on_failed is not None:
                 on_failed(failed[-1])
         if progress is not None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 from .errors import InputError
@@ -45,7 +47,38 @@ def remove_leftovers(folder: str | Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
+def remove_leftovers_of(path: Path) -> None:
+    """Takes away what a killed process left beside a file that it was writing."""
+    for leftover in path.parent.glob(f".{escape(path.name[:100])}.*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Writes UTF-8 text, all of it or nothing."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file, or of a folder's files and their names.
+
+    Raises
+    ------
+    InputError
+        It cannot be read.
+    """
+    try:
+        if path.is_dir():
+            whole = hashlib.sha256()
+            for file in sorted(p for p in path.rglob("*") if p.is_file()):
+                whole.update(f"{file.relative_to(path).as_posix()}\0{sha256_of(file)}\0".encode())
+            return whole.hexdigest()
+        found = hashlib.sha256()
+        with path.open("rb") as stream:
+            while chunk := stream.read(2**20):
+                found.update(chunk)
+        return found.hexdigest()
+    except OSError as error:
+        raise InputError(
+            f"path: expected a readable file, got {path} ({error.strerror or error}); check its name and its rights"
+        ) from error

@@ -8,55 +8,25 @@ the very one asked for. While files are written, a claim lists them, so that wha
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from glob import escape
 from pathlib import Path
 from typing import Any, Literal
 
+from .data.volumes import stem_of
 from .errors import InputError
-from .files import write_text
+from .files import remove_leftovers_of, sha256_of, write_text
 
 FORMAT = "segnet-prediction/1"
 State = Literal["absent", "done", "unfinished", "other"]
 Json = dict[str, Any]
 
 
-def stem_of_mask(mask: Path) -> str:
-    return mask.name.removesuffix(".gz").removesuffix(".nii")
-
-
 def sidecar_path(mask: Path) -> Path:
-    return mask.with_name(f"{stem_of_mask(mask)}.json")
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file, or of a folder's files and their names.
-
-    Raises
-    ------
-    InputError
-        It cannot be read.
-    """
-    try:
-        if path.is_dir():
-            whole = hashlib.sha256()
-            for file in sorted(p for p in path.rglob("*") if p.is_file()):
-                whole.update(f"{file.relative_to(path).as_posix()}\0{sha256_of(file)}\0".encode())
-            return whole.hexdigest()
-        found = hashlib.sha256()
-        with path.open("rb") as stream:
-            while chunk := stream.read(2**20):
-                found.update(chunk)
-        return found.hexdigest()
-    except OSError as error:
-        raise InputError(
-            f"path: expected a readable file, got {path} ({error.strerror or error}); check its name and its rights"
-        ) from error
+    return mask.with_name(f"{stem_of(mask)}.json")
 
 
 def read_sidecar(path: Path) -> Json | None:
@@ -206,12 +176,6 @@ def begun(claim: Path) -> frozenset[str]:
 
 def claim_path(mask: Path) -> Path:
     return mask.with_name(f".{mask.name}.claim")
-
-
-def remove_leftovers_of(path: Path) -> None:
-    """Takes away what a killed process left beside a file that it was writing."""
-    for leftover in path.parent.glob(f".{escape(path.name[:100])}.*.tmp"):
-        leftover.unlink(missing_ok=True)
 
 
 @contextmanager

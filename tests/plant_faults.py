@@ -558,7 +558,7 @@ FAULTS = [
     ),
     Fault(
         "batch: leftovers of a killed process stay",
-        "segnet/results.py",
+        "segnet/files.py",
         "        leftover.unlink(missing_ok=True)",
         "        pass",
         "tests/segnet/test_batch.py -k before_any_change",

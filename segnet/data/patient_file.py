@@ -18,8 +18,8 @@ from segnet.data.pairs import Pair
 from segnet.data.prepared import LeftOut, PreparedCase, runs
 from segnet.data.routes import grey_slices, mask_slices, paper_affine, windowed, write_pngs
 from segnet.data.volumes import Volume, read_image, read_mask
-from segnet.errors import InputError
-from segnet.files import replacing
+from segnet.errors import InputError, reason
+from segnet.files import replacing, sha256_of
 
 PNG_FOLDER = "png"
 _RECORD = ".record"  # no case begins with a dot
@@ -88,7 +88,7 @@ def write_patient(out: Path, pairs: Sequence[Pair], config: PrepareConfig) -> Re
     """
     patient = pairs[0].patient
     path = out / f"{patient}.h5"
-    cases, sources, left_out = [], [], []
+    cases, sources, bad = [], [], []
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         for pair in pairs:
             try:
@@ -97,19 +97,17 @@ def write_patient(out: Path, pairs: Sequence[Pair], config: PrepareConfig) -> Re
             except Exception as error:  # whatever a file does to a library, the other cases go on
                 del sources[len(cases) :]
                 file.pop(pair.case, None)
-                left_out.append(_left_out(pair, error))
-        record = Record(
-            config=config, patient=patient, cases=tuple(cases), sources=tuple(sources), left_out=tuple(left_out)
-        )
+                bad.append(left_out(pair, error))
+        record = Record(config=config, patient=patient, cases=tuple(cases), sources=tuple(sources), left_out=tuple(bad))
         file[_RECORD] = np.void(record.model_dump_json().encode())
     if not cases:
         path.unlink()
     return record
 
 
-def _left_out(pair: Pair, error: Exception) -> LeftOut:
-    reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-    return LeftOut(case=pair.case, patient=pair.patient, set=pair.set, reason=" ".join(reason.split()))
+def left_out(pair: Pair, error: BaseException) -> LeftOut:
+    """A case that is not taken in, with the reason in one line."""
+    return LeftOut(case=pair.case, patient=pair.patient, set=pair.set, reason=" ".join(reason(error).split()))
 
 
 def _write_case(
@@ -190,22 +188,3 @@ def _size_and_time(path: Path) -> tuple[int, str]:
 def _source(path: Path) -> Source:
     n_bytes, changed = _size_and_time(path)
     return Source(name=path.name, n_bytes=n_bytes, changed=changed, sha256=sha256_of(path))
-
-
-def sha256_of(path: Path) -> str:
-    """Hash of a file's bytes; of a folder, of the names and bytes of all files in it."""
-    if not path.is_dir():
-        with path.open("rb") as stream:
-            return _digest(stream).hexdigest()
-    whole = hashlib.sha256()
-    for file in _files(path):
-        with file.open("rb") as stream:
-            whole.update(f"{file.relative_to(path).as_posix()}\0{_digest(stream).hexdigest()}\0".encode())
-    return whole.hexdigest()
-
-
-def _digest(stream: Any) -> Any:
-    digest = hashlib.sha256()
-    while chunk := stream.read(2**20):
-        digest.update(chunk)
-    return digest

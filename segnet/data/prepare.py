@@ -21,7 +21,7 @@ from typing import Any
 from segnet import __version__
 from segnet.config import PrepareConfig
 from segnet.data.pairs import Pair
-from segnet.data.patient_file import Record, read_record, write_patient
+from segnet.data.patient_file import Record, left_out, read_record, write_patient
 from segnet.data.prepared import FORMAT, INDEX, MANIFEST, Index, LeftOut, PreparedCase
 from segnet.errors import InputError
 from segnet.files import remove_leftovers, write_text
@@ -100,7 +100,10 @@ def prepare(
         raise InputError(f"workers: expected at least 1, got {workers}; 1 does all in this process")
     workers = min(workers, max(1, len(by_patient)))
     out = Path(os.path.abspath(out))
-    _claim(out, config, overwrite)
+    try:
+        _claim(out, config, overwrite)
+    except OSError as error:
+        raise InputError(f"out: expected a writable folder, got {out} ({error.strerror}); check its rights") from error
     with _at_work(out, alone=shard is None):
         return _run(by_patient, out, config, workers, scheduler, shard, strict, images_without_mask, progress)
 
@@ -149,19 +152,19 @@ def _run(
         tell(patient)
     ordered = [records[patient] for patient in by_patient]
     cases = [case for record in ordered for case in record.cases]
-    left_out = [case for record in ordered for case in record.left_out]
+    bad = [case for record in ordered for case in record.left_out]
     if not cases and shard is None:
         if [p.name for p in out.iterdir()] == [SETTINGS]:
             (out / SETTINGS).unlink()
             out.rmdir()
-        first = left_out[0]
+        first = bad[0]
         raise InputError(
-            f"pairs: expected at least one sound case, got none of {len(left_out)}; the first, {first.case}: {first.reason}"
+            f"pairs: expected at least one sound case, got none of {len(bad)}; the first, {first.case}: {first.reason}"
         )
     removed = 0
     if shard is None:
-        removed = _finish(out, config, cases, left_out, ordered, images_without_mask)
-    return PrepareResult(cases, left_out, len(todo), kept, removed, shard is None)
+        removed = _finish(out, config, ordered, images_without_mask)
+    return PrepareResult(cases, bad, len(todo), kept, removed, shard is None)
 
 
 @contextmanager
@@ -187,7 +190,7 @@ def _records(
         record = read_record(out / f"{patient}.h5")
         try:
             current = record is not None and record.made_from(pairs, config, out)
-        except OSError:  # an image is gone: writing says so
+        except (OSError, InputError):  # an image is gone: writing says so
             current = False
         yield patient, record if current else None
 
@@ -195,9 +198,8 @@ def _records(
 def _lost(out: Path, pairs: Sequence[Pair], config: PrepareConfig, error: Any) -> Record:
     """Of a patient whose process died or failed otherwise: his cases are left out."""
     (out / f"{pairs[0].patient}.h5").unlink(missing_ok=True)
-    reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-    left_out = tuple(LeftOut(case=p.case, patient=p.patient, set=p.set, reason=reason) for p in pairs)
-    return Record(config=config, patient=pairs[0].patient, cases=(), sources=(), left_out=left_out)
+    bad = tuple(left_out(pair, error) for pair in pairs)
+    return Record(config=config, patient=pairs[0].patient, cases=(), sources=(), left_out=bad)
 
 
 def _by_patient(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
@@ -248,10 +250,7 @@ def _claim(out: Path, config: PrepareConfig, overwrite: bool) -> None:
     """Makes the folder ours, or raises."""
     if out.exists() and not out.is_dir():
         raise InputError(f"out: expected a folder, got the file {out}; choose another")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"out: expected a writable folder, got {out} ({error.strerror}); check its rights") from error
+    out.mkdir(parents=True, exist_ok=True)
     written = {"format": FORMAT, "config": config.model_dump(mode="json")}
     try:
         began = json.loads((out / SETTINGS).read_bytes())
@@ -268,21 +267,17 @@ def _claim(out: Path, config: PrepareConfig, overwrite: bool) -> None:
             "choose another, or pass --overwrite"
         )
     (out / INDEX).unlink(missing_ok=True)
-    try:
-        write_text(out / SETTINGS, json.dumps(written, indent=1) + "\n")
-    except OSError as error:
-        raise InputError(f"out: expected a writable folder, got {out} ({error.strerror}); check its rights") from error
+    write_text(out / SETTINGS, json.dumps(written, indent=1) + "\n")
 
 
 def _finish(
     out: Path,
     config: PrepareConfig,
-    cases: Sequence[PreparedCase],
-    left_out: Sequence[LeftOut],
     records: Sequence[Record],
     images_without_mask: int,
 ) -> int:
     """Removes files of patients that are no longer in the dataset, and writes manifest and index; how many it removed."""
+    cases = tuple(case for record in records for case in record.cases)
     unlisted = set(out.glob("*.h5")) - {out / case.file for case in cases}
     stale = [file for file in unlisted if read_record(file) is not None]
     for file in stale:
@@ -292,8 +287,8 @@ def _finish(
     index = Index(
         segnet=__version__,
         config=config,
-        cases=tuple(cases),
-        left_out=tuple(left_out),
+        cases=cases,
+        left_out=tuple(bad for record in records for bad in record.left_out),
         images_without_mask=images_without_mask,
     )
     write_text(out / INDEX, index.model_dump_json() + "\n")

@@ -18,12 +18,11 @@ from segnet.metrics.roc import RocCounts
 
 
 @dataclass(frozen=True)
-class Summary:
-    """One score over lesions, its spread, its interval over patients, and every convention it was made under.
+class Spread:
+    """One score over lesions, its quartiles and its interval over patients.
 
     What is not known is None: the mean where no lesion has a finite value, the bounds where fewer than two patients have one
     or the pooled score allows none, quartiles of pooled scores. `n_left_out` counts the lesions without a finite value.
-    `source` is "probability", "mask" or "mixed": what the score was computed from.
     """
 
     mean: float | None
@@ -35,27 +34,21 @@ class Summary:
     n_lesions: int
     n_patients: int
     n_left_out: int
+
+
+@dataclass(frozen=True)
+class Summary(Spread):
+    """A `Spread` with every convention it was made under.
+
+    `source` is "probability", "mask" or "mixed": what the score was computed from.
+    """
+
     level: str
     empty: str
     reduction: str
     classes: str
     units: str
     source: str = "mask"
-
-
-@dataclass(frozen=True)
-class Spread:
-    """What a `Summary` tells of numbers, without their conventions."""
-
-    mean: float | None
-    median: float | None
-    q1: float | None
-    q3: float | None
-    ci95_lo: float | None
-    ci95_hi: float | None
-    n_lesions: int
-    n_patients: int
-    n_left_out: int
 
 
 def spread(values: Sequence[tuple[str, float | None]]) -> Spread:
