@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import multiprocessing
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ from .threads import threads
 from .training import checkpoint, log, state
 from .training.loop import scores, train
 
-SCORES_FILE, RESULTS_FILE, TABLE_FILE = "scores.json", "results.json", "results.md"
+SCORES_FILE, RESULTS_FILE, TABLE_FILE, LESIONS_FILE = "scores.json", "results.json", "results.md", "lesions.csv"
 CONVENTIONS = {
     "level": "lesion volume",
     "reduction": "macro",
@@ -41,6 +43,8 @@ CONVENTIONS = {
     "interval": "95 %, bootstrap over patients",
 }
 Report = Callable[[str], None]
+Lesion = Mapping[str, Any]
+"""A lesion's "case", "patient", "set", the "fold" it was held out in, and a network's "dice" of it."""
 
 
 def parse(entry: str) -> tuple[str, dict[str, dict[str, Any]]]:
@@ -132,7 +136,7 @@ def compare(
     workers: int = 1,
     report: Report | None = None,
 ) -> dict[str, Any]:
-    """Trains every network on every fold and writes `results.json` and `results.md`. Stopped, it goes on where it was.
+    """Trains every network on every fold and writes `results.json`, `results.md` and, by lesion, `lesions.csv`. Stopped, it goes on where it was.
 
     Fold by fold, so that what a stopped comparison leaves is one of all networks on fewer folds.
 
@@ -175,6 +179,7 @@ def compare(
             results = collect(out, configs, chosen)
             write_text(out / RESULTS_FILE, json.dumps(results, indent=1))
             write_text(out / TABLE_FILE, markdown_table(results["rows"], columns_of(results)) + "\n")
+            write_text(out / LESIONS_FILE, lesions_csv(_by_lesion(_finished(out, configs, chosen))))
     return results
 
 
@@ -208,41 +213,81 @@ def collect(out: Path, configs: Mapping[str, Config], folds: Sequence[int]) -> d
         interval (bootstrap by patient), the same by collection, the mean difference to the first network on the same lesions,
         slices a second in training, steps, parameters.
     """
-    rows: list[dict[str, Any]] = []
-    first: dict[str, float] | None = None
-    for entry, config in configs.items():
-        files = [out / folder_of(entry) / f"fold-{fold}" / SCORES_FILE for fold in folds]
-        done = [json.loads(file.read_text()) for file in files if file.exists()]
-        lesions = [case for one in done for case in one["cases"]]
-        mine = {case["case"]: case["dice"] for case in lesions}
-        first = mine if first is None else first
-        if not done:
-            continue
+    done = _finished(out, configs, folds)
+    rows = dice_rows(_by_lesion(done), first=next(iter(configs)))
+    for row in rows:
+        runs = done[row["model"]].values()
         with torch.device("meta"):
-            parameters = count(build(config.model))
-        row: dict[str, Any] = {"model": entry, "folds": len(done), "lesions": len(lesions)}
-        row["dice"], row["ci95_lo"], row["ci95_hi"] = _interval(lesions, mine)
-        for group in sorted({case["set"] for case in lesions}):
-            row[f"dice_{group}"] = _interval([c for c in lesions if c["set"] == group], mine)[0]
-        shared = [case for case in lesions if case["case"] in first]
-        gaps = {case["case"]: mine[case["case"]] - first[case["case"]] for case in shared}
-        row["difference"], row["difference_lo"], row["difference_hi"] = _interval(shared, gaps)
-        row["slices_per_s"] = statistics.median(one["slices_per_s"] for one in done)
-        row["steps"] = statistics.median(one["steps"] for one in done)
+            parameters = count(build(configs[row["model"]].model))
+        row["slices_per_s"] = statistics.median(one["slices_per_s"] for one in runs)
+        row["steps"] = statistics.median(one["steps"] for one in runs)
         row["parameters_m"] = parameters / 1e6
-        rows.append(row)
     settings = next(iter(configs.values())).model_dump(mode="json")
     return {"settings": settings, "conventions": CONVENTIONS, "folds": list(folds), "rows": rows}
 
 
-def _interval(
-    lesions: Sequence[Mapping[str, Any]], values: Mapping[str, float]
-) -> tuple[float | None, float | None, float | None]:
-    """Mean and interval; None of no lesion, and no interval of one patient."""
+def dice_rows(lesions: Mapping[str, Sequence[Lesion]], *, first: str) -> list[dict[str, Any]]:
+    """Of each network: mean 3-D Dice by lesion, by collection, and less that of the network `first`, as `collect` says.
+
+    Parameters
+    ----------
+    lesions : of each network, those it scored: "case", "patient", "set", "fold", "dice"
+    first : a network; where it scored nothing there are no differences
+    """
+    rows = []
+    of_first = {lesion["case"]: lesion["dice"] for lesion in lesions.get(first, ())}
+    for entry, mine in lesions.items():
+        row: dict[str, Any] = {"model": entry, "folds": len({lesion["fold"] for lesion in mine}), "lesions": len(mine)}
+        row["dice"], row["ci95_lo"], row["ci95_hi"] = _interval(mine)
+        for group in sorted({lesion["set"] for lesion in mine}):
+            row[f"dice_{group}"] = _interval([lesion for lesion in mine if lesion["set"] == group])[0]
+        gaps = [
+            {**lesion, "dice": lesion["dice"] - of_first[lesion["case"]]}
+            for lesion in mine
+            if lesion["case"] in of_first
+        ]
+        row["difference"], row["difference_lo"], row["difference_hi"] = _interval(gaps)
+        rows.append(row)
+    return rows
+
+
+def lesions_csv(lesions: Mapping[str, Sequence[Lesion]]) -> str:
+    """A line a lesion, the Dice of each network in a column of its own, empty where the network did not score it."""
+    by_case: dict[str, dict[str, Any]] = {}
+    for entry, mine in lesions.items():
+        for lesion in mine:
+            line = by_case.setdefault(lesion["case"], {key: lesion[key] for key in ("case", "set", "patient", "fold")})
+            line[entry] = f"{lesion['dice']:.6f}"
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["case", "set", "patient", "fold", *lesions], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(line for _, line in sorted(by_case.items()))
+    return text.getvalue()
+
+
+def _finished(out: Path, entries: Iterable[str], folds: Sequence[int]) -> dict[str, dict[int, dict[str, Any]]]:
+    """What the runs that are done left, by network and fold; a network without one is left out."""
+    done = {}
+    for entry in entries:
+        files = {fold: out / folder_of(entry) / f"fold-{fold}" / SCORES_FILE for fold in folds}
+        if runs := {fold: json.loads(file.read_text()) for fold, file in files.items() if file.exists()}:
+            done[entry] = runs
+    return done
+
+
+def _by_lesion(done: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, list[Lesion]]:
+    return {
+        entry: [{**case, "fold": fold} for fold, one in runs.items() for case in one["cases"]]
+        for entry, runs in done.items()
+    }
+
+
+def _interval(lesions: Sequence[Lesion]) -> tuple[float | None, float | None, float | None]:
+    """Mean Dice and interval; None of no lesion, and no interval of one patient."""
     if not lesions:
         return None, None, None
     by_patient: dict[str, list[float]] = {}
     for lesion in lesions:
-        by_patient.setdefault(lesion["patient"], []).append(values[lesion["case"]])
+        by_patient.setdefault(lesion["patient"], []).append(lesion["dice"])
     mean, low, high = (value if math.isfinite(value) else None for value in bootstrap_ci(by_patient))
     return mean, low, high

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import signal
 import subprocess
@@ -14,7 +15,17 @@ import numpy as np
 import pytest
 import yaml
 
-from segnet.compare import RESULTS_FILE, SCORES_FILE, collect, compare, configurations, folder_of, parse
+from segnet.compare import (
+    LESIONS_FILE,
+    RESULTS_FILE,
+    SCORES_FILE,
+    collect,
+    compare,
+    configurations,
+    folder_of,
+    lesions_csv,
+    parse,
+)
 from segnet.config import Config
 from segnet.data.prepared import load_dataset
 from segnet.errors import InputError
@@ -45,6 +56,11 @@ def test_every_lesion_is_scored_once_by_each_network(compared: Any, prepared: Pa
     assert [row["lesions"] for row in results["rows"]] == [10, 10]
     assert len(said) == 4
     assert json.loads((out / RESULTS_FILE).read_text()) == results
+    with (out / LESIONS_FILE).open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert sorted(line["case"] for line in lines) == everyone
+    for row in results["rows"]:
+        assert np.mean([float(line[row["model"]]) for line in lines]) == pytest.approx(row["dice"], abs=1e-6)
 
 
 def test_changes_of_an_entry_reach_its_run(compared: Any) -> None:
@@ -124,6 +140,18 @@ def test_networks_without_a_common_fold_have_no_difference(tmp_path: Path) -> No
     assert (unet["ci95_lo"], unet["ci95_hi"]) == (None, None)
     (ahnet,) = collect(tmp_path, configs, [0])["rows"]
     assert ahnet["difference"] is None
+
+
+def test_a_lesion_without_a_common_fold_leaves_a_column_empty() -> None:
+    lesions = {
+        name: [{"case": f"c{fold}", "patient": "p", "set": "lidc", "fold": fold, "dice": 0.5}]
+        for name, fold in (("unet", 1), ("ahnet,seed=1", 0))
+    }
+    assert lesions_csv(lesions).splitlines() == [
+        'case,set,patient,fold,unet,"ahnet,seed=1"',
+        "c0,lidc,p,0,,0.500000",
+        "c1,lidc,p,1,0.500000,",
+    ]
 
 
 def test_scores_of_other_settings_are_not_reused(compared: Any, prepared: Path) -> None:
