@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 
+from .csv_table import read_csv
 from .data.volumes import Volume
 from .errors import InputError
 
@@ -89,31 +89,9 @@ def read_clicks(path: Path, default_space: ClickSpace = "voxel") -> dict[str, li
     InputError
         The file is no such CSV; the message names the line.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            return _parse(csv.reader(stream, strict=True), path, default_space)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"clicks: expected a CSV file in UTF-8, got {path} ({error}); check the path") from error
-
-
-def _parse(rows: Any, path: Path, default_space: ClickSpace) -> dict[str, list[ListedClick]]:
-    header = [name.strip() for name in next(rows, [])]
-    known = {*COLUMNS, *OPTIONAL_COLUMNS}
-    if len(set(header)) != len(header) or not set(COLUMNS) <= set(header) <= known:
-        raise InputError(
-            f"clicks {path}, line 1: expected the columns {', '.join(COLUMNS)} and perhaps {' and '.join(OPTIONAL_COLUMNS)},"
-            f" got {','.join(header) or 'none'}; write them with commas between"
-        )
+    columns, rows = read_csv(path, "clicks", COLUMNS, OPTIONAL_COLUMNS)
     found: dict[str, list[ListedClick]] = {}
-    for cells in rows:
-        if not any(cell.strip() for cell in cells):
-            continue
-        line = rows.line_num
-        if len(cells) != len(header):
-            raise InputError(
-                f"clicks {path}, line {line}: expected {len(header)} values, got {len(cells)}; count the commas"
-            )
-        row = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
+    for line, row in rows:
         click = _row(row, f"clicks {path}, line {line}", line, default_space)
         others = found.setdefault(click.case, [])
         same = next((o for o in others if click.lesion is not None and o.lesion == click.lesion), None)
@@ -125,7 +103,7 @@ def _parse(rows: Any, path: Path, default_space: ClickSpace) -> dict[str, list[L
         others.append(click)
     if not found:
         raise InputError(f"clicks {path}, line 2: expected a click in each line, got none; list case,x,y,z")
-    if "lesion" not in header:
+    if "lesion" not in columns:
         found = {
             case: [
                 ListedClick(c.case, n if len(clicks) > 1 else None, c.point, c.space, c.line)

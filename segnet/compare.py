@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import yaml
 
-from .config import Config, PrepareConfig, load_config
+from .config import FOLD_FOLDER, Config, PrepareConfig, load_config
 from .data.cases import Cases
 from .data.pairs import set_of
 from .data.prepared import load_dataset
@@ -163,7 +163,7 @@ def compare(
     todo = []
     for fold in chosen:
         for entry, config in configs.items():
-            name = f"fold-{fold}"
+            name = FOLD_FOLDER.format(fold)
             todo.append((entry, fold, out / folder_of(entry) / name, config.each_fold()[name]))
     out.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
@@ -269,7 +269,7 @@ def _finished(out: Path, entries: Iterable[str], folds: Sequence[int]) -> dict[s
     """What the runs that are done left, by network and fold; a network without one is left out."""
     done = {}
     for entry in entries:
-        files = {fold: out / folder_of(entry) / f"fold-{fold}" / SCORES_FILE for fold in folds}
+        files = {fold: out / folder_of(entry) / FOLD_FOLDER.format(fold) / SCORES_FILE for fold in folds}
         if runs := {fold: json.loads(file.read_text()) for fold, file in files.items() if file.exists()}:
             done[entry] = runs
     return done

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from .errors import InputError
 
 ENVIRONMENT_PREFIX = "SEGNET_"
+FOLD_FOLDER = "fold-{}"
+"""Where the run of a fold goes, by its number."""
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -266,7 +268,7 @@ class Config(_Frozen):
 
     def each_fold(self) -> dict[str, Config]:
         """One configuration for each of `data.folds`, by the name of its folder."""
-        folds = {f"fold-{k}": self.data.model_copy(update={"fold": k}) for k in range(self.data.folds or 0)}
+        folds = {FOLD_FOLDER.format(k): self.data.model_copy(update={"fold": k}) for k in range(self.data.folds or 0)}
         return {name: self.model_copy(update={"data": data}) for name, data in folds.items()}
 
     @model_validator(mode="before")

@@ -9,13 +9,13 @@ from typing import cast
 
 from torch import nn
 
-from .config import Config
+from .config import FOLD_FOLDER, Config
 from .engine import optimise
 from .errors import InputError
 from .models import Network
 from .training import checkpoint
 
-FOLDS = "fold-*"
+FOLDS = FOLD_FOLDER.format("*")
 """Folders of an ensemble's members within one folder."""
 SHARED = ("data.route", "data.window_hu", "data.patch_px", "data.input_px", "model.in_channels", "model.classes")
 """Fields that members must agree in, for they are shown the same patches."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .data.padding import Box
+from .boxes import Box
 from .data.volumes import Volume
 from .metrics import LesionStatistics, RecistAxes, component_statistics, components, lesion_statistics
 

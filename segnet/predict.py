@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from .boxes import Box, common, is_empty, widened, within
 from .clicks import Click, ClickSpace, click_index
 from .config import Config, DataConfig
 from .data.nifti import write_like, write_mask
-from .data.padding import Box, constant_border
+from .data.padding import constant_border
 from .data.pairs import NoPairs, find_pairs, image_case
 from .data.routes import PAPER_SIDE_PX, grey_slices, paper_point, resized_back
 from .data.volumes import ENDINGS, Volume, is_dicom_series, read_image, stem_of
@@ -25,7 +26,7 @@ from .lesions import Lesion, lesions_of
 from .metrics import recist_axes_mm, volume_ml
 from .precision import BFloat16Difference, segment_in_bfloat16
 from .report.overlay import overlay_png
-from .voi import ULS23_VOI, VoiSize, around, common, is_empty, widened, within
+from .voi import ULS23_VOI, VoiSize, around
 
 Networks = nn.Module | Sequence[nn.Module]
 Precision = Literal["float32", "bfloat16"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .data.padding import Box
+from .boxes import Box
 from .errors import InputError
 
 ULS23_VOI_ZYX = (128, 256, 256)
@@ -54,36 +54,7 @@ def around(click_zyx: tuple[int, int, int], voxels_zyx: tuple[int, int, int], sh
     >>> around((5, 40, 99), (4, 10, 10), (60, 80, 100))
     (slice(3, 7, None), slice(35, 45, None), slice(94, 100, None))
     """
-    z, y, x = (
+    return tuple(
         slice(max(at - size // 2, 0), min(at - size // 2 + size, length))
         for at, size, length in zip(click_zyx, voxels_zyx, shape_zyx, strict=True)
     )
-    return z, y, x
-
-
-def common(first: Box, second: Box) -> Box:
-    """The box that lies in both, of length 0 along an axis where they do not meet."""
-    z, y, x = (
-        slice(start := max(a.start, b.start), max(start, min(a.stop, b.stop)))
-        for a, b in zip(first, second, strict=True)
-    )
-    return z, y, x
-
-
-def widened(box: Box, by_zyx: tuple[int, int, int], shape_zyx: tuple[int, ...]) -> Box:
-    """A box with so many voxels more on either side, as far as the image goes."""
-    z, y, x = (
-        slice(max(part.start - by, 0), min(part.stop + by, length))
-        for part, by, length in zip(box, by_zyx, shape_zyx, strict=True)
-    )
-    return z, y, x
-
-
-def within(box: Box, outer: Box) -> Box:
-    """A box as it is counted from the corner of another that holds it."""
-    z, y, x = (slice(a.start - b.start, a.stop - b.start) for a, b in zip(box, outer, strict=True))
-    return z, y, x
-
-
-def is_empty(box: Box) -> bool:
-    return any(part.start >= part.stop for part in box)

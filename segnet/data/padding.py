@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segnet.boxes import Box, is_empty
 from segnet.errors import InputError
-
-Box = tuple[slice, slice, slice]
 
 
 def constant_border(image: NDArray[Any]) -> Box:
@@ -41,9 +40,7 @@ def constant_border(image: NDArray[Any]) -> Box:
     if image.ndim != 3 or 0 in image.shape:
         raise InputError(f"image: expected three axes with voxels, got shape {image.shape}; pass one volume")
     box = tuple(_content(image, axis) for axis in range(3))
-    if any(part.start == part.stop for part in box):
-        return slice(0, 0), slice(0, 0), slice(0, 0)
-    return box[0], box[1], box[2]
+    return (slice(0, 0),) * 3 if is_empty(box) else box
 
 
 def _content(image: NDArray[Any], axis: int) -> slice:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import re
 import string
 from pathlib import Path
 
+from segnet.csv_table import read_csv
 from segnet.data.pairs import Pair, PairList, patient_id, set_of
 from segnet.data.volumes import stem_of
 from segnet.errors import InputError
 
-_COLUMNS = ("image", "mask", "case", "patient", "set")
+_COLUMNS, _OPTIONAL_COLUMNS = ("image", "mask"), ("case", "patient", "set")
 
 
 def pairs_from_csv(path: str | Path, *, patient_regex: str | None = None) -> PairList:
@@ -35,27 +35,10 @@ def pairs_from_csv(path: str | Path, *, patient_regex: str | None = None) -> Pai
         scans/17_ct.nii.gz,contours/17.nii.gz,17_a,17,ward
     """
     path = Path(path)
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, strict=True, skipinitialspace=True)
-            names = tuple(reader.fieldnames or ())
-            rows = [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            f"csv: expected a readable UTF-8 table, got {path} ({error}); check the path and quotes"
-        ) from None
-    if not {"image", "mask"} <= set(names) <= set(_COLUMNS):
-        raise InputError(
-            f"csv: expected the columns image, mask and any of {', '.join(_COLUMNS[2:])}, got {', '.join(names) or 'none'}"
-            f" in {path}; name them in the first line"
-        )
+    _, rows = read_csv(path, "csv", _COLUMNS, _OPTIONAL_COLUMNS)
     found: dict[str, tuple[int, Pair]] = {}
     unpaired = []
     for line, row in rows:
-        if None in row or None in row.values():
-            raise InputError(
-                f"csv: expected {len(names)} values, got another number in line {line} of {path}; count the commas"
-            )
         image = _existing(path, line, "image", row["image"])
         if not row["mask"]:
             unpaired.append(image)

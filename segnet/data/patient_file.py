@@ -17,6 +17,7 @@ from segnet.config import PrepareConfig
 from segnet.data.pairs import Pair
 from segnet.data.prepared import LeftOut, PreparedCase, runs
 from segnet.data.routes import grey_slices, mask_slices, paper_affine, windowed, write_pngs
+from segnet.data.volume import spacing_of
 from segnet.data.volumes import Volume, read_image, read_mask
 from segnet.errors import InputError, reason
 from segnet.files import replacing, sha256_of
@@ -126,7 +127,7 @@ def _write_case(
         shutil.rmtree(out / PNG_FOLDER / pair.case, ignore_errors=True)
         write_pngs(out / PNG_FOLDER / pair.case, stored, stored_mask)
     lesion = _voxels(stored_mask)
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)[::-1]
+    spacing = np.array(spacing_of(affine)[::-1])
     row = PreparedCase(
         case=pair.case,
         patient=pair.patient,

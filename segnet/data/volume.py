@@ -32,7 +32,7 @@ class Volume:
     ----------
     array : (X, Y, Z), float32 for an image, uint8 for a mask; in Fortran order, so (Z, Y, X) is C-contiguous
     affine : (4, 4) float64, voxel index of `array` to mm in RAS+
-    spacing_mm : lengths of a voxel along the axes of `array`
+    spacing_mm : along the axes of `array`, as `spacing_of`
     path : the file or folder it was read from
     header : nibabel's header of the file's own grid, without extensions; made anew for formats other than NIfTI
     source_shape : the file's own shape, trailing axes of length 1 included
@@ -134,12 +134,35 @@ def header_of(shape: tuple[int, ...], affine: FloatArray) -> Any:
     header.set_xyzt_units("mm")
     header.set_sform(affine, 1)
     header.set_qform(affine, 1)
-    columns = np.linalg.norm(affine[:3, :3], axis=0)
-    cosines = affine[:3, :3] / columns
-    if np.abs(cosines.T @ cosines - np.eye(3)).max() > 1e-6:  # qform turns, it cannot shear
+    if _is_sheared(affine):  # qform turns, it cannot shear
         header.set_qform(None, 0)
-        header.set_zooms((*columns, *(1.0 for _ in shape[3:])))
+        header.set_zooms((*np.linalg.norm(affine[:3, :3], axis=0), *(1.0 for _ in shape[3:])))
     return header
+
+
+def spacing_of(affine: FloatArray) -> tuple[float, float, float]:
+    """Distances in mm between neighbouring columns, rows and slices of a grid, whose product is a voxel's volume.
+
+    They are the lengths of the axes, and in a sheared grid, such as one scanned with a tilted gantry, what of each axis is at right angles to
+    those before it: slices lie as far apart as along their normal.
+
+    Parameters
+    ----------
+    affine : (4, 4), voxel index to mm
+
+    Examples
+    --------
+    >>> spacing_of(np.array([[0.5, 0, 0, 0], [0, 0.5, 1.0, 0], [0, 0, 2, 0], [0, 0, 0, 1]]))
+    (0.5, 0.5, 2.0)
+    """
+    axes = affine[:3, :3]
+    x, y, z = np.abs(np.diag(np.linalg.qr(axes).R)) if _is_sheared(affine) else np.linalg.norm(axes, axis=0)
+    return float(x), float(y), float(z)
+
+
+def _is_sheared(affine: FloatArray) -> bool:
+    cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(np.abs(cosines.T @ cosines - np.eye(3)).max() > 1e-6)
 
 
 def check_shape(shape: tuple[int, ...], path: Path, max_voxels: int, name: str) -> None:
@@ -216,10 +239,11 @@ def _canonical(array: NDArray[Any], stored: Stored) -> Volume:
             f"{stored.affine.tolist()} in {stored.path}; save the volume with its true affine"
         )
     affine = stored.affine @ _orientations.inv_ornt_aff(orientation, array.shape)
-    x, y, z = (float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
     # Fortran order makes (Z, Y, X) contiguous, which is what slices are cut from.
     turned = np.asfortranarray(_orientations.apply_orientation(array, orientation))
-    return Volume(turned, affine, (x, y, z), stored.path, stored.header, stored.shape, stored.affine, orientation)
+    return Volume(
+        turned, affine, spacing_of(affine), stored.path, stored.header, stored.shape, stored.affine, orientation
+    )
 
 
 def _check_same_grid(mask: Volume, image: Volume) -> None:

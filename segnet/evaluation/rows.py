@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from segnet.boxes import Box, bounding_box, widened
 from segnet.errors import InputError
 from segnet.evaluation.groups import size_class
 from segnet.evaluation.sources import Grid, Truth, map_beside, read_grid, read_map, require_same_grid
@@ -211,16 +212,12 @@ def _scored(
     )
 
 
-def box_around(marked: NDArray[np.bool_], spacing_zyx_mm: tuple[float, ...]) -> tuple[slice, ...] | None:
+def box_around(marked: NDArray[np.bool_], spacing_zyx_mm: tuple[float, ...]) -> Box | None:
     """The box of all voxels whose centres lie within `MARGIN_MM` of the foreground's box along each axis; None of no foreground."""
     if not marked.any():
         return None
-    box = []
-    for axis, (size, step_mm) in enumerate(zip(marked.shape, spacing_zyx_mm, strict=True)):
-        hit = np.flatnonzero(marked.any(axis=tuple(a for a in range(marked.ndim) if a != axis)))
-        reach = math.floor(MARGIN_MM / step_mm + 1e-9)  # of spacings that divide the margin
-        box.append(slice(max(int(hit[0]) - reach, 0), min(int(hit[-1]) + reach + 1, size)))
-    return tuple(box)
+    reach = [math.floor(MARGIN_MM / step_mm + 1e-9) for step_mm in spacing_zyx_mm]  # of spacings that divide the margin
+    return widened(bounding_box(marked), reach, marked.shape)
 
 
 def _steps(distances_mm: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -231,8 +228,6 @@ def _roc(pred: NDArray[np.bool_], mask: NDArray[np.bool_], probability: NDArray[
     return RocCounts.of_masks(pred, mask) if probability is None else RocCounts.of(probability, mask)
 
 
-def _calibration(
-    probability: NDArray[np.float32], mask: NDArray[np.bool_], box: tuple[slice, ...] | None
-) -> dict[str, Calibration]:
+def _calibration(probability: NDArray[np.float32], mask: NDArray[np.bool_], box: Box | None) -> dict[str, Calibration]:
     near = Calibration.none() if box is None else Calibration.of(probability[box], mask[box])
     return {"box_10mm": near, "volume": Calibration.of(probability, mask)}

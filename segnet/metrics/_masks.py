@@ -53,13 +53,3 @@ def checked_spacing(spacing_mm: Sequence[float], ndim: int) -> FloatArray:
             f"got {tuple(np.ravel(spacing).tolist())}; give them in array order"
         )
     return spacing
-
-
-def bounding_box(mask: BoolArray) -> tuple[slice, ...]:
-    """The smallest box that holds every foreground voxel; there must be one."""
-    box = []
-    for axis in range(mask.ndim):
-        others = tuple(a for a in range(mask.ndim) if a != axis)
-        hits = np.flatnonzero(mask.any(axis=others))
-        box.append(slice(int(hits[0]), int(hits[-1]) + 1))
-    return tuple(box)

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import ndimage
 
-from segnet.metrics._masks import BoolArray, FloatArray, bounding_box, checked_spacing, pair
+from segnet.boxes import bounding_box
+from segnet.metrics._masks import BoolArray, FloatArray, checked_spacing, pair
 
 
 def _surface(mask: BoolArray) -> BoolArray:

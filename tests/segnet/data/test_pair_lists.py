@@ -32,16 +32,19 @@ def test_a_table_names_pairs(tmp_path: Path) -> None:
     path = table(tmp_path, "set,case,patient,image,mask", f"ward,2,p,b.nii,{mask}", "ward,1,,b.nii,a_lesion_01.nii.gz")
     assert list(pairs_from_csv(path)) == [Pair("1", "1", b, mask, "ward"), Pair("2", "p", b, mask, "ward")]
     assert pairs_from_csv(path, patient_regex=r"(\d)")[0].patient == "1"
+    spaced = table(tmp_path, "image, mask", "", 'a.nii.gz , "a_lesion_01.nii.gz"')
+    assert list(pairs_from_csv(spaced)) == [Pair("a_lesion_01", "a", a, mask)]
 
 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["image,label", "a.nii.gz,b.nii"], "columns image, mask"),
+        (["image,label", "a.nii.gz,b.nii"], "columns image, mask and perhaps case, patient, set, got image, label"),
         (["image,mask,image2", "a.nii.gz,b.nii,b.nii"], "columns image, mask"),
         ([], "columns image, mask"),
-        (["image,mask", "a.nii.gz"], "line 2"),
-        (["image,mask", "a.nii.gz,b.nii,b.nii"], "line 2"),
+        (["image,mask,mask", "a.nii.gz,b.nii,b.nii"], "columns image, mask"),
+        (["image,mask", "a.nii.gz"], "line 2: expected 2 values, got 1"),
+        (["image,mask", "a.nii.gz,b.nii,b.nii"], "line 2: expected 2 values, got 3"),
         (["image,mask", "a.nii.gz,b.nii", "gone.nii,b.nii"], r"existing image in line 3 .* got 'gone.nii'"),
         (["image,mask", "a.nii.gz,gone.nii"], "existing mask in line 2"),
         (["image,mask", ",b.nii"], "existing image in line 2"),
@@ -59,7 +62,7 @@ def test_a_table_that_does_not_fit_is_refused(lines: list[str], message: str, tm
 def test_a_table_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "latin.csv").write_bytes("image,mask\né".encode("latin-1"))
     for name in ("gone.csv", "latin.csv"):
-        with pytest.raises(InputError, match="readable UTF-8"):
+        with pytest.raises(InputError, match="csv: expected a CSV file in UTF-8"):
             pairs_from_csv(tmp_path / name)
 
 

@@ -11,10 +11,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 from dicom_series import write_series
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from segnet.data.metaimage import write_metaimage
 from segnet.data.nifti import write_mask
-from segnet.data.volume import header_of
+from segnet.data.volume import header_of, spacing_of
 from segnet.data.volumes import ENDINGS, is_dicom_series, read_image, read_mask, stem_of
 from segnet.errors import InputError
 
@@ -108,6 +111,26 @@ def test_a_header_holds_the_grid_as_exactly_as_needed() -> None:
     assert tilted["qform_code"] == 0
     np.testing.assert_allclose(tilted.get_zooms(), (0.5, 0.5, np.sqrt(4.25), 1), rtol=1e-6)
     np.testing.assert_array_equal(tilted.get_best_affine(), sheared)
+
+
+@given(sheared=hnp.arrays(np.float64, (3, 3), elements=st.floats(-2, 2)), turn=st.sampled_from((0, 1, 2)))
+def test_spacings_of_any_grid_multiply_to_the_volume_of_a_voxel(sheared: np.ndarray, turn: int) -> None:
+    affine = np.eye(4)
+    affine[:3, :3] = np.roll(np.diag([0.7, 0.8, 2.5]), turn, axis=1) + np.tril(sheared, -1) @ np.diag([0.7, 0.8, 2.5])
+    assume(abs(np.linalg.det(affine)) > 1e-2)
+    assert np.prod(spacing_of(affine)) == pytest.approx(abs(np.linalg.det(affine)), rel=1e-12)
+
+
+def test_slices_of_a_tilted_gantry_lie_as_far_apart_as_along_their_normal(tmp_path: Path) -> None:
+    sheared = np.diag([0.75, 0.75, 3.0, 1.0])
+    sheared[1, 2] = 3 * np.tan(np.radians(20))
+    path = tmp_path / "tilted.nii"
+    image = nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), None)  # type: ignore[no-untyped-call]
+    image.set_sform(sheared, 1)  # type: ignore[no-untyped-call]
+    nib.save(image, path)
+    volume = read_image(path)
+    assert volume.spacing_mm == pytest.approx((0.75, 0.75, 3.0), rel=1e-6)  # float32 in the file
+    np.testing.assert_allclose(volume.affine, sheared, rtol=1e-6)
 
 
 def test_stems() -> None:
