@@ -1,6 +1,6 @@
 # make demo   environment, build, phantoms, a few minutes of training, a mask and pictures of it
 # make test   environment, build, all quick tests
-# Both need only python3 (>= 3.10) with venv, and a C compiler for the compiled kernels.
+# Both need only python3 (>= 3.11) with venv and its headers, and a C compiler for the compiled kernels.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -16,6 +16,8 @@ DEMO_DATA := $(or $(DATA),$(DEMO_OUT)/data)
 DEMO_PATCH ?= 64
 DEMO_INPUT ?= 64
 DEMO_CASES ?= 40
+# phantoms, and cubes cut out around a lesion, have it in the middle; for whole scans leave it empty
+DEMO_CLICK ?= --click centre
 
 .PHONY: demo test test-slow lint docs bench roofline crossover instructions bench-compare build clean
 
@@ -27,7 +29,7 @@ $(BIN)/.ready: pyproject.toml setup.py
 	touch $@
 
 # the installed copy is what demo and test run, so sources newer than it are installed again
-SOURCES := $(shell find ssmcore segnet -name '*.py' -o -name '*.pyx' -o -name '*.pyi' -o -name '*.[ch]' -o -name '*.md')
+SOURCES := $(shell find ssmcore segnet -type f ! -path '*/__pycache__/*' ! -name '*.so')
 $(BIN)/.built: $(BIN)/.ready $(SOURCES)
 	SSMCORE_BUILD=$${SSMCORE_BUILD:-require} $(BIN)/python -m pip install -q --no-deps --force-reinstall .
 	touch $@
@@ -42,7 +44,7 @@ endif
 	$(BIN)/segnet prepare -i $(DEMO_DATA) -o $(DEMO_OUT)/prepared
 	$(BIN)/segnet train -i $(DEMO_OUT)/prepared -o $(DEMO_OUT)/run --minutes $(DEMO_MINUTES) \
 	    --patch-px $(DEMO_PATCH) --input-px $(DEMO_INPUT) --learning-rate 0.003 --batch-size 16
-	$(BIN)/segnet predict -i $(DEMO_DATA) -o $(DEMO_OUT)/masks -m $(DEMO_OUT)/run --part test --click centre
+	$(BIN)/segnet predict -i $(DEMO_DATA) -o $(DEMO_OUT)/masks -m $(DEMO_OUT)/run --part test $(DEMO_CLICK)
 	$(BIN)/segnet evaluate -i $(DEMO_OUT)/masks -t $(DEMO_DATA) -m $(DEMO_OUT)/run --part test -o $(DEMO_OUT)/scores
 	$(BIN)/segnet report -e $(DEMO_OUT)/scores -t $(DEMO_DATA) -m $(DEMO_OUT)/run -o $(DEMO_OUT)/report.html
 	@echo

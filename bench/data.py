@@ -3,8 +3,8 @@
     python bench/data.py [--vois 200] [--workers 1] [--folder DIR]
 
 A VOI is 256 x 256 x 128 voxels, int16 image and uint8 mask, gzipped, as ULS23 ships them; noise stands in for tissue, so that it packs no
-better than CT does. MB are of uncompressed voxels. Batches are drawn from slices that no cache holds, and again from a warm one; the rate of
-training beside them is that of mamba-ahnet and of unet, the slowest and the fastest there is, measured in the same run.
+better than CT does. MB are of uncompressed voxels. Batches are drawn from slices that no cache holds; the rate of training beside them is that of
+mamba-ahnet and of unet, the fastest there is, measured in the same run.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Instructions the AVX2 kernels execute, by callgrind: `make instructions`. Unlike seconds they do not depend on what else runs.
 
-Counts a forward and a backward pass of each kernel, and fails where one has grown by more than 2 % over bench/instructions.json, which
+Counts a forward and a backward pass of each kernel (of ssm_recurrence, whose kernel has no backward pass, the forward one), and fails where one has grown by more than 2 % over bench/instructions.json, which
 holds counts by compiler; `--update` writes those of this compiler. Needs valgrind and a processor with AVX2.
 """
 
@@ -107,6 +107,8 @@ def main() -> None:
         print(f"{name:40} {now:12,} {'no count of this compiler' if change is None else f'{change:+.2%}'}")
         if change is not None and change > ALLOWED:
             grown.append(name)
+    if not before:
+        print(f"instructions: compared with nothing, for {FILE.name} has no counts of {compiler()}", file=sys.stderr)
     if "--update" in sys.argv:
         FILE.write_text(json.dumps({**known, compiler(): found}, indent=1, sort_keys=True) + "\n")
     elif grown:

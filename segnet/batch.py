@@ -12,7 +12,7 @@ from pathlib import Path
 
 from . import __version__
 from .clicks import Click, ClickSpace, ListedClick
-from .data.volumes import Volume, read_image, stem_of
+from .data.volumes import Volume, read_image, sha256_of_volume, stem_of
 from .ensemble import Ensemble
 from .errors import InputError, reason
 from .files import remove_leftovers_of, sha256_of, write_text
@@ -157,7 +157,7 @@ class _Image:
 
     @cached_property
     def sha256(self) -> str:
-        return sha256_of(self.path)
+        return sha256_of_volume(self.path)
 
     @cached_property
     def volume(self) -> Volume:

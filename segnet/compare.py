@@ -6,32 +6,31 @@ import csv
 import io
 import json
 import math
-import multiprocessing
 import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from .config import FOLD_FOLDER, Config, PrepareConfig, load_config
+from .config import FOLD_FOLDER, Config, PrepareConfig, load_config, read_value
 from .data.cases import Cases
 from .data.pairs import set_of
 from .data.prepared import load_dataset
 from .data.split import FILE as SPLIT_FILE
-from .errors import InputError
+from .errors import InputError, reason
 from .files import write_text
 from .info import count
 from .metrics import bootstrap_ci
 from .models import build
-from .processes import begin_worker
+from .processes import cores, each
 from .table import markdown_table
 from .threads import threads
 from .training import checkpoint, log, state
-from .training.loop import scores, train
+from .training.loop import check_split, make_split, scores, train
 
 SCORES_FILE, RESULTS_FILE, TABLE_FILE, LESIONS_FILE = "scores.json", "results.json", "results.md", "lesions.csv"
 CONVENTIONS = {
@@ -42,6 +41,8 @@ CONVENTIONS = {
     "empty": "one; no lesion of a prepared dataset is empty",
     "interval": "95 %, bootstrap over patients",
 }
+DEALS = (("data", "split"), ("data", "split_fractions"), ("data", "folds"), ("train", "seed"))
+"""Fields by which patients are dealt."""
 Report = Callable[[str], None]
 Lesion = Mapping[str, Any]
 """A lesion's "case", "patient", "set", the "fold" it was held out in, and a network's "dice" of it."""
@@ -55,9 +56,9 @@ def parse(entry: str) -> tuple[str, dict[str, dict[str, Any]]]:
     Raises
     ------
     InputError
-        A part is no ``field=value``.
+        A part is no ``field=value``, or a value no YAML.
     """
-    name, *changes = entry.split(",")
+    name, *changes = re.split(r",(?![^\[]*\])", entry)  # commas within brackets are of a value
     flags: dict[str, dict[str, Any]] = {"model": {"name": name}}
     for change in changes:
         where, equals, value = change.partition("=")
@@ -65,7 +66,7 @@ def parse(entry: str) -> tuple[str, dict[str, dict[str, Any]]]:
             raise InputError(f"model: expected NAME,FIELD=VALUE, got {entry!r}; write it as ahnet,gate_target=skip")
         section, dot, field = where.partition(".")
         section, field = (section, field) if dot else ("model", section)
-        flags.setdefault(section, {})[field] = yaml.safe_load(value)
+        flags.setdefault(section, {})[field] = read_value(value, f"model {entry}")
     return name, flags
 
 
@@ -94,15 +95,45 @@ def configurations(
     return found
 
 
-def run_one(prepared: Path, out: Path, config: Config) -> None:
-    """Trains one network on one fold, or goes on with it, and scores the patients held out; what is done stays as it is."""
-    if (out / SCORES_FILE).exists():
-        began = json.loads((out / SCORES_FILE).read_text()).get("config")
-        if began is None:
+@dataclass(frozen=True)
+class Run:
+    """A network on a fold."""
+
+    entry: str
+    fold: int
+    folder: Path
+    config: Config
+
+    def __str__(self) -> str:
+        return f"{self.entry}, fold {self.fold}"
+
+
+def check_begun(prepared: Path, run: Run) -> None:
+    """Whether what there is of a run was made with the same configuration, on the same patients.
+
+    Raises
+    ------
+    InputError
+        It was not; or scores do not say with which.
+    """
+    scored, began = run.folder / SCORES_FILE, run.folder / state.FILE
+    if scored.exists():
+        config = json.loads(scored.read_text()).get("config")
+        if config is None:
             raise InputError(
-                f"scores: expected the configuration in {out / SCORES_FILE}, got none; remove it, and the run is scored anew"
+                f"scores: expected the configuration in {scored}, got none; remove it, and the run is scored anew"
             )
-        state.check_same(Config.model_validate(began), config)
+        state.check_same(Config.model_validate(config), run.config)
+    elif began.exists():
+        state.check_same(state.began_with(began), run.config)
+    if (run.folder / SPLIT_FILE).exists():
+        check_split(run.folder, make_split(prepared, run.config))
+
+
+def do(run: Run, prepared: Path) -> None:
+    """Trains the network, or goes on with it, and scores the patients held out; what is done stays as it is."""
+    out, config = run.folder, run.config
+    if (out / SCORES_FILE).exists():
         return
     train(prepared, out, config, resume=True)
     with threads(config.train.threads):
@@ -147,40 +178,70 @@ def compare(
     folds : parts the patients are dealt into
     base, flags : configuration file, and section -> field -> value
     only_folds : of the folds these alone, all where empty
-    workers : runs at a time, each a process of its own; as many threads each as `train.threads` says
+    workers : runs at a time, where several each in a process of its own; as many threads each as `train.threads` says, by default their share of the
+        processors
 
     Raises
     ------
     InputError
-        As `configurations` and `segnet.training.loop.train`.
+        As `configurations`; before anything is trained, if networks would get other patients than one another, or runs in `out` were begun with
+        other settings or patients; after all others are done, if a run failed.
     """
-    chosen = tuple(only_folds) or tuple(range(folds))
+    chosen = tuple(dict.fromkeys(only_folds)) or tuple(range(folds))
     if not set(chosen) <= set(range(folds)):
         raise InputError(f"only-fold: expected 0 to {folds - 1}, got {chosen}; there are {folds} folds")
     given = flags or {}
     flags = {**given, "data": {**given.get("data", {}), "folds": folds}}
     configs = configurations(entries, base, flags, load_dataset(prepared).config)
-    todo = []
-    for fold in chosen:
-        for entry, config in configs.items():
-            name = FOLD_FOLDER.format(fold)
-            todo.append((entry, fold, out / folder_of(entry) / name, config.each_fold()[name]))
+    if workers > 1:
+        configs = {entry: _with_threads(config, max(1, cores() // workers)) for entry, config in configs.items()}
+    _check_folds(configs)
+    names = {fold: FOLD_FOLDER.format(fold) for fold in chosen}
+    runs = [
+        Run(entry, fold, out / folder_of(entry) / name, config.each_fold()[name])
+        for fold, name in names.items()
+        for entry, config in configs.items()
+    ]
+    for run in runs:
+        check_begun(prepared, run)
     out.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=begin_worker) as pool:
-        running = {
-            pool.submit(run_one, prepared, folder, config): (entry, fold) for entry, fold, folder, config in todo
-        }
-        for number, future in enumerate(as_completed(running), 1):
-            future.result()
-            if report is not None:
-                entry, fold = running[future]
-                report(f"{number} of {len(todo)}: {entry}, fold {fold}")
-            results = collect(out, configs, chosen)
+    failed: list[tuple[Run, BaseException]] = []
+    for number, (run, outcome) in enumerate(each(partial(do, prepared=prepared), runs, workers=workers), 1):
+        if isinstance(outcome, BaseException):
+            failed.append((run, outcome))
+        if report is not None:
+            report(
+                f"{number} of {len(runs)}: {run}{f': {reason(outcome)}' if isinstance(outcome, BaseException) else ''}"
+            )
+        results = collect(out, configs, chosen)
+        if results["rows"]:
             write_text(out / RESULTS_FILE, json.dumps(results, indent=1))
             write_text(out / TABLE_FILE, markdown_table(results["rows"], columns_of(results)) + "\n")
             write_text(out / LESIONS_FILE, lesions_csv(_by_lesion(_finished(out, configs, chosen))))
+    if failed:
+        run, error = failed[0]
+        raise InputError(
+            f"model {run}: expected to train, got {reason(error)}; {len(runs) - len(failed)} of {len(runs)} runs are done, the same command goes on"
+        ) from error
     return results
+
+
+def _with_threads(config: Config, count: int) -> Config:
+    """Its threads, where it does not say itself how many: trainings at the same time share the processors."""
+    train = config.train
+    return config if train.threads else config.model_copy(update={"train": train.model_copy(update={"threads": count})})
+
+
+def _check_folds(configs: Mapping[str, Config]) -> None:
+    """Raises `InputError` unless all networks get the same patients."""
+    (first, like), *others = configs.items()
+    for entry, config in others:
+        for section, field in DEALS:
+            expected, got = (getattr(getattr(c, section), field) for c in (like, config))
+            if got != expected:
+                raise InputError(
+                    f"model {entry}: expected {section}.{field} {expected} like {first}, got {got}; it deals the patients, set it for all networks"
+                )
 
 
 def columns_of(results: Mapping[str, Any]) -> dict[str, str]:

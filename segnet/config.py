@@ -54,6 +54,9 @@ class PrepareConfig(_Frozen):
         return self
 
 
+Depth = Annotated[int, Field(ge=1)]
+
+
 class ModelConfig(_Frozen):
     """A network. The paper's own reading of a row stays a switch; the default is the repaired one."""
 
@@ -64,7 +67,7 @@ class ModelConfig(_Frozen):
     classes: Annotated[int, Field(ge=2)] = 2
     base_width: Annotated[int, Field(ge=4)] = 16
     """b, the width of the first level. Presets: 8 for tests, 16, 32 and 64."""
-    depths: tuple[int, int, int, int] = (2, 2, 2, 2)
+    depths: tuple[Depth, Depth, Depth, Depth] = (2, 2, 2, 2)
     dstate: Annotated[int, Field(ge=1)] = 16
     expand: Annotated[int, Field(ge=1)] = 2
     discretization: Literal["bilinear", "mamba", "zoh"] = "bilinear"
@@ -118,8 +121,8 @@ class DataConfig(_Frozen):
     """Patients for training, validation and test."""
     folds: Annotated[int, Field(ge=2)] | None = None
     """Parts the patients are dealt into, of which one is held out for test; the others are training and validation patients."""
-    fold: Annotated[int, Field(ge=0)] = 0
-    """The one held out, counted from 0."""
+    fold: Annotated[int, Field(ge=0)] | None = None
+    """The one held out, counted from 0; each in turn unless it is given."""
 
     @property
     def window(self) -> tuple[float, float]:
@@ -245,7 +248,7 @@ class TrainConfig(_Frozen):
     accumulate: Annotated[int, Field(ge=1)] = 1
     """Batches whose gradients one step of the optimizer takes the mean of."""
     validations: Annotated[int, Field(ge=1)] = 20
-    """Spread evenly over the run."""
+    """Spread evenly over the run. Where they would take more than a fifth of given minutes there are fewer, at least the last one."""
     patience: Annotated[int, Field(ge=0)] | None = None
     """Stop when more than so many validations in a row were no better than the best."""
     save_every_s: Annotated[float, Field(gt=0)] = 60.0
@@ -303,6 +306,10 @@ class Config(_Frozen):
             raise ValueError(
                 "data.folds: expected none with data.split slice-paper, which knows no patients; leave it out"
             )
+        if self.data.fold is None:
+            return self
+        if self.data.folds is None and self.data.fold > 0:  # 0 stands in checkpoints from when it was the default
+            raise ValueError(f"data.fold: expected data.folds beside it, got {self.data.fold} alone; say of how many")
         if self.data.folds is not None and self.data.fold >= self.data.folds:
             raise ValueError(f"data.fold: expected 0 to {self.data.folds - 1}, got {self.data.fold}")
         return self
@@ -333,8 +340,22 @@ def _from_environment() -> dict[str, Any]:
     for variable, text in os.environ.items():
         section, double, field = variable.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
         if variable.startswith(ENVIRONMENT_PREFIX) and double:
-            found.setdefault(section, {})[field] = yaml.safe_load(text)
+            found.setdefault(section, {})[field] = read_value(text, variable)
     return found
+
+
+def read_value(text: str, name: str) -> Any:
+    """A field's value written as YAML: ``0.5``, ``true``, ``[1, 1, 2, 1]``.
+
+    Raises
+    ------
+    InputError
+        It is no YAML.
+    """
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"{name}: expected a value in YAML, got {text!r}; close its brackets and quotes") from None
 
 
 def load_config(

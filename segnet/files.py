@@ -60,7 +60,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file, or of a folder's files and their names.
+    """Of a file.
 
     Raises
     ------
@@ -68,11 +68,6 @@ def sha256_of(path: Path) -> str:
         It cannot be read.
     """
     try:
-        if path.is_dir():
-            whole = hashlib.sha256()
-            for file in sorted(p for p in path.rglob("*") if p.is_file()):
-                whole.update(f"{file.relative_to(path).as_posix()}\0{sha256_of(file)}\0".encode())
-            return whole.hexdigest()
         found = hashlib.sha256()
         with path.open("rb") as stream:
             while chunk := stream.read(2**20):

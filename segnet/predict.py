@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -36,6 +37,7 @@ THRESHOLD = 0.5
 """Of the lesion probability."""
 NOTHING = "no voxel is above the threshold: the mask is empty"
 CUT = "the mask reaches the edge of the network's field of view around the click, and may go on beyond it"
+BOXED = "the mask reaches the edge of the volume of interest, and may go on beyond it: enlarge it"
 MISSED = "the network found nothing at the click: the component nearest to it was kept"
 CONSTANT = "the volume holds a single value where a lesion was looked for: the mask is empty"
 
@@ -52,7 +54,7 @@ def images_in(source: Path, cases: Sequence[str] | None = None) -> dict[str, Pat
     Raises
     ------
     InputError
-        There is no image, none of a case asked for, or two of one case.
+        There is no image, none of a case asked for, two of one case, or a file beside pairs that may be an image.
     """
     if not source.exists():
         raise InputError(f"input: expected an image or a folder of images, got {source}; check the path")
@@ -60,9 +62,7 @@ def images_in(source: Path, cases: Sequence[str] | None = None) -> dict[str, Pat
         found = {stem_of(source): source}
     else:
         try:
-            pairs = find_pairs(source)
-            found = {image_case(image): image for image in pairs.unpaired_images}
-            found |= {pair.case: pair.image for pair in pairs}
+            found = _images_of_pairs(source)
         except NoPairs:
             found = _visible_images(source)
     if not found:
@@ -80,6 +80,30 @@ def images_in(source: Path, cases: Sequence[str] | None = None) -> dict[str, Pat
 def is_one_image(source: Path) -> bool:
     """Whether a path is one image: a file, or a folder with one DICOM series."""
     return source.is_file() or (source.is_dir() and is_dicom_series(source))
+
+
+def _images_of_pairs(folder: Path) -> dict[str, Path]:
+    pairs = find_pairs(folder)
+    named = [(pair.case, pair.image) for pair in pairs] + [(image_case(path), path) for path in pairs.unpaired_images]
+    known = {path for pair in pairs for path in (pair.image, pair.mask)} | set(pairs.unpaired_images)
+    for path in sorted(folder.iterdir()):
+        if (
+            path.is_file()
+            and path.name.lower().endswith(ENDINGS)
+            and not path.name.startswith(".")
+            and path not in known
+        ):
+            raise InputError(
+                f"input {folder}: expected images and masks in one layout, got {path.name} beside them; move it, or name it as they are"
+            )
+    found: dict[str, Path] = {}
+    for case, image in named:
+        if case in found:
+            raise InputError(
+                f"input {folder}: expected one image for each case, got {found[case]} and {image}; take their folders one by one"
+            )
+        found[case] = image
+    return found
 
 
 def _visible_images(folder: Path) -> dict[str, Path]:
@@ -233,8 +257,10 @@ def predict_array(
         lesion = keep_clicked(lesion, _less(click_zyx, box), spacing_zyx_mm)
         if lesion.any() and not _holds(lesion, _less(click_zyx, box)):
             warnings.append(MISSED)
-        if _is_cut(lesion, _less(click_zyx, box)[1:], _field_of_view_px(config.data, seen)):
+        if _is_cut(lesion, _field_of_view(config.data, _less(click_zyx, box)[1:], seen)):
             warnings.append(CUT)
+        if _is_boxed(lesion, box, content):
+            warnings.append(BOXED)
     mask[box], probability[box] = lesion, found[inner]
     if deviation is not None and seen_deviation is not None:
         deviation[box] = seen_deviation[inner]
@@ -242,12 +268,20 @@ def predict_array(
     return Segmentation(mask, probability, deviation, box, precision, difference, tuple(warnings))
 
 
-def _field_of_view_px(data: DataConfig, seen: Box) -> tuple[float, float]:
-    """Height and width of the field of view around a click, in pixels of the image."""
+def _field_of_view(data: DataConfig, click_yx: tuple[int, int], seen: Box) -> tuple[tuple[int, int], tuple[int, int]]:
+    """First and last pixel, down and across, of the field of view around a click in the same pixels; they may lie outside the image.
+
+    By the route paper, pixels there are larger or smaller than the image's; then the pixels that are sure to be seen.
+    """
     if data.route == "hu":
-        return data.patch_px, data.patch_px
-    height, width = (part.stop - part.start for part in seen[1:])
-    return data.patch_px * height / PAPER_SIDE_PX, data.patch_px * width / PAPER_SIDE_PX
+        first = [at - data.patch_px // 2 for at in click_yx]
+        return (first[0], first[0] + data.patch_px - 1), (first[1], first[1] + data.patch_px - 1)
+    edges = []
+    for at, part in zip(click_yx, seen[1:], strict=True):
+        step = (part.stop - part.start) / PAPER_SIDE_PX
+        half = data.patch_px / 2 * step
+        edges.append((math.ceil(at - half + step), math.floor(at + half - step)))
+    return edges[0], edges[1]
 
 
 def _holds(mask: NDArray[np.bool_], point_zyx: tuple[int, int, int]) -> bool:
@@ -256,12 +290,20 @@ def _holds(mask: NDArray[np.bool_], point_zyx: tuple[int, int, int]) -> bool:
     return inside and bool(mask[point_zyx])
 
 
-def _is_cut(lesion: NDArray[np.bool_], centre_yx: tuple[float, float], side_yx: tuple[float, float]) -> bool:
-    """Whether a lesion of (Z, Y, X) reaches the edge of the field of view around a click, and not only that of the volume."""
-    for axis, (at, side) in enumerate(zip(centre_yx, side_yx, strict=True), 1):
+def _is_cut(lesion: NDArray[np.bool_], field_of_view: Sequence[tuple[int, int]]) -> bool:
+    """Whether a lesion of (Z, Y, X) reaches the edge of the field of view, down or across, and not only that of the volume."""
+    for axis, (first, last) in enumerate(field_of_view, 1):
         held = np.flatnonzero(lesion.any(axis=tuple(k for k in range(3) if k != axis)))
-        first, last = at - side / 2, at + side / 2 - 1
         if held.size and ((first > 0 and held[0] <= first) or (last < lesion.shape[axis] - 1 and held[-1] >= last)):
+            return True
+    return False
+
+
+def _is_boxed(lesion: NDArray[np.bool_], box: Box, content: Box) -> bool:
+    """Whether a lesion within `box` reaches a face of it that is not one of `content` too."""
+    for axis, (part, whole) in enumerate(zip(box, content, strict=True)):
+        planes = np.moveaxis(lesion, axis, 0)
+        if (part.start > whole.start and planes[0].any()) or (part.stop < whole.stop and planes[-1].any()):
             return True
     return False
 
@@ -461,6 +503,10 @@ def predict_file(
         written then.
     """
     began = time.monotonic()
+    files = Files(mask, preview, probabilities, uncertainty)
+    for name, path in files.each().items():
+        if name != "preview" and not path.name.endswith(MASK_ENDINGS):
+            raise InputError(f"{name}: expected a name ending in .nii or .nii.gz, got {path}; add the ending")
     volume = read_image(image)
     found, at = predict_volume(
         volume,
@@ -471,6 +517,5 @@ def predict_file(
         uncertainty=uncertainty is not None,
         **options,
     )
-    files = Files(mask, preview, probabilities, uncertainty)
     write_found(volume, found, files, window_hu=config.data.window_hu)
     return described(volume, found, files, click_zyx=at, lesion=None, config=config, elapsed_s=time.monotonic() - began)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -39,8 +40,9 @@ def end_with_parent() -> None:
 
 
 def begin_worker() -> None:
-    """Of a pool's process: it keeps its memory, and ends with its parent."""
+    """Of a pool's process: it keeps its memory, and ends with its parent and at Ctrl-C, instead of going on with the next item."""
     keep_freed_memory()
+    signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
     end_with_parent()
 
 

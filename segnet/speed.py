@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import queue
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -139,14 +140,21 @@ def _peak(name: str, mode: Mode, sizes: dict[str, Any], threads: int, found: Any
 
 def peak_bytes(name: str, mode: Mode, *, threads: int, **sizes: Any) -> int | None:
     """What two steps add at most to the memory of a process of their own, over the network and its input; None where the system does
-    not tell."""
+    not tell, or ends that process."""
     if not Path("/proc/self/clear_refs").exists():
         return None
     context = multiprocessing.get_context("spawn")
     found = context.Queue()
     process = context.Process(target=_peak, args=(name, mode, sizes, threads, found))
     process.start()
-    result: int = found.get()
+    result: int | None = None
+    while result is None:
+        alive = process.is_alive()
+        try:
+            result = found.get(timeout=1)
+        except queue.Empty:
+            if not alive:  # killed, perhaps for want of memory
+                break
     process.join()
     return result
 

@@ -23,6 +23,8 @@ from .voi import ULS23_VOI_ZYX, VoiSize
 
 IMAGES = "images/stacked-3d-ct-lesion-volumes"
 SPACINGS = "stacked-3d-volumetric-spacings.json"
+MAX_STACK_VOXELS = 2**33
+"""1024 volumes of the challenge's size; memory may hold fewer."""
 MASKS = "images/ct-binary-uls"
 Spacing = tuple[float, float, float]
 
@@ -133,7 +135,7 @@ def segment_stack(
     Raises
     ------
     InputError
-        The slices or the spacings are not of n volumes.
+        The slices or the spacings are not of n volumes, or a voxel is NaN or infinite.
     """
     count = volumes_in(stack, voi_slices)
     if len(spacings_xyz_mm) != count:
@@ -144,6 +146,10 @@ def segment_stack(
     warnings = []
     for k, spacing in enumerate(spacings_xyz_mm):
         part = slice(k * voi_slices, (k + 1) * voi_slices)
+        if not np.isfinite(stack.array_zyx[part]).all():
+            raise InputError(
+                f"stack {stack.path}: expected finite voxels, got NaN or infinity in volume {k + 1} of {count}; repair the file"
+            )
         masks[part], told = _segment(stack.array_zyx[part], stack.affine, spacing, ensemble, tta, threshold)
         warnings.append(told)
         if progress is not None:
@@ -161,8 +167,6 @@ def _segment(
 ) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
     """Mask of one volume in the file's axes, and its warnings."""
     image = np.asarray(image_zyx, np.float32)
-    if not np.isfinite(image).all():
-        raise InputError("stack: expected finite voxels, got NaN or infinity; repair the file")
     to_canonical = _orientations.io_orientation(affine)
     back = _orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), to_canonical)
     turned = _orientations.apply_orientation(image.transpose(2, 1, 0), to_canonical)
@@ -237,7 +241,7 @@ def process(
     for file, part in zip(files, parts, strict=True):
         began = time.monotonic()
         try:
-            stack = read_metaimage(file)
+            stack = read_metaimage(file, max_voxels=MAX_STACK_VOXELS)
             if part is None:
                 raise InputError(
                     f"stack {file}: expected readable stacks before it, for their volumes' spacings come first in the list, got one that is not;"
@@ -288,7 +292,7 @@ def _parts(files: list[Path], spacings: list[Spacing], voi_slices: int) -> list[
     for file in files:
         count: int | None = None
         with suppress(InputError):  # told when its turn comes
-            count = volumes_in(read_metaimage(file), voi_slices)
+            count = volumes_in(read_metaimage(file, max_voxels=MAX_STACK_VOXELS), voi_slices)
         parts.append(None if first is None else slice(first, first + (count or 0)))
         first = None if first is None or count is None else first + count
     if first is not None and first != len(spacings):

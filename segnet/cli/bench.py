@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -16,7 +16,7 @@ from .options import (
 )
 
 
-class BenchMode(str, Enum):
+class BenchMode(StrEnum):
     train = "train"
     infer = "infer"
 
@@ -28,7 +28,7 @@ def bench(
         typer.Option("--model", "-m", help="A network's name, of `segnet info --list`; repeat it. Default: all."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Slices a step.")] = 8,
-    side_px: Annotated[int, typer.Option(help="Side of a slice, a multiple of 32.")] = 256,
+    side_px: Annotated[int, typer.Option(min=32, help="Side of a slice, a multiple of 32.")] = 256,
     threads: Annotated[
         list[int] | None, typer.Option(min=1, help="Number of threads; repeat it. Default: torch's.")
     ] = None,
@@ -60,6 +60,8 @@ def bench(
             voi=voi,
             report=None if quiet else lambda line: print(line, file=sys.stderr, flush=True),
         )
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"side-px: {error}") from None
     if as_json:

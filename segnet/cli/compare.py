@@ -48,8 +48,10 @@ def compare(
     """Train networks for the same time on the same folds and score them on the patients held out. Stopped, it goes on where it was."""
     from ..compare import columns_of
     from ..compare import compare as run
+    from ..memory import keep_freed_memory
     from ..table import format_table
 
+    keep_freed_memory()
     flags = {
         "data": {"patch_px": patch_px, "input_px": input_px, "split": split and split.value},
         "train": {

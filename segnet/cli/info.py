@@ -15,13 +15,15 @@ from .options import (
 
 
 def info(
-    model: Annotated[str, typer.Argument(help="A network's name; see `segnet info --list`.")] = "mamba-ahnet",
+    model: Annotated[
+        str | None, typer.Argument(help="A network's name; see `segnet info --list`. Default: the configuration's.")
+    ] = None,
     base_width: Annotated[
         int | None, typer.Option(help="b, the width of the first level. Presets: 8, 16, 32 and 64; 16 is the default.")
     ] = None,
     list_names: Annotated[bool, typer.Option("--list", help="Print the names of all networks instead.")] = False,
     config: ConfigFile = None,
-    side_px: Annotated[int, typer.Option(help="Side of the slice that costs are counted for.")] = 256,
+    side_px: Annotated[int, typer.Option(min=32, help="Side of the slice that costs are counted for.")] = 256,
     show_config: Annotated[
         bool, typer.Option("--show-config", help="Print the resolved configuration as YAML instead.")
     ] = False,
@@ -49,6 +51,8 @@ def info(
 
     try:
         description = describe(resolved.model, side_px=side_px)
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"side-px: {error}") from None
     if as_json:

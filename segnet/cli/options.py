@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,29 +23,29 @@ ConfigFile = Annotated[
 ]
 
 
-class Part(str, Enum):
+class Part(StrEnum):
     train = "train"
     val = "val"
     test = "test"
 
 
-class Preset(str, Enum):
+class Preset(StrEnum):
     default = "default"
     strong = "strong"
 
 
-class Clock(str, Enum):
+class Clock(StrEnum):
     wall = "wall"
     processor = "processor"
 
 
-class Split(str, Enum):
+class Split(StrEnum):
     stratified = "stratified"
     patient = "patient"
     slice_paper = "slice-paper"
 
 
-class ClickSpaceOption(str, Enum):
+class ClickSpaceOption(StrEnum):
     voxel = "voxel"
     ras = "ras"
     lps = "lps"

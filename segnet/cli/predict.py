@@ -50,11 +50,13 @@ def predict(
     ] = None,
     voi: Annotated[
         tuple[int, int, int] | None,
-        typer.Option(help="With a click, voxels along x, y, z around it that are segmented. Default: 256 256 128."),
+        typer.Option(
+            help="With a click, voxels to the right, to the front and upwards around it that are segmented. Default: 256 256 128."
+        ),
     ] = None,
-    voi_slices: Annotated[int | None, typer.Option(min=1, help="Of --voi, the number along z alone.")] = None,
+    voi_slices: Annotated[int | None, typer.Option(min=1, help="Of --voi, the number upwards alone.")] = None,
     voi_mm: Annotated[
-        tuple[float, float, float] | None, typer.Option(help="Instead of --voi, mm along x, y, z.")
+        tuple[float, float, float] | None, typer.Option(help="Instead of --voi, mm in the same directions.")
     ] = None,
     skip_padding: Annotated[
         bool,
@@ -104,6 +106,8 @@ def predict(
     point = _parse_click(click)
     if clicks is not None and point is not None:
         raise typer.BadParameter("--clicks: expected no --click beside it; list every click in the file")
+    if point is None and clicks is None and (voi or voi_slices or voi_mm):
+        raise typer.BadParameter("--voi: expected --click or --clicks beside it; it lies around a click")
     size = _voi_size(VoiSize, voi, voi_slices, voi_mm)
     if device != "cpu":
         raise InputError(f"device: expected cpu, got {device!r}; other devices are not offered yet")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,12 +13,12 @@ from ..errors import InputError
 from .options import PARTIAL, AsJson, Quiet, bar, print_json
 
 
-class Route(str, Enum):
+class Route(StrEnum):
     hu = "hu"
     paper = "paper"
 
 
-class Values(str, Enum):
+class Values(StrEnum):
     hu = "hu"
     unit = "unit"
     zscore = "zscore"

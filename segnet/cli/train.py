@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import InputError
 from .options import (
     AsJson,
     ConfigFile,
@@ -109,7 +110,9 @@ def train(
         },
     }
     resolved = load_config(config, flags, prepared=load_dataset(source).config)
-    whole = resolved.data.folds is not None and "fold" not in resolved.data.model_fields_set
+    if fold is not None and resolved.data.folds is None:
+        raise InputError(f"fold: expected --folds beside it, got --fold {fold} alone; say of how many it is one")
+    whole = resolved.data.folds is not None and resolved.data.fold is None
     runs = {out / name: each for name, each in resolved.each_fold().items()} if whole else {out: resolved}
     done = []
     with process_group():

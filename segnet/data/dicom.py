@@ -31,6 +31,11 @@ def is_dicom_series(folder: str | Path) -> bool:
     return folder.is_dir() and any(is_dicom(file) for file in _files(folder))
 
 
+def series_files(folder: Path) -> list[Path]:
+    """The files that a series is read from, sorted: DICOM objects of any name, not hidden, not in sub-folders."""
+    return [file for file in _files(folder) if is_dicom(file)]
+
+
 def read_series(folder: str | Path, *, max_voxels: int = MAX_VOXELS) -> Volume:
     """Read one CT or MR series as float32 in canonical orientation, CT in HU.
 

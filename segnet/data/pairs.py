@@ -182,7 +182,9 @@ def find_pairs(
     else:
         folder = _folder(root)
         here = _layout(folder)
-        found = {set_name: here} if here else dict(_sets(folder, (), _DEPTH))
+        found = {set_name: here} if here else {}
+        for name, several in () if here else _sets(folder, (), _DEPTH):
+            found.setdefault(name, []).extend(several)  # of two folders that the same name is left of
         where, expected = str(folder), _LAYOUTS
     if not any(mask for several in found.values() for _, _, mask in several):
         raise NoPairs(f"root: expected {expected}; got no such pair in {where}; name the folder above the files")

@@ -18,9 +18,9 @@ from segnet.data.pairs import Pair
 from segnet.data.prepared import LeftOut, PreparedCase, runs
 from segnet.data.routes import grey_slices, mask_slices, paper_affine, windowed, write_pngs
 from segnet.data.volume import spacing_of
-from segnet.data.volumes import Volume, read_image, read_mask
+from segnet.data.volumes import Volume, files_of, read_image, read_mask, sha256_of_volume
 from segnet.errors import InputError, reason
-from segnet.files import replacing, sha256_of
+from segnet.files import replacing
 
 PNG_FOLDER = "png"
 _RECORD = ".record"  # no case begins with a dot
@@ -43,7 +43,7 @@ class Source(BaseModel):
         n_bytes, changed = _size_and_time(path)
         if (path.name, n_bytes) != (self.name, self.n_bytes):
             return False
-        return changed == self.changed or sha256_of(path) == self.sha256
+        return changed == self.changed or sha256_of_volume(path) == self.sha256
 
 
 class Record(BaseModel):
@@ -173,19 +173,15 @@ def _by_route(
     return grey_slices(image.array_zyx), mask_slices(mask.array_zyx), affine
 
 
-def _files(path: Path) -> list[Path]:
-    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-
-
 def _size_and_time(path: Path) -> tuple[int, str]:
     if not path.is_dir():
         state = path.stat()
         return state.st_size, str(state.st_mtime_ns)
-    states = [(file.name, file.stat()) for file in _files(path)]
+    states = [(file.name, file.stat()) for file in files_of(path)]
     listing = repr([(name, state.st_size, state.st_mtime_ns) for name, state in states])
     return sum(state.st_size for _, state in states), hashlib.sha256(listing.encode()).hexdigest()
 
 
 def _source(path: Path) -> Source:
     n_bytes, changed = _size_and_time(path)
-    return Source(name=path.name, n_bytes=n_bytes, changed=changed, sha256=sha256_of(path))
+    return Source(name=path.name, n_bytes=n_bytes, changed=changed, sha256=sha256_of_volume(path))

@@ -7,12 +7,10 @@ files only, and the next one goes on with the patients that are missing or whose
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +23,7 @@ from segnet.data.patient_file import Record, left_out, read_record, write_patien
 from segnet.data.prepared import FORMAT, INDEX, MANIFEST, Index, LeftOut, PreparedCase
 from segnet.errors import InputError
 from segnet.files import remove_leftovers, write_text
+from segnet.locks import locked
 from segnet.processes import each
 
 SETTINGS = "prepare.json"
@@ -104,7 +103,8 @@ def prepare(
         _claim(out, config, overwrite)
     except OSError as error:
         raise InputError(f"out: expected a writable folder, got {out} ({error.strerror}); check its rights") from error
-    with _at_work(out, alone=shard is None):
+    refusal = f"out: expected a folder in which nobody else prepares, got {out} with a run at work; wait for it to end"
+    with locked(out / SETTINGS, refusal, shared=shard is not None):  # shards share it
         return _run(by_patient, out, config, workers, scheduler, shard, strict, images_without_mask, progress)
 
 
@@ -165,21 +165,6 @@ def _run(
     if shard is None:
         removed = _finish(out, config, ordered, images_without_mask)
     return PrepareResult(cases, bad, len(todo), kept, removed, shard is None)
-
-
-@contextmanager
-def _at_work(out: Path, *, alone: bool) -> Iterator[None]:
-    """Shards share a folder; a run of all patients wants it for itself. Where the file system knows no locks nothing is checked."""
-    with (out / SETTINGS).open("rb") as stream:
-        try:
-            fcntl.flock(stream, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"out: expected a folder in which nobody else prepares, got {out} with a run at work; wait for it to end"
-            ) from None
-        except OSError:
-            pass
-        yield
 
 
 def _records(

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from segnet.errors import InputError
+from segnet.files import sha256_of
 
 from . import metaimage, nifti, nrrd, zipped
-from .dicom import is_dicom_series, load_series
+from .dicom import is_dicom_series, load_series, series_files
 from .streams import opened
 from .volume import MAX_VOXELS, Stored, Volume, as_image, as_mask
 
-__all__ = ["ENDINGS", "MAX_VOXELS", "Volume", "is_dicom_series", "read_image", "read_mask", "stem_of"]
+__all__ = [
+    "ENDINGS",
+    "MAX_VOXELS",
+    "Volume",
+    "files_of",
+    "is_dicom_series",
+    "read_image",
+    "read_mask",
+    "sha256_of_volume",
+    "stem_of",
+]
 
 ENDINGS = (".nii.gz.zip", ".nii.zip", ".nii.gz", ".nii", ".mha", ".nrrd")
 """How names of files read here end, the longer before the shorter. A DICOM series is a folder, of any name."""
@@ -57,6 +69,25 @@ def read_mask(path: str | Path, like: Volume | None = None, *, max_voxels: int =
         return as_mask(_load(path, max_voxels), like)
     except MemoryError as error:
         raise _too_large(path) from error
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that a volume is read from: itself, or those of a DICOM series. What else lies in a series' folder does not count."""
+    return series_files(path) if path.is_dir() else [path]
+
+
+def sha256_of_volume(path: Path) -> str:
+    """Of its file, or of the names and hashes of its series' files.
+
+    Raises
+    ------
+    InputError
+        A file cannot be read.
+    """
+    if not path.is_dir():
+        return sha256_of(path)
+    listing = "".join(f"{file.name}\0{sha256_of(file)}\0" for file in files_of(path))
+    return hashlib.sha256(listing.encode()).hexdigest()
 
 
 def stem_of(path: str | Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -245,7 +245,7 @@ def _render(
         pred_rgb="#{:02x}{:02x}{:02x}".format(*PRED_RGB),
         glossary=[m for name, m in METRICS.items() if any(name in d.summary for d in documents.values())],
         conventions=_conventions(documents),
-        created=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=segnet.__version__,
         first=lesion_list.FIRST,
     )

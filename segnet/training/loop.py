@@ -7,7 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from ..data.split import kfold_patients, split_patients, split_slices, strata
 from ..errors import InputError
 from ..files import remove_leftovers, write_text
 from ..inference import segment
+from ..locks import locked
 from ..losses import JointLoss
 from ..metrics import dice
 from ..models import build, channels_last
@@ -45,6 +46,8 @@ from .state import Progress
 CURVES_FILE, CASES_FOLDER = "curves.png", "cases"
 AVERAGE_EVERY = 4
 """Steps between two updates of the averaged weights, which cost about as much as the optimizer's."""
+VALIDATION_SHARE = 0.2
+"""Of a run of given minutes, the most that validation may take."""
 Row = dict[str, Any]
 Report = Callable[[Row], None]
 
@@ -78,9 +81,10 @@ def scores(
     model.eval()
     found = []
     for case in cases[distributed.rank() :: distributed.world_size()]:
-        lesion = segment(model, case.image, config.data, slices=config.model.in_channels) > 0.5
-        at = slice(None) if only is None else only[case.name]
-        found.append((case.name, dice(lesion[at], case.mask[at] > 0, empty="one")))
+        at = None if only is None else only[case.name]
+        lesion = segment(model, case.image, config.data, slices=config.model.in_channels, at=at) > 0.5
+        kept = slice(None) if at is None else at
+        found.append((case.name, dice(lesion[kept], case.mask[kept] > 0, empty="one")))
     model.train(was_training)
     return dict(sorted(distributed.gather_objects(found)))
 
@@ -97,6 +101,10 @@ def make_split(prepared: Path, config: Config) -> dict[str, list[str]]:
     if folds is None:
         parts = split_patients(patients, stratum=stratum, fractions=config.data.split_fractions, seed=seed)
     else:
+        if config.data.fold is None:
+            raise InputError(
+                f"data.fold: expected one of {folds} folds, got none; a split is of one of `Config.each_fold`"
+            )
         fold = kfold_patients(patients, folds, seed, stratum)[config.data.fold]
         train, val, _ = config.data.split_fractions
         fractions = (train / (train + val), val / (train + val), 0.0)
@@ -143,33 +151,48 @@ def train(
     if (run_exists or finished) and not resume:
         held = "an unfinished one: resume it, or" if run_exists else "one: "
         raise InputError(f"out {out}: expected a folder without a run, got {held} choose another folder")
-    if finished and not run_exists:
-        return _finished(out, config)
     dataset = load_dataset(prepared)
     dataset.check(config.data)
     by_slice = make_slice_split(prepared, config) if config.data.split == "slice-paper" else None
     split = make_split(prepared, config) if by_slice is None else {part: sorted(by_slice[part]) for part in by_slice}
-    written = json.dumps(split if by_slice is None else by_slice, indent=1)
-    if run_exists and (out / SPLIT_FILE).exists() and (out / SPLIT_FILE).read_text(encoding="utf-8") != written:
-        raise InputError(
-            f"resume: expected the split that the run began with, got another than {out / SPLIT_FILE}: cases have come, gone or changed size;"
-            " bring the dataset back to what it was, or begin another run"
-        )
+    told = split if by_slice is None else by_slice
+    if run_exists or finished:
+        check_split(out, told)
+    if finished and not run_exists:
+        return _finished(out, config)
     if by_slice is not None:
         warnings.warn(
             "data.split slice-paper: slices of one lesion are in training, validation and test; the scores say nothing about new patients",
             stacklevel=2,
         )
-    with _settings(config):
+    first = distributed.rank() == 0
+    if first:
+        out.mkdir(parents=True, exist_ok=True)
+    refusal = f"out: expected a folder in which nobody else trains, got {out} with a run at work; wait for it to end"
+    with _settings(config), locked(out, refusal) if first else nullcontext():
         run = _Run(prepared, split, out, config, by_slice)
-        if distributed.rank() == 0:
-            out.mkdir(parents=True, exist_ok=True)
+        if first:
             remove_leftovers(out)
-            write_text(out / SPLIT_FILE, written)
+            write_text(out / SPLIT_FILE, json.dumps(told, indent=1))
         if resume and run_exists:
             run.load()
         run.go(progress)
     return TrainResult(out, run.at.step, run.at.elapsed_s, run.at.best_dice, run.at.history)
+
+
+def check_split(out: Path, split: Mapping[str, Any]) -> None:
+    """Whether a run in `out` would go on with the split it began with.
+
+    Raises
+    ------
+    InputError
+        It would not.
+    """
+    if (out / SPLIT_FILE).exists() and json.loads((out / SPLIT_FILE).read_text(encoding="utf-8")) != split:
+        raise InputError(
+            f"resume: expected the split that the run began with, got another than {out / SPLIT_FILE}: cases have come, gone or changed size;"
+            " bring the dataset back to what it was, or begin another run"
+        )
 
 
 def _finished(out: Path, config: Config) -> TrainResult:
@@ -200,6 +223,16 @@ def _clock(settings: TrainConfig) -> Callable[[], float]:
     return lambda: time.process_time() / threads
 
 
+def averaging(decay: float) -> Callable[[Any, Any, Any], None]:
+    """Exponential averages that first forget faster, by (1 + n) / (10 + n) at the n-th, so that those of few steps are not of the first ones."""
+
+    def update(averaged: Any, current: Any, count: Any) -> None:
+        n = int(count)
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, count)
+
+    return update
+
+
 class _Run:
     """One run: what it trains, on what, and how far it is."""
 
@@ -220,8 +253,8 @@ class _Run:
         )
         self.val_cases, self.val_slices = Cases(prepared, split["val"]), only.get("val")
         self.model = synchronised(channels_last(build(config.model)))
-        decay = settings.ema_decay**AVERAGE_EVERY
-        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        average = averaging(settings.ema_decay**AVERAGE_EVERY)
+        self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
         self.loss_of = JointLoss(settings.reconstruction_weight)
         groups = parameter_groups(self.model, settings.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
@@ -252,6 +285,8 @@ class _Run:
                 log.write(row)
 
         self.model.train()
+        if at.planned is None:
+            at.planned = self.plan()
         while True:
             at.elapsed_s = distributed.first_says(self.now() - began)
             done = at.step / settings.max_steps if settings.max_steps else at.elapsed_s / (settings.minutes * 60)
@@ -260,8 +295,10 @@ class _Run:
                 tell(row)
                 if progress is not None:
                     progress({**row, "done": done, "best_dice": at.best_dice})
-            validates = done >= min(1.0, (at.validations + 1) / settings.validations)
+            validates = done >= min(1.0, (at.validations + 1) / at.planned)
             if validates:
+                if first and not (self.out / state.FILE).exists():
+                    self.save()  # weights without it are those of a run that is over
                 row = self.validate(save_best=first)
                 at.elapsed_s = distributed.first_says(self.now() - began)
                 row["elapsed_s"] = round(at.elapsed_s, 1)
@@ -278,6 +315,17 @@ class _Run:
             write_model_card(self.out)
             (self.out / state.FILE).unlink(missing_ok=True)
 
+    def plan(self) -> int:
+        """Validations: as many as asked for, of a run of given minutes no more than take `VALIDATION_SHARE` of them, by what one case takes now."""
+        settings = self.config.train
+        if settings.max_steps is not None or not self.val_cases.entries:
+            return settings.validations
+        began = self.now()
+        scores(self.model, self.val_cases[:1], self.config, self.val_slices)
+        takes_s = (self.now() - began) * math.ceil(len(self.val_cases.entries) / distributed.world_size())
+        affordable = int(VALIDATION_SHARE * settings.minutes * 60 / max(takes_s, 1e-9))
+        return int(distributed.first_says(max(1, min(settings.validations, affordable))))
+
     def step(self, rate: float) -> Row:
         """One step of the optimizer, on `accumulate` batches."""
         settings, at = self.config.train, self.at
@@ -292,7 +340,7 @@ class _Run:
             bad = bad_gradients(self.model)
             raise FloatingPointError(
                 f"gradient: expected finite numbers, got {norm} at step {at.step}, in {bad[0]} and {len(bad) - 1} more;"
-                " lower train.learning_rate"
+                " begin another run with a lower train.learning_rate"
             )
         self.optimizer.step()
         at.step += 1
@@ -331,7 +379,7 @@ class _Run:
             layer = first_bad_layer(self.model, mine)
             raise FloatingPointError(
                 f"loss: expected a finite number, got {value} at step {self.at.step}, first in {layer or 'the loss itself'};"
-                " lower train.learning_rate"
+                " begin another run with a lower train.learning_rate"
             )
         loss.backward()
         return value

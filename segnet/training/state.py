@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -34,6 +37,7 @@ class Progress:
     rows : of the log
     shown : the validation cases that the best weights did "worst", "median" and "best" on, see `segnet.report.cases.telling_cases`
     losses : of the steps since the last validation
+    planned : validations of the whole run; fewer than asked for where they would take too much of its minutes
     history : one row a validation
     """
 
@@ -45,6 +49,7 @@ class Progress:
     rows: int = 0
     shown: dict[str, str] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
+    planned: int | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -86,17 +91,9 @@ def load(
     InputError
         The file cannot be read, or was written with another configuration.
     """
-    try:
-        with safe_open(path, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-            tensors: dict[str, Tensor] = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"state {path}: expected a training state, got {error}; remove it to start anew") from None
-    if metadata.get("format") != FORMAT:
-        raise InputError(
-            f"state {path}: expected format {FORMAT}, got {metadata.get('format')!r}; it is of another version, remove it to start anew"
-        )
-    check_same(Config.model_validate_json(metadata["config"]), config)
+    with _opened(path) as (opened, metadata):
+        tensors: dict[str, Tensor] = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    check_same(_config(path, metadata), config)
     for key, module in modules.items():
         prefix = f"{key}/"
         module.load_state_dict({n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)})
@@ -110,6 +107,43 @@ def load(
     torch.set_rng_state(tensors["torch_rng"])
     rng.bit_generator.state = json.loads(metadata["numpy_rng"])
     return Progress(**json.loads(metadata["progress"]))
+
+
+def began_with(path: Path) -> Config:
+    """The configuration of the run in a state's file.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read.
+    """
+    with _opened(path) as (_, metadata):
+        return _config(path, metadata)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
+    try:
+        with safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise InputError(
+                    f"state {path}: expected format {FORMAT}, got {metadata.get('format')!r}; it is of another version, remove the folder to start anew"
+                )
+            yield opened, metadata
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"state {path}: expected a training state, got {error}; remove the folder to start anew"
+        ) from None
+
+
+def _config(path: Path, metadata: dict[str, str]) -> Config:
+    try:
+        return Config.model_validate_json(metadata["config"])
+    except (ValidationError, KeyError) as error:
+        raise InputError(
+            f"state {path}: expected a configuration this version knows, got {type(error).__name__}; go on with the version that began it"
+        ) from None
 
 
 def check_same(began: Config, now: Config) -> None:

@@ -290,6 +290,14 @@ def test_networks_are_compared(prepared: Path, tmp_path: Path) -> None:
     refused(*command, "--only-fold", "2", *small, "-q", says="only-fold: expected 0 to 1, got (2,)")
 
 
+def test_info_is_of_the_network_that_the_configuration_names(tmp_path: Path) -> None:
+    settings = tmp_path / "mine.yaml"
+    settings.write_text("model: {name: ahnet, base_width: 8}\n")
+    assert json.loads(segnet("info", "-c", str(settings), "--json").stdout)["parameters"] == 596_986
+    assert "name: ahnet\n" in segnet("info", "-c", str(settings), "--show-config").stdout
+    assert "name: hunet\n" in segnet("info", "hunet", "-c", str(settings), "--show-config").stdout
+
+
 def test_info() -> None:
     assert json.loads(segnet("info", "mamba-ahnet", "--json").stdout)["parameters"] == 6_956_855
     assert "6.96 M" in segnet("info").stdout
@@ -297,7 +305,7 @@ def test_info() -> None:
     assert "base_width: 64\n" in segnet("info", "--base-width", "64", "--show-config").stdout
     refused("info", "--base-width", "2", says="config: model.base_width: Input should be greater than or equal to 4")
     assert "patch_px: " in segnet("info", "--show-config").stdout
-    refused("info", "resnet", says="model: expected one of hunet, ahnet")
+    refused("info", "resnet", says="segnet: model: expected one of hunet, ahnet")
     refused(
         "info", "mamba-ahnet", "--side-px", "40", says="side-px: x: expected height and width to be multiples of 32"
     )
@@ -313,7 +321,8 @@ def test_bench() -> None:
     text = segnet("bench", "train", *small).stdout
     assert "an estimate for its processor" in text
     assert "slices/s" in text
-    refused("bench", "train", "-q", "-m", "resnet", says="model: expected one of hunet")
+    refused("bench", "train", "-q", "-m", "resnet", says="segnet: model: expected one of hunet")
+    assert segnet("bench", "train", "-q", "--side-px", "0").returncode == 2
     for more in ([], ["--voi"]):
         refused(
             "bench",

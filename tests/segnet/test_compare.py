@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
+import segnet.compare
 from segnet.compare import (
     LESIONS_FILE,
     RESULTS_FILE,
@@ -27,8 +28,11 @@ from segnet.compare import (
     parse,
 )
 from segnet.config import Config
+from segnet.data.pairs import find_pairs
+from segnet.data.prepare import prepare
 from segnet.data.prepared import load_dataset
 from segnet.errors import InputError
+from segnet.training.loop import train
 
 FLAGS: dict[str, dict[str, Any]] = {
     "model": {"base_width": 4, "depths": (1, 1, 1, 1), "dstate": 4},
@@ -86,6 +90,48 @@ def test_one_fold_first_and_the_others_later(compared: Any, prepared: Path, tmp_
     assert not (tmp_path / "unet" / "fold-0").exists()
     with pytest.raises(InputError, match="only-fold: expected 0 to 1, got"):
         compare(prepared, tmp_path, ENTRIES, folds=2, flags=FLAGS, only_folds=[2])
+
+
+def test_a_network_that_fails_does_not_keep_the_others_from_it(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(prepared: Path, out: Path, config: Config, *, resume: bool) -> Any:
+        if config.model.name == "hunet":
+            raise FloatingPointError("loss: expected a finite number, got nan")
+        return train(prepared, out, config, resume=resume)
+
+    monkeypatch.setattr(segnet.compare, "train", failing)
+    said: list[str] = []
+    with pytest.raises(InputError, match=r"model hunet, fold 0: .*got nan; 2 of 4 runs are done"):
+        compare(prepared, tmp_path, ["hunet", "unet"], folds=2, flags=FLAGS, report=said.append)
+    assert [row["model"] for row in json.loads((tmp_path / RESULTS_FILE).read_text())["rows"]] == ["unet"]
+    assert said[0] == "1 of 4: hunet, fold 0: FloatingPointError: loss: expected a finite number, got nan"
+
+
+def test_networks_of_other_patients_are_not_compared(prepared: Path, tmp_path: Path) -> None:
+    for entry in ("ahnet,train.seed=3", "ahnet,data.split=patient", "ahnet,data.folds=3"):
+        with pytest.raises(InputError, match=rf"model {entry}: expected .* like unet, got .* deals the patients"):
+            compare(prepared, tmp_path / "out", ["unet", entry], folds=2, flags=FLAGS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dataset_that_changed_is_noticed_before_anything_is_trained(
+    compared: Any, pairs_folder: Path, tmp_path: Path
+) -> None:
+    out, _, _ = compared
+    prepare(find_pairs(pairs_folder)[:8], tmp_path / "fewer", workers=1)
+    with pytest.raises(InputError, match="expected the split that the run began with"):
+        compare(tmp_path / "fewer", out, [*ENTRIES, "ahnet"], folds=2, flags=FLAGS)
+    assert not (out / "ahnet").exists()
+
+
+def test_several_at_a_time_share_the_processors(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segnet.compare, "cores", lambda: 6)
+    free = {**FLAGS, "train": {**FLAGS["train"], "threads": None}}
+    results = compare(prepared, tmp_path, ["unet"], folds=2, flags=free, only_folds=[0, 0], workers=3)
+    assert (results["settings"]["train"]["threads"], results["rows"][0]["lesions"]) == (2, 5)
 
 
 def test_a_killed_comparison_leaves_no_worker_behind(prepared: Path, tmp_path: Path) -> None:
@@ -166,6 +212,13 @@ def test_entries_are_read_and_mistakes_named() -> None:
         "ahnet",
         {"model": {"name": "ahnet", "gate_target": "skip"}, "train": {"seed": 3}},
     )
+    assert parse("mamba-ahnet,depths=[1,1,2,1],dstate=4")[1]["model"] == {
+        "name": "mamba-ahnet",
+        "depths": [1, 1, 2, 1],
+        "dstate": 4,
+    }
+    with pytest.raises(InputError, match=r"model ahnet,depths=\[1: expected a value in YAML, got '\[1'"):
+        parse("ahnet,depths=[1")
     with pytest.raises(InputError, match="expected NAME,FIELD=VALUE, got 'ahnet,skip'"):
         parse("ahnet,skip")
     with pytest.raises(InputError, match="expected each network once"):

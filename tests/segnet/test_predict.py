@@ -18,7 +18,17 @@ from segnet.clicks import click_index
 from segnet.config import Config
 from segnet.data.volumes import read_image
 from segnet.errors import InputError
-from segnet.predict import CUT, MISSED, images_in, predict_array, predict_file, require_several
+from segnet.predict import (
+    BOXED,
+    CUT,
+    MISSED,
+    _field_of_view,
+    _is_cut,
+    images_in,
+    predict_array,
+    predict_file,
+    require_several,
+)
 from segnet.voi import VoiSize
 
 CONFIG = Config.model_validate({"data": {"patch_px": 32, "input_px": 32}})
@@ -208,6 +218,50 @@ def test_a_mask_that_reaches_the_edge_of_what_is_seen_says_so() -> None:
         found = predict_array(image, Threshold(), CONFIG, spacing_zyx_mm=(2.0, 0.7, 0.7), click_zyx=(1, y, 40))
         assert found.mask_zyx.any()
         assert (CUT in found.warnings) == cut
+
+
+def test_the_first_and_the_last_pixel_of_the_field_of_view_count() -> None:
+    """An odd one begins at the click less half of it, rounded down."""
+    for patch_px, first, last in ((32, 24, 55), (33, 24, 56)):
+        config = Config.model_validate({"data": {"patch_px": patch_px, "input_px": 32}})
+        for y, cut in ((first, True), (first + 1, False), (last, True), (last - 1, False)):
+            lesion = np.zeros((1, 80, 80), np.bool_)
+            lesion[0, min(y, 40) : max(y, 40) + 1, 40] = True
+            whole = (slice(0, 1), slice(0, 80), slice(0, 80))
+            assert _is_cut(lesion, _field_of_view(config.data, (40, 40), whole)) == cut, (patch_px, y)
+
+
+def test_a_mask_that_reaches_the_edge_of_the_volume_of_interest_says_so() -> None:
+    """Along z too, where the field of view has no end; not where the image ends there."""
+    image = np.full((9, 40, 40), -900, np.float32)
+    image[1:8, 18:22, 18:22] = 300
+    for slices, boxed in ((4, True), (7, True), (9, False)):
+        options: Any = {"spacing_zyx_mm": (2.0, 0.7, 0.7), "click_zyx": (4, 20, 20), "voi": VoiSize((slices, 32, 32))}
+        found = predict_array(image, Threshold(), CONFIG, **options)
+        assert found.mask_zyx.any()
+        assert (BOXED in found.warnings) == boxed
+
+
+def test_an_image_beside_pairs_is_not_passed_over(tmp_path: Path, scan: Path) -> None:
+    for name in ("a_ct", "a_mask", "b"):
+        (tmp_path / f"{name}.nii.gz").write_bytes(scan.read_bytes())
+    with pytest.raises(InputError, match=r"expected images and masks in one layout, got b\.nii\.gz"):
+        images_in(tmp_path)
+
+
+def test_cases_of_one_name_in_two_sets_are_told(tmp_path: Path, scan: Path) -> None:
+    for name in ("A/images/p1", "A/labels/p1", "B/images/p1", "B/labels/p2", "B/images/p2"):
+        path = tmp_path / "cohort" / f"{name}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(scan.read_bytes())
+    with pytest.raises(InputError, match=r"expected one image for each case, got .*A/images/p1.* and .*B/images/p1"):
+        images_in(tmp_path / "cohort")
+
+
+def test_a_wrong_ending_is_found_before_anything_is_written(scan: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"mask: expected a name ending in \.nii"):
+        predict_file(scan, tmp_path / "m.mha", Threshold(), CONFIG, probabilities=tmp_path / "p.nii.gz")
+    assert not (tmp_path / "p.nii.gz").exists()
 
 
 def test_images_need_no_mask_and_masks_are_no_images(tmp_path: Path, scan: Path) -> None:

@@ -21,16 +21,17 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def test_ss2d_is_the_sum_of_four_scans() -> None:
-    """Direction by direction on NumPy, positions visited one by one."""
-    ss2d = SS2D(5, 2, VSSConfig(dstate=3)).double()
+@pytest.mark.parametrize("rank", [2, 7])
+def test_ss2d_is_the_sum_of_four_scans(rank: int) -> None:
+    """Direction by direction on NumPy, positions visited one by one; delta by one narrow product, and by four."""
+    ss2d = SS2D(5, rank, VSSConfig(dstate=3)).double()
     x = torch.randn(2, 3, 4, 5, dtype=torch.float64)
     got = ss2d(x).detach().numpy()
     grid = x.numpy()
     order = [(i, j) for i in range(3) for j in range(4)]
     orders = {"row": order, "column": sorted(order, key=lambda p: (p[1], p[0]))}
     orders |= {f"{name}_reversed": path[::-1] for name, path in orders.items()}
-    weight = ss2d.x_proj.weight.detach().numpy().reshape(4, 2 + 2 * 3, 5)
+    weight = ss2d.x_proj.weight.detach().numpy().reshape(4, rank + 2 * 3, 5)
     total = np.zeros_like(grid)
     for k, direction in enumerate(DIRECTIONS):
         path = orders[direction]
@@ -38,10 +39,10 @@ def test_ss2d_is_the_sum_of_four_scans() -> None:
         projected = u @ weight[k].T
         y = ssmcore.selective_scan(
             u,
-            projected[..., :2] @ ss2d.dt_weight[k].detach().numpy().T,
+            projected[..., :rank] @ ss2d.dt_weight[k].detach().numpy().T,
             -np.exp(ss2d.A_log[k].detach().numpy()),
-            projected[..., 2:5],
-            projected[..., 5:],
+            projected[..., rank : rank + 3],
+            projected[..., rank + 3 :],
             ss2d.D[k].detach().numpy(),
             delta_bias=ss2d.dt_bias[k].detach().numpy(),
             delta_softplus=True,

@@ -8,9 +8,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from lesion_case import lesion_case
 
 from segnet.config import PrepareConfig
 from segnet.data.cases import Cases
@@ -19,9 +21,10 @@ from segnet.data.pairs import find_pairs
 from segnet.data.prepare import prepare
 from segnet.data.prepared import load_dataset
 from segnet.errors import InputError
+from segnet.locks import locked
 from segnet.models import build, names
 from segnet.training import checkpoint, log, loop
-from segnet.training.loop import _rate, make_split, train
+from segnet.training.loop import _rate, averaging, make_split, train
 
 
 def changed(config: Any, section: str, **values: Any) -> Any:
@@ -53,6 +56,60 @@ def test_minutes_are_those_of_the_clock(clock: str, prepared: Path, tmp_path: Pa
     waited_s = 0.5 * config.train.max_steps
     result = train(prepared, tmp_path / "run", config, progress=lambda _: time.sleep(0.5))
     assert (result.elapsed_s > waited_s) == (clock == "wall")
+
+
+@pytest.mark.parametrize("clock", ["wall", "processor"])
+def test_a_run_takes_its_minutes_and_no_more_after_a_stop(
+    clock: str, prepared: Path, tmp_path: Path, tiny_config: Any
+) -> None:
+    """One step and one validation more at most, of a tenth of a second each."""
+    settings = {
+        "max_steps": None,
+        "minutes": 0.05,
+        "clock": clock,
+        "save_every_s": 1e-6,
+        "validations": 2,
+        "threads": 1,
+    }
+    config = changed(tiny_config, "train", **settings)
+
+    def stop(row: Any) -> None:
+        if row["done"] > 0.4:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        train(prepared, tmp_path / "run", config, progress=stop)
+    done: list[float] = []
+    result = train(prepared, tmp_path / "run", config, resume=True, progress=lambda row: done.append(row["done"]))
+    assert 0.35 < done[0] < 0.6
+    assert 3 <= result.elapsed_s < 6
+    assert [row["step"] for row in result.history] == sorted({row["step"] for row in result.history})
+
+
+def test_validation_takes_no_more_than_its_share_of_the_minutes(
+    prepared: Path, tmp_path: Path, tiny_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that takes a third of them is left for the end; of a number of steps all are made."""
+
+    def slow(_: Any, cases: Cases, *__: Any) -> dict[str, float]:
+        time.sleep(1 / 3 * len(cases))
+        return {entry.case: 0.5 for entry in cases.entries}
+
+    monkeypatch.setattr(loop, "scores", slow)
+    timed = changed(tiny_config, "train", max_steps=None, minutes=0.05, validations=10)
+    assert len(train(prepared, tmp_path / "timed", timed).history) == 1
+    counted = changed(tiny_config, "train", max_steps=3, validations=3)
+    assert len(train(prepared, tmp_path / "counted", counted).history) == 3
+
+
+def test_weights_averaged_over_few_steps_are_not_those_of_the_first() -> None:
+    """Of 12 numbers 0, 1, 2, ... the average lies behind the last by less than half of them."""
+    average = torch.optim.swa_utils.AveragedModel(torch.nn.Linear(1, 1), multi_avg_fn=averaging(0.99), use_buffers=True)
+    for number in range(12):
+        model = torch.nn.Linear(1, 1)
+        torch.nn.init.constant_(model.weight, number)
+        average.update_parameters(model)
+    assert 11 - average.module.weight.item() < 6
 
 
 @pytest.mark.parametrize("name", names())
@@ -95,6 +152,35 @@ def test_no_patient_is_in_two_parts(prepared: Path, tiny_config: Any) -> None:
     assert all(patients)
 
 
+@pytest.mark.parametrize("split", ["stratified", "patient"])
+def test_lesions_of_a_patient_stay_together(split: str, tmp_path: Path, tiny_config: Any) -> None:
+    """In every part, and every fold."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    for patient in range(9):
+        for lesion in (1, 2, 3):
+            for folder, array in zip(("images", "labels"), lesion_case(10 * patient + lesion), strict=True):
+                file = tmp_path / folder / f"bone_{patient:05d}_lesion_{lesion:02d}.nii.gz"
+                nib.Nifti1Image(array, np.eye(4)).to_filename(file)
+    prepare(find_pairs(tmp_path), tmp_path / "data", workers=1)
+    patient_of = {entry.case: entry.patient for entry in load_dataset(tmp_path / "data").cases}
+    config = changed(tiny_config, "data", split=split)
+    folded = [changed(config, "data", folds=3, fold=fold) for fold in range(3)]
+    for one in [config, *folded]:
+        parts = make_split(tmp_path / "data", one)
+        patients = [{patient_of[case] for case in cases} for cases in parts.values()]
+        assert sum(map(len, patients)) == len(set.union(*patients)) == 9
+        assert sorted(case for cases in parts.values() for case in cases) == sorted(patient_of)
+
+
+def test_two_processes_do_not_train_in_one_folder(prepared: Path, tmp_path: Path, tiny_config: Any) -> None:
+    (tmp_path / "run").mkdir()
+    with locked(tmp_path / "run", "taken"), pytest.raises(InputError, match="in which nobody else trains"):
+        train(prepared, tmp_path / "run", tiny_config)
+    assert list((tmp_path / "run").iterdir()) == []
+    assert train(prepared, tmp_path / "run", tiny_config).steps == 4
+
+
 def test_a_folder_with_a_run_is_not_overwritten(prepared: Path, run_folder: Path, tiny_config: Any) -> None:
     before = (run_folder / "model.safetensors").read_bytes()
     with pytest.raises(InputError, match="expected a folder without a run, got one"):
@@ -126,7 +212,8 @@ def test_a_loss_that_is_no_number_stops_the_run(
     monkeypatch.setattr(loop, "JointLoss", Broken)
     config = changed(tiny_config, "train", validations=1)
     with pytest.raises(
-        FloatingPointError, match=r"got nan at step 1, first in the loss itself; lower train\.learning_rate"
+        FloatingPointError,
+        match=r"got nan at step 1, first in the loss itself; begin another run with a lower train\.learning_rate",
     ):
         train(prepared, tmp_path / "run", config)
     assert not (tmp_path / "run" / "model.safetensors").exists()

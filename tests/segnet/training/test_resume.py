@@ -126,6 +126,25 @@ def test_a_process_killed_at_any_moment_goes_on_as_if_it_had_not(
     same(unbroken, out)
 
 
+def test_a_run_killed_at_its_first_validation_is_not_taken_for_a_finished_one(
+    config: Any, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its weights are written and nothing else is."""
+    config = changed(config, "train", save_every_s=3600, validations=STEPS)
+    write = checkpoint.save
+
+    def killed(*arguments: Any) -> None:
+        write(*arguments)
+        raise Killed
+
+    monkeypatch.setattr(checkpoint, "save", killed)
+    with pytest.raises(Killed):
+        train(prepared, tmp_path / "run", config)
+    assert (tmp_path / "run" / checkpoint.FILE).exists()
+    monkeypatch.setattr(checkpoint, "save", write)
+    assert train(prepared, tmp_path / "run", config, resume=True).steps == STEPS
+
+
 def test_a_run_is_not_begun_over_another(config: Any, prepared: Path, tmp_path: Path, unbroken: Path) -> None:
     def stop(_: dict[str, Any]) -> None:
         raise Killed
@@ -181,7 +200,7 @@ def test_a_truncated_state_is_refused(config: Any, prepared: Path, tmp_path: Pat
         train(prepared, tmp_path / "run", config, progress=stop)
     file = tmp_path / "run" / state.FILE
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(InputError, match=r"state .*: expected a training state, got .*; remove it to start anew"):
+    with pytest.raises(InputError, match=r"state .*: expected a training state, got .*; remove the folder to start anew"):
         train(prepared, tmp_path / "run", config, resume=True)
 
 
