@@ -12,13 +12,21 @@ from ._spec import ArgumentTypeError, check_count, check_option, fail
 from .backends._threads import resolve
 
 Array = NDArray[Any]
+FLOATS = tuple(np.dtype(kind) for kind in ("f2", "f4", "f8", "c8", "c16"))
 STRUCTURES = ("diagonal", "dense")
 
 
 def check_floats(operation: str, name: str, array: object) -> None:
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fc":
+    if not isinstance(array, np.ndarray) or array.dtype not in FLOATS:
         got = getattr(array, "dtype", type(array).__name__)
-        fail(operation, name, "an array of real or complex floats", got, "convert it", ArgumentTypeError)
+        fail(
+            operation,
+            name,
+            "an array of real or complex floats of at most 64 bits each",
+            got,
+            "convert it",
+            ArgumentTypeError,
+        )
 
 
 def broadcast(operation: str, names: str, *leads: tuple[int, ...]) -> tuple[int, ...]:

@@ -130,10 +130,19 @@ class OpSpec:
 
     def check_dtype(self, name: str, array: Any, *, complex_too: bool = False) -> None:
         """Raises ArgumentTypeError unless `array` is a NumPy array of float32 or float64 (or float16, computed in float32),
-        or of complex64 or complex128 where those are allowed."""
+        or of complex64 or complex128 where those are allowed, in this machine's byte order."""
         if not isinstance(array, np.ndarray):
             self.fail(
                 name, "a NumPy array", type(array).__name__, "convert it with numpy.asarray", kind=ArgumentTypeError
+            )
+        if not array.dtype.isnative:
+            native = array.dtype.newbyteorder("=")
+            self.fail(
+                name,
+                "this machine's byte order",
+                array.dtype,
+                f"convert it with {name}.astype({str(native)!r})",
+                kind=ArgumentTypeError,
             )
         if complex_too and array.dtype in (np.complex64, np.complex128):
             return

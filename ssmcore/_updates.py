@@ -19,12 +19,13 @@ Array = NDArray[Any]
 _DISCRETIZATIONS = _scan.SPEC.options["discretization"]
 _ACTIVATIONS = _conv.SPEC.options["activation"]
 _WIDE = (np.dtype(np.float32), np.dtype(np.float64))
+_FLOATS = (np.dtype(np.float16), *_WIDE)
 
 
 def _check(operation: str, name: str, array: object, *shapes: tuple[int, ...]) -> None:
-    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+    if not isinstance(array, np.ndarray) or array.dtype not in _FLOATS:
         got = getattr(array, "dtype", type(array).__name__)
-        fail(operation, name, "a NumPy array of floats", got, "convert it", ArgumentTypeError)
+        fail(operation, name, "a NumPy array of float16, float32 or float64", got, "convert it", ArgumentTypeError)
     if array.shape not in shapes:
         fail(operation, name, " or ".join(str(shape) for shape in shapes), array.shape, "make the arguments agree")
 
@@ -42,7 +43,7 @@ def _check_state(operation: str, name: str, state: object, axes: dict[int, str])
 
 
 def _fits(array: object, dtype: Any, shape: tuple[int, ...]) -> bool:
-    return type(array) is np.ndarray and array.dtype == dtype and array.shape == shape
+    return type(array) is np.ndarray and array.dtype == dtype and array.shape == shape and array.flags.aligned
 
 
 def _packed(array: Any, dtype: Any, shape: tuple[int, ...]) -> bool:
@@ -209,7 +210,7 @@ def selective_state_update(
         return wide(array, batch, 1, dim)[used]
 
     def matrix(array: Array) -> Array:
-        return wide(array[used], len(used), 1, array.size // max(batch * dstate, 1), dstate)
+        return wide(array[used], len(used), 1, array.shape[1] if array.ndim == 3 else 1, dstate)
 
     y, last = selective_scan(
         a_step(x),

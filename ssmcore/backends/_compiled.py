@@ -31,11 +31,16 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
+def aligned(array: Array) -> Array:
+    """The array, or a copy of one whose strides are no multiples of its numbers', such as a field of packed records."""
+    return array if array.flags.aligned else array.copy()
+
+
 def cast(dtype: np.dtype[Any], *arrays: Array | None, contiguous: bool = False) -> list[Any]:
     """The arrays as `dtype`, copied only where they are not that already."""
     if contiguous:
-        return [None if a is None else np.ascontiguousarray(a, dtype=dtype) for a in arrays]
-    return [None if a is None else np.asarray(a, dtype=dtype) for a in arrays]
+        return [None if a is None else aligned(np.ascontiguousarray(a, dtype=dtype)) for a in arrays]
+    return [None if a is None else aligned(np.asarray(a, dtype=dtype)) for a in arrays]
 
 
 class MatrixGradient(NamedTuple):
@@ -416,7 +421,8 @@ class SS2D:
     @staticmethod
     def _positions(dtype: np.dtype[Any], *grids: Array) -> list[Any]:
         """(batch, height, width, ...) as (batch, position, ...), a copy only where strides or dtype ask for one."""
-        return [g.astype(dtype, copy=False).reshape(g.shape[0], g.shape[1] * g.shape[2], *g.shape[3:]) for g in grids]
+        wide = cast(dtype, *grids)
+        return [g.reshape(g.shape[0], g.shape[1] * g.shape[2], *g.shape[3:]) for g in wide]
 
     def forward(
         self,
@@ -647,6 +653,7 @@ class ChunkScan:
         if out.size == 0:
             last[...] = 0 if initial_states is None else initial_states
         else:
+            starts = None if starts is None else np.ascontiguousarray(starts)
             wide_x, wide_B, wide_C = self._rows(dtype, x, B, C)
             dt, A, D, initial_states = cast(dtype, dt, A, D, initial_states, contiguous=True)
             self.kernels.chunk_scan_fwd(
@@ -701,6 +708,7 @@ class ChunkScan:
                 gradient[...] = 0
             dinitial[...] = 0 if dfinal_states is None else dfinal_states
         else:
+            starts = None if starts is None else np.ascontiguousarray(starts)
             wide_dout, wide_x, wide_B, wide_C = self._rows(dtype, dout, x, B, C)
             wide_dt, wide_A, wide_D, dfinal_states = cast(dtype, dt, A, D, dfinal_states, contiguous=True)
             self.kernels.chunk_scan_bwd(

@@ -5,6 +5,20 @@ from __future__ import annotations
 import os
 import sys
 
+_woken = False
+"""Whether this process, or one it was forked from, has used several threads."""
+_forked = False
+"""Whether the threads that were woken stayed behind in the process that this one was forked from."""
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = _woken
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
 
 def _number(variable: str) -> int | None:
     """A whole number from the environment, or None where it is not set."""
@@ -21,9 +35,19 @@ def resolve(num_threads: int | None) -> int:
 
     OpenMP's is what OMP_NUM_THREADS or threadpoolctl's limits say, known once the compiled kernels are loaded; the processors
     are those this process may use. The compiled kernels wake fewer where each would have less than SSMCORE_WORK_PER_THREAD
-    multiply-adds to do (2^20 unless set).
+    multiply-adds to do (2^20 unless set). One, whatever is asked for, in a process that was forked after several had been used: OpenMP would
+    wait there for threads that a fork leaves behind.
     """
+    global _woken
     _number("SSMCORE_WORK_PER_THREAD")  # the kernels read it unchecked
+    wanted = _wanted(num_threads)
+    if _forked:
+        return 1
+    _woken = _woken or wanted > 1
+    return wanted
+
+
+def _wanted(num_threads: int | None) -> int:
     if num_threads is None:
         wanted = _number("SSMCORE_NUM_THREADS")
         if wanted is not None:

@@ -44,7 +44,7 @@ def mamba_chunk_scan_combined(
         Without effect: the result does not depend on it, and the kernels have their own.
     initial_states : (batch, nheads, headdim, dstate); with cu_seqlens also one for each sequence
     cu_seqlens : (nsequences + 1,) integers
-        Where the sequences of a batch of 1 begin, and the end.
+        Where the sequences of a batch of 1 begin, and the end. A seq_idx beside it must say the same.
     return_varlen_states : also return the state after each sequence of cu_seqlens, (nsequences, nheads, headdim, dstate)
     state_dtype : of the states returned, that of x where None
     Others as in `ssmcore.torch.chunk_scan`.
@@ -68,7 +68,15 @@ def mamba_chunk_scan_combined(
         out, final = st.chunk_scan(x, dt, A, B, C, D, z, dt_bias, initial_states, seq_idx, **options)
         varlen = None
     else:
-        pieces = pieces_of(_OP, {"batch": x.shape[0], "seqlen": x.shape[1]}, seq_idx, cu_seqlens)
+        sizes = {"batch": x.shape[0], "seqlen": x.shape[1]}
+        pieces = pieces_of(_OP, sizes, None, cu_seqlens)
+        if seq_idx is not None:
+            told = [steps for _, runs in pieces_of(_OP, sizes, seq_idx, None) for steps in runs]
+            if told != [steps for _, (steps,) in pieces if steps.start < steps.stop]:
+                got = [steps.start for steps in told]
+                fail(
+                    _OP, "seq_idx", "the sequences of cu_seqlens", f"sequences that begin at {got}", "pass one of them"
+                )
         count = len(pieces)
         if initial_states is not None and len(initial_states) not in (1, count):
             expected = f"one state, or one for each of {count} sequences"

@@ -132,6 +132,9 @@ class Mamba2(StatesInCache, nn.Module):
         With `inference_params`, states are kept in it, and from the second call on one step is done. Sequences packed into one row are
         told apart by `seq_idx` (batch, seqlen) or `cu_seqlens`.
         """
+        if inference_params is not None and (cu_seqlens is not None or seq_idx is not None):
+            remedy = "a cache holds one sequence a row; pass them as rows of a batch"
+            fail("Mamba2", "inference_params", "None with packed sequences", type(inference_params).__name__, remedy)
         flat = u.ndim == 2 and seqlen is not None
         hidden = u.unflatten(0, (-1, seqlen)) if flat else u
         if cu_seqlens is not None and seq_idx is None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import torch as st
 from .._spec import check_option, fail
+from ..ops import selective_scan as _scan
 from ..torch._selective_scan import _scan_bwd, _scan_fwd
 
 CSMS6S = (
@@ -69,6 +70,16 @@ def _backward(
 ) -> list[Tensor | None]:
     """Gradients of u, delta, A, B, C, D, z and delta_bias. The states on the way are computed again."""
     tensors = (u, delta, A, B, C, D, z, delta_bias, None)
+    shapes = {name: None if t is None else tuple(t.shape) for name, t in zip(_scan.ARGUMENTS, tensors, strict=True)}
+    _scan.check(shapes, discretization="mamba", layout="bdl")
+    if dout.shape != u.shape:
+        fail(
+            "mamba_bwd",
+            "dout",
+            f"shape {tuple(u.shape)} like u",
+            tuple(dout.shape),
+            "pass the gradient of out as it came",
+        )
     with torch.no_grad():
         _, _, checkpoints = _scan_fwd(*tensors, bool(delta_softplus), "mamba", "bdl", True)
         grads = _scan_bwd(dout, None, *tensors, checkpoints, bool(delta_softplus), "mamba", "bdl")

@@ -187,7 +187,17 @@ def discretize(
     A_bar, B_bar = backends.entry(choice, "discretize")(
         *_wide(A, B, delta), method=method, structure=structure, num_threads=resolve(num_threads)
     )
-    return A_bar.astype(np.result_type(A, delta), copy=False), B_bar.astype(np.result_type(A, B, delta), copy=False)
+    core = 1 if structure == "diagonal" else 2
+    lead = np.broadcast_shapes(A.shape[:-core], B.shape[:-core], delta.shape)
+    return (
+        _full(A_bar.astype(np.result_type(A, delta), copy=False), (*lead, *A.shape[-core:])),
+        _full(B_bar.astype(np.result_type(A, B, delta), copy=False), (*lead, *B.shape[-core:])),
+    )
+
+
+def _full(array: Array, shape: tuple[int, ...]) -> Array:
+    """Of that shape, a copy where it has to be broadcast."""
+    return array if array.shape == shape else np.broadcast_to(array, shape).copy()
 
 
 def discretize_vjp(

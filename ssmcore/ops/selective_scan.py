@@ -249,7 +249,7 @@ MAY_BE_COMPLEX = ("A", "B", "C", "initial_state")
 
 def check_complex(dtypes: Mapping[str, Any], is_complex: Callable[[Any], bool]) -> None:
     """Raises ArgumentTypeError where a real A has complex company."""
-    if is_complex(dtypes["A"]):
+    if dtypes["A"] is None or is_complex(dtypes["A"]):  # without A the shapes' check says so
         return
     for name, dtype in dtypes.items():
         if dtype is not None and is_complex(dtype):

@@ -195,7 +195,7 @@ def chunk_scan(
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
     out, final_states, _ = _chunk_fwd(*inputs, starts, keep)
     if z is not None:
-        out = out * F.silu(z)
+        out = (out * F.silu(z)).to(x.dtype)
     return (out, final_states) if return_final_states else out
 
 
@@ -206,6 +206,6 @@ def _starts(seq_idx: Tensor, shape: tuple[int, int]) -> Tensor:
         _chunk.SPEC.fail(
             "seq_idx", f"integers {shape}", got, "number the sequence that each step belongs to", kind=ArgumentTypeError
         )
-    starts = torch.zeros_like(seq_idx, dtype=torch.uint8)
+    starts = torch.zeros(shape, dtype=torch.uint8, device=seq_idx.device)
     starts[:, 1:] = seq_idx[:, 1:] != seq_idx[:, :-1]
     return starts

@@ -14,11 +14,12 @@ _REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def as_array(x: Tensor | None) -> Any:
-    """The tensor's memory as an array; bfloat16, which NumPy lacks, widened to float32."""
+    """The tensor's memory as an array; bfloat16, which NumPy lacks, and float16, whose gradients of wider arguments would be rounded
+    to it, widened to float32."""
     if x is None:
         return None
     x = x.detach()
-    return (x.float() if x.dtype == torch.bfloat16 else x).numpy()
+    return (x.float() if x.dtype in (torch.bfloat16, torch.float16) else x).numpy()
 
 
 def as_tensor(array: Any, like: Tensor) -> Tensor:
@@ -32,7 +33,9 @@ def wide(x: Tensor) -> torch.dtype:
 
 def check_dtypes(op: str, tensors: dict[str, Tensor | None], *, complex_too: tuple[str, ...] = ()) -> None:
     """Raises ArgumentTypeError unless all are tensors of one device and of real floats, or complex where that is allowed."""
-    first = next(iter(tensors.values()))
+    name, first = next(iter(tensors.items()))
+    if first is None:
+        raise ArgumentTypeError(f"{op}: {name}: expected a tensor, got None; it is not optional")
     for name, x in tensors.items():
         if x is None:
             continue
@@ -44,7 +47,6 @@ def check_dtypes(op: str, tensors: dict[str, Tensor | None], *, complex_too: tup
             raise ArgumentTypeError(
                 f"{op}: {name}: expected a real floating dtype, got {x.dtype}; convert it with {name}.float()"
             )
-        assert first is not None
         if x.device != first.device:
             raise ArgumentTypeError(
                 f"{op}: {name}: expected device {first.device} like the first argument, got {x.device}; move it there"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ..backends.torch_ import discretize_tensors
@@ -24,4 +25,7 @@ def discretize(
     check_dtypes("discretize", {"A": A, "B": B, "delta": delta}, complex_too=("A", "B"))
     _discretize.SPEC.check_option("method", method)
     _discretize.SPEC.check_option("structure", structure)
-    return discretize_tensors(A, B, delta, method=method, structure=structure)
+    A_bar, B_bar = discretize_tensors(A, B, delta, method=method, structure=structure)
+    core = 1 if structure == "diagonal" else 2
+    lead = torch.broadcast_shapes(A.shape[:-core], B.shape[:-core], delta.shape)
+    return A_bar.expand(*lead, *A.shape[-core:]), B_bar.expand(*lead, *B.shape[-core:])

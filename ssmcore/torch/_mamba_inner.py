@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .._spec import check_option, fail
+from ..ops import selective_scan as _scan
 from ._causal_conv1d import _conv_bwd, causal_conv1d
 from ._common import check_dtypes
 from ._selective_scan import _scan_bwd, _scan_fwd, selective_scan
@@ -58,6 +59,12 @@ def _check(tensors: dict[str, Tensor | None], checkpoint_lvl: int) -> None:
         x = tensors[name]
         if x is not None and tuple(x.shape) != shape:
             fail(_OP, name, f"shape {shape}", tuple(x.shape), f"dim is {dim}, dt_rank {rank}, dstate {dstate}")
+    sequence = (xz.shape[0], dim, xz.shape[2])
+    from_projection = (xz.shape[0], dstate, xz.shape[2])
+    matrices = {name: from_projection if (x := tensors[name]) is None else tuple(x.shape) for name in ("B", "C")}
+    _scan.check(
+        {"u": sequence, "delta": sequence, "A": tuple(A.shape), **matrices}, discretization="mamba", layout="bdl"
+    )
     for name, bias, norm in (("B", "B_proj_bias", "b_rms_weight"), ("C", "C_proj_bias", "c_rms_weight")):
         given = tensors[name]
         if given is not None and not (tensors[bias] is None and tensors[norm] is None):

@@ -210,3 +210,69 @@ def test_without_a_built_extension_the_package_works_and_says_so() -> None:
     command = [sys.executable, "-c", program]
     run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=gettempdir())
     assert run.stdout.split() == ["4.0", "numpy", "1", "None"]
+
+
+FORKED = """
+import os, signal
+import numpy as np
+import ssmcore
+from ssmcore.backends._threads import resolve
+from ssmcore.ops.selective_scan import make_case
+
+case = make_case(np.random.default_rng(0), np.float32, batch=1, dim=512, seqlen=1024, dstate=16, extras=False)
+before = ssmcore.selective_scan(**case, num_threads=2)
+pid = os.fork()
+if pid == 0:
+    signal.alarm(20)
+    same = np.array_equal(ssmcore.selective_scan(**case, num_threads=2), before) and resolve(8) == 1
+    os._exit(0 if same else 3)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), resolve(2))
+"""
+
+
+def test_a_forked_process_does_not_wait_for_threads_it_does_not_have() -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=60, cwd=gettempdir(), check=True
+    )
+    assert found.stdout.split() == ["0", "2"], found.stderr
+
+
+@pytest.mark.parametrize("backend", ["cython", "numba", "numpy"])
+def test_the_other_byte_order_is_refused_and_not_rounded(backend: str) -> None:
+    with pytest.raises(
+        ssmcore.ArgumentError, match=r"g: expected this machine's byte order, got >f8; .*astype\('float64'\)"
+    ):
+        ssmcore.gate_crop(G.astype(">f8"), (1, 1), backend=backend)
+    with pytest.raises(ssmcore.ArgumentError, match=r"A_bar: expected .* at most 64 bits each, got float128"):
+        ssmcore.ssm_recurrence(*np.ones((4, 2), np.longdouble), backend=backend)
+
+
+def test_fields_of_packed_records_are_read_as_they_are() -> None:
+    """Their strides, 12 bytes, are no multiple of eight."""
+    from ssmcore.ops.selective_scan import make_case
+
+    case = make_case(np.random.default_rng(0), np.float64, batch=1, dim=3, seqlen=5, dstate=2, extras=False)
+    records = np.zeros(case["u"].shape, [("a", "f4"), ("u", "f8")])
+    records["u"] = case["u"]
+    assert not records["u"].flags.aligned
+    wanted = ssmcore.selective_scan(**case)
+    for name in ("cython", "numba", "numpy"):
+        np.testing.assert_allclose(
+            ssmcore.selective_scan(**case | {"u": records["u"]}, backend=name), wanted, rtol=1e-13
+        )
+
+
+@pytest.mark.parametrize("method", ["zoh", "bilinear", "mamba"])
+@pytest.mark.parametrize("structure", ["diagonal", "dense"])
+def test_discretised_systems_have_all_leading_axes(structure: str, method: str) -> None:
+    core = (4,) if structure == "diagonal" else (4, 4)
+    A, B = (
+        -np.ones(core) * np.eye(4)[: core[0]].max() * 0.1,
+        np.ones((5, 1, 4) if structure == "diagonal" else (5, 1, 4, 2)),
+    )
+    delta = np.full((3,), 0.1)
+    for backend in ("cython", "numba", "numpy", "torch"):
+        if structure == "dense" and backend in ("cython", "numba"):
+            continue
+        found = ssmcore.discretize(A, B, delta, method=method, structure=structure, backend=backend)
+        assert [x.shape for x in found] == [(5, 3, *core), (5, 3, *B.shape[2:])]

@@ -923,6 +923,7 @@ def test_mamba2s_scan_of_packed_sequences_returns_their_states(installed: ssmcor
     assert torch.equal(final, varlen[-1:])
     marks = torch.tensor([[0] * 3 + [1] * 61 + [2] * 6])
     torch.testing.assert_close(function(**case, chunk_size=64, seq_idx=marks), out, rtol=1e-12, atol=1e-13)
+    assert torch.equal(function(**case, chunk_size=64, seq_idx=marks, cu_seqlens=ends), out)
 
 
 @pytest.mark.parametrize(
@@ -931,6 +932,10 @@ def test_mamba2s_scan_of_packed_sequences_returns_their_states(installed: ssmcor
         ({"chunk_size": 0}, "chunk_size: expected at least 1, got 0"),
         ({"return_varlen_states": True}, "cu_seqlens: expected where each sequence begins"),
         ({"cu_seqlens": torch.tensor([0, 5, 3, 70])}, "cu_seqlens: expected where each sequence begins"),
+        (
+            {"cu_seqlens": torch.tensor([0, 5, 70]), "seq_idx": torch.zeros(1, 70).int()},
+            "seq_idx: expected the sequences of cu_",
+        ),
         ({"cu_seqlens": torch.tensor([0, 70]), "initial_states": torch.zeros(3, 4, 8, 5).double()}, "initial_states: "),
         ({"B": torch.zeros(1, 70, 3, 5).double()}, "B: expected a number of groups that divides nheads = 4"),
     ],

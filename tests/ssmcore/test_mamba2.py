@@ -141,3 +141,10 @@ def test_its_inside_is_reached_by_name_and_says_what_does_not_fit() -> None:
         function(*given)
     with pytest.raises(ssmcore.ArgumentError, match=r"zxbcdt: expected 2 64 \+ 16 \+ 4 channels"):
         function(given[0][..., :-1], *given[1:], headdim=16)
+
+
+def test_a_cache_of_packed_sequences_is_refused() -> None:
+    """It would keep the last one's state for all."""
+    m, u, ends = block(layer_idx=0), torch.randn(1, 20, 32, dtype=torch.float64), torch.tensor([0, 3, 14, 20])
+    with pytest.raises(ssmcore.ArgumentError, match="inference_params: expected None with packed sequences"):
+        m(u, cu_seqlens=ends, inference_params=InferenceParams(max_seqlen=20, max_batch_size=3))

@@ -233,3 +233,13 @@ def test_a_bias_of_a_constant_matrix_is_refused() -> None:
     given = case(constant="B") | {"B_proj_bias": torch.zeros(DSTATE, dtype=torch.float64)}
     with pytest.raises(ssmcore.ArgumentError, match="mamba_inner: B: expected None where B_proj_bias"):
         st.mamba_inner(**given)
+
+
+@pytest.mark.parametrize("checkpoint_lvl", [0, 1])
+@pytest.mark.parametrize("shape", [(1, DSTATE, SEQLEN), (BATCH, DSTATE, SEQLEN - 1), (BATCH, 4, DSTATE, SEQLEN)])
+def test_given_matrices_of_another_shape_are_refused(shape: tuple[int, ...], checkpoint_lvl: int) -> None:
+    """Also where gradients are wanted, and the scan's own check is not passed."""
+    for name in ("B", "C"):
+        wrong = case(constant=name) | {name: torch.zeros(shape, dtype=torch.float64)}
+        with pytest.raises(ssmcore.ArgumentError, match=r"[BC]: expected"):
+            st.mamba_inner(**wrong, checkpoint_lvl=checkpoint_lvl)

@@ -493,3 +493,34 @@ def test_plain_torch_runs_a_chunk_scan_where_there_is_no_kernel() -> None:
     wanted = torch.autograd.grad(plain.square().sum(), list(given.values()))
     for g, w in zip(torch.autograd.grad(fast.square().sum(), list(given.values())), wanted, strict=True):
         torch.testing.assert_close(g, w)
+
+
+def test_gradients_of_wide_parameters_are_not_rounded_to_float16() -> None:
+    """That of D is a sum of 4096 products of 64, more than float16 holds."""
+    u = torch.full((1, 2, 4096), 64.0, dtype=torch.float16)
+    D = torch.zeros(2, requires_grad=True)
+    B = torch.zeros(1, 3, 4096, dtype=torch.float16)
+    out = st.selective_scan(u, torch.zeros_like(u), -torch.ones(2, 3), B, B, D)
+    out.backward(torch.ones_like(out))
+    assert D.grad is not None
+    assert D.grad.tolist() == [64.0 * 4096] * 2
+
+
+def test_an_argument_that_is_not_optional_is_named() -> None:
+    x = torch.ones(1, 2, 3)
+    with pytest.raises(ssmcore.ArgumentError, match="A: expected an array, got None; it is not optional"):
+        st.selective_scan(x, x, None, x, x)  # type: ignore[arg-type]
+    with pytest.raises(ssmcore.ArgumentError, match="u: expected a tensor, got None; it is not optional"):
+        st.selective_scan(None, x, x, x, x)  # type: ignore[arg-type]
+
+
+def test_marks_of_any_strides_and_a_gate_of_another_dtype() -> None:
+    case = SPECS["chunk_scan"].samples[0].make(np.random.default_rng(0), np.float32)
+    given = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in case.items()}
+    batch, seqlen = given["x"].shape[:2]
+    marks = (torch.arange(seqlen)[:, None] // 3).repeat(1, batch)
+    assert torch.equal(
+        st.chunk_scan(**given | {"seq_idx": marks.t()}), st.chunk_scan(**given | {"seq_idx": marks.t().contiguous()})
+    )
+    half = given | {"x": given["x"].bfloat16(), "z": torch.ones_like(given["x"])}
+    assert st.chunk_scan(**half).dtype == torch.bfloat16

@@ -85,7 +85,7 @@ def test_indices_choose_states_and_negative_ones_none() -> None:
         ({"A": np.ones((8, 5))}, r"A: expected \(8, 4\)"),
         ({"B": np.ones((3, 3, 4))}, "B: expected a number of groups that divides 8, got 3"),
         ({"B": np.ones((3, 5))}, r"B: expected \(3, 4\)"),
-        ({"dt": np.ones((3, 8), int)}, "dt: expected a NumPy array of floats, got int64"),
+        ({"dt": np.ones((3, 8), int)}, "dt: expected a NumPy array of float16, float32 or float64, got int64"),
         ({"D": np.ones(4)}, r"D: expected \(8,\)"),
         ({"state": np.ones((3, 8))}, "state: expected a writeable array"),
         ({"state_batch_indices": np.array([0, 1])}, r"state_batch_indices: expected integers \(3,\)"),
@@ -167,3 +167,11 @@ def test_wrong_arguments_of_a_convolution_are_named_and_change_nothing(change: d
     with pytest.raises(ssmcore.ArgumentError, match=message):
         ssmcore.causal_conv1d_update(**given)
     assert np.array_equal(given["conv_state"], before)
+
+
+def test_a_batch_of_none_steps_nowhere() -> None:
+    state, none = np.ones((4, DIM, DSTATE), np.float32), np.ones((0, DIM), np.float32)
+    A, matrix, nobody = -np.ones((DIM, DSTATE), np.float32), np.ones((0, DSTATE), np.float32), np.zeros(0, np.int64)
+    out = ssmcore.selective_state_update(state, none, none, A, matrix, matrix, state_batch_indices=nobody)
+    assert out.shape == (0, DIM)
+    assert (state == 1).all()

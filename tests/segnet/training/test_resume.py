@@ -200,7 +200,9 @@ def test_a_truncated_state_is_refused(config: Any, prepared: Path, tmp_path: Pat
         train(prepared, tmp_path / "run", config, progress=stop)
     file = tmp_path / "run" / state.FILE
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(InputError, match=r"state .*: expected a training state, got .*; remove the folder to start anew"):
+    with pytest.raises(
+        InputError, match=r"state .*: expected a training state, got .*; remove the folder to start anew"
+    ):
         train(prepared, tmp_path / "run", config, resume=True)
 
 
