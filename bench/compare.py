@@ -9,6 +9,7 @@ A commit is checked out beside this one, built, and timed with its own benchmark
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -42,10 +43,13 @@ def timed(commit: str, words: str, folder: Path) -> Path:
     return out
 
 
-def medians(file: Path) -> dict[str, float]:
-    """Nanoseconds an element by name of the benchmark."""
-    benchmarks = json.loads(file.read_text())["benchmarks"]
-    return {b["name"]: b["extra_info"]["ns_per_element"] for b in benchmarks}
+def medians(file: Path) -> dict[str, tuple[float, float]]:
+    """Nanoseconds an element by name of the benchmark, and half of what lies between the 20th and 80th percentiles, as a share of them."""
+    found = {}
+    for benchmark in json.loads(file.read_text())["benchmarks"]:
+        row = benchmark["extra_info"]
+        found[benchmark["name"]] = row["ns_per_element"], (row["p80"] - row["p20"]) / 2 / row["ns_per_element"]
+    return found
 
 
 def main() -> None:
@@ -59,8 +63,11 @@ def main() -> None:
     print(f"{'ns an element':{width}}  {'before':>9} {'after':>9}  after/before")
     for name in before | after:
         old, new = before.get(name), after.get(name)
-        cells = " ".join(f"{'' if x is None else f'{x:.3f}':>9}" for x in (old, new))
-        print(f"{name:{width}}  {cells}  {'' if old is None or new is None else f'{new / old:.2f}':>12}")
+        cells = " ".join(f"{'' if x is None else f'{x[0]:.3f}':>9}" for x in (old, new))
+        ratio = ""
+        if old is not None and new is not None:
+            ratio = f"{new[0] / old[0]:.2f} ± {new[0] / old[0] * math.hypot(old[1], new[1]):.2f}"
+        print(f"{name:{width}}  {cells}  {ratio:>12}")
 
 
 if __name__ == "__main__":
