@@ -41,7 +41,7 @@ CONVENTIONS = {
     "empty": "one; no lesion of a prepared dataset is empty",
     "interval": "95 %, bootstrap over patients",
 }
-DEALS = (("data", "split"), ("data", "split_fractions"), ("data", "folds"), ("train", "seed"))
+DEALS = (("data", "split"), ("data", "split_fractions"), ("train", "seed"))
 """Fields by which patients are dealt."""
 Report = Callable[[str], None]
 Lesion = Mapping[str, Any]
@@ -103,6 +103,8 @@ class Run:
     fold: int
     folder: Path
     config: Config
+    threads: int | None
+    """Where the configuration names no number of them: trainings at the same time share the processors."""
 
     def __str__(self) -> str:
         return f"{self.entry}, fold {self.fold}"
@@ -126,17 +128,19 @@ def check_begun(prepared: Path, run: Run) -> None:
         state.check_same(Config.model_validate(config), run.config)
     elif began.exists():
         state.check_same(state.began_with(began), run.config)
+    elif (run.folder / checkpoint.FILE).exists():
+        state.check_same(checkpoint.load(run.folder)[1], run.config)
     if (run.folder / SPLIT_FILE).exists():
         check_split(run.folder, make_split(prepared, run.config))
 
 
-def do(run: Run, prepared: Path) -> None:
+def run_one(prepared: Path, run: Run) -> None:
     """Trains the network, or goes on with it, and scores the patients held out; what is done stays as it is."""
     out, config = run.folder, run.config
     if (out / SCORES_FILE).exists():
         return
-    train(prepared, out, config, resume=True)
-    with threads(config.train.threads):
+    with threads(config.train.threads or run.threads):
+        train(prepared, out, config, resume=True)
         model, _ = checkpoint.load(out)
         test = json.loads((out / SPLIT_FILE).read_text())["test"]
         cases = Cases(prepared, test)
@@ -193,12 +197,11 @@ def compare(
     given = flags or {}
     flags = {**given, "data": {**given.get("data", {}), "folds": folds}}
     configs = configurations(entries, base, flags, load_dataset(prepared).config)
-    if workers > 1:
-        configs = {entry: _with_threads(config, max(1, cores() // workers)) for entry, config in configs.items()}
-    _check_folds(configs)
+    _check_folds(configs, folds)
+    share = max(1, cores() // workers) if workers > 1 else None
     names = {fold: FOLD_FOLDER.format(fold) for fold in chosen}
     runs = [
-        Run(entry, fold, out / folder_of(entry) / name, config.each_fold()[name])
+        Run(entry, fold, out / folder_of(entry) / name, config.each_fold()[name], share)
         for fold, name in names.items()
         for entry, config in configs.items()
     ]
@@ -206,13 +209,13 @@ def compare(
         check_begun(prepared, run)
     out.mkdir(parents=True, exist_ok=True)
     failed: list[tuple[Run, BaseException]] = []
-    for number, (run, outcome) in enumerate(each(partial(do, prepared=prepared), runs, workers=workers), 1):
+    for number, (run, outcome) in enumerate(each(partial(run_one, prepared), runs, workers=workers), 1):
+        told = f"{number} of {len(runs)}: {run}"
         if isinstance(outcome, BaseException):
             failed.append((run, outcome))
+            told += f": {reason(outcome)}"
         if report is not None:
-            report(
-                f"{number} of {len(runs)}: {run}{f': {reason(outcome)}' if isinstance(outcome, BaseException) else ''}"
-            )
+            report(told)
         results = collect(out, configs, chosen)
         if results["rows"]:
             write_text(out / RESULTS_FILE, json.dumps(results, indent=1))
@@ -221,21 +224,19 @@ def compare(
     if failed:
         run, error = failed[0]
         raise InputError(
-            f"model {run}: expected to train, got {reason(error)}; {len(runs) - len(failed)} of {len(runs)} runs are done, the same command goes on"
+            f"model {run}: expected to train, got {reason(error)}; {len(runs) - len(failed)} of {len(runs)} runs are done and stay"
         ) from error
     return results
 
 
-def _with_threads(config: Config, count: int) -> Config:
-    """Its threads, where it does not say itself how many: trainings at the same time share the processors."""
-    train = config.train
-    return config if train.threads else config.model_copy(update={"train": train.model_copy(update={"threads": count})})
-
-
-def _check_folds(configs: Mapping[str, Config]) -> None:
-    """Raises `InputError` unless all networks get the same patients."""
-    (first, like), *others = configs.items()
-    for entry, config in others:
+def _check_folds(configs: Mapping[str, Config], folds: int) -> None:
+    """Raises `InputError` unless all networks get the same patients, dealt into so many folds."""
+    first, like = next(iter(configs.items()))
+    for entry, config in configs.items():
+        if config.data.folds != folds:
+            raise InputError(
+                f"model {entry}: expected data.folds {folds} like --folds, got {config.data.folds}; leave it out"
+            )
         for section, field in DEALS:
             expected, got = (getattr(getattr(c, section), field) for c in (like, config))
             if got != expected:

@@ -124,6 +124,14 @@ class DataConfig(_Frozen):
     fold: Annotated[int, Field(ge=0)] | None = None
     """The one held out, counted from 0; each in turn unless it is given."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fold_0_was_the_default(cls, values: Any) -> Any:
+        """States and checkpoints from then name it without folds."""
+        if isinstance(values, Mapping) and values.get("folds") is None and values.get("fold") == 0:
+            return {name: value for name, value in values.items() if name != "fold"}
+        return values
+
     @property
     def window(self) -> tuple[float, float]:
         """What becomes 0 and 1 of the values the network is shown: HU, or the paper's 8-bit grey."""
@@ -248,7 +256,8 @@ class TrainConfig(_Frozen):
     accumulate: Annotated[int, Field(ge=1)] = 1
     """Batches whose gradients one step of the optimizer takes the mean of."""
     validations: Annotated[int, Field(ge=1)] = 20
-    """Spread evenly over the run. Where they would take more than a fifth of given minutes there are fewer, at least the last one."""
+    """Spread evenly over the run. Of given minutes there are fewer where, by the time that a case takes, they would need over a fifth of them; at
+    least the last one."""
     patience: Annotated[int, Field(ge=0)] | None = None
     """Stop when more than so many validations in a row were no better than the best."""
     save_every_s: Annotated[float, Field(gt=0)] = 60.0
@@ -308,7 +317,7 @@ class Config(_Frozen):
             )
         if self.data.fold is None:
             return self
-        if self.data.folds is None and self.data.fold > 0:  # 0 stands in checkpoints from when it was the default
+        if self.data.folds is None:
             raise ValueError(f"data.fold: expected data.folds beside it, got {self.data.fold} alone; say of how many")
         if self.data.folds is not None and self.data.fold >= self.data.folds:
             raise ValueError(f"data.fold: expected 0 to {self.data.folds - 1}, got {self.data.fold}")

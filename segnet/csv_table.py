@@ -39,7 +39,7 @@ def read_csv(
         ) from error
     if len(set(columns)) != len(columns) or not set(required) <= set(columns) <= {*required, *optional}:
         raise InputError(
-            f"{argument} {path}, line 1: expected the columns {', '.join(required)} and perhaps {', '.join(optional)},"
+            f"{argument} {path}, line 1: expected the columns {', '.join(required)}{' and perhaps ' if optional else ''}{', '.join(optional)},"
             f" got {', '.join(columns) or 'none'}; write them with commas between"
         )
     rows = []

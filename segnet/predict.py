@@ -18,7 +18,7 @@ from .clicks import Click, ClickSpace, click_index
 from .config import Config, DataConfig
 from .data.nifti import write_like, write_mask
 from .data.padding import constant_border
-from .data.pairs import NoPairs, find_pairs, image_case
+from .data.pairs import NoPairs, find_pairs, image_case, is_mask_name
 from .data.routes import PAPER_SIDE_PX, grey_slices, paper_point, resized_back
 from .data.volumes import ENDINGS, Volume, is_dicom_series, read_image, stem_of
 from .errors import InputError
@@ -84,38 +84,32 @@ def is_one_image(source: Path) -> bool:
 
 def _images_of_pairs(folder: Path) -> dict[str, Path]:
     pairs = find_pairs(folder)
-    named = [(pair.case, pair.image) for pair in pairs] + [(image_case(path), path) for path in pairs.unpaired_images]
     known = {path for pair in pairs for path in (pair.image, pair.mask)} | set(pairs.unpaired_images)
-    for path in sorted(folder.iterdir()):
-        if (
-            path.is_file()
-            and path.name.lower().endswith(ENDINGS)
-            and not path.name.startswith(".")
-            and path not in known
-        ):
+    for path in _visible(folder):
+        if path not in known and not is_mask_name(path):
             raise InputError(
                 f"input {folder}: expected images and masks in one layout, got {path.name} beside them; move it, or name it as they are"
             )
-    found: dict[str, Path] = {}
-    for case, image in named:
-        if case in found:
-            raise InputError(
-                f"input {folder}: expected one image for each case, got {found[case]} and {image}; take their folders one by one"
-            )
-        found[case] = image
-    return found
+    named = [(pair.case, pair.image) for pair in pairs] + [(image_case(path), path) for path in pairs.unpaired_images]
+    return _one_for_each_case(folder, named)
 
 
 def _visible_images(folder: Path) -> dict[str, Path]:
+    return _one_for_each_case(folder, [(stem_of(path), path) for path in _visible(folder)])
+
+
+def _visible(folder: Path) -> list[Path]:
+    """The images that lie in a folder itself, files and DICOM series."""
+    found = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    return [path for path in found if (path.name.lower().endswith(ENDINGS) if path.is_file() else is_one_image(path))]
+
+
+def _one_for_each_case(folder: Path, named: Sequence[tuple[str, Path]]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        is_image = path.name.lower().endswith(ENDINGS) if path.is_file() else is_one_image(path)
-        if not is_image or path.name.startswith("."):
-            continue
-        case = stem_of(path)
+    for case, path in named:
         if case in found:
             raise InputError(
-                f"input {folder}: expected one image for each case, got {found[case].name} and {path.name}; rename one"
+                f"input {folder}: expected one image for each case, got {found[case]} and {path}; rename one, or take their folders one by one"
             )
         found[case] = path
     return found

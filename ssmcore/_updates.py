@@ -55,7 +55,7 @@ def _usual_scan(
 ) -> bool:
     """Whether a backend's `selective_scan_step` takes all as they lie."""
     dtype, shape = x.dtype, x.shape
-    if dtype not in _WIDE or len(shape) != 2 or not shape[0] or not shape[1]:
+    if dtype not in _WIDE or not x.flags.aligned or len(shape) != 2 or not shape[0] or not shape[1]:
         return False
     batch, dim = shape
     dstate = state.shape[-1]
@@ -78,7 +78,14 @@ def _usual_scan(
 def _usual_convolution(x: Array, conv_state: Array, weight: Any, bias: Any) -> bool:
     """Whether a backend's `causal_conv1d_step` takes all as they lie."""
     dtype = x.dtype
-    if dtype not in _WIDE or not x.size or conv_state.ndim != 3 or type(weight) is not np.ndarray or weight.ndim != 2:
+    if (
+        dtype not in _WIDE
+        or not x.flags.aligned
+        or not x.size
+        or conv_state.ndim != 3
+        or type(weight) is not np.ndarray
+        or weight.ndim != 2
+    ):
         return False
     (batch, dim), (_, _, past) = x.shape, conv_state.shape
     taps = weight.shape[1]

@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Exit codes: 0 done, 2 usage, 3 bad input or a training whose numbers are none, 4 part of a batch failed."""
+"""The command line: parse, call, print. Exit codes: 0 done, 2 usage, 3 bad input, or a loss or gradient that is not finite, 4 part of a batch failed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 def main() -> None:
-    """Entry point: bad input, and a loss that is no number, become one line on stderr and exit code 3."""
+    """Entry point: bad input, and a loss or gradient that is not finite, become one line on stderr and exit code 3."""
     try:
         app()
     except (InputError, FloatingPointError) as error:

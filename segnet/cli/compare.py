@@ -40,7 +40,9 @@ def compare(
     validations: Annotated[int | None, typer.Option(help="In each training.")] = None,
     patch_px: Annotated[int | None, typer.Option(help="Field of view, in pixels of the image.")] = None,
     input_px: Annotated[int | None, typer.Option(help="Side it is resampled to; a multiple of 32.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Of each training.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Of each training. Default: all processors, or with several workers their share.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Trainings at a time.")] = 1,
     quiet: Quiet = False,
     as_json: AsJson = False,

@@ -155,7 +155,7 @@ def find_pairs(
 
         - images/ beside labels/, masks/, mask/ or nodule_mask/, or imagesTr/ beside labelsTr/, with equal
           file names (the image may end in ``_0000``);
-        - ``<case>_ct.nii.gz`` or ``_image`` beside ``<case>_mask.nii.gz``, ``_label`` or ``_seg``;
+        - ``<case>_ct.nii.gz`` or ``_image`` beside ``<case>_mask.nii.gz``, ``_label`` or ``_seg``; what has none of these is an image without a mask;
         - a folder for each case with CT_image.nii.gz and CT_mask.nii.gz, or image.nii.gz and mask.nii.gz;
         - folders of any of these, as ULS23 is laid out: each is a set, called after its folder; else `set_of` tells it
 
@@ -181,10 +181,10 @@ def find_pairs(
         expected = "equal file names in both"
     else:
         folder = _folder(root)
-        here = _layout(folder)
-        found = {set_name: here} if here else {}
-        for name, several in () if here else _sets(folder, (), _DEPTH):
-            found.setdefault(name, []).extend(several)  # of two folders that the same name is left of
+        found = {set_name: here} if (here := _layout(folder)) else {}
+        if not here:
+            for name, several in _sets(folder, (), _DEPTH):
+                found.setdefault(name, []).extend(several)  # of two folders that the same name is left of
         where, expected = str(folder), _LAYOUTS
     if not any(mask for several in found.values() for _, _, mask in several):
         raise NoPairs(f"root: expected {expected}; got no such pair in {where}; name the folder above the files")
@@ -196,6 +196,11 @@ def find_pairs(
     ]
     unpaired = sorted(image for several in found.values() for _, image, mask in several if mask is None)
     return PairList(sorted(_told_apart(pairs), key=lambda pair: pair.case), unpaired)
+
+
+def is_mask_name(path: Path) -> bool:
+    """Whether a file's name says that it is a mask."""
+    return stem_of(path).endswith(_MASK_SUFFIXES)
 
 
 def image_case(image: Path) -> str:
@@ -323,11 +328,13 @@ def _by_suffixes(root: Path) -> _Found:
     images, masks = cases(_IMAGE_SUFFIXES), cases(_MASK_SUFFIXES)
     if not images.keys() & masks.keys():
         return []
-    return [
+    found: _Found = [
         (case, image, _one(masks.get(case, []), case))
         for case, several in images.items()
         if (image := _one(several, case))
     ]
+    plain = [(stem, file) for stem, file in files if not stem.endswith((*_IMAGE_SUFFIXES, *_MASK_SUFFIXES))]
+    return found + [(stem, file, None) for stem, file in plain]
 
 
 def _by_case_folders(root: Path) -> _Found:

@@ -72,7 +72,7 @@ def read_mask(path: str | Path, like: Volume | None = None, *, max_voxels: int =
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files that a volume is read from: itself, or those of a DICOM series. What else lies in a series' folder does not count."""
+    """The files that a volume is read from: itself, or those of a DICOM series. What else lies in a series' folder is none of them."""
     return series_files(path) if path.is_dir() else [path]
 
 

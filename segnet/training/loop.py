@@ -156,10 +156,14 @@ def train(
     by_slice = make_slice_split(prepared, config) if config.data.split == "slice-paper" else None
     split = make_split(prepared, config) if by_slice is None else {part: sorted(by_slice[part]) for part in by_slice}
     told = split if by_slice is None else by_slice
+    if run_exists:
+        state.check_same(state.began_with(out / state.FILE), config)
+    elif finished:
+        state.check_same(checkpoint.load(out)[1], config)
     if run_exists or finished:
         check_split(out, told)
     if finished and not run_exists:
-        return _finished(out, config)
+        return _finished(out)
     if by_slice is not None:
         warnings.warn(
             "data.split slice-paper: slices of one lesion are in training, validation and test; the scores say nothing about new patients",
@@ -170,6 +174,8 @@ def train(
         out.mkdir(parents=True, exist_ok=True)
     refusal = f"out: expected a folder in which nobody else trains, got {out} with a run at work; wait for it to end"
     with _settings(config), locked(out, refusal) if first else nullcontext():
+        if first and ((out / state.FILE).exists(), (out / checkpoint.FILE).exists()) != (run_exists, finished):
+            raise InputError(refusal)  # it has just ended
         run = _Run(prepared, split, out, config, by_slice)
         if first:
             remove_leftovers(out)
@@ -195,9 +201,8 @@ def check_split(out: Path, split: Mapping[str, Any]) -> None:
         )
 
 
-def _finished(out: Path, config: Config) -> TrainResult:
+def _finished(out: Path) -> TrainResult:
     """What a finished run left, by its log."""
-    state.check_same(checkpoint.load(out)[1], config)
     rows = [row for row in read(out / LOG_FILE) if "val_dice" in row]
     dices = [row["val_dice"] for row in rows if row["val_dice"] is not None]
     return TrainResult(out, rows[-1]["step"], rows[-1]["elapsed_s"], max(dices, default=None), rows)
@@ -224,7 +229,8 @@ def _clock(settings: TrainConfig) -> Callable[[], float]:
 
 
 def averaging(decay: float) -> Callable[[Any, Any, Any], None]:
-    """Exponential averages that first forget faster, by (1 + n) / (10 + n) at the n-th, so that those of few steps are not of the first ones."""
+    """Exponential averages. The n-th keeps (1 + n) / (10 + n) of the one before where that is less than `decay`: over few steps the first ones
+    would outweigh the others."""
 
     def update(averaged: Any, current: Any, count: Any) -> None:
         n = int(count)
@@ -290,15 +296,15 @@ class _Run:
         while True:
             at.elapsed_s = distributed.first_says(self.now() - began)
             done = at.step / settings.max_steps if settings.max_steps else at.elapsed_s / (settings.minutes * 60)
+            validates = done >= min(1.0, (at.validations + 1) / at.planned)
+            if validates and first and not (self.out / state.FILE).exists():
+                self.save()  # weights without it are those of a run that is over
             if done < 1:
                 row = self.step(_rate(done, settings.warmup_fraction))
                 tell(row)
                 if progress is not None:
                     progress({**row, "done": done, "best_dice": at.best_dice})
-            validates = done >= min(1.0, (at.validations + 1) / at.planned)
             if validates:
-                if first and not (self.out / state.FILE).exists():
-                    self.save()  # weights without it are those of a run that is over
                 row = self.validate(save_best=first)
                 at.elapsed_s = distributed.first_says(self.now() - began)
                 row["elapsed_s"] = round(at.elapsed_s, 1)
@@ -316,15 +322,18 @@ class _Run:
             (self.out / state.FILE).unlink(missing_ok=True)
 
     def plan(self) -> int:
-        """Validations: as many as asked for, of a run of given minutes no more than take `VALIDATION_SHARE` of them, by what one case takes now."""
-        settings = self.config.train
-        if settings.max_steps is not None or not self.val_cases.entries:
+        """Validations: as many as asked for; of a run of given minutes no more than need `VALIDATION_SHARE` of them, by the time that one case
+        takes now."""
+        settings, entries = self.config.train, self.val_cases.entries
+        if settings.max_steps is not None or not entries:
             return settings.validations
-        began = self.now()
-        scores(self.model, self.val_cases[:1], self.config, self.val_slices)
-        takes_s = (self.now() - began) * math.ceil(len(self.val_cases.entries) / distributed.world_size())
-        affordable = int(VALIDATION_SHARE * settings.minutes * 60 / max(takes_s, 1e-9))
-        return int(distributed.first_says(max(1, min(settings.validations, affordable))))
+        for _ in range(2):  # the first one also warms up
+            began = self.now()
+            scores(self.model, self.val_cases[:1], self.config, self.val_slices)
+            one_s = self.now() - began
+        as_many = sum(math.prod(e.shape_zyx) for e in entries) / math.prod(entries[0].shape_zyx)
+        affordable = VALIDATION_SHARE * settings.minutes * 60 * distributed.world_size() / max(as_many * one_s, 1e-9)
+        return distributed.first_says(max(1, min(settings.validations, int(affordable))))
 
     def step(self, rate: float) -> Row:
         """One step of the optimizer, on `accumulate` batches."""

@@ -130,7 +130,7 @@ class Mamba2(StatesInCache, nn.Module):
         """(batch, seqlen, d_model), or (batch seqlen, d_model) with `seqlen`, to the same.
 
         With `inference_params`, states are kept in it, and from the second call on one step is done. Sequences packed into one row are
-        told apart by `seq_idx` (batch, seqlen) or `cu_seqlens`.
+        told apart by `seq_idx` (batch, seqlen) or `cu_seqlens`; then no states can be kept.
         """
         if inference_params is not None and (cu_seqlens is not None or seq_idx is not None):
             remedy = "a cache holds one sequence a row; pass them as rows of a batch"

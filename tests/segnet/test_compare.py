@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 import segnet.compare
@@ -102,16 +103,18 @@ def test_a_network_that_fails_does_not_keep_the_others_from_it(
 
     monkeypatch.setattr(segnet.compare, "train", failing)
     said: list[str] = []
-    with pytest.raises(InputError, match=r"model hunet, fold 0: .*got nan; 2 of 4 runs are done"):
+    with pytest.raises(InputError, match=r"model hunet, fold 0: .*got nan; 2 of 4 runs are done and stay"):
         compare(prepared, tmp_path, ["hunet", "unet"], folds=2, flags=FLAGS, report=said.append)
     assert [row["model"] for row in json.loads((tmp_path / RESULTS_FILE).read_text())["rows"]] == ["unet"]
     assert said[0] == "1 of 4: hunet, fold 0: FloatingPointError: loss: expected a finite number, got nan"
 
 
 def test_networks_of_other_patients_are_not_compared(prepared: Path, tmp_path: Path) -> None:
-    for entry in ("ahnet,train.seed=3", "ahnet,data.split=patient", "ahnet,data.folds=3"):
+    for entry in ("ahnet,train.seed=3", "ahnet,data.split=patient"):
         with pytest.raises(InputError, match=rf"model {entry}: expected .* like unet, got .* deals the patients"):
             compare(prepared, tmp_path / "out", ["unet", entry], folds=2, flags=FLAGS)
+    with pytest.raises(InputError, match=r"model unet,data.folds=3: expected data.folds 2 like --folds, got 3"):
+        compare(prepared, tmp_path / "out", ["unet,data.folds=3"], folds=2, flags=FLAGS)
     assert not (tmp_path / "out").exists()
 
 
@@ -128,17 +131,29 @@ def test_a_dataset_that_changed_is_noticed_before_anything_is_trained(
 def test_several_at_a_time_share_the_processors(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Where the configuration does not say how many threads; that stays as it is, so that other workers can go on."""
+    seen: list[int] = []
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return train(*arguments, **options)
+
     monkeypatch.setattr(segnet.compare, "cores", lambda: 6)
+    monkeypatch.setattr(segnet.compare, "each", lambda function, items, workers: ((i, function(i)) for i in items))
+    monkeypatch.setattr(segnet.compare, "train", counted)
     free = {**FLAGS, "train": {**FLAGS["train"], "threads": None}}
-    results = compare(prepared, tmp_path, ["unet"], folds=2, flags=free, only_folds=[0, 0], workers=3)
-    assert (results["settings"]["train"]["threads"], results["rows"][0]["lesions"]) == (2, 5)
+    entries = ["unet", "hunet,train.threads=1"]
+    results = compare(prepared, tmp_path, entries, folds=2, flags=free, only_folds=[0, 0], workers=3)
+    assert seen == [2, 1]
+    assert results["settings"]["train"]["threads"] is None
+    assert [row["lesions"] for row in results["rows"]] == [5, 5]
 
 
 def test_a_killed_comparison_leaves_no_worker_behind(prepared: Path, tmp_path: Path) -> None:
     settings = tmp_path / "config.yaml"
     settings.write_text(yaml.safe_dump({**FLAGS, "train": {**FLAGS["train"], "max_steps": 10_000}}))
     command = [sys.executable, "-m", "segnet.cli", "compare", "-i", str(prepared), "-o", str(tmp_path / "out")]
-    command += ["-m", "unet", "--folds", "2", "-c", str(settings), "-q"]
+    command += ["-m", "unet", "--folds", "2", "-c", str(settings), "--workers", "2", "-q"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
     log_file = tmp_path / "out" / "unet" / "fold-0" / "log.jsonl"
     until = time.monotonic() + 120

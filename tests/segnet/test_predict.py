@@ -243,10 +243,15 @@ def test_a_mask_that_reaches_the_edge_of_the_volume_of_interest_says_so() -> Non
 
 
 def test_an_image_beside_pairs_is_not_passed_over(tmp_path: Path, scan: Path) -> None:
-    for name in ("a_ct", "a_mask", "b"):
-        (tmp_path / f"{name}.nii.gz").write_bytes(scan.read_bytes())
-    with pytest.raises(InputError, match=r"expected images and masks in one layout, got b\.nii\.gz"):
-        images_in(tmp_path)
+    """It is one without a mask where names tell which is what, and has no place beside folders of images and masks."""
+    cohort = tmp_path / "cohort"
+    for name in ("A/a_ct", "A/a_mask", "A/b", "A/c_seg"):
+        (cohort / name).parent.mkdir(parents=True, exist_ok=True)
+        (cohort / f"{name}.nii.gz").write_bytes(scan.read_bytes())
+    assert list(images_in(cohort / "A")) == list(images_in(cohort)) == ["a", "b"]
+    (cohort / "d.nii.gz").write_bytes(scan.read_bytes())
+    with pytest.raises(InputError, match=r"expected images and masks in one layout, got d\.nii\.gz"):
+        images_in(cohort)
 
 
 def test_cases_of_one_name_in_two_sets_are_told(tmp_path: Path, scan: Path) -> None:

@@ -258,7 +258,7 @@ def test_fields_of_packed_records_are_read_as_they_are() -> None:
     wanted = ssmcore.selective_scan(**case)
     for name in ("cython", "numba", "numpy"):
         np.testing.assert_allclose(
-            ssmcore.selective_scan(**case | {"u": records["u"]}, backend=name), wanted, rtol=1e-13
+            ssmcore.selective_scan(**case | {"u": records["u"]}, backend=name), wanted, rtol=1e-13, atol=1e-13
         )
 
 

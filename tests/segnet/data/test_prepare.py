@@ -320,11 +320,13 @@ def test_names_that_cannot_be_written_are_refused_first(root: Path, tmp_path: Pa
 def test_a_series_with_one_changed_slice_is_another(tmp_path: Path) -> None:
     """Of the same size, and not the newest."""
     for number in range(3):
-        (tmp_path / f"{number}.dcm").write_bytes(bytes([number]) * 10)
+        (tmp_path / f"{number}.dcm").write_bytes(bytes(128) + b"DICM" + bytes([number]) * 10)
         os.utime(tmp_path / f"{number}.dcm", ns=(0, number * 10**9))
     before = _source(tmp_path)
     assert before.unchanged(tmp_path)
-    (tmp_path / "1.dcm").write_bytes(bytes([9]) * 10)
+    (tmp_path / "notes.txt").write_text("read by nobody")
+    assert before.unchanged(tmp_path)
+    (tmp_path / "1.dcm").write_bytes(bytes(128) + b"DICM" + bytes([9]) * 10)
     os.utime(tmp_path / "1.dcm", ns=(0, 5 * 10**8))
     assert not before.unchanged(tmp_path)
 

@@ -118,7 +118,7 @@ def test_spacings_of_any_grid_multiply_to_the_volume_of_a_voxel(sheared: np.ndar
     affine = np.eye(4)
     affine[:3, :3] = np.roll(np.diag([0.7, 0.8, 2.5]), turn, axis=1) + np.tril(sheared, -1) @ np.diag([0.7, 0.8, 2.5])
     assume(abs(np.linalg.det(affine)) > 1e-2)
-    assert np.prod(spacing_of(affine)) == pytest.approx(abs(np.linalg.det(affine)), rel=1e-12)
+    assert np.prod(spacing_of(affine)) == pytest.approx(abs(np.linalg.det(affine)), rel=1e-9)
 
 
 def test_slices_of_a_tilted_gantry_lie_as_far_apart_as_along_their_normal(tmp_path: Path) -> None:

@@ -131,6 +131,7 @@ def test_a_run_killed_at_its_first_validation_is_not_taken_for_a_finished_one(
 ) -> None:
     """Where its weights are written and nothing else is."""
     config = changed(config, "train", save_every_s=3600, validations=STEPS)
+    train(prepared, tmp_path / "unbroken", config)
     write = checkpoint.save
 
     def killed(*arguments: Any) -> None:
@@ -142,7 +143,8 @@ def test_a_run_killed_at_its_first_validation_is_not_taken_for_a_finished_one(
         train(prepared, tmp_path / "run", config)
     assert (tmp_path / "run" / checkpoint.FILE).exists()
     monkeypatch.setattr(checkpoint, "save", write)
-    assert train(prepared, tmp_path / "run", config, resume=True).steps == STEPS
+    train(prepared, tmp_path / "run", config, resume=True)
+    same(tmp_path / "unbroken", tmp_path / "run")
 
 
 def test_a_run_is_not_begun_over_another(config: Any, prepared: Path, tmp_path: Path, unbroken: Path) -> None:
