@@ -1799,7 +1799,7 @@ FAULTS = [
     Fault(
         "training: validation takes what it takes",
         "segnet/training/loop.py",
-        "max(1, min(settings.validations, affordable))",
+        "max(1, min(settings.validations, int(affordable)))",
         "settings.validations",
         "tests/segnet/training/test_loop.py -k takes_no_more",
     ),
@@ -1879,6 +1879,20 @@ FAULTS = [
         ', "_kernels/*.pyx"]',
         "]",
         "tests/test_package.py",
+    ),
+    Fault(
+        "pairs: an image whose name says nothing is passed over",
+        "segnet/data/pairs.py",
+        "    return found + [(stem, file, None) for stem, file in plain]",
+        "    return found",
+        "tests/segnet/data/test_pairs.py -k suffixes",
+    ),
+    Fault(
+        "pairs: of two folders of one set one is dropped",
+        "segnet/data/pairs.py",
+        "found.setdefault(name, []).extend(several)",
+        "found[name] = several",
+        "tests/segnet/data/test_pairs.py -k one_set",
     ),
     Fault(
         "report: what users write is not escaped",

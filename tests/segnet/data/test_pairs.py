@@ -134,7 +134,15 @@ def test_one_folder_with_suffixes(tmp_path: Path) -> None:
         ("b", "b_ct.nii.gz", "b_mask.nii.gz"),
         ("c", "c_ct.nii", "c_seg.nii"),
     ]
-    assert found.unpaired_images == [tmp_path / "d_ct.nii.gz"]
+    assert found.unpaired_images == [tmp_path / "d_ct.nii.gz", tmp_path / "other.nii.gz"]
+
+
+def test_two_folders_of_one_set_are_taken_together(tmp_path: Path) -> None:
+    """ULS23's fully and partially annotated parts have no name of their own."""
+    for part, case in (("fully_annotated", "a"), ("partially_annotated", "b")):
+        touch(tmp_path / part / "images", f"{case}.nii.gz")
+        touch(tmp_path / part / "labels", f"{case}.nii.gz")
+    assert [pair.case for pair in find_pairs(tmp_path)] == ["a", "b"]
 
 
 def test_a_folder_for_each_case(tmp_path: Path) -> None:
