@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import doctest
 import html
 import importlib
@@ -63,6 +64,31 @@ def test_figures_of_the_choosing_page_are_those_of_the_performance_page() -> Non
     quoted = re.findall(r"\d+\.\d+", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
     assert quoted
     assert not set(quoted) - set(measured)
+
+
+def test_the_table_of_results_follows_from_the_dice_of_each_lesion() -> None:
+    """Means, intervals and differences are made again from it."""
+    from segnet.compare import columns_of, dice_rows
+
+    with (DOCS / "results.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    networks = list(lines[0])[4:]
+    of_case = [{key: line[key] for key in ("case", "set", "patient", "fold")} for line in lines]
+    lesions = {
+        name: [{**case, "dice": float(line[name])} for case, line in zip(of_case, lines, strict=True) if line[name]]
+        for name in networks
+    }
+    rows = {row["model"]: row for row in dice_rows(lesions, first=networks[0])}
+    columns = columns_of({"rows": list(rows.values())})
+    page = (DOCS / "results.md").read_text()
+    compared = 0
+    for name, row in rows.items():
+        for told in re.findall(rf"^\| {re.escape(name)} \|(.*)\|$", page, re.MULTILINE):
+            for key, cell in zip(list(columns)[1:], told.split("|"), strict=True):
+                if key in row:
+                    assert float(cell) == pytest.approx(row[key], abs=0.000502), (name, key)  # three decimals of six
+                    compared += 1
+    assert compared == 10 * 9
 
 
 def test_the_readme_lists_every_operation_and_backend() -> None:
