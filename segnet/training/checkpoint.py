@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -24,6 +25,16 @@ def save(model: nn.Module, config: Config, path: Path) -> None:
     tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={"format": FORMAT, "config": config.model_dump_json()})
+
+
+def config_of(metadata: Mapping[str, str], where: str) -> Config:
+    """The configuration in a file's metadata; `where` names the file in the InputError of one that is missing or unknown."""
+    try:
+        return Config.model_validate_json(metadata["config"])
+    except (ValidationError, KeyError) as error:
+        raise InputError(
+            f"{where}: expected a configuration this version knows, got {type(error).__name__}; use the version that wrote it"
+        ) from None
 
 
 def load(path: Path) -> tuple[nn.Module, Config]:
@@ -55,12 +66,7 @@ def load(path: Path) -> tuple[nn.Module, Config]:
         raise InputError(
             f"model {file}: expected a safetensors file, got {error}; it may be truncated, copy it again"
         ) from None
-    try:
-        config = Config.model_validate_json(metadata["config"])
-    except (ValidationError, KeyError) as error:
-        raise InputError(
-            f"model {file}: expected a configuration this version knows, got {type(error).__name__}; use the version that wrote it"
-        ) from None
+    config = config_of(metadata, f"model {file}")
     with torch.device("meta"):
         model: nn.Module = build(config.model)
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from ..config import Config
 from ..errors import InputError
 from ..files import replacing
+from .checkpoint import config_of
 
 FORMAT = "segnet-training-state/1"
 FILE = "state.safetensors"
@@ -93,7 +93,7 @@ def load(
     """
     with _opened(path) as (opened, metadata):
         tensors: dict[str, Tensor] = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    check_same(_config(path, metadata), config)
+    check_same(config_of(metadata, f"state {path}"), config)
     for key, module in modules.items():
         prefix = f"{key}/"
         module.load_state_dict({n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)})
@@ -118,7 +118,7 @@ def began_with(path: Path) -> Config:
         The file cannot be read.
     """
     with _opened(path) as (_, metadata):
-        return _config(path, metadata)
+        return config_of(metadata, f"state {path}")
 
 
 @contextmanager
@@ -134,15 +134,6 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     except (SafetensorError, OSError) as error:
         raise InputError(
             f"state {path}: expected a training state, got {error}; remove the folder to start anew"
-        ) from None
-
-
-def _config(path: Path, metadata: dict[str, str]) -> Config:
-    try:
-        return Config.model_validate_json(metadata["config"])
-    except (ValidationError, KeyError) as error:
-        raise InputError(
-            f"state {path}: expected a configuration this version knows, got {type(error).__name__}; go on with the version that began it"
         ) from None
 
 
