@@ -274,7 +274,7 @@ class SelectiveScan:
             num_threads,
             *self.extra(),
         )
-        return out.astype(u.dtype, copy=False), last_state.astype(u.dtype, copy=False), checkpoints
+        return out.astype(u.dtype, copy=False), last_state, checkpoints
 
     def step(
         self,
@@ -672,7 +672,7 @@ class ChunkScan:
                 num_threads,
                 *self.extra(),
             )
-        return out.astype(x.dtype, copy=False), last.astype(x.dtype, copy=False), states
+        return out.astype(x.dtype, copy=False), last, states
 
     def backward(
         self,

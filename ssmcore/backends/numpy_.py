@@ -250,13 +250,12 @@ def selective_scan_fwd(
         y = y + D * u
     if z is not None:
         y = y * z * sigmoid(z)
-    checkpoints = None
+    checkpoints, state_dtype = None, np.promote_types(dtype, np.float32)
     if keep_checkpoints:
-        kind = np.float64 if dtype == np.float64 else np.float32
-        checkpoints = np.zeros((batch, len(kept), A.shape[1], dim), kind)
+        checkpoints = np.zeros((batch, len(kept), A.shape[1], dim), state_dtype)
         for chunk, state in enumerate(kept):
             checkpoints[:, chunk] = state
-    last_state = _narrow(h, dtype, real=h.dtype.kind == "f")
+    last_state = _narrow(h, state_dtype, real=h.dtype.kind == "f")
     assert last_state is not None
     return y.astype(dtype), last_state, checkpoints
 
@@ -401,13 +400,12 @@ def chunk_scan_fwd(
         y[:, t] = (h * _per_head(C[:, t], nheads)[:, :, None]).sum(axis=-1)
     if D is not None:
         y = y + D * x
-    states = None
+    states, state_dtype = None, np.promote_types(dtype, np.float32)
     if keep_states:
-        wide = np.float64 if dtype == np.float64 else np.float32
-        states = np.zeros((batch, len(kept), nheads, B.shape[3], headdim), wide)
+        states = np.zeros((batch, len(kept), nheads, B.shape[3], headdim), state_dtype)
         for chunk, state in enumerate(kept):
             states[:, chunk] = state
-    return y.astype(dtype), h.astype(dtype), states
+    return y.astype(dtype), h.astype(state_dtype), states
 
 
 def chunk_scan_bwd(

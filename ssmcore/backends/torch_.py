@@ -91,7 +91,7 @@ def selective_scan_tensors(
     discretization: str,
     keep_checkpoints: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(out, last_state, checkpoints) by a loop over time, in float64 for float64 input and float32 otherwise."""
+    """(out, last_state, checkpoints) by a loop over time, in float64 for float64 input and float32 otherwise, as the states stay."""
     dtype, wide = u.dtype, torch.float64 if u.dtype == torch.float64 else torch.float32
     both = torch.complex128 if wide == torch.float64 else torch.complex64
     u, delta, A, B, C = (x.to(both if x.is_complex() else wide) for x in (u, delta, A, B, C))
@@ -118,7 +118,7 @@ def selective_scan_tensors(
     checkpoints = (
         torch.stack(kept, dim=1) if kept else h.new_empty((batch, 0, A.shape[1], dim) if keep_checkpoints else 0)
     )
-    return y.to(dtype), h if h.is_complex() else h.to(dtype), checkpoints
+    return y.to(dtype), h, checkpoints
 
 
 def _at(matrix: Tensor, t: int, dim: int) -> Tensor:
@@ -170,7 +170,8 @@ def chunk_scan_tensors(
     *,
     keep_states: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(out, final_states, states before every chunk) by a loop over time, in float64 for float64 input and float32 otherwise."""
+    """(out, final_states, states before every chunk) by a loop over time, in float64 for float64 input and float32 otherwise, as the
+    states stay."""
     dtype, wide = x.dtype, torch.float64 if x.dtype == torch.float64 else torch.float32
     x, dt, A, B, C = (t.to(wide) for t in (x, dt, A, B, C))
     batch, seqlen, nheads, headdim = x.shape
@@ -189,7 +190,7 @@ def chunk_scan_tensors(
     if D is not None:
         y = y + D.to(wide) * x
     states = torch.stack(kept, dim=1) if kept else h.new_empty((batch, 0, nheads, B.shape[4], headdim))
-    return y.to(dtype), h.to(dtype), states if keep_states else h.new_empty(0)
+    return y.to(dtype), h, states if keep_states else h.new_empty(0)
 
 
 def causal_conv1d_tensors(

@@ -46,7 +46,7 @@ def mamba_chunk_scan_combined(
     cu_seqlens : (nsequences + 1,) integers
         Where the sequences of a batch of 1 begin, and the end. A seq_idx beside it must say the same.
     return_varlen_states : also return the state after each sequence of cu_seqlens, (nsequences, nheads, headdim, dstate)
-    state_dtype : of the states returned, that of x where None
+    state_dtype : of the states returned; where None float32, or float64 for float64 x
     Others as in `ssmcore.torch.chunk_scan`.
 
     Returns
@@ -91,7 +91,11 @@ def mamba_chunk_scan_combined(
             outs.append(y)
             states.append(last)
         out = torch.cat(outs, dim=1) if outs else x
-        varlen = torch.cat(states) if states else x.new_zeros((0, *x.shape[2:], B.shape[3]))
+        varlen = (
+            torch.cat(states)
+            if states
+            else x.new_zeros((0, *x.shape[2:], B.shape[3]), dtype=torch.promote_types(x.dtype, torch.float32))
+        )
         final = varlen[-1:]
     found = [out]
     if return_final_states:

@@ -52,10 +52,7 @@ def selective_scan_fn(
     """
     if A.is_complex():
         B, C = _complex_steps(B), _complex_steps(C)
-    if not return_last_state or u.dtype in (torch.float32, torch.float64):
-        return st.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state)
-    out, last_state = st.selective_scan(u.float(), delta, A, B, C, D, z, delta_bias, delta_softplus, True)
-    return out.to(u.dtype), last_state
+    return st.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state)
 
 
 def selective_scan_ref(

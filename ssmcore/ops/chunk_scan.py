@@ -250,7 +250,7 @@ def chunk_scan(
     dt_limit : (low, high)
         A step outside has no gradient.
     return_final_states : bool
-        Also return the state after the last step, (batch, nheads, headdim, dstate).
+        Also return the state after the last step, (batch, nheads, headdim, dstate); float32 where x is float16.
     num_threads, backend : as in `selective_scan`
 
     Returns

@@ -324,7 +324,7 @@ def selective_scan(
     initial_state : (batch, dim, dstate)
         Zero where not given.
     return_last_state : bool
-        Also return the state after the last step, (batch, dim, dstate).
+        Also return the state after the last step, (batch, dim, dstate); float32 where u is float16.
     num_threads : int
         Results are the same to the bit for any number. Default: torch's setting where torch is loaded, else the processors
         this process may use; SSMCORE_NUM_THREADS overrides both.

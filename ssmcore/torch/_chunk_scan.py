@@ -15,7 +15,7 @@ from .._spec import ArgumentTypeError
 from ..backends._threads import resolve
 from ..backends.torch_ import chunk_scan_tensors, gradients
 from ..ops import chunk_scan as _chunk
-from ._common import as_array, as_tensor, check_dtypes, wide
+from ._common import as_array, as_state, as_tensor, check_dtypes, wide
 
 
 @torch.library.custom_op("ssmcore::chunk_scan_fwd", mutates_args=())
@@ -41,7 +41,7 @@ def _chunk_fwd(
         *[as_array(t) for t in tensors], keep_states=keep_states, num_threads=resolve(None)
     )
     states = torch.empty(0, dtype=wide(x)) if kept is None else torch.from_numpy(kept)
-    return as_tensor(out_array, x), as_tensor(final_array, x), states
+    return as_tensor(out_array, x), as_state(final_array, x), states
 
 
 @_chunk_fwd.register_fake
@@ -61,7 +61,7 @@ def _(
     kept = (batch, -(-seqlen // CHECKPOINT_STEPS), nheads, dstate, headdim) if keep_states else (0,)
     return (
         x.new_empty(x.shape),
-        x.new_empty((batch, nheads, headdim, dstate)),
+        x.new_empty((batch, nheads, headdim, dstate), dtype=wide(x)),
         x.new_empty(kept, dtype=wide(x)),
     )
 

@@ -26,6 +26,11 @@ def as_tensor(array: Any, like: Tensor) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).to(like.dtype)
 
 
+def as_state(array: Any, like: Tensor) -> Tensor:
+    """A state as it is carried on: in the dtype that a scan of `like` is computed in."""
+    return torch.from_numpy(np.ascontiguousarray(array)).to(wide(like))
+
+
 def wide(x: Tensor) -> torch.dtype:
     """The dtype a scan of x is computed in."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32

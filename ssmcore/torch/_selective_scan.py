@@ -12,7 +12,7 @@ from .. import backends
 from ..backends._threads import resolve
 from ..backends.torch_ import gradients, selective_scan_tensors
 from ..ops import selective_scan as _scan
-from ._common import as_array, as_tensor, check_dtypes, wide
+from ._common import as_array, as_state, as_tensor, check_dtypes, wide
 from ._packing import pieces_of
 
 
@@ -56,7 +56,7 @@ def _scan_fwd(
         num_threads=resolve(None),
     )
     kept = torch.empty(0, dtype=wide(u)) if kept_array is None else torch.from_numpy(kept_array)
-    return as_tensor(_scan.uncanonical("out", out_array, layout, 3), u), as_tensor(last_array, u), kept
+    return as_tensor(_scan.uncanonical("out", out_array, layout, 3), u), as_state(last_array, u), kept
 
 
 @_scan_fwd.register_fake
@@ -77,7 +77,8 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, dim, seqlen, dstate = _scan_shapes(u, A, layout)
     kept = _scan.checkpoint_shape(batch, dim, seqlen, dstate) if keep_checkpoints else (0,)
-    return u.new_empty(u.shape), u.new_empty((batch, dim, dstate)), u.new_empty(kept, dtype=wide(u))
+    last_state, checkpoints = (u.new_empty(shape, dtype=wide(u)) for shape in ((batch, dim, dstate), kept))
+    return u.new_empty(u.shape), last_state, checkpoints
 
 
 @torch.library.custom_op("ssmcore::selective_scan_bwd", mutates_args=())
@@ -208,7 +209,7 @@ def selective_scan(
     """Selective scan of tensors; shapes, formula and options as in `ssmcore.selective_scan`.
 
     Differentiable in every tensor, through `last_state` too. Computed in float32 (float64 for float64 input); `out` has
-    the dtype and shape of u and is contiguous. bfloat16 and float16 are read and written, the state stays float32. A complex A runs
+    the dtype and shape of u and is contiguous. bfloat16 and float16 are read and written, the state and `last_state` stay float32. A complex A runs
     as a loop of plain torch.
 
     Parameters

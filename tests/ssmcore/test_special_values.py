@@ -99,11 +99,11 @@ def test_arguments_may_share_memory(any_backend: str) -> None:
 
 def test_float16_is_computed_in_float32(any_backend: str) -> None:
     half = {k: v.astype(np.float16) if isinstance(v, np.ndarray) else v for k, v in case().items()}
-    out = ssmcore.selective_scan(**half, backend=any_backend)
-    wide = ssmcore.selective_scan(
-        **{k: v.astype(np.float32) if isinstance(v, np.ndarray) else v for k, v in half.items()}
-    )
-    assert out.dtype == np.float16
+    out, last_state = ssmcore.selective_scan(**half, return_last_state=True, backend=any_backend)
+    in_float32 = {k: v.astype(np.float32) if isinstance(v, np.ndarray) else v for k, v in half.items()}
+    wide, wide_last = ssmcore.selective_scan(**in_float32, return_last_state=True, backend=any_backend)
+    assert (out.dtype, last_state.dtype) == (np.float16, np.float32)
+    assert np.array_equal(last_state, wide_last)
     # one rounding to float16 of the result
     assert np.all(np.abs(out.astype(np.float32) - wide) <= 2.0**-11 * np.abs(wide) + 2.0**-24)
 

@@ -363,11 +363,13 @@ def test_exports_with_a_dynamic_length() -> None:
 def test_half_precision_in_and_out_with_a_wide_state(dtype: torch.dtype) -> None:
     given, options = tensors(SPEC.samples[1], np.float32, grad=False)
     half = {k: v.to(dtype).requires_grad_() for k, v in given.items()}
-    out = st.selective_scan(**half, **options)
-    wide = st.selective_scan(**{k: v.detach().float() for k, v in half.items()}, **options)
-    assert out.dtype == dtype
+    out, last_state = st.selective_scan(**half, **options, return_last_state=True)
+    in_float32 = {k: v.detach().float() for k, v in half.items()}
+    wide, wide_last = st.selective_scan(**in_float32, **options, return_last_state=True)
+    assert (out.dtype, last_state.dtype) == (dtype, torch.float32)
     torch.testing.assert_close(out.float(), wide, rtol=torch.finfo(dtype).eps, atol=torch.finfo(dtype).tiny)
-    out.sum().backward()
+    assert torch.equal(last_state, wide_last)
+    (out.sum() + last_state.sum()).backward()
     assert all(v.grad is not None and v.grad.dtype == dtype for v in half.values())
 
 
@@ -474,9 +476,11 @@ def test_a_chunk_scan_compiles_into_one_graph() -> None:
 def test_a_chunk_scan_in_half_precision_has_a_wide_state(dtype: torch.dtype) -> None:
     given, options = tensors_and_marks(next(s for s in CHUNKS.samples if s.name == "everything"), np.float32)
     half = {k: v.detach().to(dtype).requires_grad_() for k, v in given.items()}
-    out = st.chunk_scan(**half, **options)
-    wide = st.chunk_scan(**{k: v.detach().float() for k, v in half.items()}, **options)
-    assert out.dtype == dtype
+    out, last = st.chunk_scan(**half, **options, return_final_states=True)
+    in_float32 = {k: v.detach().float() for k, v in half.items()}
+    wide, wide_last = st.chunk_scan(**in_float32, **options, return_final_states=True)
+    assert (out.dtype, last.dtype) == (dtype, torch.float32)
+    assert torch.equal(last, wide_last)
     torch.testing.assert_close(out.float(), wide, rtol=4 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)
     out.sum().backward()
     assert all(v.grad is not None and v.grad.dtype == dtype for v in half.values())
