@@ -348,7 +348,7 @@ def test_a_process_killed_at_any_moment_goes_on(
         write_nifti(tmp_path / "in" / f"{number:02d}.nii.gz", image)
 
     def command(out: Path) -> list[str]:
-        start = [sys.executable, "-m", "segnet.cli", "predict", "-i", str(tmp_path / "in"), "-o", str(out)]
+        start = [sys.executable, "-m", "segnet", "predict", "-i", str(tmp_path / "in"), "-o", str(out)]
         return [*start, "-m", str(run_folder), "--probabilities", "--threshold", "0.1", "-q", "--json"]
 
     out, clean = tmp_path / "out", tmp_path / "clean"

@@ -22,7 +22,7 @@ from segnet.data.metaimage import read_metaimage, write_metaimage
 
 def segnet(*arguments: str | Path, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "segnet.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "segnet", *map(str, arguments)]
     # not in the checkout, whose folder would hide the installed package
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=environment, cwd=gettempdir())
 

@@ -152,7 +152,7 @@ def test_several_at_a_time_share_the_processors(
 def test_a_killed_comparison_leaves_no_worker_behind(prepared: Path, tmp_path: Path) -> None:
     settings = tmp_path / "config.yaml"
     settings.write_text(yaml.safe_dump({**FLAGS, "train": {**FLAGS["train"], "max_steps": 10_000}}))
-    command = [sys.executable, "-m", "segnet.cli", "compare", "-i", str(prepared), "-o", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "segnet", "compare", "-i", str(prepared), "-o", str(tmp_path / "out")]
     command += ["-m", "unet", "--folds", "2", "-c", str(settings), "--workers", "2", "-q"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
     log_file = tmp_path / "out" / "unet" / "fold-0" / "log.jsonl"

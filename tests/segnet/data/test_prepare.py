@@ -379,7 +379,7 @@ def test_a_run_killed_at_any_moment_goes_on(many: Path, tmp_path: Path) -> None:
     """Killed by signal 9 again and again, it ends as the unbroken one, byte for byte."""
     prepare(find_pairs(many), tmp_path / "whole", workers=2)
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "segnet.cli", "prepare", "-i", str(many), "-o", str(out), "--workers", "2", "-q"]
+    command = [sys.executable, "-m", "segnet", "prepare", "-i", str(many), "-o", str(out), "--workers", "2", "-q"]
     rng = np.random.default_rng(1)
     kills = 0
     for goal in (0, 2, 4, 6):

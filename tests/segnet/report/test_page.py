@@ -459,7 +459,7 @@ def test_options_out_of_range(material: Any, tmp_path: Path) -> None:
 
 def test_command(material: Any, tmp_path: Path) -> None:
     def segnet(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "segnet.cli", "report", *map(str, arguments)]
+        command = [sys.executable, "-m", "segnet", "report", *map(str, arguments)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, cwd=gettempdir())
 

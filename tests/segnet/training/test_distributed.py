@@ -88,7 +88,7 @@ def start(
 
 def command(prepared: Path, folder: Path) -> tuple[str | Path, ...]:
     """The command line, up to the file of its configuration."""
-    return "-m", "segnet.cli", "train", "-i", prepared, "-o", folder / "run", "--resume", "-q", "-c"
+    return "-m", "segnet", "train", "-i", prepared, "-o", folder / "run", "--resume", "-q", "-c"
 
 
 def ended(process: subprocess.Popen[str]) -> None:

@@ -104,7 +104,7 @@ def test_a_process_killed_at_any_moment_goes_on_as_if_it_had_not(
     out, settings = tmp_path / "run", tmp_path / "config.yaml"
     settings.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    command = [sys.executable, "-m", "segnet.cli", "train", "-i", str(prepared), "-o", str(out), "-c", str(settings)]
+    command = [sys.executable, "-m", "segnet", "train", "-i", str(prepared), "-o", str(out), "-c", str(settings)]
     command += ["--resume", "-q"]
 
     def logged() -> str:
