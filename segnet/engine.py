@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .models import Network, channels_last
-from .models.mamba import SS2D
+from .models.mamba import SS2D, Pointwise
 
 FOLDED_DIFFERENCE = 1e-3
 """Of the largest logit: what a network may lose by folding. Rounding takes a hundredth of it or less; a norm folded where it does
@@ -123,7 +123,9 @@ def _watch(model: nn.Module, x: Tensor) -> _Seen:
 
         return hook
 
-    watched = {n: m for n, m in model.named_modules() if type(m) in (*CONVOLUTIONS, nn.Linear, nn.BatchNorm2d)}
+    watched = {
+        n: m for n, m in model.named_modules() if type(m) in (*CONVOLUTIONS, nn.Linear, Pointwise, nn.BatchNorm2d)
+    }
     hooks = [module.register_forward_hook(follow(name)) for name, module in watched.items()]
     try:
         model(x)

@@ -14,8 +14,6 @@ from ssmcore.torch import depthwise_conv2d, ss2d
 from ..distributed import own, world_size
 
 DIRECTIONS = 4
-NARROW = 6
-"""Below this rank, four products of delta's projection and their gradients take longer than one with three quarters of zeros."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,22 @@ class VSSConfig:
     discretization: str = "bilinear"
 
 
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, groups: int = 1) -> Tensor:
+    """The product with a matrix of features by channels at every position of a grid, (batch, height, width, channels) to (..., features).
+
+    A convolution of 1x1: for the few channels that networks of images have, its kernels take half to nine tenths of the time of a
+    general matrix product and its gradients. Where there are `groups`, each lot of features sees its own lot of channels.
+    """
+    return F.conv2d(x.permute(0, 3, 1, 2), weight[:, :, None, None], bias, groups=groups).permute(0, 2, 3, 1)
+
+
+class Pointwise(nn.Linear):
+    """nn.Linear for (batch, height, width, channels), by `pointwise`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return pointwise(x, self.weight, self.bias)
+
+
 class SS2D(nn.Module):
     """Four selective scans of the grid, each with its own delta, B, C, A and D, summed at every position.
 
@@ -49,7 +63,7 @@ class SS2D(nn.Module):
         self.dt_rank, self.config = dt_rank, config
         k = DIRECTIONS
         # delta, B and C depend on one position alone, so one product in the natural order serves all directions
-        self.x_proj = nn.Linear(channels, k * (dt_rank + 2 * dstate), bias=False)
+        self.x_proj = Pointwise(channels, k * (dt_rank + 2 * dstate), bias=False)
         self.dt_weight = nn.Parameter(torch.empty(k, channels, dt_rank).uniform_(-(dt_rank**-0.5), dt_rank**-0.5))
         # softplus(dt_bias) is log-uniform in [1e-3, 0.1], floor 1e-4
         dt = torch.exp(torch.rand(k, channels) * math.log(100) + math.log(1e-3)).clamp(min=1e-4)
@@ -65,13 +79,9 @@ class SS2D(nn.Module):
         rank, B, C = projected.unflatten(-1, (DIRECTIONS, -1)).split(
             [self.dt_rank, self.config.dstate, self.config.dstate], dim=-1
         )
-        if self.dt_rank < NARROW:
-            # one product for all directions, the zeros for what a direction does not see included
-            together = rank.flatten(-2) @ torch.block_diag(*self.dt_weight.transpose(1, 2))
-            delta = together.unflatten(-1, (DIRECTIONS, -1))
-        else:
-            each = torch.bmm(rank.flatten(0, 2).transpose(0, 1), self.dt_weight.transpose(1, 2))
-            delta = each.transpose(0, 1).unflatten(0, x.shape[:3])
+        delta = pointwise(rank.flatten(-2), self.dt_weight.flatten(0, 1), groups=DIRECTIONS).unflatten(
+            -1, (DIRECTIONS, -1)
+        )
         wide = torch.promote_types(x.dtype, torch.float32)
         return ss2d(
             x.to(wide),
@@ -102,12 +112,12 @@ class VSSModule(nn.Module):
     def __init__(self, channels: int, config: VSSConfig) -> None:
         super().__init__()
         inner = config.expand * channels
-        self.linear1 = nn.Linear(channels, inner, bias=False)
-        self.linear2 = nn.Linear(channels, inner, bias=False)
+        self.linear1 = Pointwise(channels, inner, bias=False)
+        self.linear2 = Pointwise(channels, inner, bias=False)
         self.dwconv = DWConv(inner)
         self.ss2d = SS2D(inner, math.ceil(channels / 16), config)
         self.norm = nn.LayerNorm(inner)
-        self.out = nn.Linear(inner, channels, bias=False)
+        self.out = Pointwise(inner, channels, bias=False)
 
     def forward(self, w: Tensor) -> Tensor:
         w1 = self.norm(self.ss2d(self.dwconv(self.linear1(w))))
@@ -152,7 +162,7 @@ class VMLayer(nn.Module):
         self.drop_path = DropPath(drop_path)
         self.s = nn.Parameter(torch.ones(channels))
         self.second_norm = nn.LayerNorm(channels)
-        self.projection = nn.Linear(channels, channels)
+        self.projection = Pointwise(channels, channels)
 
     def forward(self, m: Tensor) -> Tensor:
         m = self.drop_path(self.vssm(self.norm(m))) + self.s * m
@@ -177,7 +187,7 @@ class PatchMerging(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(4 * channels)
-        self.reduce = nn.Linear(4 * channels, 2 * channels, bias=False)
+        self.reduce = Pointwise(4 * channels, 2 * channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, height, width, channels = x.shape
@@ -191,7 +201,7 @@ class PatchExpanding(nn.Module):
     def __init__(self, channels: int, factor: int, gain: int) -> None:
         super().__init__()
         self.factor = factor
-        self.expand = nn.Linear(channels, gain * channels, bias=False)
+        self.expand = Pointwise(channels, gain * channels, bias=False)
         self.norm = nn.LayerNorm(channels * gain // factor**2)
 
     def forward(self, x: Tensor) -> Tensor:

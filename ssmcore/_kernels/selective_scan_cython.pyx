@@ -5,6 +5,8 @@ Every sequence is a view (batch, seqlen, dim) with any strides; B and C are (bat
 strides, or contiguous (dim, dstate). A grid's positions are numbered row by row; what its four directions have each of
 their own lies in (batch, position, direction, ...). The other arrays are C-contiguous. Shapes are the caller's to check.
 """
+import os
+
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
@@ -49,7 +51,8 @@ cdef extern from "selective_scan.h" nogil:
     int ssm_scan_bwd(const ssm_scan *scan, int isa, int is_double)
 
 CHUNK = SSMCORE_CHUNK
-BLOCK = 64
+NARROW, WIDE = 64, 384
+UNITS = 4 * (os.cpu_count() or 1)
 ISAS = ("generic", "avx2", "avx512")
 DISCRETIZATIONS = ("mamba", "bilinear", "zoh")
 
@@ -63,15 +66,23 @@ def best_isa() -> str:
     return ISAS[ssm_best_isa()]
 
 
-def block_of(dim: int) -> int:
-    """Channels a unit of work covers, of `dim` that share B and C: up to BLOCK, evenly, in whole vectors, and in an even number
-    of blocks where there are enough for two, since threads come in pairs.
+def block_of(dim: int, lots: int) -> int:
+    """Channels a unit of work covers, of `dim` that share B and C, where there are `lots` of such channels to do: up to WIDE, evenly,
+    in whole vectors. Down to NARROW, and in an even number of blocks where there are enough for two, since threads come in pairs,
+    while units are fewer than UNITS, four a processor: a unit adds up its gradients of B and C over the lanes once for all
+    its channels, so wide blocks take less time, as long as no thread waits.
 
-    Sums over channels depend on it, so it depends on nothing else."""
-    blocks = -(-dim // BLOCK) or 1
-    if dim > BLOCK // 2:
-        blocks += blocks % 2
+    Sums over channels depend on it, so it depends on the machine and the shapes, and not on how many threads run."""
+    narrow = -(-dim // NARROW) or 1
+    if dim > NARROW // 2:
+        narrow += narrow % 2
+    blocks = max(-(-dim // WIDE), min(narrow, -(-UNITS // max(lots, 1)))) or 1
     return -(-dim // blocks // 16) * 16 or 16
+
+
+def parts_of(batch: int, seqlen: int) -> int:
+    """Lots of `span_of` batch entries."""
+    return -(-batch // span_of(batch, seqlen))
 
 
 def span_of(batch: int, seqlen: int) -> int:
@@ -174,7 +185,7 @@ cdef ssm_scan scan_of(
         scan.ngroups = B_varying.shape[2]
     elif C_varying is not None:
         scan.ngroups = C_varying.shape[2]
-    scan.block = block_of(scan.dim // scan.ngroups)
+    scan.block = block_of(scan.dim // scan.ngroups, scan.ngroups * parts_of(scan.batch, scan.seqlen))
     scan.span = span_of(scan.batch, scan.seqlen)
     scan.delta = reads(delta)
     scan.z = reads(z)
@@ -199,7 +210,7 @@ cdef ssm_scan grid_of(
     cdef ssm_scan scan = empty_scan(x, A.shape[2])
     scan.directions = A.shape[0]
     scan.width = width
-    scan.block = block_of(scan.dim)
+    scan.block = block_of(scan.dim, parts_of(scan.batch, scan.seqlen))
     scan.span = span_of(scan.batch, scan.seqlen)
     scan.delta = reads_each(delta)
     scan.B = varying(B)

@@ -549,7 +549,7 @@ INLINE int NAME(bwd_states)(const int disc, const int tame, const int uniform, c
                 dx = dh[n] * before;
             } else if (disc == SSMCORE_BILINEAR) {
                 enter = g * kept[0];
-                dh[n] = g * (kept[0] - 1);
+                dh[n] = tame ? g * kept[0] - g : g * (kept[0] - 1); /* equal, while finite */
                 dx = enter * (tame ? after + before : kept[0] * (before + dtu * Bn)); /* equal, while finite */
             } else {
                 enter = g * kept[1];

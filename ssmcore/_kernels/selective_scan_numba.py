@@ -24,9 +24,9 @@ FORWARD_BLOCK = 512
 NEAR = 0.34  # |x| below which e^x - 1 is taken from its series
 
 
-def block_of(dim: int) -> int:
-    """Channels a unit of work covers, of `dim` that share B and C: up to BLOCK, evenly, in an even number of blocks where there
-    are enough for two. Sums over channels depend on it, so it depends on nothing else."""
+def block_of(dim: int, lots: int) -> int:
+    """Channels a unit of work covers, of `dim` that share B and C, whatever the `lots` of them: up to BLOCK, evenly, in an even number
+    of blocks where there are enough for two. Sums over channels depend on it, so it depends on nothing else."""
     blocks = max(-(-dim // BLOCK), 1)
     if dim > BLOCK // 2:
         blocks += blocks % 2
@@ -36,9 +36,9 @@ def block_of(dim: int) -> int:
 _block_of = njit(**OPTIONS)(block_of)
 
 
-def span_of(batch: int, seqlen: int) -> int:
-    """Batch entries a unit of work covers."""
-    return 1
+def parts_of(batch: int, seqlen: int) -> int:
+    """Lots of batch entries that a unit of work covers: each entry is one."""
+    return batch
 
 
 @njit(**OPTIONS)
@@ -311,7 +311,7 @@ def _backward(
     dstate = A.shape[1]
     per_group = dim // ngroups
     nchunks = (seqlen + CHUNK - 1) // CHUNK
-    size = _block_of(per_group)
+    size = _block_of(per_group, batch * ngroups)
     for index in prange(batch * ngroups * _blocks(per_group, size)):
         bi, g, block, c0, c1 = _unit(index, dim, ngroups, size)
         width = c1 - c0

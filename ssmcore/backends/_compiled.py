@@ -362,8 +362,8 @@ class SelectiveScan:
         wide_u, delta, B, C, z, dout = cast(dtype, u, delta, B, C, z, dout, contiguous=self.contiguous)
         A, D, delta_bias, dlast_state = cast(dtype, A, D, delta_bias, dlast_state, contiguous=True)
         ngroups = next((m.shape[2] for m in (B, C) if m.ndim == 4), 1)
-        nblocks = -(-(dim // ngroups) // self.kernels.block_of(dim // ngroups))
-        parts = -(-batch // self.kernels.span_of(batch, seqlen))
+        parts = self.kernels.parts_of(batch, seqlen)
+        nblocks = -(-(dim // ngroups) // self.kernels.block_of(dim // ngroups, parts * ngroups))
         transposed = channel_first and not self.contiguous
         du, ddelta = (empty_sequence(u.shape, dtype, transposed) for _ in range(2))
         dz = None if z is None else empty_sequence(u.shape, dtype, transposed)
@@ -498,9 +498,9 @@ class SS2D:
                 num_threads=num_threads,
             )
         (batch, height, width, dim), k = x.shape, len(DIRECTIONS)
-        parts = -(-batch // self.kernels.span_of(batch, height * width))
+        parts = self.kernels.parts_of(batch, height * width)
         # no block where there is no channel: the sum over none of them is the zero gradient
-        nblocks = -(-dim // self.kernels.block_of(dim))
+        nblocks = -(-dim // self.kernels.block_of(dim, parts))
         dx, ddelta = empty(x.shape, dtype), empty(delta.shape, dtype)
         dB, dC = (empty((nblocks, *matrix.shape), dtype) for matrix in (B, C))
         # zeros, which stay where the grid has no position
