@@ -134,6 +134,7 @@ SPEC = OpSpec(
         _sample("two chunks", seqlen=128, dim=3, dstate=1, discretization="zoh"),
         _sample("past a lane", dim=17, dstate=3),
         _sample("past a block", dim=131, dstate=1, seqlen=5),
+        _sample("past a wide block", batch=9, dim=400, dstate=2, seqlen=33),
         _sample("wide state", dim=5, dstate=37, discretization="bilinear"),
         _sample("16 states", dim=33, dstate=16, seqlen=70, delta_softplus=True),
         _sample("uniform A", uniform_A=True, dim=33, dstate=16, seqlen=70, delta_softplus=True),

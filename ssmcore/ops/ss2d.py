@@ -98,6 +98,7 @@ SPEC = OpSpec(
         _sample("past one chunk", height=9, width=15, dim=3, dstate=2),
         _sample("past a lane", dim=17, dstate=3),
         _sample("past a block", height=2, width=2, dim=131, dstate=1),
+        _sample("past a wide block", batch=9, height=3, width=11, dim=400, dstate=2),
         _sample("16 states", height=8, width=8, dim=32, dstate=16, discretization="bilinear", delta_softplus=True),
         _sample("wide state", dim=5, dstate=37),
         _sample("no row", height=0),

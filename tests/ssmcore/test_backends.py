@@ -186,6 +186,23 @@ def test_an_unknown_instruction_set_is_an_error(monkeypatch: pytest.MonkeyPatch)
         ssmcore.selective_scan(**case, backend="cython")
 
 
+@pytest.mark.parametrize("units", [4, 8, 64, 256])
+@pytest.mark.parametrize("lots", [0, 1, 2, 3, 8, 64, 10_000])
+@pytest.mark.parametrize("dim", [0, 1, 16, 33, 48, 96, 131, 192, 384, 400, 1536])
+def test_blocks_are_as_wide_as_leaves_every_processor_enough(
+    dim: int, lots: int, units: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels = pytest.importorskip("ssmcore._kernels.selective_scan_cython")
+    monkeypatch.setattr(kernels, "UNITS", units)
+    block = kernels.block_of(dim, lots)
+    assert block % 16 == 0
+    assert 16 <= block <= max(kernels.WIDE, 16)
+    if block > kernels.NARROW:
+        blocks = -(-dim // (block - 15))  # before it was made whole vectors
+        assert max(lots, 1) * blocks >= units
+    assert block <= kernels.block_of(dim, lots + 1)
+
+
 def test_kernels_agree_on_how_often_a_state_is_kept() -> None:
     from ssmcore._conventions import CHECKPOINT_STEPS
     from ssmcore._kernels import selective_scan_cython, selective_scan_numba
