@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .models import Network, channels_last
-from .models.mamba import SS2D, Pointwise
+from .models.mamba import Pointwise
 
 FOLDED_DIFFERENCE = 1e-3
 """Of the largest logit: what a network may lose by folding. Rounding takes a hundredth of it or less; a norm folded where it does
@@ -71,13 +71,8 @@ def optimise(model: Network, *, bfloat16: bool = False) -> nn.Module:
     if not bfloat16:
         return network
     half = BFloat16(network).eval()
-    stored = _watch(half, sample).in_bfloat16
-    for name in stored:
+    for name in _watch(half, sample).in_bfloat16:
         half.get_submodule(name).to(torch.bfloat16)
-    for name, module in half.named_modules():
-        if isinstance(module, SS2D) and f"{name}.x_proj" in stored:
-            # enters matrix products alone, as the layers' weights do
-            module.dt_weight = nn.Parameter(module.dt_weight.to(torch.bfloat16), requires_grad=False)
     return half
 
 

@@ -74,18 +74,19 @@ class SS2D(nn.Module):
             parameter._no_weight_decay = True  # type: ignore[attr-defined]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, height, width, channels) -> the same; the scan is float32 where autocast has made the projections bfloat16."""
+        """(batch, height, width, channels) -> the same; steps and scan are float32 where autocast makes the projections bfloat16."""
         projected = self.x_proj(x)
         rank, B, C = projected.unflatten(-1, (DIRECTIONS, -1)).split(
             [self.dt_rank, self.config.dstate, self.config.dstate], dim=-1
         )
-        delta = pointwise(rank.flatten(-2), self.dt_weight.flatten(0, 1), groups=DIRECTIONS).unflatten(
-            -1, (DIRECTIONS, -1)
-        )
         wide = torch.promote_types(x.dtype, torch.float32)
+        with torch.autocast("cpu", enabled=False):
+            # the largest array of all comes as the scan wants it
+            to_delta = self.dt_weight.to(wide).flatten(0, 1)
+            delta = pointwise(rank.to(wide).flatten(-2), to_delta, groups=DIRECTIONS).unflatten(-1, (DIRECTIONS, -1))
         return ss2d(
             x.to(wide),
-            delta.to(wide),
+            delta,
             -torch.exp(self.A_log),
             B.to(wide),
             C.to(wide),
@@ -97,13 +98,14 @@ class SS2D(nn.Module):
 
 
 class DWConv(nn.Conv2d):
-    """Depthwise 3x3 convolution and the SiLU after it, on (batch, height, width, channels)."""
+    """Depthwise 3x3 convolution and the SiLU after it, on (batch, height, width, channels); float32, as the scan after it wants its input."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, 3, padding=1, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return depthwise_conv2d(x, self.weight[:, 0], self.bias, "silu")
+        wide = torch.promote_types(x.dtype, torch.float32)
+        return depthwise_conv2d(x.to(wide), self.weight[:, 0], self.bias, "silu")
 
 
 class VSSModule(nn.Module):
