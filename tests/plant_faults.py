@@ -1850,8 +1850,8 @@ FAULTS = [
     Fault(
         "a product at every position: every direction's delta from the first one's channels",
         "segnet/models/mamba.py",
-        "pointwise(rank.flatten(-2), self.dt_weight",
-        "pointwise(rank[..., :1, :].expand_as(rank).flatten(-2), self.dt_weight",
+        "pointwise(rank.to(wide).flatten(-2), to_delta",
+        "pointwise(rank[..., :1, :].expand_as(rank).to(wide).flatten(-2), to_delta",
         "tests/segnet/models/test_mamba.py -k four_scans",
     ),
     Fault(
@@ -1864,8 +1864,8 @@ FAULTS = [
     Fault(
         "scan of a grid: delta of the wrong direction",
         "segnet/models/mamba.py",
-        "self.dt_weight.flatten(0, 1)",
-        "self.dt_weight.flip(0).flatten(0, 1)",
+        "self.dt_weight.to(wide).flatten(0, 1)",
+        "self.dt_weight.to(wide).flip(0).flatten(0, 1)",
         "tests/segnet/models/test_mamba.py -k four_scans",
     ),
     Fault(
