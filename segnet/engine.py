@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .models import Network, channels_last
+from .models.batch_norm import BatchNorm2d
 from .models.mamba import Pointwise
 
 FOLDED_DIFFERENCE = 1e-3
@@ -119,7 +120,9 @@ def _watch(model: nn.Module, x: Tensor) -> _Seen:
         return hook
 
     watched = {
-        n: m for n, m in model.named_modules() if type(m) in (*CONVOLUTIONS, nn.Linear, Pointwise, nn.BatchNorm2d)
+        n: m
+        for n, m in model.named_modules()
+        if type(m) in (*CONVOLUTIONS, nn.Linear, Pointwise, nn.BatchNorm2d, BatchNorm2d)
     }
     hooks = [module.register_forward_hook(follow(name)) for name, module in watched.items()]
     try:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ssmcore.torch import attention_gate, gate_crop
 
 from ..distributed import world_size
-from .batch_norm import follow
+from .batch_norm import BatchNorm2d, follow
 
 
 class AttentionGate(nn.Module):
@@ -106,9 +106,9 @@ class HUNetUpsampling(nn.Module):
     def __init__(self, in_channels: int, skip_channels: int, filters: int, *, double_relu: bool = True) -> None:
         super().__init__()
         self.up = nn.ConvTranspose2d(in_channels, filters, 3, stride=2, padding=1, output_padding=1)
-        self.up_norm = nn.BatchNorm2d(filters)
+        self.up_norm = BatchNorm2d(filters)
         self.conv = nn.Conv2d(filters + skip_channels, filters, 3, padding=1)
-        self.conv_norm = nn.BatchNorm2d(filters)
+        self.conv_norm = BatchNorm2d(filters)
         self.double_relu = double_relu
 
     def gated(self, x_up: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -185,10 +185,10 @@ class ResidualUpsampling(nn.Module):
         )
         self.residual = nn.Sequential(
             nn.Conv2d(filters, filters, 3, padding=1),
-            nn.BatchNorm2d(filters),
+            BatchNorm2d(filters),
             nn.ReLU(),
             nn.Conv2d(filters, filters, 3, padding=1),
-            nn.BatchNorm2d(filters),
+            BatchNorm2d(filters),
         )
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:

@@ -1,11 +1,12 @@
-"""Batch norms whose batch is that of all processes."""
+"""Batch norms of few channels, and of the batches of all processes."""
 
 from __future__ import annotations
 
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ..distributed import total, world_size
 
@@ -18,6 +19,81 @@ def follow(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
     for running, taken in ((norm.running_mean, mean), (norm.running_var, variance)):
         cast(Tensor, running).lerp_(taken.to(cast(Tensor, running).dtype), cast(float, norm.momentum))
     cast(Tensor, norm.num_batches_tracked).add_(1)
+
+
+LANES = 16
+"""Channels that torch's kernels work on at once; of what is no multiple they do one after the other, in ten times the time."""
+
+
+def _fold(x: Tensor) -> int:
+    """Neighbouring positions of channels-last memory that are taken for further channels, so that there are four vectors of them; 1 where
+    nothing is gained."""
+    channels, fold = x.shape[1], 1
+    plain = x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64)
+    if plain or channels % LANES == 0 or not x.is_contiguous(memory_format=torch.channels_last):
+        return 1
+    positions = x.numel() // max(channels, 1)
+    while 2 * fold * channels <= 4 * LANES and positions > 0 and positions % (2 * fold) == 0:
+        fold *= 2
+    return fold
+
+
+class _Folded(torch.autograd.Function):
+    """Output, mean and variance over count of a batch norm whose channels are folded; the latter two are not differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, fold: int) -> tuple[Tensor, ...]:
+        rows = x.permute(0, 2, 3, 1).reshape(-1, fold * x.shape[1])
+        found = torch.batch_norm_update_stats(rows, None, None, 0.0)
+        means, variances = (statistic.view(fold, -1) for statistic in found)
+        mean = means.mean(0)
+        variance = variances.mean(0) + (means - mean).square().mean(0)
+        w, b, m, v = (t.repeat(fold) for t in (weight, bias, mean, variance))
+        out = torch.native_batch_norm(rows, w, b, m, v, False, 0.0, eps)[0]
+        ctx.save_for_backward(rows, weight, mean, variance)
+        ctx.eps, ctx.fold = eps, fold
+        ctx.mark_non_differentiable(mean, variance)
+        return _unfolded(out, x), mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight, mean, variance = ctx.saved_tensors
+        fold, eps = ctx.fold, ctx.eps
+        w, m, v = (t.repeat(fold) for t in (weight, mean, variance))
+        # as if mean and variance were constants, then what goes through them
+        dx, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
+            dout.permute(0, 2, 3, 1).reshape(rows.shape), rows, w, m, v, None, None, False, eps, [True, True, True]
+        )
+        dweight, dbias = (g.view(fold, -1).sum(0) for g in (dweight, dbias))
+        count, inverse = rows.numel() // len(mean), torch.rsqrt(variance + eps)
+        slope = -weight * inverse.square() * dweight / count
+        level = -weight * inverse * dbias / count - slope * mean
+        dx.addcmul_(rows, slope.repeat(fold)).add_(level.repeat(fold))
+        return _unfolded(dx, dout), dweight, dbias, None, None
+
+
+def _unfolded(rows: Tensor, like: Tensor) -> Tensor:
+    batch, channels, height, width = like.shape
+    return rows.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """nn.BatchNorm2d, which of few channels, channels-last, trains in a tenth of the time.
+
+    torch's kernels keep channels in their vectors' lanes, and of 12 channels they do one at a time. Here neighbouring positions are
+    further channels to them; means and variances of these are joined to those of the channels, whose positions are as many each.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, height, width)."""
+        fold = _fold(x) if self.training and self.affine and self.track_running_stats and self.momentum else 1
+        if fold == 1:
+            return super().forward(x)
+        out, mean, variance = _Folded.apply(x, self.weight, self.bias, self.eps, fold)
+        count = x.numel() // x.shape[1]
+        follow(self, mean, variance * (count / (count - 1)))
+        return out
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
@@ -41,6 +117,6 @@ def synchronised(model: Module) -> Module:
     """The same network with the batch norms of all processes, where there are several."""
     if world_size() > 1:
         for module in model.modules():
-            if type(module) is nn.BatchNorm2d:
+            if type(module) in (nn.BatchNorm2d, BatchNorm2d):
                 module.__class__ = GlobalBatchNorm2d
     return model

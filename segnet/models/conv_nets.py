@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..config import ModelConfig
 from ..errors import InputError
 from .ahnet import HUNetUpsampling
+from .batch_norm import BatchNorm2d
 from .network import Network, Upsampling, ahnet_block
 
 LEVELS = 4
@@ -21,7 +22,7 @@ def double_convolution(in_channels: int, channels: int) -> nn.Sequential:
     """Twice (3x3 convolution, BN, ReLU)."""
     layers: list[nn.Module] = []
     for entering in (in_channels, channels):
-        layers += [nn.Conv2d(entering, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU()]
+        layers += [nn.Conv2d(entering, channels, 3, padding=1), BatchNorm2d(channels), nn.ReLU()]
     return nn.Sequential(*layers)
 
 

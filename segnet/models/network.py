@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ..config import ModelConfig
 from .ahnet import AttentionUpsampling, ResidualUpsampling
+from .batch_norm import BatchNorm2d
 from .mamba import VMLayer, VSSConfig
 
 
@@ -68,7 +69,7 @@ class Decoder(nn.Module):
             f = max(4, channels // 2)
             last += [
                 nn.ConvTranspose2d(channels, f, 3, stride=2, padding=1, output_padding=1),
-                nn.BatchNorm2d(f),
+                BatchNorm2d(f),
                 nn.ReLU(),
             ]
             channels = f

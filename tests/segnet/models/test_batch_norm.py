@@ -1,0 +1,93 @@
+"""Batch norms of few channels against torch's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from segnet.models import batch_norm
+from segnet.models.batch_norm import BatchNorm2d
+
+
+def norms(channels: int, dtype: torch.dtype) -> tuple[BatchNorm2d, nn.BatchNorm2d]:
+    """Ours, and torch's in float64, of the same parameters and running statistics."""
+    ours, theirs = BatchNorm2d(channels), nn.BatchNorm2d(channels)
+    generator = torch.Generator().manual_seed(channels)
+    with torch.no_grad():
+        for parameter in (ours.weight, ours.bias, ours.running_mean):
+            assert parameter is not None
+            parameter.copy_(torch.randn(channels, generator=generator))
+    theirs.load_state_dict(ours.state_dict())
+    return ours.to(dtype), theirs.double()
+
+
+def image(channels: int, dtype: torch.dtype, shape: tuple[int, int, int] = (3, 8, 10)) -> Tensor:
+    batch, height, width = shape
+    x = 2 + 3 * torch.randn(batch, channels, height, width, generator=torch.Generator().manual_seed(1))
+    return x.to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+def trained(norm: nn.BatchNorm2d, x: Tensor, dout: Tensor) -> dict[str, Tensor]:
+    """What a step gives: output, gradients and running statistics."""
+    leaf = x.detach().requires_grad_()
+    out = norm.train()(leaf)
+    out.backward(dout)
+    found = {"out": out.detach(), "dx": leaf.grad, "dweight": norm.weight.grad, "dbias": norm.bias.grad}
+    return {k: v for k, v in (found | dict(norm.named_buffers())).items() if v is not None}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 6, 12, 15, 16, 24, 30, 33, 48])
+def test_a_step_is_torchs(channels: int, dtype: torch.dtype) -> None:
+    ours, theirs = norms(channels, dtype)
+    x, dout = image(channels, dtype), image(channels, dtype).flip(0)
+    found, wanted = trained(ours, x, dout), trained(theirs, x.double(), dout.double())
+    assert found.keys() == wanted.keys()
+    for name, value in found.items():
+        # a sum of 240 terms of size 10, two roundings a term at worst
+        assert value.dtype == (torch.int64 if name == "num_batches_tracked" else dtype)
+        largest = wanted[name].abs().max() + (wanted["out"].abs().max() if name == "dx" else 0)
+        assert (value.double() - wanted[name]).abs().max() <= 500 * torch.finfo(dtype).eps * largest, name
+
+
+def test_few_channels_are_folded_and_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    folds = {c: batch_norm._fold(image(c, torch.float32, (2, 8, 8))) for c in (1, 4, 6, 12, 16, 24, 40, 48, 64)}
+    assert folds == {1: 64, 4: 16, 6: 8, 12: 4, 16: 1, 24: 2, 40: 1, 48: 1, 64: 1}
+    assert batch_norm._fold(image(4, torch.float32, (1, 3, 5))) == 1  # an odd number of positions
+    assert batch_norm._fold(image(4, torch.float32, (1, 3, 6))) == 2
+    assert batch_norm._fold(image(4, torch.float32).contiguous()) == 1
+    assert batch_norm._fold(image(4, torch.bfloat16)) == 1
+
+    def unused(*_: Any) -> None:
+        raise AssertionError("folded")
+
+    ours, _ = norms(4, torch.float32)
+    monkeypatch.setattr(batch_norm._Folded, "apply", unused)
+    ours.eval()(image(4, torch.float32))
+    with pytest.raises(AssertionError, match="folded"):
+        ours.train()(image(4, torch.float32))
+
+
+@pytest.mark.parametrize("settings", [{"affine": False}, {"track_running_stats": False}, {"momentum": None}])
+def test_other_settings_are_torchs(settings: dict[str, Any]) -> None:
+    x = image(4, torch.float32)
+    assert torch.equal(BatchNorm2d(4, **settings)(x), nn.BatchNorm2d(4, **settings)(x))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (0, 4, 4)])
+def test_what_torch_refuses_is_refused(shape: tuple[int, int, int]) -> None:
+    x = image(4, torch.float32, shape)
+    wanted = ours = None
+    try:
+        wanted = nn.BatchNorm2d(4)(x)
+    except ValueError as error:
+        ours = str(error)
+    if wanted is None:
+        with pytest.raises(ValueError, match=r".") as caught:
+            BatchNorm2d(4)(x)
+        assert str(caught.value) == ours
+    else:
+        assert BatchNorm2d(4)(x).shape == wanted.shape
