@@ -42,9 +42,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Takes away the temporary files of `replacing` that a killed process left in a folder."""
-    for leftover in Path(folder).glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
+    """Takes away the temporary files that a killed process left in a folder: those of `replacing`, and safetensors' own beside them."""
+    for pattern in (".*.tmp", ".tmp??????"):
+        for leftover in Path(folder).glob(pattern):
+            leftover.unlink(missing_ok=True)
 
 
 def remove_leftovers_of(path: Path) -> None:
