@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .models import Network, channels_last
-from .models.batch_norm import BatchNorm2d
+from .models.batch_norm import BATCH_NORMS
 from .models.mamba import Pointwise
 
 FOLDED_DIFFERENCE = 1e-3
@@ -119,11 +119,8 @@ def _watch(model: nn.Module, x: Tensor) -> _Seen:
 
         return hook
 
-    watched = {
-        n: m
-        for n, m in model.named_modules()
-        if type(m) in (*CONVOLUTIONS, nn.Linear, Pointwise, nn.BatchNorm2d, BatchNorm2d)
-    }
+    classes = (*CONVOLUTIONS, *BATCH_NORMS, nn.Linear, Pointwise)
+    watched = {n: m for n, m in model.named_modules() if type(m) in classes}
     hooks = [module.register_forward_hook(follow(name)) for name, module in watched.items()]
     try:
         model(x)

@@ -1701,7 +1701,7 @@ FAULTS = [
     Fault(
         "processes: a norm of each one's own batch",
         "segnet/models/batch_norm.py",
-        "            if type(module) in (nn.BatchNorm2d, BatchNorm2d):",
+        "            if type(module) in BATCH_NORMS:",
         "            if False:",
         "tests/segnet/training/test_distributed.py -k follow",
     ),

@@ -32,7 +32,7 @@ def _fold(x: Tensor) -> int:
     plain = x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64)
     if plain or channels % LANES == 0 or not x.is_contiguous(memory_format=torch.channels_last):
         return 1
-    positions = x.numel() // max(channels, 1)
+    positions = x.numel() // channels
     while 2 * fold * channels <= 4 * LANES and positions > 0 and positions % (2 * fold) == 0:
         fold *= 2
     return fold
@@ -96,6 +96,10 @@ class BatchNorm2d(nn.BatchNorm2d):
         return out
 
 
+BATCH_NORMS = (nn.BatchNorm2d, BatchNorm2d)
+"""Batch norms of one process: these classes themselves, not others made of them."""
+
+
 class GlobalBatchNorm2d(nn.BatchNorm2d):
     """nn.BatchNorm2d with mean and variance over the batches of all processes. torch's own SyncBatchNorm refuses CPUs."""
 
@@ -117,6 +121,6 @@ def synchronised(model: Module) -> Module:
     """The same network with the batch norms of all processes, where there are several."""
     if world_size() > 1:
         for module in model.modules():
-            if type(module) in (nn.BatchNorm2d, BatchNorm2d):
+            if type(module) in BATCH_NORMS:
                 module.__class__ = GlobalBatchNorm2d
     return model

@@ -76,7 +76,7 @@ def block_of(dim: int, lots: int) -> int:
     narrow = -(-dim // NARROW) or 1
     if dim > NARROW // 2:
         narrow += narrow % 2
-    blocks = max(-(-dim // WIDE), min(narrow, -(-UNITS // max(lots, 1)))) or 1
+    blocks = max(-(-dim // WIDE), min(narrow, -(-UNITS // max(lots, 1))))
     return -(-dim // blocks // 16) * 16 or 16
 
 

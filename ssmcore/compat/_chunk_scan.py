@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from .. import torch as st
 from .._spec import check_count, fail
+from ..torch._common import wide
 from ..torch._packing import pieces_of
 from ._norms import rmsnorm_fn
 from ._steps import causal_conv1d_fn
@@ -91,11 +92,7 @@ def mamba_chunk_scan_combined(
             outs.append(y)
             states.append(last)
         out = torch.cat(outs, dim=1) if outs else x
-        varlen = (
-            torch.cat(states)
-            if states
-            else x.new_zeros((0, *x.shape[2:], B.shape[3]), dtype=torch.promote_types(x.dtype, torch.float32))
-        )
+        varlen = torch.cat(states) if states else x.new_zeros((0, *x.shape[2:], B.shape[3]), dtype=wide(x))
         final = varlen[-1:]
     found = [out]
     if return_final_states:
