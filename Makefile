@@ -19,6 +19,11 @@ DEMO_CASES ?= 40
 # phantoms, and cubes cut out around a lesion, have it in the middle; for whole scans leave it empty
 DEMO_CLICK ?= --click centre
 
+# threads of OpenMP sleep soon at a barrier: spinning ones take the cores of other processes
+ifndef OMP_WAIT_POLICY
+export GOMP_SPINCOUNT ?= 3000
+endif
+
 .PHONY: demo test test-slow lint docs bench roofline crossover instructions bench-compare build clean
 
 $(BIN)/.ready: pyproject.toml setup.py

@@ -22,12 +22,12 @@ import nibabel as nib
 import numpy as np
 
 from segnet.config import Config, DataConfig, PrepareConfig
-from segnet.data.cases import Cases
-from segnet.data.dataset import BatchSource
-from segnet.data.pairs import find_pairs
-from segnet.data.prepare import prepare
-from segnet.memory import keep_freed_memory
-from segnet.speed import measure
+from segnet.dataset.batches import BatchSource
+from segnet.dataset.cases import Cases
+from segnet.dataset.prepare import prepare
+from segnet.io.pairs import find_pairs
+from segnet.runtime.memory import keep_freed_memory
+from segnet.study.speed import measure
 
 SHAPE = (256, 256, 128)
 DISTINCT = 4

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segnet.config import Config
-from segnet.losses import JointLoss
 from segnet.models import build, mamba
 from segnet.training.loop import parameter_groups
+from segnet.training.losses import JointLoss
 from ssmcore._conventions import DIRECTIONS, roll_up, unroll
 
 BATCH, SIDE = 2, 256

@@ -1,6 +1,6 @@
 """`python -m segnet`, as torchrun calls it."""
 
-from .cli import main
+from segnet.cli import main
 
 if __name__ == "__main__":
     main()

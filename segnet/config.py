@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from .errors import InputError
+from segnet.errors import InputError
 
 ENVIRONMENT_PREFIX = "SEGNET_"
 FOLD_FOLDER = "fold-{}"
@@ -23,7 +23,7 @@ class _Frozen(BaseModel):
 
 
 class PrepareConfig(_Frozen):
-    """How files become a dataset; `segnet.data.routes` says what each route does."""
+    """How files become a dataset; `segnet.dataset.routes` says what each route does."""
 
     route: Literal["hu", "paper"] = "hu"
     """hu keeps a CT window at the image's own resolution; paper goes by 8-bit pictures of 256 x 256, as the paper did, and loses HU."""
@@ -169,7 +169,7 @@ class AugmentConfig(_Frozen):
     paste_soft_px: Magnitude = 1.0
     """Of a pasted lesion's edge: standard deviation, in pixels of the image."""
     shapes: str | None = None
-    """Folder of lesion shapes (`segnet.data.shapes`); none: only lesions of the batch are pasted."""
+    """Folder of lesion shapes (`segnet.dataset.shapes`); none: only lesions of the batch are pasted."""
     shape_fraction: Share = 0.5
     """Share of the pasted lesions that have a shape of that folder, where one is given."""
     fade_probability: Share = 0.4

@@ -12,6 +12,10 @@ from hypothesis import HealthCheck, settings
 # the tests' sizes are small, and several threads are to run on them where several are asked for
 os.environ["SSMCORE_WORK_PER_THREAD"] = "1"
 
+# threads of OpenMP sleep soon at a barrier, as those of the command line do: tests run side by side
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
 settings.register_profile("default", deadline=None, max_examples=30, derandomize=bool(os.environ.get("CI")))
 settings.register_profile("thorough", deadline=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))

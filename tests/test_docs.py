@@ -68,7 +68,7 @@ def test_figures_of_the_choosing_page_are_those_of_the_performance_page() -> Non
 
 def test_the_table_of_results_follows_from_the_dice_of_each_lesion() -> None:
     """Means, intervals and differences are made again from it."""
-    from segnet.compare import columns_of, dice_rows
+    from segnet.study.compare import columns_of, dice_rows
 
     with (DOCS / "results.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))

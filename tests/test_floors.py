@@ -135,7 +135,7 @@ def test_segnet_uses_ssmcore_by_its_public_names() -> None:
 
 def test_volumes_load_no_more_than_nibabel_does() -> None:
     # nibabel loads all of pydicom where it is installed
-    loaded, anyway = (top(loaded_by(f"import {name}")) for name in ("segnet.data.volumes", "nibabel"))
+    loaded, anyway = (top(loaded_by(f"import {name}")) for name in ("segnet.io.volumes", "nibabel"))
     assert not (loaded - anyway) & (HEAVY | {"pydicom", "highdicom", "PIL"})
     assert "highdicom" not in loaded
 

@@ -7,20 +7,21 @@ from typing import Annotated
 
 import typer
 
-from .. import __version__
-from ..errors import InputError
-from .augment import augment
-from .bench import bench
-from .compare import compare
-from .evaluate import evaluate
-from .info import info
-from .options import BAD_INPUT
-from .phantom import phantom
-from .predict import predict
-from .prepare import prepare
-from .report import report
-from .train import train
-from .uls23 import uls23_process
+from segnet import __version__
+from segnet.cli.augment import augment
+from segnet.cli.bench import bench
+from segnet.cli.compare import compare
+from segnet.cli.evaluate import evaluate
+from segnet.cli.info import info
+from segnet.cli.options import BAD_INPUT
+from segnet.cli.phantom import phantom
+from segnet.cli.predict import predict
+from segnet.cli.prepare import prepare
+from segnet.cli.report import report
+from segnet.cli.train import train
+from segnet.cli.uls23 import uls23_process
+from segnet.errors import InputError
+from segnet.runtime.spin import bound_spin
 
 app = typer.Typer(
     name="segnet",
@@ -44,6 +45,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 def main() -> None:
     """Entry point: bad input, and a loss or gradient that is not finite, become one line on stderr and exit code 3."""
+    bound_spin()  # before a command imports torch
     try:
         app()
     except (InputError, FloatingPointError) as error:

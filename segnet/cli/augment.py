@@ -7,12 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import (
-    AsJson,
-    ConfigFile,
-    Preset,
-    print_json,
-)
+from segnet.cli.options import AsJson, ConfigFile, Preset, print_json
 
 
 def augment(
@@ -36,9 +31,9 @@ def augment(
     as_json: AsJson = False,
 ) -> None:
     """Draw a sheet of pictures: a training slice under each transform of augmentation, from weak to strong."""
-    from ..config import load_config
-    from ..data.prepared import load_dataset
-    from ..report.augmentation import augmentation_png
+    from segnet.config import load_config
+    from segnet.dataset.prepared import load_dataset
+    from segnet.report.augmentation import augmentation_png
 
     data = {"patch_px": patch_px, "input_px": input_px, "window_hu": window}
     changes = {"preset": None if preset is None else preset.value, "shapes": shapes}

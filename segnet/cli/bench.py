@@ -8,12 +8,8 @@ from typing import Annotated
 
 import typer
 
-from ..errors import InputError
-from .options import (
-    AsJson,
-    Quiet,
-    print_json,
-)
+from segnet.cli.options import AsJson, Quiet, print_json
+from segnet.errors import InputError
 
 
 class BenchMode(StrEnum):
@@ -43,9 +39,9 @@ def bench(
     """Speed and memory of networks on this machine, in turns in one run; run it on an idle one."""
     if voi and mode is not BenchMode.infer:
         raise typer.BadParameter(f"--voi: expected infer, got {mode.value}; training takes no whole volumes")
-    from ..memory import keep_freed_memory
-    from ..speed import KINDS, PAPER_SAMPLES, measure
-    from ..table import format_table
+    from segnet.runtime.memory import keep_freed_memory
+    from segnet.runtime.table import format_table
+    from segnet.study.speed import KINDS, PAPER_SAMPLES, measure
 
     keep_freed_memory()
     try:

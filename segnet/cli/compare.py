@@ -8,14 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import (
-    AsJson,
-    Clock,
-    ConfigFile,
-    Quiet,
-    Split,
-    print_json,
-)
+from segnet.cli.options import AsJson, Clock, ConfigFile, Quiet, Split, print_json
 
 
 def compare(
@@ -48,10 +41,10 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Train networks for the same time on the same folds and score them on the patients held out. Stopped, it goes on where it was."""
-    from ..compare import columns_of
-    from ..compare import compare as run
-    from ..memory import keep_freed_memory
-    from ..table import format_table
+    from segnet.runtime.memory import keep_freed_memory
+    from segnet.runtime.table import format_table
+    from segnet.study.compare import columns_of
+    from segnet.study.compare import compare as run
 
     keep_freed_memory()
     flags = {

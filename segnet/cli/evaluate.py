@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import InputError
-from ..report.defaults import WINDOW_HU
-from .options import PARTIAL, AsJson, Part, Quiet, bar, cases_of_part
+from segnet.cli.options import PARTIAL, AsJson, Part, Quiet, bar, cases_of_part
+from segnet.errors import InputError
+from segnet.report.defaults import WINDOW_HU
 
 
 def evaluate(
@@ -46,15 +46,15 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score masks against the truth: Dice per lesion with its conventions, beside the all-background baseline."""
-    from ..evaluate import evaluate as run
-    from ..evaluation.comparison import compare
+    from segnet.evaluation.comparison import compare
+    from segnet.evaluation.evaluate import evaluate as run
 
     if part is not None and model is None:
         raise typer.BadParameter("--part: expected --model beside it; name the run whose split is meant")
     if clicks is not None and model is None:
         raise typer.BadParameter("--clicks: expected --model beside it; name the run that segments at the clicks")
     if out is not None:
-        from ..report.overlay import require_window
+        from segnet.report.overlay import require_window
 
         require_window(window)
     cases = None if part is None or model is None else cases_of_part([model], part)
@@ -104,9 +104,9 @@ def _with_clicks(
     """The evaluation with the challenge's score of a run."""
     from dataclasses import replace
 
-    from ..ensemble import load
-    from ..evaluate import truths_of
-    from ..evaluation.clicks import challenge_score, network
+    from segnet.evaluation.click_score import challenge_score, network
+    from segnet.evaluation.evaluate import truths_of
+    from segnet.prediction.ensemble import load
 
     ensemble = load(model)
     score = challenge_score(
@@ -126,7 +126,7 @@ def _overlays(
     pairs = _pairs_at(truths)
     if not pairs or not predictions.is_dir():
         return ()
-    from ..report.cases import overlay_cases
+    from segnet.report.cases import overlay_cases
 
     scored = {row.case: row.dice for row in evaluation.rows if row.status == "scored"}
     return overlay_cases(scored, predictions, pairs, out, window_hu=window).failed
@@ -134,7 +134,7 @@ def _overlays(
 
 def _pairs_at(source: Path) -> dict[str, Any]:
     """Pairs by case of a folder laid out as one of pairs, none of anything else."""
-    from ..data.pairs import find_pairs
+    from segnet.io.pairs import find_pairs
 
     try:
         return {pair.case: pair for pair in find_pairs(source)}

@@ -6,12 +6,8 @@ from typing import Annotated
 
 import typer
 
-from ..errors import InputError
-from .options import (
-    AsJson,
-    ConfigFile,
-    print_json,
-)
+from segnet.cli.options import AsJson, ConfigFile, print_json
+from segnet.errors import InputError
 
 
 def info(
@@ -30,10 +26,10 @@ def info(
     as_json: AsJson = False,
 ) -> None:
     """Parameters, multiply-adds, memory and reach of a network, part by part; or the configuration and its defaults."""
-    from ..config import load_config
+    from segnet.config import load_config
 
     if list_names:
-        from ..models import names
+        from segnet.models import names
 
         if as_json:
             print_json({"models": names()})
@@ -46,8 +42,8 @@ def info(
 
         print(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False), end="")
         return
-    from ..info import describe
-    from ..table import format_table
+    from segnet.runtime.table import format_table
+    from segnet.study.info import describe
 
     try:
         description = describe(resolved.model, side_px=side_px)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import InputError
+from segnet.errors import InputError
 
 BAD_INPUT, PARTIAL = 3, 4
 
@@ -95,7 +95,7 @@ def thread_count(count: int | None) -> Iterator[None]:
     if count is None:
         yield
         return
-    from ..threads import threads
+    from segnet.runtime.threads import threads
 
     with threads(count):
         yield
@@ -107,7 +107,7 @@ def print_json(values: dict[str, Any]) -> None:
 
 def cases_of_part(models: Sequence[Path], part: Part) -> list[str]:
     """Cases of a part of a run's split, which all runs share."""
-    from ..data.split import FILE as SPLIT_FILE
+    from segnet.dataset.split import FILE as SPLIT_FILE
 
     found: list[list[str]] = []
     for model in models:

@@ -7,10 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import (
-    Quiet,
-    bar,
-)
+from segnet.cli.options import Quiet, bar
 
 
 def phantom(
@@ -30,7 +27,7 @@ def phantom(
     quiet: Quiet = False,
 ) -> None:
     """Make ULS23-like CT volumes with a lesion each, as NIfTI pairs."""
-    from ..data.phantom import SITES, write_phantoms
+    from segnet.dataset.phantom import SITES, write_phantoms
 
     sites = tuple(site) if site else SITES
     write_phantoms(out, cases, n_patients=patients, seed=seed, shape=shape, sites=sites, progress=bar("phantom", quiet))

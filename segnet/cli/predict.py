@@ -9,8 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import InputError
-from .options import (
+from segnet.cli.options import (
     PARTIAL,
     AsJson,
     ClickSpaceOption,
@@ -21,6 +20,7 @@ from .options import (
     print_json,
     thread_count,
 )
+from segnet.errors import InputError
 
 
 def predict(
@@ -97,11 +97,11 @@ def predict(
 
     Exit codes: 0 done, 2 usage, 3 bad input, 4 some images of a folder failed.
     """
-    from ..batch import Options, plan, predict_batch
-    from ..clicks import read_clicks
-    from ..ensemble import load
-    from ..predict import MASK_ENDINGS, images_in, is_one_image
-    from ..voi import VoiSize
+    from segnet.prediction.batch import Options, plan, predict_batch
+    from segnet.prediction.clicks import read_clicks
+    from segnet.prediction.ensemble import load
+    from segnet.prediction.predict import MASK_ENDINGS, images_in, is_one_image
+    from segnet.prediction.voi import VoiSize
 
     point = _parse_click(click)
     if clicks is not None and point is not None:
@@ -161,7 +161,7 @@ def _warn(prediction: dict[str, Any]) -> None:
     for warning in prediction["warnings"]:
         print(f"segnet: {prediction['mask']}: {warning}", file=sys.stderr)
     if prediction["bfloat16_difference"] is not None and prediction["precision"] == "float32":
-        from ..precision import BFloat16Difference
+        from segnet.prediction.precision import BFloat16Difference
 
         difference = BFloat16Difference(**prediction["bfloat16_difference"])
         print(f"segnet: {prediction['image']}: float32 used, for bfloat16 differs: {difference}", file=sys.stderr)
@@ -172,7 +172,7 @@ def _print_one(p: dict[str, Any]) -> None:
     size = f"{p['volume_ml']:.2f} ml, {p['long_axis_mm']:.1f} x {p['short_axis_mm']:.1f} mm"
     print(f"{p['mask']}: {size}, {p['elapsed_s']:.1f} s{kept}")
     if p["precision"] == "bfloat16":
-        from ..precision import BFloat16Difference
+        from segnet.prediction.precision import BFloat16Difference
 
         print(f"bfloat16 agrees with float32: {BFloat16Difference(**p['bfloat16_difference'])}")
 

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from ..errors import InputError
-from .options import PARTIAL, AsJson, Quiet, bar, print_json
+from segnet.cli.options import PARTIAL, AsJson, Quiet, bar, print_json
+from segnet.errors import InputError
 
 
 class Route(StrEnum):
@@ -80,12 +80,12 @@ def prepare(
 
     Run again, it keeps what is done and does what is missing or has changed. A bad case is left out and listed, with exit code 4.
     """
-    from ..config import checked_prepare_config
-    from ..data.pair_lists import pairs_from_csv, pairs_from_patterns
-    from ..data.pairs import find_pairs, gather
-    from ..data.prepare import prepare as run
-    from ..memory import keep_freed_memory
-    from ..processes import cores
+    from segnet.config import checked_prepare_config
+    from segnet.dataset.prepare import prepare as run
+    from segnet.io.pair_lists import pairs_from_csv, pairs_from_patterns
+    from segnet.io.pairs import find_pairs, gather
+    from segnet.runtime.memory import keep_freed_memory
+    from segnet.runtime.processes import cores
 
     keep_freed_memory()
     given = {

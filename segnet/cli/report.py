@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ..report.defaults import LESIONS, WINDOW_HU
-from .options import AsJson, Quiet, bar, print_json
+from segnet.cli.options import AsJson, Quiet, bar, print_json
+from segnet.report.defaults import LESIONS, WINDOW_HU
 
 
 def report(
@@ -43,7 +43,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """One HTML file of one or several evaluations: scores, charts, pictures. It opens offline and prints."""
-    from ..report.page import Sources, named, write_report
+    from segnet.report.page import Sources, named, write_report
 
     models = named(evaluations, "evaluation")
     names = list(models)

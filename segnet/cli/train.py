@@ -7,16 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import InputError
-from .options import (
-    AsJson,
-    ConfigFile,
-    Preset,
-    Quiet,
-    Split,
-    print_json,
-    step_bar,
-)
+from segnet.cli.options import AsJson, ConfigFile, Preset, Quiet, Split, print_json, step_bar
+from segnet.errors import InputError
 
 
 def train(
@@ -77,11 +69,11 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a network; patients are split into training, validation and test. Under torchrun several processes train as one."""
-    from ..config import load_config
-    from ..data.prepared import load_dataset
-    from ..distributed import process_group, rank
-    from ..memory import keep_freed_memory
-    from ..training.loop import train as run
+    from segnet.config import load_config
+    from segnet.dataset.prepared import load_dataset
+    from segnet.runtime.distributed import process_group, rank
+    from segnet.runtime.memory import keep_freed_memory
+    from segnet.training.loop import train as run
 
     keep_freed_memory()
     flags: dict[str, dict[str, Any]] = {

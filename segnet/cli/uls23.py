@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import PARTIAL, AsJson, Quiet, bar, print_json, thread_count
+from segnet.cli.options import PARTIAL, AsJson, Quiet, bar, print_json, thread_count
 
 
 def uls23_process(
@@ -33,8 +33,8 @@ def uls23_process(
 
     Exit codes: 0 done, 2 usage, 3 bad input, 4 some stacks failed.
     """
-    from ..ensemble import load
-    from ..uls23 import process
+    from segnet.prediction.ensemble import load
+    from segnet.prediction.uls23 import process
 
     ensemble = load(model)
     with thread_count(threads):

@@ -1,1 +1,1 @@
-"""Predicted masks against true ones: what belongs together, scores by lesion, summaries with their conventions."""
+"""Predicted masks against true masks. Imports `prediction`, `training` and the floors below them."""

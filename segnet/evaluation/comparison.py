@@ -13,9 +13,9 @@ from segnet.evaluation.conventions import METRICS
 from segnet.evaluation.result import Evaluation, finite, interval_text
 from segnet.evaluation.rows import LesionRow
 from segnet.evaluation.sources import few
-from segnet.files import write_text
 from segnet.metrics import PairedComparison, compare_paired
-from segnet.table import format_table, rounded
+from segnet.runtime.files import write_text
+from segnet.runtime.table import format_table, rounded
 
 FORMAT = "segnet-compare-predictions/1"
 PRIMARY = "dice"

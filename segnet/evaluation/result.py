@@ -15,9 +15,9 @@ from segnet.evaluation.conventions import LESION, METRICS, PAPER
 from segnet.evaluation.rows import LesionRow
 from segnet.evaluation.sources import few
 from segnet.evaluation.summary import Summary
-from segnet.files import write_text
 from segnet.metrics import Baseline, HuStatistics
-from segnet.table import format_table, format_value
+from segnet.runtime.files import write_text
+from segnet.runtime.table import format_table, format_value
 
 FORMAT = "segnet-evaluate/2"
 _IN_GROUPS = ("dice", "iou", "assd_mm", "hd95_mm")

@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from segnet.boxes import Box, bounding_box, widened
 from segnet.errors import InputError
 from segnet.evaluation.groups import size_class
 from segnet.evaluation.sources import Grid, Truth, map_beside, read_grid, read_map, require_same_grid
+from segnet.io.boxes import Box, bounding_box, widened
 from segnet.metrics import HuStatistics, RocCounts, auc, axis_error, paper_slice_scores, recist_axes_mm
 from segnet.metrics.calibration import Calibration
 from segnet.metrics.lesion import hu_statistics, scores_of

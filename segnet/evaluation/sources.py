@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segnet.data.pairs import Pair, find_pairs, patient_id, set_of
-from segnet.data.prepared import INDEX, load_dataset
-from segnet.data.volumes import ENDINGS, Volume, read_image, read_mask, stem_of
+from segnet.dataset.prepared import INDEX, load_dataset
 from segnet.errors import InputError
+from segnet.io.pairs import Pair, find_pairs, patient_id, set_of
+from segnet.io.volumes import ENDINGS, Volume, read_image, read_mask, stem_of
 
 GRID_TOLERANCE_MM = 1e-3
 PROBABILITY, UNCERTAINTY = "_probability", "_uncertainty"
@@ -37,7 +37,7 @@ class Truth:
 
     Attributes
     ----------
-    collection : where the case is from, see `segnet.data.pairs.set_of`
+    collection : where the case is from, see `segnet.io.pairs.set_of`
     prepared : whether `mask` is an HDF5 file with a group of the case's name
     image : file of the image, None where none is known or the case is prepared
     """

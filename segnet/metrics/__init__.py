@@ -8,13 +8,13 @@ patients by `bootstrap_ci`.
 
 from __future__ import annotations
 
-from ._masks import as_mask
-from .axes import RecistAxes, axis_error, recist, recist_axes_mm
-from .baseline import Baseline, all_background_baseline
-from .bootstrap import bootstrap_ci, bootstrap_ratio_ci
-from .calibration import Calibration, ReliabilityBin
-from .consistency import check_consistency, iou_bounds
-from .lesion import (
+from segnet.metrics._masks import as_mask
+from segnet.metrics.axes import RecistAxes, axis_error, recist, recist_axes_mm
+from segnet.metrics.baseline import Baseline, all_background_baseline
+from segnet.metrics.bootstrap import bootstrap_ci, bootstrap_ratio_ci
+from segnet.metrics.calibration import Calibration, ReliabilityBin
+from segnet.metrics.consistency import check_consistency, iou_bounds
+from segnet.metrics.lesion import (
     HuStatistics,
     LesionScores,
     LesionStatistics,
@@ -23,12 +23,12 @@ from .lesion import (
     lesion_statistics,
     score_lesion,
 )
-from .overlap import Empty, dice, iou, ravd, volume_ml
-from .paired import PairedComparison, compare_paired
-from .paper import SliceScores, paper_slice_scores
-from .roc import RocCounts, auc
-from .surface import asd_mm, assd_mm, hd95_mm, hd_mm, surface_distances_mm
-from .uls23 import uls23_score
+from segnet.metrics.overlap import Empty, dice, iou, ravd, volume_ml
+from segnet.metrics.paired import PairedComparison, compare_paired
+from segnet.metrics.paper import SliceScores, paper_slice_scores
+from segnet.metrics.roc import RocCounts, auc
+from segnet.metrics.surface import asd_mm, assd_mm, hd95_mm, hd_mm, surface_distances_mm
+from segnet.metrics.uls23 import uls23_score
 
 __all__ = [
     "Baseline",

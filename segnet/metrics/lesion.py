@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from segnet.boxes import bounding_box
 from segnet.errors import InputError
+from segnet.io.boxes import bounding_box
 from segnet.metrics._masks import as_mask, pair
 from segnet.metrics.axes import RecistAxes, recist
 from segnet.metrics.overlap import dice, iou, ravd, volume_ml

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from segnet.boxes import bounding_box
+from segnet.io.boxes import bounding_box
 from segnet.metrics._masks import pair
 from segnet.metrics.overlap import dice, iou, ravd
 from segnet.metrics.surface import distances_to

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import ndimage
 
-from segnet.boxes import bounding_box
+from segnet.io.boxes import bounding_box
 from segnet.metrics._masks import BoolArray, FloatArray, checked_spacing, pair
 
 

@@ -14,13 +14,13 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from ..config import ModelConfig
-from ..errors import InputError
-from .conv_nets import ahnet, hunet, mamba_ahnet_conv
-from .dcau_net import DCAUNet
-from .mamba_ahnet import MambaAHNet
-from .network import Network
-from .peers import VMUNet, attention_unet, unet, unetpp
+from segnet.config import ModelConfig
+from segnet.errors import InputError
+from segnet.models.conv_nets import ahnet, hunet, mamba_ahnet_conv
+from segnet.models.dcau_net import DCAUNet
+from segnet.models.mamba_ahnet import MambaAHNet
+from segnet.models.network import Network
+from segnet.models.peers import VMUNet, attention_unet, unet, unetpp
 
 __all__ = ["GROUP", "Network", "build", "channels_last", "names"]
 

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segnet.models.batch_norm import BatchNorm2d, follow
+from segnet.runtime.distributed import world_size
 from ssmcore.torch import attention_gate, gate_crop
-
-from ..distributed import world_size
-from .batch_norm import BatchNorm2d, follow
 
 
 class AttentionGate(nn.Module):

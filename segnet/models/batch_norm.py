@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..distributed import total, world_size
+from segnet.runtime.distributed import total, world_size
 
 Module = TypeVar("Module", bound=nn.Module)
 

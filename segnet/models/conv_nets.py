@@ -8,11 +8,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ..config import ModelConfig
-from ..errors import InputError
-from .ahnet import HUNetUpsampling
-from .batch_norm import BatchNorm2d
-from .network import Network, Upsampling, ahnet_block
+from segnet.config import ModelConfig
+from segnet.errors import InputError
+from segnet.models.ahnet import HUNetUpsampling
+from segnet.models.batch_norm import BatchNorm2d
+from segnet.models.network import Network, Upsampling, ahnet_block
 
 LEVELS = 4
 """Halvings of height and width, which double the channels."""

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..config import ModelConfig
-from .conv_nets import ConvNet
-from .network import Upsampling
+from segnet.config import ModelConfig
+from segnet.models.conv_nets import ConvNet
+from segnet.models.network import Upsampling
 
 
 def _layer(channels: int, convolution: nn.Module) -> nn.Sequential:

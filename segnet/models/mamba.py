@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segnet.runtime.distributed import own, world_size
 from ssmcore.torch import depthwise_conv2d, ss2d
-
-from ..distributed import own, world_size
 
 DIRECTIONS = 4
 

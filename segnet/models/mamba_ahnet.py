@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor, nn
 
-from ..config import ModelConfig
-from .mamba import PatchEmbedding, PatchMerging, VSSBlock
-from .network import Network, ahnet_block, vss_config
+from segnet.config import ModelConfig
+from segnet.models.mamba import PatchEmbedding, PatchMerging, VSSBlock
+from segnet.models.network import Network, ahnet_block, vss_config
 
 
 class VSSEncoder(Network):

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..config import ModelConfig
-from .ahnet import AttentionUpsampling, ResidualUpsampling
-from .batch_norm import BatchNorm2d
-from .mamba import VMLayer, VSSConfig
+from segnet.config import ModelConfig
+from segnet.models.ahnet import AttentionUpsampling, ResidualUpsampling
+from segnet.models.batch_norm import BatchNorm2d
+from segnet.models.mamba import VMLayer, VSSConfig
 
 
 class Upsampling(Protocol):

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..config import ModelConfig
-from ..errors import InputError
-from .mamba import PatchExpanding, VSSBlock
-from .mamba_ahnet import VSSEncoder
-from .network import Network, vss_config
+from segnet.config import ModelConfig
+from segnet.errors import InputError
+from segnet.models.mamba import PatchExpanding, VSSBlock
+from segnet.models.mamba_ahnet import VSSEncoder
+from segnet.models.network import Network, vss_config
 
 
 class Monai(Network):

@@ -1,1 +1,1 @@
-"""What a person looks at after a run: overlays, training curves and tables."""
+"""Figures and pages. Imports every floor but `study` and `cli`."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageFont
 
 from segnet.errors import InputError
-from segnet.files import replacing
+from segnet.runtime.files import replacing
 
 
 @lru_cache(maxsize=32)

@@ -13,12 +13,12 @@ from scipy import ndimage
 from torch import Tensor
 
 from segnet.config import AUGMENT_PRESETS, AugmentConfig, Config
-from segnet.data.augment import Augmenter, Geometry, Parameters
-from segnet.data.cases import Case, Cases
-from segnet.data.dataset import CANVAS, cut, normalise
-from segnet.data.prepared import PreparedDataset, load_dataset
-from segnet.data.shapes import load_shapes
-from segnet.data.transforms import control_points
+from segnet.dataset.augment import Augmenter, Geometry, Parameters
+from segnet.dataset.batches import CANVAS, cut, normalise
+from segnet.dataset.cases import Case, Cases
+from segnet.dataset.prepared import PreparedDataset, load_dataset
+from segnet.dataset.shapes import load_shapes
+from segnet.dataset.transforms import control_points
 from segnet.report._png import font, save_png
 from segnet.report.overlay import BACKGROUND, INK, QUIET, TRUTH_RGB, _fit, _stroke
 

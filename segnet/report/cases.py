@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from segnet.data.pairs import Pair
-from segnet.data.volumes import read_image, read_mask
 from segnet.errors import InputError
 from segnet.evaluation.sources import find_truths, match
+from segnet.io.pairs import Pair
+from segnet.io.volumes import read_image, read_mask
 from segnet.report.overlay import overlay_png
 
 

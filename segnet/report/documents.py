@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
-from segnet.data.split import FILE as SPLIT_FILE
+from segnet.dataset.split import FILE as SPLIT_FILE
 from segnet.errors import InputError
 from segnet.evaluation.comparison import FORMAT as COMPARISON_FORMAT
 from segnet.evaluation.result import FORMAT

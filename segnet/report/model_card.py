@@ -8,12 +8,13 @@ from typing import Any
 
 from segnet import __version__
 from segnet.config import Config
-from segnet.data.pairs import patient_id
-from segnet.data.split import FILE as SPLIT_FILE
+from segnet.dataset.split import FILE as SPLIT_FILE
 from segnet.errors import InputError
-from segnet.files import write_text
-from segnet.table import format_value
-from segnet.training import checkpoint, log
+from segnet.io.pairs import patient_id
+from segnet.models import checkpoint
+from segnet.runtime.files import write_text
+from segnet.runtime.table import format_value
+from segnet.training import log
 
 FILE = "MODEL_CARD.md"
 PARTS = {"train": "training", "val": "validation", "test": "test, never seen in training"}

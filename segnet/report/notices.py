@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from segnet.data.pairs import patient_id
 from segnet.errors import InputError
 from segnet.evaluation.sources import few
+from segnet.io.pairs import patient_id
 from segnet.report.documents import Document, Run
 from segnet.report.numbers import count, fixed
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from segnet.evaluation.conventions import METRICS as SCORES
-from segnet.table import rounded
+from segnet.runtime.table import rounded
 
 MISSING = "–"
 
@@ -59,7 +59,7 @@ def number(value: object) -> float | None:
 
 
 def fixed(value: object, digits: int) -> str:
-    """A number as `segnet.table.rounded` has it, with a real minus; a dash for what is no finite number.
+    """A number as `segnet.runtime.table.rounded` has it, with a real minus; a dash for what is no finite number.
 
     Examples
     --------

@@ -14,7 +14,7 @@ from scipy import ndimage
 from segnet.errors import InputError
 from segnet.metrics import as_mask, dice, volume_ml
 from segnet.report._png import font, save_png
-from segnet.table import rounded
+from segnet.runtime.table import rounded
 
 SCALE = 2  # device pixels per point: the page is drawn at twice its nominal size
 PANEL, GAP, MARGIN = 300 * SCALE, 8 * SCALE, 20 * SCALE

@@ -13,10 +13,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import segnet
-from segnet.data.pairs import Pair, find_pairs
 from segnet.errors import InputError
 from segnet.evaluation.sources import Truth, match
-from segnet.files import write_text
+from segnet.io.pairs import Pair, find_pairs
 from segnet.report import figures, lesion_list, palette, svg, tables
 from segnet.report.cases import telling_cases
 from segnet.report.comparison import comparison_tables
@@ -36,6 +35,7 @@ from segnet.report.notices import Notice, notices, unlike
 from segnet.report.numbers import METRICS, MISSING, count, fixed, span
 from segnet.report.overlay import PRED_RGB, TRUTH_RGB, require_window
 from segnet.report.pictures import SIDE_PX, LesionPictures, lesion_pictures
+from segnet.runtime.files import write_text
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from segnet.data.pairs import Pair
-from segnet.data.volumes import Volume, read_image, read_mask
 from segnet.errors import InputError
+from segnet.io.pairs import Pair
+from segnet.io.volumes import Volume, read_image, read_mask
 from segnet.metrics import RecistAxes, dice, recist
 from segnet.report import overlay
 from segnet.report.numbers import fixed

@@ -1,1 +1,1 @@
-"""Training: the loop, and checkpoints."""
+"""The training loop. Imports `prediction` and the floors below it, and knows no report."""

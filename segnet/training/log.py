@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..files import write_text
+from segnet.runtime.files import write_text
 
 FILE, BOARD = "log.jsonl", "tensorboard"
 SHOWN = ("loss", "learning_rate", "gradient_norm", "slices_per_s")

@@ -17,31 +17,31 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from .. import distributed
-from ..config import Config, TrainConfig
-from ..data.cases import Cases
-from ..data.dataset import BatchSource
-from ..data.prepared import load_dataset
-from ..data.split import FILE as SPLIT_FILE
-from ..data.split import kfold_patients, split_patients, split_slices, strata
-from ..errors import InputError
-from ..files import remove_leftovers, write_text
-from ..inference import segment
-from ..locks import locked
-from ..losses import JointLoss
-from ..metrics import dice
-from ..models import build, channels_last
-from ..models.batch_norm import synchronised
-from ..report.cases import telling_cases
-from ..report.curves import curves_png
-from ..report.model_card import write_model_card
-from ..report.overlay import overlay_png
-from ..threads import threads
-from . import checkpoint, state
-from .guard import bad_gradients, first_bad_layer
-from .log import FILE as LOG_FILE
-from .log import Log, read
-from .state import Progress
+from segnet.config import Config, TrainConfig
+from segnet.dataset.batches import BatchSource
+from segnet.dataset.cases import Cases
+from segnet.dataset.prepared import load_dataset
+from segnet.dataset.split import FILE as SPLIT_FILE
+from segnet.dataset.split import kfold_patients, split_patients, split_slices, strata
+from segnet.errors import InputError
+from segnet.metrics import dice
+from segnet.models import build, channels_last, checkpoint
+from segnet.models.batch_norm import synchronised
+from segnet.prediction.windows import segment
+from segnet.report.cases import telling_cases
+from segnet.report.curves import curves_png
+from segnet.report.model_card import write_model_card
+from segnet.report.overlay import overlay_png
+from segnet.runtime import distributed
+from segnet.runtime.files import remove_leftovers, write_text
+from segnet.runtime.locks import locked
+from segnet.runtime.threads import threads
+from segnet.training import state
+from segnet.training.guard import bad_gradients, first_bad_layer
+from segnet.training.log import FILE as LOG_FILE
+from segnet.training.log import Log, read
+from segnet.training.losses import JointLoss
+from segnet.training.state import Progress
 
 CURVES_FILE, CASES_FOLDER = "curves.png", "cases"
 AVERAGE_EVERY = 4

@@ -15,10 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..config import Config
-from ..errors import InputError
-from ..files import replacing
-from .checkpoint import config_of
+from segnet.config import Config
+from segnet.errors import InputError
+from segnet.models.checkpoint import config_of
+from segnet.runtime.files import replacing
 
 FORMAT = "segnet-training-state/1"
 FILE = "state.safetensors"

@@ -37,8 +37,8 @@ def pairs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def prepared(pairs_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from segnet.data.pairs import find_pairs
-    from segnet.data.prepare import prepare as run
+    from segnet.dataset.prepare import prepare as run
+    from segnet.io.pairs import find_pairs
 
     out = tmp_path_factory.mktemp("prepared") / "data"
     run(find_pairs(pairs_folder), out, workers=1)

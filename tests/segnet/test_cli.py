@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from segnet.data.metaimage import read_metaimage, write_metaimage
+from segnet.io.metaimage import read_metaimage, write_metaimage
 
 
 def segnet(*arguments: str | Path, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:

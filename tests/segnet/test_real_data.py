@@ -7,13 +7,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from segnet.data.dicom import read_series
-from segnet.data.pairs import find_pairs
-from segnet.data.prepare import prepare
-from segnet.data.prepared import load_dataset
-from segnet.data.volumes import read_image, read_mask
-from segnet.predict import predict_file
-from segnet.training import checkpoint
+from segnet.dataset.prepare import prepare
+from segnet.dataset.prepared import load_dataset
+from segnet.io.dicom import read_series
+from segnet.io.pairs import find_pairs
+from segnet.io.volumes import read_image, read_mask
+from segnet.models import checkpoint
+from segnet.prediction.predict import predict_file
 
 
 def test_lidc_pairs_are_found_and_belong_to_277_patients(shared_data: Path) -> None:

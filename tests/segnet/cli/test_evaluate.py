@@ -13,8 +13,8 @@ from typer.testing import CliRunner, Result
 
 from segnet.cli import app
 from segnet.errors import InputError
-from segnet.evaluation.clicks import challenge_score, network
-from segnet.training import checkpoint
+from segnet.evaluation.click_score import challenge_score, network
+from segnet.models import checkpoint
 
 
 def run(*arguments: str | Path) -> Result:
@@ -109,7 +109,7 @@ def test_clicks_run_the_model(masks: Path, pairs_folder: Path, run_folder: Path,
     assert (found["clicks"], found["n_lesions"], found["voi_zyx"]) == (2, 2, [128, 256, 256])
     assert json.loads(result.stdout)["provenance"]["model"] == str(run_folder)
     # The same in memory. Optimised for inference, the network may differ by rounding at a few voxels.
-    from segnet.evaluate import truths_of
+    from segnet.evaluation.evaluate import truths_of
 
     model, config = checkpoint.load(run_folder)
     again = challenge_score(truths_of(two), network(model, config), clicks=2, seed=3)

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from segnet.errors import InputError
-from segnet.evaluate import Evaluation, evaluate, truths_of
-from segnet.evaluation.clicks import challenge_score
+from segnet.evaluation.click_score import challenge_score
 from segnet.evaluation.comparison import compare
+from segnet.evaluation.evaluate import Evaluation, evaluate, truths_of
 from segnet.evaluation.rows import MARGIN_MM, box_around
 from segnet.metrics import auc, bootstrap_ci, hd95_mm, surface_distances_mm
 from segnet.metrics.calibration import Calibration

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from segnet.config import ModelConfig
-from segnet.info import count, describe
 from segnet.models import build
+from segnet.study.info import count, describe
 
 
 def small(**changes: Any) -> ModelConfig:

@@ -11,12 +11,12 @@ import torch
 import segnet.models as models
 from segnet.config import ModelConfig
 from segnet.errors import InputError
-from segnet.info import count, describe
 from segnet.models import build, names
 from segnet.models.ahnet import AttentionUpsampling, HUNetUpsampling
 from segnet.models.conv_nets import ConvNet
 from segnet.models.dcau_net import CBAM, DenseBlock, DenseUpsampling
 from segnet.models.network import Network
+from segnet.study.info import count, describe
 
 # parameters; multiply-adds in G, as counted by hand from the definitions; GFLOP of the scan
 PINNED: dict[str, tuple[int, float, float]] = {

@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 from segnet.config import ModelConfig
 from segnet.errors import InputError
-from segnet.info import count, describe
-from segnet.losses import JointLoss
 from segnet.models import build
 from segnet.models.ahnet import AttentionGate, AttentionUpsampling, HUNetUpsampling, ResidualUpsampling
 from segnet.models.mamba import VMLayer, VSSBlock
 from segnet.models.network import Decoder
+from segnet.study.info import count, describe
 from segnet.training.loop import parameter_groups
+from segnet.training.losses import JointLoss
 
 READINGS: list[tuple[str, dict[str, Any]]] = [
     *(

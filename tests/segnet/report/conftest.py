@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from segnet.evaluate import evaluate
+from segnet.evaluation.evaluate import evaluate
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from segnet.data.pairs import find_pairs
+from segnet.io.pairs import find_pairs
 from segnet.report.cases import overlay_cases, telling_cases
 
 

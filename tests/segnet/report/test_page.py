@@ -349,8 +349,8 @@ def test_different_cases_are_compared_on_what_they_share(material: Any, document
 
 
 def test_a_comparison_is_shown_as_its_file_has_it(material: Any, tmp_path: Path) -> None:
-    from segnet.evaluate import evaluate
     from segnet.evaluation.comparison import compare
+    from segnet.evaluation.evaluate import evaluate
 
     first, second = (evaluate(material.predictions[n], material.pairs) for n in ("first", "second"))
     comparison = compare(first, second)
@@ -376,8 +376,8 @@ def test_a_comparison_is_shown_as_its_file_has_it(material: Any, tmp_path: Path)
 def test_a_comparison_of_other_lesions_is_left_out_and_every_model_has_its_table(
     material: Any, document: Any, tmp_path: Path
 ) -> None:
-    from segnet.evaluate import evaluate
     from segnet.evaluation.comparison import compare
+    from segnet.evaluation.evaluate import evaluate
 
     first, second = (evaluate(material.predictions[n], material.pairs) for n in ("first", "second"))
     compare(first, second).write(tmp_path)
@@ -475,8 +475,8 @@ def test_command(material: Any, tmp_path: Path) -> None:
 
 
 def test_real_lesions_make_a_file_of_some_megabytes(shared_data: Path, tmp_path: Path) -> None:
-    from segnet.data.pairs import find_pairs
-    from segnet.evaluate import evaluate
+    from segnet.evaluation.evaluate import evaluate
+    from segnet.io.pairs import find_pairs
 
     pairs = list(find_pairs(shared_data / "lidc"))[:6]
     for sub in ("image", "nodule_mask"):

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segnet.data.pairs import Pair
 from segnet.errors import InputError
+from segnet.io.pairs import Pair
 from segnet.report import pictures
 from segnet.report.overlay import PRED_RGB, TRUTH_RGB
 from segnet.report.pictures import at_pixel, lesion_pictures

@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from segnet.config import Config
-from segnet.training import checkpoint, log
+from segnet.models import checkpoint
+from segnet.training import log
 
 STEPS = 50
 ENVIRONMENT = {
@@ -34,8 +35,8 @@ import torch
 import yaml
 
 from segnet.config import Config
-from segnet.data.dataset import BatchSource
-from segnet.distributed import process_group
+from segnet.dataset.batches import BatchSource
+from segnet.runtime.distributed import process_group
 from segnet.training import loop
 
 build, draw = loop.build, BatchSource.draw

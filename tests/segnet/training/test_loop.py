@@ -15,15 +15,15 @@ import torch
 from lesion_case import lesion_case
 
 from segnet.config import PrepareConfig
-from segnet.data.cases import Cases
-from segnet.data.dataset import BatchSource
-from segnet.data.pairs import find_pairs
-from segnet.data.prepare import prepare
-from segnet.data.prepared import load_dataset
+from segnet.dataset.batches import BatchSource
+from segnet.dataset.cases import Cases
+from segnet.dataset.prepare import prepare
+from segnet.dataset.prepared import load_dataset
 from segnet.errors import InputError
-from segnet.locks import locked
-from segnet.models import build, names
-from segnet.training import checkpoint, log, loop
+from segnet.io.pairs import find_pairs
+from segnet.models import build, checkpoint, names
+from segnet.runtime.locks import locked
+from segnet.training import log, loop
 from segnet.training.loop import _rate, averaging, make_split, train
 
 

@@ -19,10 +19,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from segnet.config import AugmentConfig
-from segnet.data.pairs import find_pairs
-from segnet.data.prepare import prepare
+from segnet.dataset.prepare import prepare
 from segnet.errors import InputError
-from segnet.training import checkpoint, log, state
+from segnet.io.pairs import find_pairs
+from segnet.models import checkpoint
+from segnet.training import log, state
 from segnet.training.loop import train
 
 STEPS = 12

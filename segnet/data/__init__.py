@@ -1,1 +1,0 @@
-"""Reading, pairing, making, preparing and splitting of CT volumes and their lesion masks."""

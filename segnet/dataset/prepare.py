@@ -1,0 +1,297 @@
+"""Pairs of images and masks into a dataset: one HDF5 file for each patient, an index and a manifest written last.
+
+A patient is the unit of work: his file is written beside its place and renamed, so that a run that is killed at any moment leaves whole
+files only, and the next one goes on with the patients that are missing or whose images have changed since.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from segnet import __version__
+from segnet.config import PrepareConfig
+from segnet.dataset.patient_file import Record, left_out, read_record, write_patient
+from segnet.dataset.prepared import FORMAT, INDEX, MANIFEST, Index, LeftOut, PreparedCase
+from segnet.errors import InputError
+from segnet.io.pairs import Pair
+from segnet.runtime.files import remove_leftovers, write_text
+from segnet.runtime.locks import locked
+from segnet.runtime.processes import each
+
+SETTINGS = "prepare.json"
+"""Written first: whose folder this is, and how it is being prepared."""
+
+Progress = Callable[[int, int], None]
+Shard = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class PrepareResult:
+    """What a run of `prepare` did.
+
+    Attributes
+    ----------
+    cases : of the dataset, or of the shard
+    left_out : bad cases, with the reason
+    written, kept, removed : patients whose file was written, stood already, or was removed since none of their images was given
+    complete : whether the index was written; a shard leaves that to the run after it
+    """
+
+    cases: list[PreparedCase]
+    left_out: list[LeftOut] = field(default_factory=list)
+    written: int = 0
+    kept: int = 0
+    removed: int = 0
+    complete: bool = True
+
+
+def prepare(
+    pairs: Iterable[Pair],
+    out: str | Path,
+    config: PrepareConfig | None = None,
+    *,
+    workers: int = 1,
+    scheduler: str | None = None,
+    shard: Shard | None = None,
+    strict: bool = False,
+    overwrite: bool = False,
+    images_without_mask: int = 0,
+    progress: Progress | None = None,
+) -> PrepareResult:
+    """Write images and masks as a dataset (`segnet.dataset.prepared`), or bring one up to date.
+
+    What stands in `out` already and was made from the same files in the same way is kept; a patient with a new, changed or bad
+    image is done again, and one that is no longer among `pairs` is removed. One case a worker is in memory at a time.
+
+    Parameters
+    ----------
+    pairs : the cases
+    out : a new or empty folder, or one that an earlier run wrote or began
+    config : route, window, values stored
+    workers : processes; more than one need a main module that can be imported, as `multiprocessing` does
+    scheduler : address of a Dask scheduler, whose workers see the same paths, instead of processes here
+    shard : (i, n): of the patients in order, only every n-th from the i-th on, 1 being the first; no index then. A run without it, after all
+        shards, finds them done and writes the index
+    strict : stop at the first bad case instead of leaving it out
+    overwrite : write also into a folder that holds other files or a dataset prepared otherwise, which is replaced
+    images_without_mask : for the index
+    progress : called with (cases done, cases in all)
+
+    Raises
+    ------
+    InputError
+        There is no pair, two cases share a name, all cases are bad, or one is and `strict` is set; `out` holds other files, or a
+        dataset prepared otherwise; a shard or the number of workers is out of range.
+    """
+    config = config or PrepareConfig()
+    by_patient = _by_patient(pairs)
+    if shard is not None:
+        by_patient = _of_shard(by_patient, shard)
+    if workers < 1:
+        raise InputError(f"workers: expected at least 1, got {workers}; 1 does all in this process")
+    workers = min(workers, max(1, len(by_patient)))
+    out = Path(os.path.abspath(out))
+    try:
+        _claim(out, config, overwrite)
+    except OSError as error:
+        raise InputError(f"out: expected a writable folder, got {out} ({error.strerror}); check its rights") from error
+    refusal = f"out: expected a folder in which nobody else prepares, got {out} with a run at work; wait for it to end"
+    with locked(out / SETTINGS, refusal, shared=shard is not None):  # shards share it
+        return _run(by_patient, out, config, workers, scheduler, shard, strict, images_without_mask, progress)
+
+
+def _run(
+    by_patient: dict[str, list[Pair]],
+    out: Path,
+    config: PrepareConfig,
+    workers: int,
+    scheduler: str | None,
+    shard: Shard | None,
+    strict: bool,
+    images_without_mask: int,
+    progress: Progress | None,
+) -> PrepareResult:
+    if shard is None:
+        remove_leftovers(out)
+    total = sum(map(len, by_patient.values()))
+    records: dict[str, Record] = {}
+    done = 0
+
+    def tell(patient: str) -> None:
+        nonlocal done
+        done += len(by_patient[patient])
+        if progress is not None:
+            progress(done, total)
+
+    todo: dict[str, list[Pair]] = {}
+    for patient, record in _records(out, by_patient, config):
+        if record is None:
+            todo[patient] = by_patient[patient]
+        else:
+            records[patient] = record
+            tell(patient)
+    kept = len(records)
+    if todo:
+        (out / INDEX).unlink(missing_ok=True)  # without an index the folder is visibly unfinished
+    for some, outcome in each(
+        partial(write_patient, out, config=config), todo.values(), workers=workers, scheduler=scheduler
+    ):
+        patient = some[0].patient
+        record = outcome if isinstance(outcome, Record) else _lost(out, some, config, outcome)
+        if strict and record.left_out:
+            raise InputError(f"{record.left_out[0].case}: {record.left_out[0].reason}")
+        records[patient] = record
+        tell(patient)
+    ordered = [records[patient] for patient in by_patient]
+    cases = [case for record in ordered for case in record.cases]
+    bad = [case for record in ordered for case in record.left_out]
+    if not cases and shard is None:
+        if [p.name for p in out.iterdir()] == [SETTINGS]:
+            (out / SETTINGS).unlink()
+            out.rmdir()
+        first = bad[0]
+        raise InputError(
+            f"pairs: expected at least one sound case, got none of {len(bad)}; the first, {first.case}: {first.reason}"
+        )
+    removed = 0
+    if shard is None:
+        removed = _finish(out, config, ordered, images_without_mask)
+    return PrepareResult(cases, bad, len(todo), kept, removed, shard is None)
+
+
+def _records(
+    out: Path, by_patient: dict[str, list[Pair]], config: PrepareConfig
+) -> Iterable[tuple[str, Record | None]]:
+    """The record of each patient whose file need not be written again."""
+    for patient, pairs in by_patient.items():
+        record = read_record(out / f"{patient}.h5")
+        try:
+            current = record is not None and record.made_from(pairs, config, out)
+        except (OSError, InputError):  # an image is gone: writing says so
+            current = False
+        yield patient, record if current else None
+
+
+def _lost(out: Path, pairs: Sequence[Pair], config: PrepareConfig, error: Any) -> Record:
+    """Of a patient whose process died or failed otherwise: his cases are left out."""
+    (out / f"{pairs[0].patient}.h5").unlink(missing_ok=True)
+    bad = tuple(left_out(pair, error) for pair in pairs)
+    return Record(config=config, patient=pairs[0].patient, cases=(), sources=(), left_out=bad)
+
+
+def _by_patient(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
+    absolute = [
+        replace(pair, image=Path(os.path.abspath(pair.image)), mask=Path(os.path.abspath(pair.mask))) for pair in pairs
+    ]
+    ordered = sorted(absolute, key=lambda pair: (pair.patient, pair.case))
+    if not ordered:
+        raise InputError("pairs: expected at least one pair of image and mask, got none; check the folder")
+    seen: set[str] = set()
+    out: dict[str, list[Pair]] = {}
+    for pair in ordered:
+        for what, name in (("patient", pair.patient), ("case", pair.case)):
+            # Both become names: of a file and of an HDF5 group.
+            if not name or name.startswith(".") or set(name) & set("/\\\0"):
+                raise InputError(
+                    f"{what}: expected a name without / and \\ that starts with no dot, got "
+                    f"{name!r}; rename it, or change patient_regex"
+                )
+        if not all(_is_text(name) for name in (pair.case, pair.patient, pair.set, str(pair.image), str(pair.mask))):
+            raise InputError(f"pairs: expected names that are text, got {pair.image!r}; rename the file")
+        if pair.case in seen:
+            raise InputError(f"pairs: expected each case once, got {pair.case} twice; rename one")
+        seen.add(pair.case)
+        out.setdefault(pair.patient, []).append(pair)
+    return out
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written down; one that is not UTF-8 on disk cannot."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _of_shard(by_patient: dict[str, list[Pair]], shard: Shard) -> dict[str, list[Pair]]:
+    number, count = shard
+    if not 1 <= number <= count:
+        raise InputError(
+            f"shard: expected i/n with i from 1 to n, got {number}/{count}; the first is 1/{max(count, 1)}"
+        )
+    return dict(list(by_patient.items())[number - 1 :: count])
+
+
+def _claim(out: Path, config: PrepareConfig, overwrite: bool) -> None:
+    """Makes the folder ours, or raises."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"out: expected a folder, got the file {out}; choose another")
+    out.mkdir(parents=True, exist_ok=True)
+    written = {"format": FORMAT, "config": config.model_dump(mode="json")}
+    try:
+        began = json.loads((out / SETTINGS).read_bytes())
+    except (OSError, ValueError):
+        began = None
+    if began == written:
+        return
+    ours = isinstance(began, dict) and began.get("format") == FORMAT
+    others = [p for p in out.iterdir() if not p.name.startswith(f".{SETTINGS}.")]  # shards that begin together
+    if not overwrite and (ours or others):
+        held = f"one prepared with {began.get('config')}" if ours and began else f"{out} with other files"
+        raise InputError(
+            f"out: expected a new or empty folder or a dataset prepared with {written['config']}, got {held}; "
+            "choose another, or pass --overwrite"
+        )
+    (out / INDEX).unlink(missing_ok=True)
+    write_text(out / SETTINGS, json.dumps(written, indent=1) + "\n")
+
+
+def _finish(
+    out: Path,
+    config: PrepareConfig,
+    records: Sequence[Record],
+    images_without_mask: int,
+) -> int:
+    """Removes files of patients that are no longer in the dataset, and writes manifest and index; how many it removed."""
+    cases = tuple(case for record in records for case in record.cases)
+    unlisted = set(out.glob("*.h5")) - {out / case.file for case in cases}
+    stale = [file for file in unlisted if read_record(file) is not None]
+    for file in stale:
+        file.unlink()
+    remove_leftovers(out)
+    write_text(out / MANIFEST, _manifest(records))
+    index = Index(
+        segnet=__version__,
+        config=config,
+        cases=cases,
+        left_out=tuple(bad for record in records for bad in record.left_out),
+        images_without_mask=images_without_mask,
+    )
+    write_text(out / INDEX, index.model_dump_json() + "\n")
+    return len(stale)
+
+
+def _manifest(records: Sequence[Record]) -> str:
+    """A line a case: what it is, where it came from, or why it is not there."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    own = [name for name in PreparedCase.model_fields if name not in ("lesion_slices",)]
+    writer.writerow([*own, "image_bytes", "mask_bytes", "status", "reason"])
+    for record in records:
+        for case, (image, mask) in zip(record.cases, record.sources, strict=True):
+            values = [getattr(case, name) for name in own]
+            cells = [" ".join(map(str, v)) if isinstance(v, tuple) else v for v in values]
+            writer.writerow([*cells, image.n_bytes, mask.n_bytes, "prepared", ""])
+        for bad in record.left_out:
+            known = bad.model_dump()
+            writer.writerow([*(known.get(name, "") for name in own), "", "", "left out", bad.reason])
+    return text.getvalue()

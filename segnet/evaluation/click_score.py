@@ -1,0 +1,234 @@
+"""The ULS23 challenge's score, with clicks simulated in every lesion."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segnet.errors import InputError
+from segnet.evaluation.conventions import LESION, Convention
+from segnet.evaluation.sources import Grid, Truth
+from segnet.metrics import axis_error, bootstrap_ci, dice, recist_axes_mm, uls23_score
+
+if TYPE_CHECKING:
+    from segnet.config import Config
+    from segnet.prediction.predict import Networks
+
+VOI_ZYX = (128, 256, 256)
+"""Shape of the volumes that the challenge hands out, the click at ``shape // 2``."""
+EMPTY_HU = -1000.0
+"""What a volume holds beyond the edge of the image: air."""
+
+Voxel = tuple[int, int, int]
+Segment = Callable[[NDArray[np.float32], tuple[float, float, float], Voxel], NDArray[np.bool_]]
+"""From a volume in HU (Z, Y, X), its spacing in mm and the click to the mask of the lesion at the click."""
+
+CONVENTIONS = Convention(
+    LESION, "an empty mask scores Dice 0, axis errors 1, consistency 0", "macro", "foreground", "1"
+).as_dict() | {
+    "clicks": "the first is the middle of a volume of the challenge's shape where that is lesion, else the lesion voxel nearest to the centre of"
+    " mass; the others are drawn from the lesion's voxels; Dice and axis errors are the first's",
+    "consistency": "mean Dice of all pairs of masks, put back on the image's grid",
+    "differences": "to the challenge's container: clicks are drawn here, the challenge has its own; Dice and axes are of the whole"
+    " image rather than of the volume around the click; axes are RECIST's in mm from edge to edge, the challenge measures between"
+    " centres of voxels, in voxels, on the largest part of each slice; beyond the edge of the image stands air",
+}
+
+
+@dataclass(frozen=True)
+class ClickedLesion:
+    """What the clicks in one lesion gave; `score` is the challenge's, of this lesion alone."""
+
+    case: str
+    patient: str
+    dice: float
+    long_axis_error: float
+    short_axis_error: float
+    consistency: float
+    score: float
+    clicks_zyx: tuple[Voxel, ...]
+
+
+def click_positions(
+    mask_zyx: NDArray[np.bool_], spacing_zyx_mm: Sequence[float], n: int, *, case: str = "", seed: int = 0
+) -> list[Voxel]:
+    """Clicks in a lesion.
+
+    The first is the middle of a volume of the challenge's shape where that is lesion, else the lesion voxel nearest to the
+    centre of mass in mm. The others are drawn from the other voxels, without repetition while there are enough.
+
+    Parameters
+    ----------
+    mask_zyx : bool (Z, Y, X), not empty
+    n : how many
+    case, seed : of the generator, so that a case gets the same clicks in any cohort
+    """
+    voxels = np.argwhere(mask_zyx)
+    middle = tuple(side // 2 for side in mask_zyx.shape)
+    if mask_zyx.shape == VOI_ZYX and mask_zyx[middle]:
+        first = int(np.flatnonzero((voxels == middle).all(axis=1))[0])
+    else:
+        away_mm = (voxels - voxels.mean(axis=0)) * np.asarray(spacing_zyx_mm)
+        first = int((away_mm**2).sum(axis=1).argmin())
+    rng = np.random.default_rng([seed, zlib.crc32(case.encode())])
+    others = np.delete(np.arange(len(voxels)), first) if len(voxels) > 1 else np.array([first])
+    drawn = rng.choice(others, n - 1, replace=n - 1 > len(others))
+    return [(int(z), int(y), int(x)) for z, y, x in voxels[[first, *drawn]]]
+
+
+def cut_voi(image_zyx: NDArray[Any], click: Voxel, shape: Voxel = VOI_ZYX) -> NDArray[np.float32]:
+    """The volume of `shape` whose voxel ``shape // 2`` is the click, `EMPTY_HU` beyond the edge of the image."""
+    out = np.full(shape, EMPTY_HU, np.float32)
+    of_image, of_voi = _overlap(image_zyx.shape, click, shape)
+    out[of_voi] = image_zyx[of_image]
+    return out
+
+
+def put_back(mask_voi: NDArray[np.bool_], click: Voxel, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """A mask of a volume that `cut_voi` cut, on the image's grid of `shape`."""
+    out = np.zeros(shape, np.bool_)
+    of_image, of_voi = _overlap(shape, click, mask_voi.shape)
+    out[of_image] = mask_voi[of_voi]
+    return out
+
+
+def _overlap(
+    image: tuple[int, ...], click: Sequence[int], voi: tuple[int, ...]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """What image and volume share, as a box of each."""
+    starts = [c - side // 2 for c, side in zip(click, voi, strict=True)]
+    low = [max(s, 0) for s in starts]
+    high = [min(s + side, size) for s, side, size in zip(starts, voi, image, strict=True)]
+    return (
+        tuple(slice(a, b) for a, b in zip(low, high, strict=True)),
+        tuple(slice(a - s, b - s) for a, b, s in zip(low, high, starts, strict=True)),
+    )
+
+
+def _consistency(found: Sequence[NDArray[np.intp]]) -> float:
+    """Mean Dice of all pairs of masks on one grid, two empty masks scoring 0; masks as sorted indices of voxels, which take less memory."""
+    scores = []
+    for a, b in combinations(found, 2):
+        total = a.size + b.size
+        scores.append(2 * np.intersect1d(a, b, assume_unique=True).size / total if total else 0.0)
+    return float(np.mean(scores))
+
+
+def click_lesion(
+    truth: Truth, grid: Grid, image: NDArray[np.float32], segment: Segment, *, n: int, seed: int, voi: Voxel = VOI_ZYX
+) -> ClickedLesion:
+    """Score one lesion by `n` clicks; Parameters as in `challenge_score`."""
+    clicks = click_positions(grid.mask, grid.spacing_zyx_mm, n, case=truth.case, seed=seed)
+    middle = (voi[0] // 2, voi[1] // 2, voi[2] // 2)
+    found = []
+    scores: tuple[float, float, float] | None = None
+    for click in clicks:
+        mask = put_back(segment(cut_voi(image, click, voi), grid.spacing_zyx_mm, middle), click, grid.mask.shape)
+        found.append(np.flatnonzero(mask))
+        if scores is None:
+            pairs = zip(
+                recist_axes_mm(mask, grid.spacing_zyx_mm), recist_axes_mm(grid.mask, grid.spacing_zyx_mm), strict=True
+            )
+            long_error, short_error = (axis_error(p, t) for p, t in pairs)
+            scores = (dice(mask, grid.mask), long_error, short_error)
+    assert scores is not None
+    consistency = _consistency(found)
+    return ClickedLesion(
+        truth.case, truth.patient, *scores, consistency, uls23_score(*scores, consistency), tuple(clicks)
+    )
+
+
+def challenge_score(
+    truths: Sequence[Truth],
+    segment: Segment,
+    *,
+    clicks: int,
+    seed: int = 0,
+    voi: Voxel = VOI_ZYX,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """The challenge's score over lesions, one of them in memory at a time.
+
+    Parameters
+    ----------
+    truths : with images, as `segnet.evaluation.evaluate.truths_of` gives them
+    segment : see `Segment`, for instance `network`
+    clicks : in each lesion, two or more
+    seed : of the clicks
+    voi : shape of the volume cut around a click, (z, y, x)
+    progress : called as progress(done, total) after each lesion
+
+    Returns
+    -------
+    dict
+        The block "uls23" of evaluation.json: score with its 95 % interval (bootstrap by patient), means of its parts, a row for
+        each lesion. A lesion whose image cannot be used counts as if nothing was found in it, and is listed; truths without lesion
+        are left out.
+
+    Raises
+    ------
+    InputError
+        There are fewer than two clicks, no truth has a lesion and an image, or a truth cannot be read.
+    """
+    if clicks < 2:
+        raise InputError(f"clicks: expected at least 2 in each lesion, got {clicks}; consistency compares their masks")
+    rows: list[ClickedLesion] = []
+    unreadable = []
+    for done, truth in enumerate(truths, start=1):
+        grid = truth.load()
+        if grid.mask.any():
+            try:
+                image = truth.load_image(grid)
+                if image is None:
+                    raise InputError(f"images: expected an image of {truth.case}, got none; name their folder")
+                rows.append(click_lesion(truth, grid, image, segment, n=clicks, seed=seed, voi=voi))
+            except InputError as error:
+                unreadable.append({"case": truth.case, "reason": str(error)})
+                rows.append(ClickedLesion(truth.case, truth.patient, 0.0, 1.0, 1.0, 0.0, 0.0, ()))
+        if progress is not None:
+            progress(done, len(truths))
+    if len(rows) == len(unreadable):
+        raise InputError(
+            unreadable[0]["reason"]
+            if unreadable
+            else "truths: expected at least one lesion to click on, got empty masks"
+        )
+    by_patient: dict[str, list[float]] = {}
+    for row in rows:
+        by_patient.setdefault(row.patient, []).append(row.score)
+    score, lo, hi = bootstrap_ci(by_patient)
+    parts = ("dice", "long_axis_error", "short_axis_error", "consistency")
+    return {
+        "score": score,
+        "ci95_lo": None if math.isnan(lo) else lo,
+        "ci95_hi": None if math.isnan(hi) else hi,
+        **{name: float(np.mean([getattr(row, name) for row in rows])) for name in parts},
+        "clicks": clicks,
+        "seed": seed,
+        "voi_zyx": list(voi),
+        "n_lesions": len(rows),
+        "n_patients": len(by_patient),
+        "n_left_out": len(truths) - len(rows),
+        "conventions": CONVENTIONS,
+        "unreadable": unreadable,
+        "lesions": [asdict(row) for row in rows],
+    }
+
+
+def network(model: Networks, config: Config, *, tta: bool = False) -> Segment:
+    """A `Segment` of trained networks, as `segnet.prediction.ensemble.load` gives them with their configuration."""
+    from segnet.prediction.predict import predict_array
+
+    def segment(
+        voi_hu: NDArray[np.float32], spacing_zyx_mm: tuple[float, float, float], click: Voxel
+    ) -> NDArray[np.bool_]:
+        return predict_array(voi_hu, model, config, spacing_zyx_mm=spacing_zyx_mm, click_zyx=click, tta=tta).mask_zyx
+
+    return segment

@@ -1,0 +1,1 @@
+"""Images and masks from and to files. Imports `runtime`."""

@@ -1,0 +1,141 @@
+"""Points in lesions: what their numbers mean, which voxel they are, and lists of them from CSV."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+import numpy as np
+
+from segnet.errors import InputError
+from segnet.io.csv_table import read_csv
+from segnet.io.volumes import Volume
+
+Point = tuple[float, float, float]
+Click = Point | Literal["centre"] | None
+ClickSpace = Literal["voxel", "ras", "lps"]
+
+COLUMNS = ("case", "x", "y", "z")
+OPTIONAL_COLUMNS = ("space", "lesion")
+
+
+def click_index(click: Click, space: ClickSpace, volume: Volume) -> tuple[int, int, int] | None:
+    """The click as (z, y, x) of the canonical array.
+
+    Parameters
+    ----------
+    click : voxel indices of the file, counted from 0 along its own axes; or mm in RAS or LPS; or "centre", the voxel at
+        index size // 2 of the file's own axes, where ULS23 has its lesion; or None
+    space : what the numbers mean
+
+    Raises
+    ------
+    InputError
+        It lies outside the image.
+    """
+    if click is None:
+        return None
+    shape = volume.array.shape
+    if click == "centre":
+        space = "voxel"
+        click = cast(Point, tuple(size // 2 for size in volume.source_shape[:3]))
+    point = np.append(np.asarray(click, dtype=np.float64), 1.0)
+    if space == "voxel":
+        point = volume.source_affine @ point
+    elif space == "lps":
+        point[:2] *= -1
+    index = np.rint(np.linalg.solve(volume.affine, point))[:3].astype(int)
+    if np.any(index < 0) or np.any(index >= shape):
+        raise InputError(
+            f"click: expected a point inside the image of {shape} voxels, got {click} ({space}), which is voxel"
+            f" {tuple(int(i) for i in index)} in RAS order; check --click-space"
+        )
+    x, y, z = (int(i) for i in index)
+    return z, y, x
+
+
+@dataclass(frozen=True)
+class ListedClick:
+    """A row of a list of clicks.
+
+    Attributes
+    ----------
+    case : name of the image without ending
+    lesion : its number within the case, None where it is the case's only one and has none
+    line : of the file, for messages
+    """
+
+    case: str
+    lesion: int | None
+    point: Point
+    space: ClickSpace
+    line: int
+
+
+def read_clicks(path: Path, default_space: ClickSpace = "voxel") -> dict[str, list[ListedClick]]:
+    """Clicks by case, in order of lesion.
+
+    Parameters
+    ----------
+    path : CSV with the columns case, x, y, z and, where wanted, space (voxel, ras or lps) and lesion (a number from 1 that is
+        used once in a case). Without the column lesion, several clicks of a case are numbered in order
+    default_space : of rows that name none
+
+    Raises
+    ------
+    InputError
+        The file is no such CSV; the message names the line.
+    """
+    columns, rows = read_csv(path, "clicks", COLUMNS, OPTIONAL_COLUMNS)
+    found: dict[str, list[ListedClick]] = {}
+    for line, row in rows:
+        click = _row(row, f"clicks {path}, line {line}", line, default_space)
+        others = found.setdefault(click.case, [])
+        same = next((o for o in others if click.lesion is not None and o.lesion == click.lesion), None)
+        if same is not None:
+            raise InputError(
+                f"clicks {path}, line {line}: expected each lesion of {click.case} once, got lesion {click.lesion} in line"
+                f" {same.line} too; number them 1, 2, ..."
+            )
+        others.append(click)
+    if not found:
+        raise InputError(f"clicks {path}, line 2: expected a click in each line, got none; list case,x,y,z")
+    if "lesion" not in columns:
+        found = {
+            case: [
+                ListedClick(c.case, n if len(clicks) > 1 else None, c.point, c.space, c.line)
+                for n, c in enumerate(clicks, 1)
+            ]
+            for case, clicks in found.items()
+        }
+    return {case: sorted(clicks, key=lambda c: c.lesion or 0) for case, clicks in found.items()}
+
+
+def _row(row: Mapping[str, str], where: str, line: int, default_space: ClickSpace) -> ListedClick:
+    if not row["case"]:
+        raise InputError(f"{where}: expected a case, got none; write the image's name without ending")
+    numbers = []
+    for axis in "xyz":
+        try:
+            numbers.append(float(row[axis]))
+        except ValueError:
+            numbers.append(math.nan)
+        if not math.isfinite(numbers[-1]):
+            raise InputError(f"{where}: expected a number for {axis}, got {row[axis]!r}; write it as 128 or 12.5")
+    space = row.get("space", "") or default_space
+    if space not in get_args(ClickSpace):
+        raise InputError(
+            f"{where}: expected space voxel, ras or lps, got {space!r}; leave it empty for {default_space}"
+        )
+    lesion = None
+    if "lesion" in row:
+        if not (row["lesion"].isdecimal() and int(row["lesion"]) > 0):
+            raise InputError(
+                f"{where}: expected a lesion's number from 1, got {row['lesion']!r}; number them 1, 2, ..."
+            )
+        lesion = int(row["lesion"])
+    x, y, z = numbers
+    return ListedClick(row["case"], lesion, (x, y, z), cast(ClickSpace, space), line)

@@ -1,0 +1,114 @@
+"""bfloat16 where the volume itself shows that it makes no difference that matters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from segnet.config import DataConfig
+from segnet.metrics import dice
+from segnet.prediction.windows import Progress, segment
+
+LEAST_DICE = 0.99
+"""Of the masks in both precisions. Two readers of one lesion reach 0.8 to 0.9: they differ ten times as much and more."""
+LARGEST_DIFFERENCE = 0.1
+"""Of a voxel's lesion probability: what was surer than 0.4 or 0.6 stays on its side of one half. Small networks have shown 0.02 to 0.14,
+at steep edges: a twentieth of a step in the logits, which is what eight bits leave after some tens of layers."""
+SLICES_CHECKED = 8
+"""Half of them where most is in doubt, half spread over the volume, so that what bfloat16 may have missed altogether is looked for too."""
+IN_DOUBT = 0.25
+"""Voxels whose probability is as near to the threshold as this."""
+
+
+@dataclass(frozen=True)
+class BFloat16Difference:
+    """How far bfloat16 lies from float32 in the slices that both segmented.
+
+    Attributes
+    ----------
+    slices : how many
+    probability : the largest difference of a voxel's lesion probability
+    dice : of the two masks, 1 where both are empty
+    """
+
+    slices: int
+    probability: float
+    dice: float
+
+    @property
+    def tolerable(self) -> bool:
+        return self.dice >= LEAST_DICE and self.probability <= LARGEST_DIFFERENCE
+
+    def __str__(self) -> str:
+        return (
+            f"Dice {self.dice:.3f} (at least {LEAST_DICE}), probabilities within {self.probability:.3f} "
+            f"(at most {LARGEST_DIFFERENCE}) on {self.slices} slices"
+        )
+
+
+def slices_to_check(probability_zyx: NDArray[np.float32], threshold: float) -> list[int]:
+    """Slices with most voxels in doubt, or with the highest probability where none is, and others at even distances."""
+    depth = len(probability_zyx)
+    in_doubt = [int((np.abs(plane - threshold) < IN_DOUBT).sum()) for plane in probability_zyx]
+    ranked = np.lexsort((-probability_zyx.max(axis=(1, 2)), -np.asarray(in_doubt)))
+    half = SLICES_CHECKED // 2
+    spread = np.linspace(0, depth - 1, SLICES_CHECKED - half).round().astype(int)
+    return sorted({int(z) for z in (*ranked[:half], *spread)})
+
+
+def segment_in_bfloat16(
+    model: nn.Module | Sequence[nn.Module],
+    half: nn.Module | Sequence[nn.Module],
+    image_zyx: NDArray[Any],
+    config: DataConfig,
+    *,
+    threshold: float = 0.5,
+    at: Sequence[int] | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> tuple[NDArray[np.float32], BFloat16Difference]:
+    """Lesion probability by bfloat16, checked in some slices against float32; by float32 throughout where the check fails.
+
+    Parameters
+    ----------
+    model, half : the same networks in float32 and bfloat16
+    threshold : of the masks compared
+    at : slices to segment, and to check some of; all unless given
+    image_zyx, config, progress, options : as in `segnet.prediction.windows.segment`
+
+    Returns
+    -------
+    probability : (Z, Y, X) float32, of `half` where the difference is `tolerable`, else of `model`
+    difference : as measured
+    """
+    segmented = np.arange(len(image_zyx)) if at is None else np.asarray(at)
+    depth = len(segmented)
+
+    def part(before: int, slices: int, total: int) -> Progress | None:
+        """Progress in slices; the last is told once no more work can follow."""
+        if progress is None:
+            return None
+        return lambda done, of: progress(min(before + slices * done // of, total - 1), total)
+
+    checking = min(depth, SLICES_CHECKED)
+    expected = depth + checking
+    options["at"] = segmented.tolist()
+    probability = segment(half, image_zyx, config, progress=part(0, depth, expected), **options)
+    checked = segmented[slices_to_check(probability[segmented], threshold)]
+    only = {**options, "at": checked.tolist(), "deviation": None}
+    wanted = segment(model, image_zyx, config, progress=part(depth, checking, expected), **only)[checked]
+    found = probability[checked]
+    difference = BFloat16Difference(
+        len(checked), float(np.abs(found - wanted).max()), dice(found > threshold, wanted > threshold, empty="one")
+    )
+    if not difference.tolerable:
+        again = part(expected, depth, expected + depth)
+        probability, expected = segment(model, image_zyx, config, progress=again, **options), expected + depth
+    if progress is not None:
+        progress(expected, expected)
+    return probability, difference

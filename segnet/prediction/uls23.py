@@ -1,0 +1,302 @@
+"""The ULS23 challenge's container: stacked volumes of interest in, stacked masks out, each around the lesion at its centre."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from segnet.errors import InputError
+from segnet.io.metaimage import MetaImage, read_metaimage, write_metaimage
+from segnet.prediction.ensemble import Ensemble
+from segnet.prediction.predict import THRESHOLD, Progress, predict_array
+from segnet.prediction.voi import ULS23_VOI_ZYX, VoiSize
+
+IMAGES = "images/stacked-3d-ct-lesion-volumes"
+SPACINGS = "stacked-3d-volumetric-spacings.json"
+MAX_STACK_VOXELS = 2**33
+"""1024 volumes of the challenge's size; memory may hold fewer."""
+MASKS = "images/ct-binary-uls"
+Spacing = tuple[float, float, float]
+
+_orientations: Any = nib.orientations
+
+
+@dataclass(frozen=True)
+class Processed:
+    """One stack.
+
+    Attributes
+    ----------
+    image, mask : paths
+    lesion_voxels : of each of its volumes
+    warnings : of each of its volumes
+    """
+
+    image: str
+    mask: str
+    lesion_voxels: tuple[int, ...]
+    warnings: tuple[tuple[str, ...], ...]
+    elapsed_s: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A stack that has no mask, and why."""
+
+    image: str
+    reason: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def read_spacings(path: Path) -> list[Spacing]:
+    """Spacings of volumes, (x, y, z) in mm.
+
+    Parameters
+    ----------
+    path : JSON, a list with [x, y, z] for each volume
+
+    Raises
+    ------
+    InputError
+        It is no such list.
+    """
+    remedy = "write [[0.7, 0.7, 1.5], ...]"
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"spacings: expected a JSON file, got {path} ({error}); {remedy}") from error
+    if not isinstance(listed, list) or not listed:
+        raise InputError(f"spacings {path}: expected a list of [x, y, z], got {str(listed)[:60]}; {remedy}")
+    found = []
+    for number, entry in enumerate(listed, 1):
+        if not (isinstance(entry, list) and len(entry) == 3 and all(_is_length(value) for value in entry)):
+            raise InputError(
+                f"spacings {path}: expected three lengths above 0 mm for volume {number}, got {str(entry)[:60]}; {remedy}"
+            )
+        x, y, z = (float(value) for value in entry)
+        found.append((x, y, z))
+    return found
+
+
+def _is_length(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 0 < value < 1e3
+
+
+def volumes_in(stack: MetaImage, voi_slices: int) -> int:
+    """Number of volumes in a stack; raises InputError where it is no whole one."""
+    count, rest = divmod(len(stack.array_zyx), voi_slices)
+    if rest:
+        raise InputError(
+            f"stack {stack.path}: expected volumes of {voi_slices} slices, got {len(stack.array_zyx)} slices; stack whole volumes along z"
+        )
+    return count
+
+
+def segment_stack(
+    stack: MetaImage,
+    spacings_xyz_mm: list[Spacing],
+    ensemble: Ensemble,
+    *,
+    voi_slices: int = ULS23_VOI_ZYX[0],
+    tta: bool = False,
+    threshold: float = THRESHOLD,
+    progress: Progress | None = None,
+) -> tuple[NDArray[np.uint8], list[tuple[str, ...]]]:
+    """Masks of stacked volumes, one after the other.
+
+    Each is turned as networks are trained, by the file's direction; its lesion is the one at voxel size // 2 of the file's axes;
+    a constant border is left out.
+
+    Parameters
+    ----------
+    stack : n · `voi_slices` slices
+    spacings_xyz_mm : of each of the n volumes
+    progress : called with volumes done and n
+
+    Returns
+    -------
+    uint8 of the stack's shape, and the warnings of each volume.
+
+    Raises
+    ------
+    InputError
+        The slices or the spacings are not of n volumes, or a voxel is NaN or infinite.
+    """
+    count = volumes_in(stack, voi_slices)
+    if len(spacings_xyz_mm) != count:
+        raise InputError(
+            f"spacings: expected one for each of the {count} volumes of {stack.path}, got {len(spacings_xyz_mm)}; list [x, y, z] of each"
+        )
+    masks = np.zeros(stack.array_zyx.shape, np.uint8)
+    warnings = []
+    for k, spacing in enumerate(spacings_xyz_mm):
+        part = slice(k * voi_slices, (k + 1) * voi_slices)
+        if not np.isfinite(stack.array_zyx[part]).all():
+            raise InputError(
+                f"stack {stack.path}: expected finite voxels, got NaN or infinity in volume {k + 1} of {count}; repair the file"
+            )
+        masks[part], told = _segment(stack.array_zyx[part], stack.affine, spacing, ensemble, tta, threshold)
+        warnings.append(told)
+        if progress is not None:
+            progress(k + 1, count)
+    return masks, warnings
+
+
+def _segment(
+    image_zyx: NDArray[Any],
+    affine: NDArray[np.float64],
+    spacing_xyz_mm: Spacing,
+    ensemble: Ensemble,
+    tta: bool,
+    threshold: float,
+) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
+    """Mask of one volume in the file's axes, and its warnings."""
+    image = np.asarray(image_zyx, np.float32)
+    to_canonical = _orientations.io_orientation(affine)
+    back = _orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), to_canonical)
+    turned = _orientations.apply_orientation(image.transpose(2, 1, 0), to_canonical)
+    depth, height, width = image.shape
+    at_centre = np.zeros((width, height, depth), np.bool_)
+    at_centre[width // 2, height // 2, depth // 2] = True
+    x, y, z = (int(i) for i in np.argwhere(_orientations.apply_orientation(at_centre, to_canonical))[0])
+    spacing = np.empty(3)
+    spacing[to_canonical[:, 0].astype(int)] = spacing_xyz_mm
+    whole = 2 * max(image.shape)
+    found = predict_array(
+        np.ascontiguousarray(turned.transpose(2, 1, 0)),
+        ensemble.models,
+        ensemble.config,
+        spacing_zyx_mm=(float(spacing[2]), float(spacing[1]), float(spacing[0])),
+        click_zyx=(z, y, x),
+        voi=VoiSize((whole, whole, whole)),
+        skip_padding=True,
+        tta=tta,
+        threshold=threshold,
+    )
+    mask: NDArray[np.bool_] = _orientations.apply_orientation(found.mask_zyx.transpose(2, 1, 0), back)
+    return mask.transpose(2, 1, 0), found.warnings
+
+
+def process(
+    source: Path,
+    out: Path,
+    ensemble: Ensemble,
+    *,
+    voi_slices: int = ULS23_VOI_ZYX[0],
+    tta: bool = False,
+    threshold: float = THRESHOLD,
+    on_failed: Callable[[Failure], None] | None = None,
+    progress: Callable[[str], Progress | None] | None = None,
+) -> tuple[list[Processed], list[Failure]]:
+    """Segments every stack in the challenge's input folder.
+
+    Reads `images/stacked-3d-ct-lesion-volumes/*.mha` and `stacked-3d-volumetric-spacings.json`, one [x, y, z] for each volume of all
+    stacks in order of file name; writes `images/ct-binary-uls/<same name>.mha`, uint8, in the stack's geometry. Masks of the
+    same name are replaced.
+
+    Parameters
+    ----------
+    source, out : the challenge's /input and /output
+    voi_slices : of each volume
+    on_failed : called with each stack that cannot be segmented; the others are
+    progress : gives, for a file's name, what is called with volumes done and their number
+
+    Returns
+    -------
+    Stacks with their masks, and those that failed.
+
+    Raises
+    ------
+    InputError
+        There is no stack, the spacings are no such list or of another number of volumes, or the only stack fails.
+    """
+    files = sorted(file for file in (source / IMAGES).glob("*.mha") if not file.name.startswith("."))
+    if not files:
+        raise InputError(f"input: expected .mha files in {source / IMAGES}, got none; check the folder")
+    spacings = read_spacings(source / SPACINGS)
+    parts = _parts(files, spacings, voi_slices)
+    done: list[Processed] = []
+    failed: list[Failure] = []
+    try:
+        (out / MASKS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"output: expected a writable folder, got {out} ({error.strerror}); check its rights"
+        ) from error
+    for file, part in zip(files, parts, strict=True):
+        began = time.monotonic()
+        try:
+            stack = read_metaimage(file, max_voxels=MAX_STACK_VOXELS)
+            if part is None:
+                raise InputError(
+                    f"stack {file}: expected readable stacks before it, for their volumes' spacings come first in the list, got one that is not;"
+                    " repair that one"
+                )
+            masks, warnings = segment_stack(
+                stack,
+                spacings[part],
+                ensemble,
+                voi_slices=voi_slices,
+                tta=tta,
+                threshold=threshold,
+                progress=None if progress is None else progress(file.name),
+            )
+            mask = out / MASKS / file.name
+            write_metaimage(
+                mask,
+                masks,
+                spacing_xyz_mm=stack.spacing_xyz_mm,
+                origin_mm=stack.origin_mm,
+                direction=stack.direction,
+            )
+            voxels = masks.reshape(-1, voi_slices, *masks.shape[1:]).sum(axis=(1, 2, 3), dtype=np.int64)
+            done.append(
+                Processed(str(file), str(mask), tuple(voxels.tolist()), tuple(warnings), time.monotonic() - began)
+            )
+        except InputError as error:
+            if len(files) == 1:
+                raise
+            failed.append(Failure(str(file), str(error)))
+            if on_failed is not None:
+                on_failed(failed[-1])
+    return done, failed
+
+
+def _parts(files: list[Path], spacings: list[Spacing], voi_slices: int) -> list[slice | None]:
+    """Which spacings are of each stack's volumes; None behind a stack whose volumes cannot be counted.
+
+    Raises
+    ------
+    InputError
+        There are more or fewer spacings than volumes.
+    """
+    if len(files) == 1:
+        return [slice(0, len(spacings))]
+    parts: list[slice | None] = []
+    first: int | None = 0
+    for file in files:
+        count: int | None = None
+        with suppress(InputError):  # told when its turn comes
+            count = volumes_in(read_metaimage(file, max_voxels=MAX_STACK_VOXELS), voi_slices)
+        parts.append(None if first is None else slice(first, first + (count or 0)))
+        first = None if first is None or count is None else first + count
+    if first is not None and first != len(spacings):
+        raise InputError(
+            f"spacings: expected one for each of the {first} volumes of {len(files)} stacks, got {len(spacings)}; list [x, y, z] of each"
+        )
+    return parts

@@ -1,0 +1,60 @@
+"""The volume of interest around a click: all that is looked at of a scan, however large it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from segnet.errors import InputError
+from segnet.io.boxes import Box
+
+ULS23_VOI_ZYX = (128, 256, 256)
+"""Voxels of the challenge's volumes, the lesion voxel at index (64, 128, 128)."""
+
+
+@dataclass(frozen=True)
+class VoiSize:
+    """How large a volume of interest is.
+
+    Attributes
+    ----------
+    shape_zyx : in voxels
+    size_zyx_mm : in mm instead, rounded up to whole voxels
+    """
+
+    shape_zyx: tuple[int, int, int] = ULS23_VOI_ZYX
+    size_zyx_mm: tuple[float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        given = self.shape_zyx if self.size_zyx_mm is None else self.size_zyx_mm
+        unit = "voxels" if self.size_zyx_mm is None else "mm"
+        if len(given) != 3 or not all(0 < size < 1e6 for size in given):
+            raise InputError(
+                f"voi: expected three lengths above 0 {unit} along z, y and x, got {tuple(given)}; the default is"
+                f" {ULS23_VOI_ZYX} voxels"
+            )
+
+    def voxels_zyx(self, spacing_zyx_mm: tuple[float, ...]) -> tuple[int, int, int]:
+        """The shape on a grid of that spacing."""
+        if self.size_zyx_mm is None:
+            return self.shape_zyx
+        z, y, x = (
+            max(1, -int(-size // spacing)) for size, spacing in zip(self.size_zyx_mm, spacing_zyx_mm, strict=True)
+        )
+        return z, y, x
+
+
+ULS23_VOI = VoiSize()
+
+
+def around(click_zyx: tuple[int, int, int], voxels_zyx: tuple[int, int, int], shape_zyx: tuple[int, ...]) -> Box:
+    """The part of a volume of interest that lies in an image, the click at index size // 2 as in ULS23.
+
+    Examples
+    --------
+    >>> around((5, 40, 99), (4, 10, 10), (60, 80, 100))
+    (slice(3, 7, None), slice(35, 45, None), slice(94, 100, None))
+    """
+    return tuple(
+        slice(max(at - size // 2, 0), min(at - size // 2 + size, length))
+        for at, size, length in zip(click_zyx, voxels_zyx, shape_zyx, strict=True)
+    )

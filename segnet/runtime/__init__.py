@@ -1,0 +1,1 @@
+"""Files, locks, processes, threads. Imports `segnet.errors` alone."""

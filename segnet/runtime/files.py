@@ -1,0 +1,80 @@
+"""Writing files so that none is ever half-written."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from glob import escape
+from pathlib import Path
+
+from segnet.errors import InputError
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Gives a temporary file beside `path` to write to, and renames it to `path` when the block ends well.
+
+    A failure leaves neither half a file nor a temporary one. Readable to whom a plain `open` would make it readable.
+
+    Raises
+    ------
+    InputError
+        The folder of `path` does not exist.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise InputError(f"path: expected a file in an existing folder, got {path}; create {path.parent} first")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)  # mkstemp gives 0600
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Takes away the temporary files that a killed process left in a folder: those of `replacing`, and safetensors' own beside them."""
+    for pattern in (".*.tmp", ".tmp??????"):
+        for leftover in Path(folder).glob(pattern):
+            leftover.unlink(missing_ok=True)
+
+
+def remove_leftovers_of(path: Path) -> None:
+    """Takes away what a killed process left beside a file that it was writing."""
+    for leftover in path.parent.glob(f".{escape(path.name[:100])}.*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes UTF-8 text, all of it or nothing."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file.
+
+    Raises
+    ------
+    InputError
+        It cannot be read.
+    """
+    try:
+        found = hashlib.sha256()
+        with path.open("rb") as stream:
+            while chunk := stream.read(2**20):
+                found.update(chunk)
+        return found.hexdigest()
+    except OSError as error:
+        raise InputError(
+            f"path: expected a readable file, got {path} ({error.strerror or error}); check its name and its rights"
+        ) from error

@@ -1,0 +1,1 @@
+"""Networks compared, timed and described. Imports every floor but `cli`."""

@@ -1,0 +1,355 @@
+"""Networks against one another: each trained for the same time on the same folds, scored on the patients held out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segnet.config import FOLD_FOLDER, Config, PrepareConfig, load_config, read_value
+from segnet.dataset.cases import Cases
+from segnet.dataset.prepared import load_dataset
+from segnet.dataset.split import FILE as SPLIT_FILE
+from segnet.errors import InputError, reason
+from segnet.io.pairs import set_of
+from segnet.metrics import bootstrap_ci
+from segnet.models import build, checkpoint
+from segnet.runtime.files import write_text
+from segnet.runtime.processes import cores, each
+from segnet.runtime.table import markdown_table
+from segnet.runtime.threads import threads
+from segnet.study.info import count
+from segnet.training import log, state
+from segnet.training.loop import check_split, make_split, scores, train
+
+SCORES_FILE, RESULTS_FILE, TABLE_FILE, LESIONS_FILE = "scores.json", "results.json", "results.md", "lesions.csv"
+CONVENTIONS = {
+    "level": "lesion volume",
+    "reduction": "macro",
+    "classes": "foreground",
+    "units": "1",
+    "empty": "one; no lesion of a prepared dataset is empty",
+    "interval": "95 %, bootstrap over patients",
+}
+DEALS = (("data", "split"), ("data", "split_fractions"), ("train", "seed"))
+"""Fields by which patients are dealt."""
+Report = Callable[[str], None]
+Lesion = Mapping[str, Any]
+"""A lesion's "case", "patient", "set", the "fold" it was held out in, and a network's "dice" of it."""
+
+
+def parse(entry: str) -> tuple[str, dict[str, dict[str, Any]]]:
+    """A network's name and what differs from the configuration: ``mamba-ahnet-r,discretization=mamba,train.reconstruction_weight=0.3``.
+
+    A field without a section is one of the model's. Values are read as YAML.
+
+    Raises
+    ------
+    InputError
+        A part is no ``field=value``, or a value no YAML.
+    """
+    name, *changes = re.split(r",(?![^\[]*\])", entry)  # commas within brackets are of a value
+    flags: dict[str, dict[str, Any]] = {"model": {"name": name}}
+    for change in changes:
+        where, equals, value = change.partition("=")
+        if not (where and equals):
+            raise InputError(f"model: expected NAME,FIELD=VALUE, got {entry!r}; write it as ahnet,gate_target=skip")
+        section, dot, field = where.partition(".")
+        section, field = (section, field) if dot else ("model", section)
+        flags.setdefault(section, {})[field] = read_value(value, f"model {entry}")
+    return name, flags
+
+
+def folder_of(entry: str) -> str:
+    """An entry as a folder's name."""
+    return re.sub(r"[^A-Za-z0-9.=-]+", "_", entry)
+
+
+def configurations(
+    entries: Sequence[str], base: Path | None, flags: Mapping[str, Any], prepared: PrepareConfig | None = None
+) -> dict[str, Config]:
+    """The configuration of each entry: how the dataset was prepared, file, then flags, then its own changes.
+
+    Raises
+    ------
+    InputError
+        An entry is given twice or does not parse, or a field is unknown or out of range.
+    """
+    if len(set(map(folder_of, entries))) < len(entries):
+        raise InputError(f"model: expected each network once, got {', '.join(entries)}; leave repetitions out")
+    found = {}
+    for entry in entries:
+        _, own = parse(entry)
+        merged = {section: {**flags.get(section, {}), **own.get(section, {})} for section in {*flags, *own}}
+        found[entry] = load_config(base, merged, prepared=prepared)
+    return found
+
+
+@dataclass(frozen=True)
+class Run:
+    """A network on a fold."""
+
+    entry: str
+    fold: int
+    folder: Path
+    config: Config
+    threads: int | None
+    """Where the configuration names no number of them: trainings at the same time share the processors."""
+
+    def __str__(self) -> str:
+        return f"{self.entry}, fold {self.fold}"
+
+
+def check_begun(prepared: Path, run: Run) -> None:
+    """Whether what there is of a run was made with the same configuration, on the same patients.
+
+    Raises
+    ------
+    InputError
+        It was not; or scores do not say with which.
+    """
+    scored, began = run.folder / SCORES_FILE, run.folder / state.FILE
+    if scored.exists():
+        config = json.loads(scored.read_text()).get("config")
+        if config is None:
+            raise InputError(
+                f"scores: expected the configuration in {scored}, got none; remove it, and the run is scored anew"
+            )
+        state.check_same(Config.model_validate(config), run.config)
+    elif began.exists():
+        state.check_same(state.began_with(began), run.config)
+    elif (run.folder / checkpoint.FILE).exists():
+        state.check_same(checkpoint.load(run.folder)[1], run.config)
+    if (run.folder / SPLIT_FILE).exists():
+        check_split(run.folder, make_split(prepared, run.config))
+
+
+def run_one(prepared: Path, run: Run) -> None:
+    """Trains the network, or goes on with it, and scores the patients held out; what is done stays as it is."""
+    out, config = run.folder, run.config
+    if (out / SCORES_FILE).exists():
+        return
+    with threads(config.train.threads or run.threads):
+        train(prepared, out, config, resume=True)
+        model, _ = checkpoint.load(out)
+        test = json.loads((out / SPLIT_FILE).read_text())["test"]
+        cases = Cases(prepared, test)
+        found = scores(model, cases, config)
+    steps = [row for row in log.read(out / log.FILE) if "val_dice" not in row]
+    result = {
+        "steps": steps[-1]["step"],
+        "slices_per_s": statistics.median(row["slices_per_s"] for row in steps),
+        "epochs": steps[-1]["epoch"],
+        "config": config.model_dump(mode="json"),
+        "cases": [
+            {"case": e.case, "patient": e.patient, "set": e.set or set_of(e.case), "dice": found[e.case]}
+            for e in cases.entries
+        ],
+    }
+    write_text(out / SCORES_FILE, json.dumps(result, indent=1))
+
+
+def compare(
+    prepared: Path,
+    out: Path,
+    entries: Sequence[str],
+    *,
+    folds: int,
+    base: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    only_folds: Sequence[int] = (),
+    workers: int = 1,
+    report: Report | None = None,
+) -> dict[str, Any]:
+    """Trains every network on every fold and writes `results.json`, `results.md` and, by lesion, `lesions.csv`. Stopped, it goes on where it was.
+
+    Fold by fold, so that what a stopped comparison leaves is one of all networks on fewer folds.
+
+    Parameters
+    ----------
+    prepared, out : the dataset; a folder for a run of each network and fold
+    entries : networks, as `parse` reads them
+    folds : parts the patients are dealt into
+    base, flags : configuration file, and section -> field -> value
+    only_folds : of the folds these alone, all where empty
+    workers : runs at a time, where several each in a process of its own; as many threads each as `train.threads` says, by default their share of the
+        processors
+
+    Raises
+    ------
+    InputError
+        As `configurations`; before anything is trained, if networks would get other patients than one another, or runs in `out` were begun with
+        other settings or patients; after all others are done, if a run failed.
+    """
+    chosen = tuple(dict.fromkeys(only_folds)) or tuple(range(folds))
+    if not set(chosen) <= set(range(folds)):
+        raise InputError(f"only-fold: expected 0 to {folds - 1}, got {chosen}; there are {folds} folds")
+    given = flags or {}
+    flags = {**given, "data": {**given.get("data", {}), "folds": folds}}
+    configs = configurations(entries, base, flags, load_dataset(prepared).config)
+    _check_folds(configs, folds)
+    share = max(1, cores() // workers) if workers > 1 else None
+    names = {fold: FOLD_FOLDER.format(fold) for fold in chosen}
+    runs = [
+        Run(entry, fold, out / folder_of(entry) / name, config.each_fold()[name], share)
+        for fold, name in names.items()
+        for entry, config in configs.items()
+    ]
+    for run in runs:
+        check_begun(prepared, run)
+    out.mkdir(parents=True, exist_ok=True)
+    failed: list[tuple[Run, BaseException]] = []
+    for number, (run, outcome) in enumerate(each(partial(run_one, prepared), runs, workers=workers), 1):
+        told = f"{number} of {len(runs)}: {run}"
+        if isinstance(outcome, BaseException):
+            failed.append((run, outcome))
+            told += f": {reason(outcome)}"
+        if report is not None:
+            report(told)
+        results = collect(out, configs, chosen)
+        if results["rows"]:
+            write_text(out / RESULTS_FILE, json.dumps(results, indent=1))
+            write_text(out / TABLE_FILE, markdown_table(results["rows"], columns_of(results)) + "\n")
+            write_text(out / LESIONS_FILE, lesions_csv(_by_lesion(_finished(out, configs, chosen))))
+    if failed:
+        run, error = failed[0]
+        raise InputError(
+            f"model {run}: expected to train, got {reason(error)}; {len(runs) - len(failed)} of {len(runs)} runs are done and stay"
+        ) from error
+    return results
+
+
+def _check_folds(configs: Mapping[str, Config], folds: int) -> None:
+    """Raises `InputError` unless all networks get the same patients, dealt into so many folds."""
+    first, like = next(iter(configs.items()))
+    for entry, config in configs.items():
+        if config.data.folds != folds:
+            raise InputError(
+                f"model {entry}: expected data.folds {folds} like --folds, got {config.data.folds}; leave it out"
+            )
+        for section, field in DEALS:
+            expected, got = (getattr(getattr(c, section), field) for c in (like, config))
+            if got != expected:
+                raise InputError(
+                    f"model {entry}: expected {section}.{field} {expected} like {first}, got {got}; it deals the patients, set it for all networks"
+                )
+
+
+def columns_of(results: Mapping[str, Any]) -> dict[str, str]:
+    """Keys and headings of a table of `collect`'s rows; collections have columns where there are several."""
+    collections = {key: key.removeprefix("dice_") for key in results["rows"][0] if key.startswith("dice_")}
+    return {
+        "model": "model",
+        "folds": "folds",
+        "lesions": "lesions",
+        "dice": "Dice",
+        "ci95_lo": "95 %",
+        "ci95_hi": "to",
+        **(collections if len(collections) > 1 else {}),
+        "difference": "less the first",
+        "difference_lo": "95 %",
+        "difference_hi": "to",
+        "slices_per_s": "slices/s",
+        "steps": "steps",
+        "parameters_m": "parameters, M",
+    }
+
+
+def collect(out: Path, configs: Mapping[str, Config], folds: Sequence[int]) -> dict[str, Any]:
+    """Results of the runs that are done.
+
+    Returns
+    -------
+    dict
+        "settings" of the first network; "conventions" of the scores; "rows", one a network with all its folds' lesions: mean 3-D Dice by lesion and its 95 %
+        interval (bootstrap by patient), the same by collection, the mean difference to the first network on the same lesions,
+        slices a second in training, steps, parameters.
+    """
+    done = _finished(out, configs, folds)
+    rows = dice_rows(_by_lesion(done), first=next(iter(configs)))
+    for row in rows:
+        runs = done[row["model"]].values()
+        with torch.device("meta"):
+            parameters = count(build(configs[row["model"]].model))
+        row["slices_per_s"] = statistics.median(one["slices_per_s"] for one in runs)
+        row["steps"] = statistics.median(one["steps"] for one in runs)
+        row["parameters_m"] = parameters / 1e6
+    settings = next(iter(configs.values())).model_dump(mode="json")
+    return {"settings": settings, "conventions": CONVENTIONS, "folds": list(folds), "rows": rows}
+
+
+def dice_rows(lesions: Mapping[str, Sequence[Lesion]], *, first: str) -> list[dict[str, Any]]:
+    """Of each network: mean 3-D Dice by lesion, by collection, and less that of the network `first`, as `collect` says.
+
+    Parameters
+    ----------
+    lesions : of each network, those it scored: "case", "patient", "set", "fold", "dice"
+    first : a network; where it scored nothing there are no differences
+    """
+    rows = []
+    of_first = {lesion["case"]: lesion["dice"] for lesion in lesions.get(first, ())}
+    for entry, mine in lesions.items():
+        row: dict[str, Any] = {"model": entry, "folds": len({lesion["fold"] for lesion in mine}), "lesions": len(mine)}
+        row["dice"], row["ci95_lo"], row["ci95_hi"] = _interval(mine)
+        for group in sorted({lesion["set"] for lesion in mine}):
+            row[f"dice_{group}"] = _interval([lesion for lesion in mine if lesion["set"] == group])[0]
+        gaps = [
+            {**lesion, "dice": lesion["dice"] - of_first[lesion["case"]]}
+            for lesion in mine
+            if lesion["case"] in of_first
+        ]
+        row["difference"], row["difference_lo"], row["difference_hi"] = _interval(gaps)
+        rows.append(row)
+    return rows
+
+
+def lesions_csv(lesions: Mapping[str, Sequence[Lesion]]) -> str:
+    """A line a lesion, the Dice of each network in a column of its own, empty where the network did not score it."""
+    by_case: dict[str, dict[str, Any]] = {}
+    for entry, mine in lesions.items():
+        for lesion in mine:
+            line = by_case.setdefault(lesion["case"], {key: lesion[key] for key in ("case", "set", "patient", "fold")})
+            line[entry] = f"{lesion['dice']:.6f}"
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["case", "set", "patient", "fold", *lesions], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(line for _, line in sorted(by_case.items()))
+    return text.getvalue()
+
+
+def _finished(out: Path, entries: Iterable[str], folds: Sequence[int]) -> dict[str, dict[int, dict[str, Any]]]:
+    """What the runs that are done left, by network and fold; a network without one is left out."""
+    done = {}
+    for entry in entries:
+        files = {fold: out / folder_of(entry) / FOLD_FOLDER.format(fold) / SCORES_FILE for fold in folds}
+        if runs := {fold: json.loads(file.read_text()) for fold, file in files.items() if file.exists()}:
+            done[entry] = runs
+    return done
+
+
+def _by_lesion(done: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, list[Lesion]]:
+    return {
+        entry: [{**case, "fold": fold} for fold, one in runs.items() for case in one["cases"]]
+        for entry, runs in done.items()
+    }
+
+
+def _interval(lesions: Sequence[Lesion]) -> tuple[float | None, float | None, float | None]:
+    """Mean Dice and interval; None of no lesion, and no interval of one patient."""
+    if not lesions:
+        return None, None, None
+    by_patient: dict[str, list[float]] = {}
+    for lesion in lesions:
+        by_patient.setdefault(lesion["patient"], []).append(lesion["dice"])
+    mean, low, high = (value if math.isfinite(value) else None for value in bootstrap_ci(by_patient))
+    return mean, low, high

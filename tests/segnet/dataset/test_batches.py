@@ -1,0 +1,92 @@
+"""Batches: cut, normalised, augmented, reproducible."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from segnet.config import AugmentConfig, DataConfig
+from segnet.dataset.batches import BatchSource, cut, normalise, stack
+from segnet.dataset.cases import Cases
+from segnet.errors import InputError
+
+CONFIG = DataConfig(patch_px=32, input_px=64)
+UNFADED = AugmentConfig(fade_probability=0.0)
+
+
+def test_cut_pads_beyond_the_edge() -> None:
+    plane = np.arange(20).reshape(4, 5)
+    assert np.array_equal(cut(plane, (1, 1), 2, -1), plane[0:2, 0:2])
+    assert np.array_equal(cut(plane, (0, 4), 4, -1), [[-1] * 4, [-1] * 4, [2, 3, 4, -1], [7, 8, 9, -1]])
+    assert (cut(plane, (-50, 2), 4, 7) == 7).all()
+
+
+def test_normalise_clips_to_the_window() -> None:
+    assert normalise(np.array([-2000, -1000, -300, 400, 3000]), (-1000, 400)).tolist() == [0, 0, 0.5, 1, 1]
+
+
+def test_batches_follow_the_seed(prepared: Path) -> None:
+    cases = Cases(prepared)
+    first, again, other = (BatchSource(cases, CONFIG, seed).draw(4) for seed in (1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], other[0])
+
+
+def test_image_and_mask_stay_together(prepared: Path) -> None:
+    """The lesion is bright, so that it must be under its mask after every augmentation."""
+    images, masks = BatchSource(Cases(prepared), CONFIG, 3, augment=UNFADED).draw(64)
+    assert images.shape == (64, 1, 64, 64)
+    assert masks.shape == (64, 64, 64)
+    assert set(masks.unique().tolist()) == {0.0, 1.0}
+    assert images.min() >= 0
+    assert images.max() <= 1
+    with_lesion = masks.flatten(1).sum(1) > 50
+    assert with_lesion.sum() > 30
+    for image, mask in zip(images[with_lesion, 0], masks[with_lesion], strict=True):
+        inside, outside = image[mask > 0].mean(), image[mask == 0].mean()
+        assert inside > outside + 0.15
+
+
+def test_lesion_slices_are_drawn_as_often_as_asked(prepared: Path) -> None:
+    cases = Cases(prepared)
+    assert BatchSource(cases, CONFIG, 0).sampler.background
+    for fraction in (0.0, 1.0):
+        source = BatchSource(cases, CONFIG.model_copy(update={"lesion_fraction": fraction}), 0)
+        _, masks = source.draw(40)
+        assert (masks.flatten(1).any(1)).float().mean() == fraction
+
+
+def test_no_cases_is_an_error(prepared: Path) -> None:
+    with pytest.raises(InputError, match="expected at least one training case"):
+        BatchSource(Cases(prepared, []), CONFIG, 0)
+
+
+def test_neighbours_of_a_slice_lie_around_it(prepared: Path) -> None:
+    volume = np.arange(4)[:, None, None] * np.ones((1, 2, 2))
+    assert stack(volume, 2, 3)[:, 0, 0].tolist() == [1, 2, 3]
+    assert stack(volume, 0, 5)[:, 0, 0].tolist() == [0, 0, 0, 1, 2]
+    assert stack(volume, 3, 1)[:, 0, 0].tolist() == [3]
+
+
+def test_several_slices_are_shown_and_the_middle_one_is_asked_for(prepared: Path) -> None:
+    cases = Cases(prepared)
+    one, three = (BatchSource(cases, CONFIG, 5, slices=n).draw(4)[0].shape for n in (1, 3))
+    assert one == (4, 1, 64, 64)
+    assert three == (4, 3, 64, 64)
+    alone = BatchSource(cases, CONFIG.model_copy(update={"lone_fraction": 1.0}), 5, slices=3)
+    together = BatchSource(cases, CONFIG.model_copy(update={"lone_fraction": 0.0}), 5, slices=3)
+    depth = len(cases[0].image)
+    assert alone._neighbours(2, depth).tolist() == [2, 2, 2]
+    assert together._neighbours(2, depth).tolist() == [1, 2, 3]
+    # the mask is the middle slice's: a lesion that only its neighbours hold is not asked for
+    z = cases.entries[0].lesion_slices[-1][1] + 1
+    if z < depth:
+        source = BatchSource(
+            cases[:1], CONFIG.model_copy(update={"lone_fraction": 0.0, "lesion_fraction": 0.0}), 5, slices=3
+        )
+        source.sampler = replace(source.sampler, background=((0, z),))
+        assert not source.draw(2)[1].any()

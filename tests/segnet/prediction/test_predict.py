@@ -1,0 +1,280 @@
+"""Files in, files out: grid, click spaces, measurements, nothing half-written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from networks import Threshold
+from scipy import ndimage
+from torch import nn
+
+from segnet.config import Config
+from segnet.errors import InputError
+from segnet.io.volumes import read_image
+from segnet.prediction.clicks import click_index
+from segnet.prediction.predict import (
+    BOXED,
+    CUT,
+    MISSED,
+    _field_of_view,
+    _is_cut,
+    images_in,
+    predict_array,
+    predict_file,
+    require_several,
+)
+from segnet.prediction.voi import VoiSize
+
+CONFIG = Config.model_validate({"data": {"patch_px": 32, "input_px": 32}})
+
+
+@pytest.fixture
+def scan(tmp_path: Path, write_nifti: Callable[..., Path]) -> Path:
+    """A box of 6 x 4 x 2 voxels in the file's own (LPS) axes."""
+    image = np.full((40, 36, 5), -900, np.int16)
+    image[10:16, 20:24, 1:3] = 300
+    return write_nifti(tmp_path / "scan.nii.gz", image)
+
+
+def test_the_mask_lies_on_the_image_own_grid(scan: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mask.nii.gz"
+    result = predict_file(
+        scan, out, Threshold(), CONFIG, preview=tmp_path / "mask.png", probabilities=tmp_path / "p.nii.gz"
+    )
+    source, mask = nib.load(scan), nib.load(out)
+    assert mask.shape == source.shape
+    assert np.array_equal(mask.affine, source.affine)
+    assert mask.get_data_dtype() == np.uint8
+    wanted = np.zeros(source.shape, bool)
+    wanted[10:16, 20:24, 1:3] = True
+    assert np.array_equal(np.asarray(mask.dataobj) > 0, wanted)
+    assert result.lesion_voxels == 48
+    voxel_ml = abs(np.linalg.det(source.affine[:3, :3])) / 1000
+    assert result.volume_ml == pytest.approx(48 * voxel_ml, rel=1e-5)
+    # a box of 4.8 x 3.2 mm: its long axis is about its diagonal, and both are right to one pixel of 0.8 mm
+    assert abs(result.long_axis_mm - np.hypot(4.8, 3.2)) < 0.8
+    assert 3.2 - 0.8 < result.short_axis_mm < 4.8
+    assert (tmp_path / "mask.png").read_bytes().startswith(b"\x89PNG")
+    assert np.asarray(nib.load(tmp_path / "p.nii.gz").dataobj)[12, 21, 1] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("space", ["voxel", "ras", "lps"])
+def test_a_click_means_the_same_voxel_in_every_space(scan: Path, space: Any) -> None:
+    voxel = (12.0, 21.0, 1.0)
+    ras = (nib.load(scan).affine @ (*voxel, 1))[:3]
+    point = {"voxel": voxel, "ras": tuple(ras), "lps": (-ras[0], -ras[1], ras[2])}[space]
+    volume = read_image(scan)
+    at = click_index(point, space, volume)
+    assert at is not None
+    assert volume.array_zyx[at] == 300
+    # the file's first two axes run left and posterior, the canonical ones right and anterior
+    assert at == (1, 35 - 21, 39 - 12)
+
+
+def test_the_centre_and_no_click(scan: Path) -> None:
+    volume = read_image(scan)
+    # index size // 2 of the file's own axes, the first two of which run the other way
+    assert click_index("centre", "voxel", volume) == click_index((20, 18, 2), "voxel", volume) == (2, 35 - 18, 39 - 20)
+    assert click_index(None, "voxel", volume) is None
+
+
+def test_a_click_outside_is_refused_and_nothing_is_written(scan: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"click: expected a point inside the image of \(40, 36, 5\) voxels"):
+        predict_file(scan, tmp_path / "mask.nii.gz", Threshold(), CONFIG, click=(40, 3, 3))
+    assert not (tmp_path / "mask.nii.gz").exists()
+
+
+def test_images_of_a_folder(scan: Path, tmp_path: Path, pairs_folder: Path) -> None:
+    assert images_in(tmp_path) == images_in(tmp_path, ["scan"]) == images_in(scan) == {"scan": scan}
+    with pytest.raises(InputError, match="expected an image of case other, got none"):
+        images_in(tmp_path, ["other"])
+    (tmp_path / "empty").mkdir()
+    assert set(images_in(pairs_folder)) == {f"bone_{i:05d}_lesion_01" for i in range(10)}
+    with pytest.raises(InputError, match=r"expected at least one file ending in .* or DICOM series, got none"):
+        images_in(tmp_path / "empty")
+
+
+class Tilted(nn.Module):
+    """Lesion everywhere, more so towards the right of what it sees."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
+        logit = torch.linspace(-1, 1, x.shape[3]).expand_as(x)
+        return torch.cat([-logit, logit], 1), None
+
+
+def test_uncertainty_is_the_standard_deviation_on_the_image_own_grid(scan: Path, tmp_path: Path) -> None:
+    files = tmp_path / "p.nii.gz", tmp_path / "u.nii.gz"
+    models = [Threshold(), Tilted()]
+    predict_file(scan, tmp_path / "m.nii.gz", models, CONFIG, probabilities=files[0], uncertainty=files[1])
+    each = []
+    for number, model in enumerate(models):
+        predict_file(scan, tmp_path / "m.nii.gz", model, CONFIG, probabilities=tmp_path / f"{number}.nii.gz")
+        each.append(np.asarray(nib.load(tmp_path / f"{number}.nii.gz").dataobj, np.float64))
+    found = [nib.load(file) for file in files]
+    assert all(image.get_data_dtype() == np.float32 for image in found)
+    assert all(np.array_equal(image.affine, nib.load(scan).affine) for image in found)
+    np.testing.assert_allclose(np.asarray(found[0].dataobj), np.mean(each, 0), atol=1e-6)
+    np.testing.assert_allclose(np.asarray(found[1].dataobj), np.std(each, 0), atol=1e-6)
+
+
+def test_one_network_and_one_view_have_no_uncertainty(scan: Path, tmp_path: Path) -> None:
+    for model in (Threshold(), [Threshold()]):
+        with pytest.raises(InputError, match=r"uncertainty: expected several members or views .* or add --tta"):
+            predict_file(
+                scan,
+                tmp_path / "m.nii.gz",
+                model,
+                CONFIG,
+                probabilities=tmp_path / "p.nii.gz",
+                uncertainty=tmp_path / "u.nii.gz",
+            )
+    assert [p.name for p in tmp_path.iterdir()] == ["scan.nii.gz"]
+    require_several([Threshold(), Threshold()], tta=False)
+    require_several(Threshold(), tta=True)
+
+
+def test_the_precision_used_and_the_difference_are_told(scan: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mask.nii.gz"
+    plain = predict_file(scan, out, Threshold(), CONFIG)
+    assert (plain.precision, plain.bfloat16_difference) == ("float32", None)
+    wanted = out.read_bytes()
+    agreed = predict_file(scan, out, Threshold(), CONFIG, half=Threshold())
+    assert agreed.precision == "bfloat16"
+    assert agreed.as_dict()["bfloat16_difference"] == {"slices": 5, "probability": 0.0, "dice": 1.0}
+    assert out.read_bytes() == wanted
+    differing = predict_file(scan, out, Threshold(), CONFIG, half=[Tilted()])
+    assert differing.precision == "float32"
+    assert differing.as_dict()["bfloat16_difference"]["dice"] < 0.1
+    assert out.read_bytes() == wanted
+
+
+def test_a_volume_in_memory(scan: Path, tmp_path: Path) -> None:
+    volume = read_image(scan)
+    options: Any = {"spacing_zyx_mm": volume.spacing_zyx_mm, "threshold": 0.4}
+    found = predict_array(volume.array_zyx, [Threshold(), Tilted()], CONFIG, tta=True, uncertainty=True, **options)
+    assert found.mask_zyx.dtype == bool
+    assert np.array_equal(found.mask_zyx, found.probability_zyx > 0.4)
+    assert found.uncertainty_zyx is not None
+    assert found.uncertainty_zyx.max() > 0.1
+    at = click_index((12, 21, 1), "voxel", volume)
+    clicked = predict_array(volume.array_zyx, Threshold(), CONFIG, click_zyx=at, **options)
+    assert clicked.mask_zyx.sum() == 48
+    assert clicked.uncertainty_zyx is None
+
+
+def test_a_network_of_the_paper_route_is_shown_what_it_was_trained_on(tmp_path: Path) -> None:
+    """Slices of 96 x 300 go through 256 x 256 grey and back: a box comes back to a pixel, wherever the slice's HU lie."""
+    rng = np.random.default_rng(0)
+    image = rng.normal(-800, 20, (6, 96, 300)).astype(np.float32)
+    wanted = np.zeros(image.shape, bool)
+    wanted[2:4, 30:50, 100:160] = True
+    image[wanted] += 900
+    image[3] += 2000  # another scale, outside of every window
+    config = Config.model_validate({"data": {"route": "paper", "patch_px": 64, "input_px": 64}})
+    options: dict[str, Any] = {"spacing_zyx_mm": (2.0, 0.7, 0.7)}
+    found = predict_array(image, Threshold(), config, **options).mask_zyx
+    inner = ndimage.binary_erosion(wanted[2:4], np.ones((1, 3, 3)))
+    outer = ndimage.binary_dilation(wanted[2:4], np.ones((1, 3, 3)))
+    assert (found[2:4] >= inner).all()
+    assert (found[2:4] <= outer).all()
+    # of slices of noise alone the brightest grains are above half of their own range: that is what the route does
+    # around a click the slices are the same, whatever part of them is asked for
+    click = (3, 40, 130)
+    voi = VoiSize((2, 40, 80))
+    near = predict_array(image, Threshold(), config, click_zyx=click, voi=voi, **options)
+    assert near.mask_zyx[click]
+    box = near.voi_zyx
+    far = np.ones(image.shape, bool)
+    far[box] = False
+    assert not near.mask_zyx[far].any()
+    whole = predict_array(image, Threshold(), config, click_zyx=click, **options)
+    np.testing.assert_array_equal(near.probability_zyx[box], whole.probability_zyx[box])
+
+
+def test_a_click_in_the_padding_is_one_that_missed() -> None:
+    """On either side of what is no padding."""
+    image = np.full((6, 60, 60), -1024, np.float32)
+    image[:, 20:40, 20:40] = np.random.default_rng(0).normal(-900, 5, (6, 20, 20))
+    image[2:4, 28:32, 28:32] = 300
+    for click in ((3, 18, 30), (3, 42, 30), (3, 30, 43)):
+        found = predict_array(
+            image, Threshold(), CONFIG, spacing_zyx_mm=(2.0, 0.7, 0.7), click_zyx=click, skip_padding=True
+        )
+        assert found.mask_zyx.any()
+        assert MISSED in found.warnings
+
+
+def test_a_mask_that_reaches_the_edge_of_what_is_seen_says_so() -> None:
+    """The field of view is 32 pixels, the bright stripe 40; one of 20 ends inside of it, one at the image's border does too."""
+    for width, y, cut in ((40, 40, True), (20, 40, False), (20, 5, False)):
+        image = np.full((3, 80, 80), -900, np.float32)
+        image[1, max(y - width // 2, 0) : y + width // 2, 38:42] = 300
+        found = predict_array(image, Threshold(), CONFIG, spacing_zyx_mm=(2.0, 0.7, 0.7), click_zyx=(1, y, 40))
+        assert found.mask_zyx.any()
+        assert (CUT in found.warnings) == cut
+
+
+def test_the_first_and_the_last_pixel_of_the_field_of_view_count() -> None:
+    """An odd one begins at the click less half of it, rounded down."""
+    for patch_px, first, last in ((32, 24, 55), (33, 24, 56)):
+        config = Config.model_validate({"data": {"patch_px": patch_px, "input_px": 32}})
+        for y, cut in ((first, True), (first + 1, False), (last, True), (last - 1, False)):
+            lesion = np.zeros((1, 80, 80), np.bool_)
+            lesion[0, min(y, 40) : max(y, 40) + 1, 40] = True
+            whole = (slice(0, 1), slice(0, 80), slice(0, 80))
+            assert _is_cut(lesion, _field_of_view(config.data, (40, 40), whole)) == cut, (patch_px, y)
+
+
+def test_a_mask_that_reaches_the_edge_of_the_volume_of_interest_says_so() -> None:
+    """Along z too, where the field of view has no end; not where the image ends there."""
+    image = np.full((9, 40, 40), -900, np.float32)
+    image[1:8, 18:22, 18:22] = 300
+    for slices, boxed in ((4, True), (7, True), (9, False)):
+        options: Any = {"spacing_zyx_mm": (2.0, 0.7, 0.7), "click_zyx": (4, 20, 20), "voi": VoiSize((slices, 32, 32))}
+        found = predict_array(image, Threshold(), CONFIG, **options)
+        assert found.mask_zyx.any()
+        assert (BOXED in found.warnings) == boxed
+
+
+def test_an_image_beside_pairs_is_not_passed_over(tmp_path: Path, scan: Path) -> None:
+    """It is one without a mask where names tell which is what, and has no place beside folders of images and masks."""
+    cohort = tmp_path / "cohort"
+    for name in ("A/a_ct", "A/a_mask", "A/b", "A/c_seg"):
+        (cohort / name).parent.mkdir(parents=True, exist_ok=True)
+        (cohort / f"{name}.nii.gz").write_bytes(scan.read_bytes())
+    assert list(images_in(cohort / "A")) == list(images_in(cohort)) == ["a", "b"]
+    (cohort / "d.nii.gz").write_bytes(scan.read_bytes())
+    with pytest.raises(InputError, match=r"expected images and masks in one layout, got d\.nii\.gz"):
+        images_in(cohort)
+
+
+def test_cases_of_one_name_in_two_sets_are_told(tmp_path: Path, scan: Path) -> None:
+    for name in ("A/images/p1", "A/labels/p1", "B/images/p1", "B/labels/p2", "B/images/p2"):
+        path = tmp_path / "cohort" / f"{name}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(scan.read_bytes())
+    with pytest.raises(InputError, match=r"expected one image for each case, got .*A/images/p1.* and .*B/images/p1"):
+        images_in(tmp_path / "cohort")
+
+
+def test_a_wrong_ending_is_found_before_anything_is_written(scan: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"mask: expected a name ending in \.nii"):
+        predict_file(scan, tmp_path / "m.mha", Threshold(), CONFIG, probabilities=tmp_path / "p.nii.gz")
+    assert not (tmp_path / "p.nii.gz").exists()
+
+
+def test_images_need_no_mask_and_masks_are_no_images(tmp_path: Path, scan: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a_ct", "a_mask", "b_ct"):
+        (folder / f"{name}.nii.gz").write_bytes(scan.read_bytes())
+    assert list(images_in(folder)) == ["a", "b"]
+    (folder / "a_seg.nii.gz").write_bytes(scan.read_bytes())
+    with pytest.raises(InputError, match="expected one file"):
+        images_in(folder)
