@@ -24,7 +24,7 @@ ifndef OMP_WAIT_POLICY
 export GOMP_SPINCOUNT ?= 3000
 endif
 
-.PHONY: demo test test-slow lint docs bench roofline crossover instructions bench-compare build clean
+.PHONY: demo test test-slow faults lint docs bench roofline crossover instructions bench-compare build clean
 
 $(BIN)/.ready: pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
@@ -64,6 +64,10 @@ test: build lint
 
 test-slow: build
 	HYPOTHESIS_PROFILE=thorough $(BIN)/pytest -q -m "slow or not slow"
+
+# each fault of tests/faults, planted alone in a copy, must turn its tests red: make faults WORDS="numba"
+faults: build
+	$(BIN)/python tests/plant_faults.py $(WORDS)
 
 lint: $(BIN)/.ready
 	$(BIN)/ruff check .
