@@ -34,12 +34,11 @@ def test_only_a_failed_test_counts_as_caught(code: pytest.ExitCode) -> None:
 
 
 def test_a_fault_is_taken_out_again(tmp_path: Path) -> None:
-    fault = Fault("scan", "one", "a.py", "x = 1", "x = 2", "tests")
-    (tmp_path / "a.py").write_text("x = 1\n")
-    with pytest.raises(ZeroDivisionError), planted(fault, tmp_path):
-        assert (tmp_path / "a.py").read_text() == "x = 2\n"
-        raise ZeroDivisionError
-    assert (tmp_path / "a.py").read_text() == "x = 1\n"
-    (tmp_path / "a.py").write_text("x = 1\nx = 1\n")
-    with pytest.raises(RunError, match="expected its text once in a.py, found it 2 times"), planted(fault, tmp_path):
+    fault, file = Fault("scan", "one", "a.py", "x = 1", "x = 2", "tests"), tmp_path / "a.py"
+    file.write_text("x = 1\n")
+    with planted(fault, tmp_path):
+        assert file.read_text() == "x = 2\n"
+    assert file.read_text() == "x = 1\n"
+    file.write_text("x = 1\nx = 1\n")
+    with pytest.raises(RunError, match=r"expected its text once in a\.py, found it 2 times"), planted(fault, tmp_path):
         pass
