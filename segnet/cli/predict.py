@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,12 @@ from segnet.cli.options import (
     thread_count,
 )
 from segnet.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from segnet.io.volumes import Volume
 
 
 def predict(
@@ -122,7 +128,7 @@ def predict(
     tasks, left_out = plan(images, out, click=point, space=click_space.value, clicks=listed)
     if single:
         tasks = [replace(tasks[0], mask=out)]
-    options = Options(tta, threshold, size, skip_padding, preview, probabilities, uncertainty)
+    options = Options(tta, threshold, size, skip_padding, draw_preview if preview else None, probabilities, uncertainty)
     with thread_count(threads):
         batch = predict_batch(
             tasks,
@@ -155,6 +161,15 @@ def predict(
         print(f"{len(batch.predictions)} masks in {out}" + "".join(f", {note}" for note in notes))
     if batch.failed:
         raise typer.Exit(PARTIAL)
+
+
+def draw_preview(path: Path, volume: Volume, mask_zyx: NDArray[np.bool_], window_hu: tuple[float, float]) -> None:
+    """The preview beside a mask."""
+    from segnet.io.volumes import stem_of
+    from segnet.report.overlay import overlay_png
+
+    title, spacing = stem_of(volume.path), volume.spacing_zyx_mm
+    overlay_png(path, volume.array_zyx, mask_zyx, window_hu=window_hu, spacing_zyx_mm=spacing, title=title)
 
 
 def _warn(prediction: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from segnet.prediction.predict import (
     THRESHOLD,
     Files,
     Prediction,
+    Preview,
     Progress,
     described,
     predict_volume,
@@ -45,14 +46,15 @@ class Options:
     Attributes
     ----------
     tta, threshold, voi, skip_padding : as in `segnet.prediction.predict.predict_array`
-    preview, probabilities, uncertainty : whether <mask>.png, <mask>_probability.nii.gz, <mask>_uncertainty.nii.gz are written
+    preview : draws <mask>.png, which is not written without it
+    probabilities, uncertainty : whether <mask>_probability.nii.gz and <mask>_uncertainty.nii.gz are written
     """
 
     tta: bool = False
     threshold: float = THRESHOLD
     voi: VoiSize = ULS23_VOI
     skip_padding: bool = False
-    preview: bool = True
+    preview: Preview | None = None
     probabilities: bool = False
     uncertainty: bool = False
 
@@ -72,7 +74,7 @@ class Task:
         stem = stem_of(self.mask)
         return Files(
             self.mask,
-            self.mask.with_name(f"{stem}.png") if options.preview else None,
+            self.mask.with_name(f"{stem}.png") if options.preview is not None else None,
             self.mask.with_name(f"{stem}_probability.nii.gz") if options.probabilities else None,
             self.mask.with_name(f"{stem}_uncertainty.nii.gz") if options.uncertainty else None,
         )
@@ -314,7 +316,7 @@ class _Maker:
             )
             files = task.files(options)
             claim.begin(result)
-            write_found(volume, found, files, window_hu=config.data.window_hu)
+            write_found(volume, found, files, window_hu=config.data.window_hu, draw=options.preview)
             prediction = described(
                 volume,
                 found,

@@ -27,11 +27,12 @@ from segnet.prediction.lesions import Lesion, lesions_of
 from segnet.prediction.precision import BFloat16Difference, segment_in_bfloat16
 from segnet.prediction.voi import ULS23_VOI, VoiSize, around
 from segnet.prediction.windows import keep_clicked, segment
-from segnet.report.overlay import overlay_png
 
 Networks = nn.Module | Sequence[nn.Module]
 Precision = Literal["float32", "bfloat16"]
 Progress = Callable[[int, int], None]
+Preview = Callable[[Path, Volume, NDArray[np.bool_], tuple[float, float]], None]
+"""Draws a mask (Z, Y, X) over its image into a PNG file; the last argument is the CT window in HU."""
 MASK_ENDINGS = (".nii.gz", ".nii")
 THRESHOLD = 0.5
 """Of the lesion probability."""
@@ -399,8 +400,12 @@ def predict_volume(
     return found, at
 
 
-def write_found(volume: Volume, found: Segmentation, files: Files, *, window_hu: tuple[float, float]) -> None:
+def write_found(
+    volume: Volume, found: Segmentation, files: Files, *, window_hu: tuple[float, float], draw: Preview | None = None
+) -> None:
     """Writes what was found in the image's own shape, orientation, affine and header; the mask last.
+
+    `draw` makes the preview; without it there is none.
 
     Raises
     ------
@@ -413,15 +418,8 @@ def write_found(volume: Volume, found: Segmentation, files: Files, *, window_hu:
         if found.uncertainty_zyx is None:
             raise InputError("uncertainty: expected a segmentation with uncertainty, got one without; ask for it")
         write_like(files.uncertainty, found.uncertainty_zyx.transpose(2, 1, 0), volume, np.float32)
-    if files.preview is not None:
-        overlay_png(
-            files.preview,
-            volume.array_zyx,
-            found.mask_zyx,
-            window_hu=window_hu,
-            spacing_zyx_mm=volume.spacing_zyx_mm,
-            title=stem_of(volume.path),
-        )
+    if files.preview is not None and draw is not None:
+        draw(files.preview, volume, found.mask_zyx, window_hu)
     write_mask(files.mask, found.mask_zyx.transpose(2, 1, 0).astype(np.uint8), volume)
 
 
@@ -475,7 +473,6 @@ def predict_file(
     *,
     click: Click = None,
     click_space: ClickSpace = "voxel",
-    preview: Path | None = None,
     probabilities: Path | None = None,
     uncertainty: Path | None = None,
     **options: Any,
@@ -487,7 +484,7 @@ def predict_file(
     image : in any format that is read here; a folder that is one DICOM series
     mask : to write, .nii or .nii.gz
     click : a point in the lesion: the field of view is centred on it and the component at it is kept
-    preview, probabilities, uncertainty : also write an overlay PNG, float32 NIfTI of the probability and of its standard deviation
+    probabilities, uncertainty : also write float32 NIfTI of the probability and of its standard deviation
     model, config, options : as in `predict_array`
 
     Raises
@@ -497,9 +494,9 @@ def predict_file(
         written then.
     """
     began = time.monotonic()
-    files = Files(mask, preview, probabilities, uncertainty)
+    files = Files(mask, None, probabilities, uncertainty)
     for name, path in files.each().items():
-        if name != "preview" and not path.name.endswith(MASK_ENDINGS):
+        if not path.name.endswith(MASK_ENDINGS):
             raise InputError(f"{name}: expected a name ending in .nii or .nii.gz, got {path}; add the ending")
     volume = read_image(image)
     found, at = predict_volume(

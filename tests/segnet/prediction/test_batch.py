@@ -22,8 +22,10 @@ from networks import Threshold
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from segnet.cli.predict import draw_preview
 from segnet.config import Config
 from segnet.errors import InputError
+from segnet.io.volumes import Volume
 from segnet.prediction.batch import TABLE, Batch, Options, Task, plan, predict_batch
 from segnet.prediction.ensemble import Ensemble, load
 from segnet.prediction.predict import images_in
@@ -31,7 +33,7 @@ from segnet.prediction.results import begun, claim_path, claimed, read_sidecar
 from segnet.prediction.voi import VoiSize
 
 CONFIG = Config.model_validate({"data": {"patch_px": 32, "input_px": 32}})
-ALL = Options(tta=True, probabilities=True, uncertainty=True, preview=False)
+ALL = Options(tta=True, probabilities=True, uncertainty=True)
 KINDS = ("{}.nii.gz", "{}.json", "{}.png", "{}_probability.nii.gz", "{}_uncertainty.nii.gz")
 
 
@@ -50,6 +52,11 @@ def images(tmp_path: Path, write_nifti: Callable[..., Path]) -> dict[str, Path]:
         image[10:14, 20:23, 1:3], image[25:27, 20:22, 2:4] = 300 + number, 200
         write_nifti(tmp_path / "in" / f"{name}.nii.gz", image)
     return images_in(tmp_path / "in")
+
+
+def draw(path: Path, volume: Volume, mask_zyx: Any, window_hu: tuple[float, float]) -> None:
+    """A preview that tells the mask and the window."""
+    path.write_text(f"{volume.path.name} {int(mask_zyx.sum())} {window_hu}")
 
 
 def run(images: dict[str, Path], out: Path, ensemble: Ensemble, options: Options = ALL, **more: Any) -> Batch:
@@ -75,7 +82,7 @@ def times(folder: Path) -> dict[str, int]:
 
 def test_what_is_written_and_told(images: dict[str, Path], tmp_path: Path, ensemble: Ensemble) -> None:
     out = tmp_path / "out"
-    batch = run(images, out, ensemble, replace(ALL, preview=True))
+    batch = run(images, out, ensemble, replace(ALL, preview=draw))
     assert {p.name for p in out.iterdir()} == {kind.format(case) for case in images for kind in KINDS} | {TABLE}
     assert [p["state"] for p in batch.predictions] == ["written"] * 3
     rows = list(csv.DictReader((out / TABLE).open()))
@@ -130,7 +137,7 @@ def test_finished_results_are_kept_and_only_missing_ones_made(
     images: dict[str, Path], tmp_path: Path, ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    options = Options(probabilities=True)
+    options = Options(preview=draw, probabilities=True)
     images.pop("b")
     run(images, out, ensemble, options)
     wanted, before = contents(out), times(out)
@@ -148,7 +155,7 @@ def test_finished_results_are_kept_and_only_missing_ones_made(
             [p.unlink() for p in out.glob("c*")]
         run(images, out, ensemble, options)
         assert contents(out) == wanted
-    more = run(images, out, ensemble, replace(options, preview=False))
+    more = run(images, out, ensemble, replace(options, preview=None))
     assert [p["state"] for p in more.predictions] == ["kept"] * 2
 
 
@@ -273,8 +280,7 @@ def test_a_place_that_cannot_be_written_is_told(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("segnet.prediction.predict.overlay_png", full)
-    batch = run({"a": images["a"]}, tmp_path / "out", ensemble, Options())
+    batch = run({"a": images["a"]}, tmp_path / "out", ensemble, Options(preview=full))
     assert "No space left on device" in batch.failed[0]["reason"]
 
 
@@ -321,7 +327,7 @@ def test_a_batch_killed_before_any_change_to_the_file_system_ends_as_if_it_had_n
     anew: bool, images: dict[str, Path], tmp_path: Path, ensemble: Ensemble
 ) -> None:
     two = {case: images[case] for case in "ab"}
-    few = Options(probabilities=True, preview=False)
+    few = Options(probabilities=True)
     run(two, tmp_path / "clean", ensemble, few)
     wanted = contents(tmp_path / "clean")
     at = 0
@@ -353,7 +359,12 @@ def test_a_process_killed_at_any_moment_goes_on(
 
     out, clean = tmp_path / "out", tmp_path / "clean"
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    run(images_in(tmp_path / "in"), clean, load(run_folder), Options(threshold=0.1, probabilities=True))
+    run(
+        images_in(tmp_path / "in"),
+        clean,
+        load(run_folder),
+        Options(threshold=0.1, preview=draw_preview, probabilities=True),
+    )
     process = subprocess.Popen(command(out), env=environment, stdout=subprocess.PIPE, cwd=tmp_path)
     until = time.monotonic() + 120
     while len(list(out.glob("*.json"))) < 2 and process.poll() is None and time.monotonic() < until:
