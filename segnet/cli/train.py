@@ -71,6 +71,7 @@ def train(
     """Train a network; patients are split into training, validation and test. Under torchrun several processes train as one."""
     from segnet.config import load_config
     from segnet.dataset.prepared import load_dataset
+    from segnet.report.run import draw_run
     from segnet.runtime.distributed import process_group, rank
     from segnet.runtime.memory import keep_freed_memory
     from segnet.training.loop import train as run
@@ -110,7 +111,8 @@ def train(
     with process_group():
         silent = quiet or rank() > 0
         for folder, settings in runs.items():
-            result = run(source, folder, settings, resume=resume, progress=None if silent else step_bar(folder.name))
+            progress = None if silent else step_bar(folder.name)
+            result = run(source, folder, settings, resume=resume, progress=progress, on_end=draw_run)
             done.append(
                 {
                     "output": str(folder),

@@ -24,6 +24,7 @@ from segnet.errors import InputError, reason
 from segnet.io.pairs import set_of
 from segnet.metrics import bootstrap_ci
 from segnet.models import build, checkpoint
+from segnet.report.run import draw_run
 from segnet.runtime.files import write_text
 from segnet.runtime.processes import cores, each
 from segnet.runtime.table import markdown_table
@@ -140,7 +141,7 @@ def run_one(prepared: Path, run: Run) -> None:
     if (out / SCORES_FILE).exists():
         return
     with threads(config.train.threads or run.threads):
-        train(prepared, out, config, resume=True)
+        train(prepared, out, config, resume=True, on_end=draw_run)
         model, _ = checkpoint.load(out)
         test = json.loads((out / SPLIT_FILE).read_text())["test"]
         cases = Cases(prepared, test)

@@ -28,10 +28,6 @@ from segnet.metrics import dice
 from segnet.models import build, channels_last, checkpoint
 from segnet.models.batch_norm import synchronised
 from segnet.prediction.windows import segment
-from segnet.report.cases import telling_cases
-from segnet.report.curves import curves_png
-from segnet.report.model_card import write_model_card
-from segnet.report.overlay import overlay_png
 from segnet.runtime import distributed
 from segnet.runtime.files import remove_leftovers, write_text
 from segnet.runtime.locks import locked
@@ -43,7 +39,6 @@ from segnet.training.log import Log, read
 from segnet.training.losses import JointLoss
 from segnet.training.state import Progress
 
-CURVES_FILE, CASES_FOLDER = "curves.png", "cases"
 AVERAGE_EVERY = 4
 """Steps between two updates of the averaged weights, which cost about as much as the optimizer's."""
 VALIDATION_SHARE = 0.2
@@ -61,6 +56,27 @@ class TrainResult:
     elapsed_s: float
     best_dice: float | None
     history: list[Row]
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run at its end, as `on_end` of `train` is given it.
+
+    Attributes
+    ----------
+    folder : of the run; holds the best weights, the split and the log
+    history : one row for each validation
+    validation : the validation cases
+    dice_by_case : 3-D Dice of the best weights on each validation case
+    """
+
+    folder: Path
+    history: list[Row]
+    validation: Cases
+    dice_by_case: dict[str, float]
+
+
+OnEnd = Callable[[FinishedRun], None]
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -128,17 +144,20 @@ def train(
     *,
     resume: bool = False,
     progress: Report | None = None,
+    on_end: OnEnd | None = None,
 ) -> TrainResult:
     """Trains a network on a prepared dataset.
 
-    Leaves in `out` the averaged weights of the best validation (`model.safetensors`), `MODEL_CARD.md`, `split.json`, `log.jsonl`, `curves.png`, pictures
-    of the best, median and worst validation case in `cases/`, and `tensorboard/`. While it runs `state.safetensors` holds all it
-    takes to go on after a stop at any moment; steps counted rather than timed are then the very ones of an unbroken run.
+    Leaves in `out` the averaged weights of the best validation (`model.safetensors`), `split.json`, `log.jsonl` and `tensorboard/`.
+    While it runs, `state.safetensors` holds everything needed to resume after a stop at any moment. A run whose length is given in
+    steps then repeats the steps of an unbroken run bit for bit.
 
     Parameters
     ----------
     resume : go on with the run in `out`, if one has begun there; a finished one is left as it is
-    progress : called with the row of each step, and "done", the share of the run that is, and "best_dice" so far
+    progress : called with the row of each step, "done" (the finished share of the run) and "best_dice" so far
+    on_end : called once, by the first process, after the last validation, such as `segnet.report.run.draw_run`.
+        A resumed run that had already ended does not call it
 
     Raises
     ------
@@ -182,7 +201,7 @@ def train(
             write_text(out / SPLIT_FILE, json.dumps(told, indent=1))
         if resume and run_exists:
             run.load()
-        run.go(progress)
+        run.go(progress, on_end)
     return TrainResult(out, run.at.step, run.at.elapsed_s, run.at.best_dice, run.at.history)
 
 
@@ -277,7 +296,7 @@ class _Run:
     def load(self) -> None:
         self.at = state.load(self.out / state.FILE, self.config, self._modules, self.optimizer, self.source.rng)
 
-    def go(self, progress: Report | None) -> None:
+    def go(self, progress: Report | None, on_end: OnEnd | None) -> None:
         """Steps until the time or the steps are over, or validation has long not improved."""
         settings, at = self.config.train, self.at
         first = distributed.rank() == 0
@@ -317,8 +336,8 @@ class _Run:
                 saved = time.monotonic()
         if log is not None:
             log.close()
-            self.picture()
-            write_model_card(self.out)
+            if on_end is not None:
+                on_end(FinishedRun(self.out, at.history, self.val_cases, at.dice_by_case))
             (self.out / state.FILE).unlink(missing_ok=True)
 
     def plan(self) -> int:
@@ -402,7 +421,7 @@ class _Run:
         at.since_best += 1
         if val_dice is None or at.best_dice is None or val_dice >= at.best_dice:
             at.best_dice, at.since_best = val_dice, 0
-            at.shown = telling_cases(by_case)
+            at.dice_by_case = by_case
             if save_best:
                 checkpoint.save(self.average.module, self.config, self.out / checkpoint.FILE)
         row = {
@@ -413,23 +432,6 @@ class _Run:
         }
         at.losses.clear()
         return row
-
-    def picture(self) -> None:
-        """Curves, and the validation cases that the kept weights did best, middling and worst on."""
-        curves_png(self.out / CURVES_FILE, self.at.history)
-        model, config = checkpoint.load(self.out)
-        (self.out / CASES_FOLDER).mkdir(exist_ok=True)
-        for rank, name in self.at.shown.items():
-            case = self.val_cases.named(name)
-            overlay_png(
-                self.out / CASES_FOLDER / f"{rank}.png",
-                case.image,
-                segment(model, case.image, config.data, slices=config.model.in_channels) > 0.5,
-                case.mask > 0,
-                window_hu=config.data.window,
-                spacing_zyx_mm=case.spacing_zyx_mm,
-                title=f"{name} ({rank})",
-            )
 
 
 def _rate(progress: float, warmup: float) -> float:

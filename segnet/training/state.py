@@ -20,7 +20,7 @@ from segnet.errors import InputError
 from segnet.models.checkpoint import config_of
 from segnet.runtime.files import replacing
 
-FORMAT = "segnet-training-state/1"
+FORMAT = "segnet-training-state/2"
 FILE = "state.safetensors"
 
 
@@ -35,7 +35,7 @@ class Progress:
     validations, since_best : done; and of these, since the best one
     best_dice : of the validations, None before the first and where there are no validation cases
     rows : of the log
-    shown : the validation cases that the best weights did "worst", "median" and "best" on, see `segnet.report.cases.telling_cases`
+    dice_by_case : 3-D Dice of the best weights on each validation case
     losses : of the steps since the last validation
     planned : validations of the whole run; fewer than asked for where they would take too much of its minutes
     history : one row a validation
@@ -47,7 +47,7 @@ class Progress:
     since_best: int = 0
     best_dice: float | None = None
     rows: int = 0
-    shown: dict[str, str] = field(default_factory=dict)
+    dice_by_case: dict[str, float] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     planned: int | None = None
     history: list[dict[str, Any]] = field(default_factory=list)

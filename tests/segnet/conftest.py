@@ -63,6 +63,7 @@ def tiny_config() -> Any:
 def run_folder(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained run, by four steps."""
     from segnet.config import Config
+    from segnet.report.run import draw_run
     from segnet.training.loop import train
 
     config = Config.model_validate(
@@ -73,5 +74,5 @@ def run_folder(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         }
     )
     out = tmp_path_factory.mktemp("run") / "run"
-    train(prepared, out, config)
+    train(prepared, out, config, on_end=draw_run)
     return out

@@ -96,10 +96,10 @@ def test_one_fold_first_and_the_others_later(compared: Any, prepared: Path, tmp_
 def test_a_network_that_fails_does_not_keep_the_others_from_it(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(prepared: Path, out: Path, config: Config, *, resume: bool) -> Any:
+    def failing(prepared: Path, out: Path, config: Config, **options: Any) -> Any:
         if config.model.name == "hunet":
             raise FloatingPointError("loss: expected a finite number, got nan")
-        return train(prepared, out, config, resume=resume)
+        return train(prepared, out, config, **options)
 
     monkeypatch.setattr(segnet.study.compare, "train", failing)
     said: list[str] = []

@@ -135,6 +135,20 @@ def test_a_run_leaves_weights_split_and_log(run_folder: Path) -> None:
     assert 0 <= rows[-1]["val_dice"] <= 1
 
 
+def test_the_end_of_a_run_is_told_once(prepared: Path, tmp_path: Path, tiny_config: Any) -> None:
+    """With the best weights on disk; the loop itself draws nothing."""
+    config, told = changed(tiny_config, "train", tensorboard=False), []
+    result = train(prepared, tmp_path / "run", config, on_end=told.append)
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"model.safetensors", "split.json", "log.jsonl"}
+    (run,) = told
+    assert run.folder == result.folder
+    assert run.history == result.history
+    assert set(run.dice_by_case) == {entry.case for entry in run.validation.entries}
+    assert np.mean(list(run.dice_by_case.values())) == pytest.approx(result.best_dice)
+    train(prepared, tmp_path / "run", config, resume=True, on_end=told.append)
+    assert len(told) == 1
+
+
 def test_the_same_seed_gives_the_same_weights(
     prepared: Path, tmp_path: Path, tiny_config: Any, run_folder: Path
 ) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from segnet.dataset.prepare import prepare
 from segnet.errors import InputError
 from segnet.io.pairs import find_pairs
 from segnet.models import checkpoint
-from segnet.training import log, state
-from segnet.training.loop import train
+from segnet.report.run import draw_run
+from segnet.training import log, loop, state
 
 STEPS = 12
+train = partial(loop.train, on_end=draw_run)  # as the command line does
 
 
 class Killed(Exception):

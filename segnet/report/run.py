@@ -1,0 +1,35 @@
+"""Pictures and texts of a training run that has ended: curves, validation cases, model card."""
+
+from __future__ import annotations
+
+from segnet.models import checkpoint
+from segnet.prediction.windows import segment
+from segnet.report.cases import telling_cases
+from segnet.report.curves import curves_png
+from segnet.report.model_card import write_model_card
+from segnet.report.overlay import overlay_png
+from segnet.training.loop import FinishedRun
+
+CURVES_FILE, CASES_FOLDER = "curves.png", "cases"
+
+
+def draw_run(run: FinishedRun) -> None:
+    """Writes `curves.png`, `MODEL_CARD.md` and pictures of the best, median and worst validation case in `cases/`.
+
+    Pass it to `segnet.training.loop.train` as `on_end`.
+    """
+    curves_png(run.folder / CURVES_FILE, run.history)
+    model, config = checkpoint.load(run.folder)
+    (run.folder / CASES_FOLDER).mkdir(exist_ok=True)
+    for rank, name in telling_cases(run.dice_by_case).items():
+        case = run.validation.named(name)
+        overlay_png(
+            run.folder / CASES_FOLDER / f"{rank}.png",
+            case.image,
+            segment(model, case.image, config.data, slices=config.model.in_channels) > 0.5,
+            case.mask > 0,
+            window_hu=config.data.window,
+            spacing_zyx_mm=case.spacing_zyx_mm,
+            title=f"{name} ({rank})",
+        )
+    write_model_card(run.folder)
