@@ -1,5 +1,5 @@
 /* What this processor can do at most: multiply-adds, the exponential, and the scan's own instruction mix on one tile in the
- * first-level cache. Compiled by bench/ceilings.py once per instruction set, ISA_FILE being that set's kernel. */
+ * first-level cache. bench/ceilings.py compiles it once for each instruction set, whose header is ISA_FILE. */
 #include ISA_FILE
 #include <time.h>
 

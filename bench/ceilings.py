@@ -26,12 +26,13 @@ FLAGS = ("-O3", "-fno-math-errno", "-Wno-psabi", "-fPIC", "-shared")
 def library(isa: str) -> ctypes.CDLL:
     folder = Path(tempfile.mkdtemp(prefix="ceilings-"))
     out = folder / f"{isa}.so"
-    source = f'-DISA_FILE="{KERNELS / f"selective_scan_{isa}.c"}"'
     command = [
         os.environ.get("CC", "cc"),
         *FLAGS,
-        f"-I{KERNELS}",
-        source,
+        f"-I{KERNELS / 'selective_scan'}",
+        f"-I{KERNELS / 'common'}",
+        '-DIMPLEMENTATION="kernel.h"',
+        f'-DISA_FILE="isa_{isa}.h"',
         str(ROOT / "bench" / "ceilings.c"),
         "-o",
         str(out),
@@ -84,7 +85,7 @@ def copy_gb_s() -> float:
 
 
 def main() -> None:
-    from ssmcore._kernels.selective_scan_cython import ISAS, best_isa
+    from ssmcore._kernels.selective_scan.binding import ISAS, best_isa
 
     for isa in ISAS[: ISAS.index(best_isa()) + 1]:
         print(f"{isa}: multiply-add {fma_ns(isa):.4f} ns a float, 2^x {exp2_ns(isa):.4f} ns")

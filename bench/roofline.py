@@ -22,7 +22,7 @@ from ssmcore.ops import SPECS
 
 FLOPS = {"mamba": 19, "bilinear": 13, "zoh": 60, "uniform A": 5}
 """Of one element of the recurrence forward, a multiply-add counting two: read off `coefficients` and `advance` in
-selective_scan_impl.h. Where A is uniform, the exponential is shared by all states and left out."""
+selective_scan/kernel.h. Where A is uniform, the exponential is shared by all states and left out."""
 BACKWARD_FLOPS = {"mamba": 33, "bilinear": 31, "zoh": 90, "uniform A": 19}
 """Of one element of the backward sweep, the recomputed states included."""
 MARKERS = ("<!-- roofline {isa} -->", "<!-- end of roofline {isa} -->")

@@ -55,7 +55,7 @@ def _wanted(num_threads: int | None) -> int:
         torch = sys.modules.get("torch")
         if torch is not None and hasattr(torch, "get_num_threads"):
             return int(torch.get_num_threads())
-        kernels = sys.modules.get("ssmcore._kernels.selective_scan_cython")
+        kernels = sys.modules.get("ssmcore._kernels.selective_scan.binding")
         if kernels is not None and kernels.openmp_threads():
             return int(kernels.openmp_threads())
         if hasattr(os, "sched_getaffinity"):

@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from .._kernels import (
-    attention_gate_cython,
-    causal_conv1d_cython,
-    chunk_scan_cython,
-    depthwise_conv2d_cython,
-    discretize_cython,
-    gate_crop_cython,
-    ssm_recurrence_cython,
-)
-from .._kernels import selective_scan_cython as kernels
+from .._kernels.attention_gate import binding as attention_gate_kernels
+from .._kernels.causal_conv1d import binding as causal_conv1d_kernels
+from .._kernels.chunk_scan import binding as chunk_scan_kernels
+from .._kernels.depthwise_conv2d import binding as depthwise_conv2d_kernels
+from .._kernels.discretize import binding as discretize_kernels
+from .._kernels.gate_crop import binding as gate_crop_kernels
+from .._kernels.selective_scan import binding as kernels
+from .._kernels.ssm_recurrence import binding as ssm_recurrence_kernels
 from ._compiled import (
     SS2D,
     AttentionGate,
@@ -28,15 +26,15 @@ from ._compiled import (
 )
 
 _ISA_ENVIRONMENT = "SSMCORE_ISA"
-_discretize = Discretize(discretize_cython)
-_linear = LinearRecurrence(ssm_recurrence_cython, extra=lambda: (_isa_code(),))
-_crop = GateCrop(gate_crop_cython)
+_discretize = Discretize(discretize_kernels)
+_linear = LinearRecurrence(ssm_recurrence_kernels, extra=lambda: (_isa_code(),))
+_crop = GateCrop(gate_crop_kernels)
 _scan = SelectiveScan(kernels, contiguous=False, extra=lambda: (_isa_code(),))
 _grid = SS2D(kernels, extra=lambda: (_isa_code(),))
-_conv = CausalConv1d(causal_conv1d_cython, contiguous=False, extra=lambda: (_isa_code(),))
-_chunks = ChunkScan(chunk_scan_cython, contiguous=False, extra=lambda: (_isa_code(),))
-_dwconv = DepthwiseConv2d(depthwise_conv2d_cython, contiguous=False, extra=lambda: (_isa_code(),))
-_gate = AttentionGate(attention_gate_cython, contiguous=False, extra=lambda: (_isa_code(),))
+_conv = CausalConv1d(causal_conv1d_kernels, contiguous=False, extra=lambda: (_isa_code(),))
+_chunks = ChunkScan(chunk_scan_kernels, contiguous=False, extra=lambda: (_isa_code(),))
+_dwconv = DepthwiseConv2d(depthwise_conv2d_kernels, contiguous=False, extra=lambda: (_isa_code(),))
+_gate = AttentionGate(attention_gate_kernels, contiguous=False, extra=lambda: (_isa_code(),))
 _PER_ISA = (
     "selective_scan",
     "ss2d",

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._kernels import (
-    attention_gate_numba,
-    causal_conv1d_numba,
-    chunk_scan_numba,
-    depthwise_conv2d_numba,
-    discretize_numba,
-    gate_crop_numba,
-    selective_scan_numba,
-    ssm_recurrence_numba,
-)
+from .._kernels.attention_gate import numba as attention_gate_kernels
+from .._kernels.causal_conv1d import numba as causal_conv1d_kernels
+from .._kernels.chunk_scan import numba as chunk_scan_kernels
+from .._kernels.depthwise_conv2d import numba as depthwise_conv2d_kernels
+from .._kernels.discretize import numba as discretize_kernels
+from .._kernels.gate_crop import numba as gate_crop_kernels
+from .._kernels.selective_scan import numba as selective_scan_kernels
+from .._kernels.ssm_recurrence import numba as ssm_recurrence_kernels
 from ._by_scans import SS2DByScans
 from ._compiled import (
     AttentionGate,
@@ -26,14 +24,14 @@ from ._compiled import (
     SelectiveScan,
 )
 
-_discretize = Discretize(discretize_numba)
-_linear = LinearRecurrence(ssm_recurrence_numba)
-_crop = GateCrop(gate_crop_numba)
-_scan = SelectiveScan(selective_scan_numba, contiguous=True)
-_conv = CausalConv1d(causal_conv1d_numba, contiguous=True)
-_chunks = ChunkScan(chunk_scan_numba, contiguous=True)
-_dwconv = DepthwiseConv2d(depthwise_conv2d_numba, contiguous=True)
-_gate = AttentionGate(attention_gate_numba, contiguous=True)
+_discretize = Discretize(discretize_kernels)
+_linear = LinearRecurrence(ssm_recurrence_kernels)
+_crop = GateCrop(gate_crop_kernels)
+_scan = SelectiveScan(selective_scan_kernels, contiguous=True)
+_conv = CausalConv1d(causal_conv1d_kernels, contiguous=True)
+_chunks = ChunkScan(chunk_scan_kernels, contiguous=True)
+_dwconv = DepthwiseConv2d(depthwise_conv2d_kernels, contiguous=True)
+_gate = AttentionGate(attention_gate_kernels, contiguous=True)
 _grid = SS2DByScans(_scan.forward, _scan.backward)
 
 

@@ -192,7 +192,7 @@ def test_an_unknown_instruction_set_is_an_error(monkeypatch: pytest.MonkeyPatch)
 def test_blocks_are_as_wide_as_leaves_every_processor_enough(
     dim: int, lots: int, units: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kernels = pytest.importorskip("ssmcore._kernels.selective_scan_cython")
+    kernels = pytest.importorskip("ssmcore._kernels.selective_scan.binding")
     monkeypatch.setattr(kernels, "UNITS", units)
     block = kernels.block_of(dim, lots)
     assert block % 16 == 0
@@ -205,9 +205,9 @@ def test_blocks_are_as_wide_as_leaves_every_processor_enough(
 
 def test_kernels_agree_on_how_often_a_state_is_kept() -> None:
     from ssmcore._conventions import CHECKPOINT_STEPS
-    from ssmcore._kernels import selective_scan_cython, selective_scan_numba
+    from ssmcore._kernels.selective_scan import binding, numba
 
-    assert selective_scan_cython.CHUNK == selective_scan_numba.CHUNK == CHECKPOINT_STEPS
+    assert binding.CHUNK == numba.CHUNK == CHECKPOINT_STEPS
 
 
 def test_without_a_built_extension_the_package_works_and_says_so() -> None:
@@ -215,7 +215,7 @@ def test_without_a_built_extension_the_package_works_and_says_so() -> None:
     program = (
         "import sys, warnings\n"
         "for name in ('causal_conv1d', 'chunk_scan', 'depthwise_conv2d', 'discretize', 'gate_crop', 'selective_scan', 'ssm_recurrence'):\n"
-        "    sys.modules[f'ssmcore._kernels.{name}_cython'] = None\n"
+        "    sys.modules[f'ssmcore._kernels.{name}.binding'] = None\n"
         "sys.modules['numba'] = None\n"
         "import numpy as np, ssmcore\n"
         "with warnings.catch_warnings(record=True) as caught:\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import numpy as np
@@ -137,42 +138,12 @@ def test_any_grid_equals_the_reference(grid: Any, backend: str) -> None:
 
 @pytest.mark.parametrize("op", [op for op in SPECS if op != "ss2d"])  # numba has no kernel of its own for it
 def test_twins_share_their_documentation(op: str) -> None:
-    from ssmcore._kernels import (
-        attention_gate_cython,
-        attention_gate_numba,
-        causal_conv1d_cython,
-        causal_conv1d_numba,
-        chunk_scan_cython,
-        chunk_scan_numba,
-        depthwise_conv2d_cython,
-        depthwise_conv2d_numba,
-        discretize_cython,
-        discretize_numba,
-        gate_crop_cython,
-        gate_crop_numba,
-        selective_scan_cython,
-        selective_scan_numba,
-        ssm_recurrence_cython,
-        ssm_recurrence_numba,
-    )
-
-    passes = ("moments", "compare", "apply", "retract", "sums", "spread")
-    twins = {
-        "attention_gate": (attention_gate_cython, attention_gate_numba, passes),
-        "causal_conv1d": (causal_conv1d_cython, causal_conv1d_numba, ("causal_conv1d_fwd", "causal_conv1d_bwd")),
-        "chunk_scan": (chunk_scan_cython, chunk_scan_numba, ("chunk_scan_fwd", "chunk_scan_bwd")),
-        "depthwise_conv2d": (
-            depthwise_conv2d_cython,
-            depthwise_conv2d_numba,
-            ("depthwise_conv2d_fwd", "depthwise_conv2d_bwd"),
-        ),
-        "discretize": (discretize_cython, discretize_numba, ("discretize", "discretize_vjp")),
-        "gate_crop": (gate_crop_cython, gate_crop_numba, ("gate_crop", "gate_crop_vjp")),
-        "ssm_recurrence": (ssm_recurrence_cython, ssm_recurrence_numba, ("ssm_recurrence",)),
-        "selective_scan": (selective_scan_cython, selective_scan_numba, ("selective_scan_fwd", "selective_scan_bwd")),
-    }
-    first, second, functions = twins[op]
-    for function in functions:
+    first, second = (importlib.import_module(f"ssmcore._kernels.{op}.{module}") for module in ("binding", "numba"))
+    here = second.__name__
+    functions = [f for f in vars(second).values() if getattr(f, "__module__", None) == here and callable(f)]
+    shared = [f.__name__ for f in functions if hasattr(first, f.__name__) and not f.__name__.endswith("_of")]
+    assert shared
+    for function in shared:
         docs = [" ".join((getattr(module, function).__doc__ or "").split()) for module in (first, second)]
         # a fused Cython function lists its signatures first
         assert docs[1]

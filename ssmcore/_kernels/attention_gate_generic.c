@@ -1,2 +1,0 @@
-#define IMPLEMENTATION "attention_gate_impl.h"
-#include "isa_generic.h"

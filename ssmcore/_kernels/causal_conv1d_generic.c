@@ -1,2 +1,0 @@
-#define IMPLEMENTATION "causal_conv1d_impl.h"
-#include "isa_generic.h"

@@ -1,2 +1,0 @@
-#define IMPLEMENTATION "chunk_scan_impl.h"
-#include "isa_avx2.h"

@@ -1,0 +1,90 @@
+"""Depthwise 3x3 convolution in numba. Twin of binding.pyx, on C-contiguous (batch, height, width, dim)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit, prange
+
+from ..common.jit import OPTIONS, present, signatures, threads
+from ..common.vecmath import like, sigmoid
+
+
+@njit(**OPTIONS)
+def _row(x, rows, bias, b, y, y_row):
+    """Sums before SiLU of one row of positions, (width, dim)."""
+    height, width, dim = x.shape[1:]
+    for i in range(width):
+        sums = y_row[i]
+        for c in range(dim):
+            sums[c] = bias[c] if bias.size > 0 else like(0.0, sums[c])
+        for k in range(9):
+            at_y, at_x = y + k // 3 - 1, i + k % 3 - 1
+            if 0 <= at_y < height and 0 <= at_x < width:
+                row, near = rows[k], x[b, at_y, at_x]
+                for c in range(dim):
+                    sums[c] += row[c] * near[c]
+
+
+@njit(signatures(4, 3, 1, 4, reads=3, flags=1), parallel=True, **OPTIONS)
+def _forward(x, weight, bias, out, silu):
+    batch, height, width, dim = x.shape
+    rows = np.ascontiguousarray(weight.reshape(dim, 9).T)
+    for unit in prange(batch * height):
+        b, y = unit // height, unit % height
+        _row(x, rows, bias, b, y, out[b, y])
+        if silu:
+            for i in range(width):
+                sums = out[b, y, i]
+                for c in range(dim):
+                    sums[c] *= sigmoid(sums[c])
+
+
+@njit(signatures(4, 4, 3, 1, 4, 4, 2, reads=4, flags=1), parallel=True, **OPTIONS)
+def _backward(dout, x, weight, bias, dx, dweight, dbias, silu):
+    batch, height, width, dim = x.shape
+    rows = np.ascontiguousarray(weight.reshape(dim, 9).T)
+    for b in prange(batch):
+        drows = np.zeros((9, dim), x.dtype)
+        sum_bias = np.zeros(dim, x.dtype)
+        y_row = np.empty((width, dim), x.dtype)
+        d = np.empty(dim, x.dtype)
+        dx[b] = 0
+        for y in range(height):
+            if silu:
+                _row(x, rows, bias, b, y, y_row)
+            for i in range(width):
+                given, sums = dout[b, y, i], y_row[i]
+                for c in range(dim):
+                    d[c] = given[c]
+                    if silu:
+                        gate = sigmoid(sums[c])
+                        d[c] *= gate * (like(1.0, gate) + sums[c] * (like(1.0, gate) - gate))
+                    sum_bias[c] += d[c]
+                for k in range(9):
+                    at_y, at_x = y + k // 3 - 1, i + k % 3 - 1
+                    if 0 <= at_y < height and 0 <= at_x < width:
+                        row, drow, near, dnear = rows[k], drows[k], x[b, at_y, at_x], dx[b, at_y, at_x]
+                        for c in range(dim):
+                            drow[c] += d[c] * near[c]
+                            dnear[c] += d[c] * row[c]
+        for c in range(dim):
+            for k in range(9):
+                dweight[b, c, k // 3, k % 3] = drows[k, c]
+        if dbias.size > 0:
+            dbias[b] = sum_bias
+
+
+def depthwise_conv2d_fwd(x: Any, weight: Any, bias: Any, out: Any, silu: bool, num_threads: int) -> None:
+    """Fills `out` (batch, height, width, dim)."""
+    with threads(num_threads):
+        _forward(x, weight, present(bias, 1, x.dtype), out, int(silu))
+
+
+def depthwise_conv2d_bwd(
+    dout: Any, x: Any, weight: Any, bias: Any, dx: Any, dweight: Any, dbias: Any, silu: bool, num_threads: int
+) -> None:
+    """Fills `dx`, and `dweight`, `dbias` with a batch axis first, whose sum is left to the caller."""
+    with threads(num_threads):
+        _backward(dout, x, weight, present(bias, 1, x.dtype), dx, dweight, present(dbias, 2, x.dtype), int(silu))

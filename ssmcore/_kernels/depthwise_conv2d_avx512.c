@@ -1,2 +1,0 @@
-#define IMPLEMENTATION "depthwise_conv2d_impl.h"
-#include "isa_avx512.h"

@@ -1,2 +1,0 @@
-#define IMPLEMENTATION "ssm_recurrence_impl.h"
-#include "isa_generic.h"
