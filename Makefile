@@ -58,12 +58,14 @@ endif
 	@echo "scores:    $(DEMO_OUT)/scores/evaluation.txt"
 	@echo "report:    $(DEMO_OUT)/report.html"
 
+# a worker for each core, which takes over tests of another when it has none left
+PARALLEL ?= -n auto --dist worksteal
 # the pytest script, unlike python -m pytest, leaves the checkout off sys.path: the installed packages are tested
 test: build lint
-	$(BIN)/pytest -q -m "not slow"
+	$(BIN)/pytest -q -m "not slow" $(PARALLEL) --durations=15
 
-test-slow: build
-	HYPOTHESIS_PROFILE=thorough $(BIN)/pytest -q -m "slow or not slow"
+test-slow: build lint
+	HYPOTHESIS_PROFILE=thorough $(BIN)/pytest -q -m "slow or not slow" $(PARALLEL) --durations=15
 
 # each fault of tests/faults, planted alone in a copy, must turn its tests red: make faults WORDS="numba"
 faults: build

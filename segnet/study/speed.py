@@ -198,8 +198,8 @@ def measure(
     try:
         for count in threads or (before,):
             torch.set_num_threads(count)
-            peaks[count] = peak_gflop_s()
             steps = {name: step_of(name, mode, **sizes) for name in models or names()}
+            peaks[count] = peak_gflop_s()
             times: dict[str, list[float]] = {name: [] for name in steps}
             for turn in range(rounds + 1):
                 for name, step in steps.items():

@@ -11,6 +11,12 @@ import numpy as np
 import pytest
 from lesion_case import OBLIQUE, lesion_case
 
+TINY = {
+    "model": {"base_width": 4, "depths": (1, 1, 1, 1), "dstate": 4},
+    "data": {"patch_px": 32, "input_px": 32},
+    "train": {"max_steps": 4, "batch_size": 2},
+}
+
 
 @pytest.fixture
 def write_nifti() -> Callable[..., Path]:
@@ -23,26 +29,26 @@ def write_nifti() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def pairs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pairs_folder(shared_folder: Callable[..., Path]) -> Path:
     """Ten patients' image and mask pairs."""
-    root = tmp_path_factory.mktemp("pairs")
-    for sub in ("images", "labels"):
-        (root / sub).mkdir()
-    for i in range(10):
-        image, mask = lesion_case(i)
-        for sub, array in (("images", image), ("labels", mask)):
-            nib.Nifti1Image(array, OBLIQUE).to_filename(root / sub / f"bone_{i:05d}_lesion_01.nii.gz")
-    return root
+
+    def fill(root: Path) -> None:
+        for sub in ("images", "labels"):
+            (root / sub).mkdir()
+        for i in range(10):
+            image, mask = lesion_case(i)
+            for sub, array in (("images", image), ("labels", mask)):
+                nib.Nifti1Image(array, OBLIQUE).to_filename(root / sub / f"bone_{i:05d}_lesion_01.nii.gz")
+
+    return shared_folder("pairs", fill)
 
 
 @pytest.fixture(scope="session")
-def prepared(pairs_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from segnet.dataset.prepare import prepare as run
+def prepared(pairs_folder: Path, shared_folder: Callable[..., Path]) -> Path:
+    from segnet.dataset.prepare import prepare
     from segnet.io.pairs import find_pairs
 
-    out = tmp_path_factory.mktemp("prepared") / "data"
-    run(find_pairs(pairs_folder), out, workers=1)
-    return out
+    return shared_folder("prepared", lambda root: prepare(find_pairs(pairs_folder), root / "data", workers=1)) / "data"
 
 
 @pytest.fixture
@@ -50,29 +56,17 @@ def tiny_config() -> Any:
     """A network of b = 4 on 32 x 32."""
     from segnet.config import Config
 
-    return Config.model_validate(
-        {
-            "model": {"base_width": 4, "depths": (1, 1, 1, 1), "dstate": 4},
-            "data": {"patch_px": 32, "input_px": 32},
-            "train": {"max_steps": 4, "batch_size": 2},
-        }
-    )
+    return Config.model_validate(TINY)
 
 
 @pytest.fixture(scope="session")
-def run_folder(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_folder(prepared: Path, shared_folder: Callable[..., Path]) -> Path:
     """A trained run, by four steps."""
     from segnet.config import Config
     from segnet.report.run import draw_run
     from segnet.training.loop import train
 
-    config = Config.model_validate(
-        {
-            "model": {"base_width": 4, "depths": (1, 1, 1, 1), "dstate": 4},
-            "data": {"patch_px": 32, "input_px": 32},
-            "train": {"max_steps": 4, "batch_size": 2},
-        }
-    )
-    out = tmp_path_factory.mktemp("run") / "run"
-    train(prepared, out, config, on_end=draw_run)
-    return out
+    def fill(root: Path) -> None:
+        train(prepared, root / "run", Config.model_validate(TINY), on_end=draw_run)
+
+    return shared_folder("run", fill) / "run"

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: in a process of its own, exit codes and one-line errors."""
+"""The command line as a user meets it: exit codes, one-line errors, results on stdout. A few commands get a process of their own."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tempfile import gettempdir
 import nibabel as nib
 import numpy as np
 import pytest
+from command import segnet
 from safetensors.torch import load_file, save_file
 
 from segnet.io.metaimage import read_metaimage, write_metaimage
 
 
-def segnet(*arguments: str | Path, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def in_its_own_process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "segnet", *map(str, arguments)]
     # not in the checkout, whose folder would hide the installed package
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=environment, cwd=gettempdir())
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=gettempdir())
 
 
 def refused(*arguments: str | Path, says: str) -> None:
@@ -48,6 +48,18 @@ def pair(
 IMAGE = np.zeros((12, 10, 4), np.int16)
 MASK = np.zeros((12, 10, 4), np.uint8)
 MASK[5, 5, 2] = 1
+
+
+def test_a_process_of_its_own_has_the_same_exit_codes_and_streams(tmp_path: Path) -> None:
+    for arguments in (
+        ["--version"],
+        ["predict"],
+        ["info", "ahnet", "--base-width", "8", "--json"],
+        ["prepare", "-i", tmp_path, "-o", tmp_path / "out", "-q"],
+    ):
+        alone, here = in_its_own_process(*arguments), segnet(*arguments)
+        assert (alone.returncode, alone.stdout) == (here.returncode, here.stdout)
+        assert alone.stderr == here.stderr or arguments == ["predict"]  # where the program's name differs
 
 
 def test_help_and_version() -> None:
@@ -313,7 +325,7 @@ def test_info() -> None:
 
 def test_bench() -> None:
     small = ["--side-px", "32", "--batch-size", "1", "--rounds", "1", "-q", "-m", "hunet"]
-    found = json.loads(segnet("bench", "infer", *small, "--json").stdout)
+    found = json.loads(in_its_own_process("bench", "infer", *small, "--json").stdout)
     assert [row["model"] for row in found["rows"]] == ["hunet"]
     text = segnet("bench", "infer", *small, "--voi").stdout
     assert "s a VOI" in text

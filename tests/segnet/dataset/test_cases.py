@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,12 @@ def test_cases_come_back_as_prepared(prepared: Path) -> None:
         cases.named("nobody")
 
 
+def open_files(suffix: str) -> list[Path]:
+    """Files with this suffix that the process holds open."""
+    links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    return [target for target in (Path(os.readlink(link)) for link in links) if target.suffix == suffix]
+
+
 def test_slices_and_voxels_are_those_of_the_whole(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where no more than one slice and one file are kept."""
     monkeypatch.setattr(module, "OPEN_FILES", 1)
@@ -45,9 +52,12 @@ def test_slices_and_voxels_are_those_of_the_whole(prepared: Path, monkeypatch: p
                     np.testing.assert_array_equal(mask, case.mask[z])
                 voxels = [cases.lesion_voxel(index, k) for k in range(cases.entries[index].lesion_voxels)]
                 np.testing.assert_array_equal(voxels, np.argwhere(case.mask))
-        assert len(cases._planes) == (20 if cache_bytes else 1)
-        assert len(cases._files) == 1
+        first, _ = cases.plane(0, 0)
+        cases.plane(0, 3)
+        assert (cases.plane(0, 0)[0] is first) == (cache_bytes > 0)
+        assert len(open_files(".h5")) == 1
         cases.close()
+    assert not open_files(".h5")
 
 
 def test_unit_values_come_back_as_hu(pairs_folder: Path, prepared: Path, tmp_path: Path) -> None:

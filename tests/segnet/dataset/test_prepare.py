@@ -18,12 +18,16 @@ import h5py
 import nibabel as nib
 import numpy as np
 import pytest
+from dicom_series import write_series
+from pydicom import dcmread
 
 from segnet.config import PrepareConfig, checked_prepare_config
-from segnet.dataset.patient_file import _source, _voxels, read_record
+from segnet.dataset.cases import Cases
+from segnet.dataset.patient_file import read_record
 from segnet.dataset.prepare import PrepareResult, prepare
 from segnet.dataset.prepared import load_dataset
 from segnet.errors import InputError
+from segnet.io.metaimage import write_metaimage
 from segnet.io.pairs import Pair, find_pairs
 
 AFFINE_LPS = np.array([[-0.5, 0, 0, 40], [0, -0.75, 0, 30], [0, 0, 3.0, -7], [0, 0, 0, 1]])
@@ -317,18 +321,24 @@ def test_names_that_cannot_be_written_are_refused_first(root: Path, tmp_path: Pa
     assert only(tmp_path) == {"in"}
 
 
-def test_a_series_with_one_changed_slice_is_another(tmp_path: Path) -> None:
+def test_a_series_with_one_changed_slice_is_noticed(tmp_path: Path) -> None:
     """Of the same size, and not the newest."""
-    for number in range(3):
-        (tmp_path / f"{number}.dcm").write_bytes(bytes(128) + b"DICM" + bytes([number]) * 10)
-        os.utime(tmp_path / f"{number}.dcm", ns=(0, number * 10**9))
-    before = _source(tmp_path)
-    assert before.unchanged(tmp_path)
-    (tmp_path / "notes.txt").write_text("read by nobody")
-    assert before.unchanged(tmp_path)
-    (tmp_path / "1.dcm").write_bytes(bytes(128) + b"DICM" + bytes([9]) * 10)
-    os.utime(tmp_path / "1.dcm", ns=(0, 5 * 10**8))
-    assert not before.unchanged(tmp_path)
+    series, out = write_series(tmp_path / "ct", np.zeros((3, 6, 5))), tmp_path / "out"
+    files = sorted(series.iterdir())
+    for number, file in enumerate(files):
+        os.utime(file, ns=(0, number * 10**9))
+    mask = np.zeros((5, 6, 3), np.uint8)
+    mask[2, 2, 1] = 1
+    nib.save(nib.Nifti1Image(mask, np.diag([-1.0, -1, 2, 1])), tmp_path / "mask.nii.gz")
+    pairs = [Pair("a", "a", series, tmp_path / "mask.nii.gz")]
+    assert prepare(pairs, out, workers=1).written == 1
+    (series / "notes.txt").write_text("read by nobody")
+    assert prepare(pairs, out, workers=1).kept == 1
+    changed = dcmread(files[1])
+    changed.PixelData = bytes(reversed(range(60)))
+    changed.save_as(files[1])
+    os.utime(files[1], ns=(0, 5 * 10**8))
+    assert prepare(pairs, out, workers=1).written == 1
 
 
 def test_pictures_are_those_of_the_dataset(root: Path, tmp_path: Path) -> None:
@@ -345,10 +355,14 @@ def test_pictures_are_those_of_the_dataset(root: Path, tmp_path: Path) -> None:
 
 
 def test_lesions_far_out_are_where_they_are(tmp_path: Path) -> None:
-    """Beyond what sixteen bits count."""
-    mask = np.zeros((70001, 2, 1), np.uint8)
-    mask[70000, 1, 0] = 1
-    assert _voxels(mask.transpose(2, 1, 0)).tolist() == [[0, 1, 70000]]
+    """Beyond the range of sixteen bits, in a format that has such sizes."""
+    image, mask = tmp_path / "image.mha", tmp_path / "mask.mha"
+    voxels = np.zeros((1, 2, 70001), np.int16)
+    write_metaimage(image, voxels, spacing_xyz_mm=(1, 1, 1))
+    voxels[0, 0, 0] = 1  # LPS: x and y are turned
+    write_metaimage(mask, voxels, spacing_xyz_mm=(1, 1, 1))
+    prepare([Pair("a", "a", image, mask)], tmp_path / "out", workers=1)
+    assert tuple(Cases(tmp_path / "out").lesion_voxel(0, 0)) == (0, 1, 70000)
 
 
 KILLED_PATIENTS = 8

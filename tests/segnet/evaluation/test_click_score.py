@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations, count
 from pathlib import Path
 
 import nibabel as nib
@@ -11,7 +12,7 @@ import pytest
 
 from segnet import metrics
 from segnet.errors import InputError
-from segnet.evaluation.click_score import VOI_ZYX, _consistency, challenge_score, click_positions, cut_voi, put_back
+from segnet.evaluation.click_score import VOI_ZYX, challenge_score, click_positions, cut_voi, put_back
 from segnet.evaluation.evaluate import truths_of
 from segnet.evaluation.sources import Truth
 from segnet.io.pairs import Pair
@@ -83,14 +84,18 @@ def test_cutting_and_putting_back(click: tuple[int, int, int]) -> None:
     assert np.array_equal(put_back(voi > 50, click, image.shape), (image > 50) & reached)
 
 
-def test_consistency_of_known_masks() -> None:
-    a, b = np.zeros((1, 1, 6), bool), np.zeros((1, 1, 6), bool)
-    a[..., :4], b[..., 2:4] = True, True
-    none = np.zeros_like(a)
-    assert _consistency([np.flatnonzero(m) for m in [a, a, a]]) == 1.0
-    assert _consistency([np.flatnonzero(m) for m in [a, b]]) == pytest.approx(4 / 6)
-    assert _consistency([np.flatnonzero(m) for m in [a, b, none]]) == pytest.approx((4 / 6 + 0 + 0) / 3)
-    assert _consistency([np.flatnonzero(m) for m in [none, none]]) == 0.0
+def consistency_of(masks: list[np.ndarray]) -> float:
+    """Mean Dice of all pairs; two empty masks agree on nothing."""
+    return float(np.mean([metrics.dice(a, b) if a.any() or b.any() else 0.0 for a, b in combinations(masks, 2)]))
+
+
+def test_a_click_that_finds_nothing_agrees_with_no_other(cases: list[Truth]) -> None:
+    """Two clicks of three find all: one pair of three agrees."""
+    calls = count()
+    found = challenge_score(
+        cases, lambda voi, spacing, click: (voi > 0) & (next(calls) % 3 < 2), clicks=3, voi=(40, 80, 80)
+    )
+    assert found["consistency"] == pytest.approx(1 / 3)
 
 
 def test_who_finds_all_and_who_finds_nothing(cases: list[Truth]) -> None:
@@ -127,7 +132,7 @@ def test_a_segmenter_that_marks_a_cube_at_the_click(cases: list[Truth]) -> None:
             cubes = np.zeros(mask.shape, bool)
             cubes[tuple(slice(max(c - 2, 0), c + 3) for c in click)] = True
             masks.append(cubes)
-        assert row["consistency"] == pytest.approx(_consistency([np.flatnonzero(m) for m in masks]), rel=1e-12)
+        assert row["consistency"] == pytest.approx(consistency_of(masks), rel=1e-12)
         assert row["dice"] == pytest.approx(metrics.dice(masks[0], mask), rel=1e-12)
         axes = [metrics.recist_axes_mm(m, SPACING) for m in (masks[0], mask)]
         assert row["long_axis_error"] == pytest.approx(metrics.axis_error(axes[0][0], axes[1][0]), rel=1e-5)

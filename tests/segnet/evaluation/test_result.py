@@ -228,11 +228,11 @@ def test_pooled_is_of_all_voxels(found: Evaluation) -> None:
 
 def test_pooled_percentiles_are_interpolated() -> None:
     """By hand: of 0.00, 0.01, …, 0.10 mm the 95th percentile lies halfway between the last two."""
-    from segnet.evaluation.summary import Totals, _distance
+    from segnet.evaluation.summary import Totals, pooled
 
-    totals = Totals(distances=[np.ones(11, np.int64), np.array([4], np.int64)])
-    assert _distance(totals, 95.0) == pytest.approx(0.095, abs=1e-12)
-    assert _distance(totals, 100.0) == pytest.approx(0.10, abs=1e-12)
+    found = pooled(Totals(distances=[np.ones(11, np.int64), np.array([4], np.int64)]), [])
+    assert found["hd95_mm"].mean == pytest.approx(0.095, abs=1e-12)
+    assert found["hd_mm"].mean == pytest.approx(0.10, abs=1e-12)
 
 
 def test_groups_and_quartiles(found: Evaluation) -> None:

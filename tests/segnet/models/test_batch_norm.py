@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segnet.models import batch_norm
 from segnet.models.batch_norm import BatchNorm2d
 
 
@@ -51,24 +50,6 @@ def test_a_step_is_torchs(channels: int, dtype: torch.dtype) -> None:
         assert value.dtype == (torch.int64 if name == "num_batches_tracked" else dtype)
         largest = wanted[name].abs().max() + (wanted["out"].abs().max() if name == "dx" else 0)
         assert (value.double() - wanted[name]).abs().max() <= 500 * torch.finfo(dtype).eps * largest, name
-
-
-def test_few_channels_are_folded_and_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    folds = {c: batch_norm._fold(image(c, torch.float32, (2, 8, 8))) for c in (1, 4, 6, 12, 16, 24, 40, 48, 64)}
-    assert folds == {1: 64, 4: 16, 6: 8, 12: 4, 16: 1, 24: 2, 40: 1, 48: 1, 64: 1}
-    assert batch_norm._fold(image(4, torch.float32, (1, 3, 5))) == 1  # an odd number of positions
-    assert batch_norm._fold(image(4, torch.float32, (1, 3, 6))) == 2
-    assert batch_norm._fold(image(4, torch.float32).contiguous()) == 1
-    assert batch_norm._fold(image(4, torch.bfloat16)) == 1
-
-    def unused(*_: Any) -> None:
-        raise AssertionError("folded")
-
-    ours, _ = norms(4, torch.float32)
-    monkeypatch.setattr(batch_norm._Folded, "apply", unused)
-    ours.eval()(image(4, torch.float32))
-    with pytest.raises(AssertionError, match="folded"):
-        ours.train()(image(4, torch.float32))
 
 
 @pytest.mark.parametrize("settings", [{"affine": False}, {"track_running_stats": False}, {"momentum": None}])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +16,7 @@ from segnet.config import ModelConfig
 from segnet.errors import InputError
 from segnet.models import build, names
 from segnet.models.ahnet import AttentionUpsampling, HUNetUpsampling
-from segnet.models.conv_nets import ConvNet
 from segnet.models.dcau_net import CBAM, DenseBlock, DenseUpsampling
-from segnet.models.network import Network
 from segnet.study.info import count, describe
 
 # parameters; multiply-adds in G, as counted by hand from the definitions; GFLOP of the scan
@@ -195,16 +196,32 @@ def test_an_unknown_name_says_what_there_is() -> None:
         build(ModelConfig(name="resnet"))
 
 
-def test_a_package_registers_a_network_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = EntryPoint("mine", f"{__name__}:mine", models.GROUP)
-    monkeypatch.setattr(EntryPoint, "load", lambda self: mine)
-    monkeypatch.setattr(models, "_third_party", lambda: {"mine": entry})
-    assert names()[-1] == "mine"
-    assert isinstance(build(small("mine")), ConvNet)
+PACKAGE = """
+from segnet.models.ahnet import HUNetUpsampling
+from segnet.models.conv_nets import ConvNet
 
-
-def mine(config: ModelConfig) -> Network:
+def mine(config):
     return ConvNet(config, HUNetUpsampling)
+"""
+USER = """
+from segnet.config import ModelConfig
+from segnet.models import build, names
+
+assert names()[-1] == "mine"
+print(type(build(ModelConfig(name="mine", base_width=4))).__name__)
+"""
+
+
+def test_an_installed_package_registers_a_network_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "package.py").write_text(PACKAGE)
+    installed = tmp_path / "package-1.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: package\nVersion: 1\n")
+    (installed / "entry_points.txt").write_text(f"[{models.GROUP}]\nmine = package:mine\n")
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    command = [sys.executable, "-c", USER]
+    run = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, cwd=tmp_path)
+    assert run.stdout == "ConvNet\n", run.stderr
 
 
 def test_hunets_block_is_algorithm_1_without_the_gate() -> None:

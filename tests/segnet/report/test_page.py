@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from tempfile import gettempdir
 from typing import Any
 
 import pytest
+from command import segnet
 
 from segnet.errors import InputError
 from segnet.report import page
@@ -458,18 +456,13 @@ def test_options_out_of_range(material: Any, tmp_path: Path) -> None:
 
 
 def test_command(material: Any, tmp_path: Path) -> None:
-    def segnet(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "segnet", "report", *map(str, arguments)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, cwd=gettempdir())
-
     evaluations = [a for name, folder in material.evaluations.items() for a in ("-e", f"{name}={folder}")]
     out = tmp_path / "r.html"
-    done = segnet(*evaluations, "-t", material.pairs, "-o", out, "--lesions", "1", "--json", "-q")
+    done = segnet("report", *evaluations, "-t", material.pairs, "-o", out, "--lesions", "1", "--json", "-q")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["models"] == ["first", "second"]
     assert out.read_text().startswith("<!doctype html>")
-    lost = segnet("-e", tmp_path / "nowhere", "-o", out)
+    lost = segnet("report", "-e", tmp_path / "nowhere", "-o", out)
     assert (lost.returncode, lost.stdout) == (3, "")
     assert lost.stderr.startswith("segnet: evaluation: expected a readable file")
 

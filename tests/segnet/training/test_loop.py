@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
 import time
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from segnet.io.pairs import find_pairs
 from segnet.models import build, checkpoint, names
 from segnet.runtime.locks import locked
 from segnet.training import log, loop
-from segnet.training.loop import _rate, averaging, make_split, train
+from segnet.training.loop import averaging, make_split, train
 
 
 def changed(config: Any, section: str, **values: Any) -> Any:
@@ -382,10 +382,12 @@ def test_tensorboard_has_the_same_numbers(run_folder: Path) -> None:
     assert dices == pytest.approx([row["val_dice"] for row in rows if "val_dice" in row], rel=1e-6)
 
 
-def test_the_schedule_warms_up_and_ends_at_nothing() -> None:
-    rates = [_rate(p, 0.1) for p in np.linspace(0, 1, 101)]
-    assert rates[0] == pytest.approx(0.01)
-    assert max(rates) == pytest.approx(1.0)
-    assert int(np.argmax(rates)) == 10
-    assert rates[-1] == pytest.approx(0.0, abs=1e-12)
-    assert all(a >= b for a, b in pairwise(rates[10:]))
+def test_the_learning_rate_warms_up_and_falls_along_half_a_cosine(
+    prepared: Path, tmp_path: Path, tiny_config: Any
+) -> None:
+    config = changed(tiny_config, "train", max_steps=10, warmup_fraction=0.3, validations=1, tensorboard=False)
+    train(prepared, tmp_path / "run", config)
+    rows = [row for row in log.read(tmp_path / "run" / log.FILE) if "val_dice" not in row]
+    rates = [row["learning_rate"] / config.train.learning_rate for row in rows]
+    falling = [0.5 * (1 + math.cos(math.pi * k / 7)) for k in range(7)]
+    assert rates == pytest.approx([0.01, 1 / 3, 2 / 3, *falling], rel=1e-5)
