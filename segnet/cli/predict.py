@@ -165,7 +165,7 @@ def predict(
 
 def draw_preview(path: Path, volume: Volume, mask_zyx: NDArray[np.bool_], window_hu: tuple[float, float]) -> None:
     """The preview beside a mask."""
-    from segnet.io.volumes import stem_of
+    from segnet.io.names import stem_of
     from segnet.report.overlay import overlay_png
 
     title, spacing = stem_of(volume.path), volume.spacing_zyx_mm

@@ -35,6 +35,7 @@ from segnet.evaluation.summary import (
     pooled,
     summarise,
 )
+from segnet.io.names import nfc
 from segnet.io.pairs import Pair
 from segnet.metrics import all_background_baseline
 
@@ -53,13 +54,14 @@ def truths_of(
     """The true masks that `evaluate` scores against, in order of case; Parameters and Raises as there."""
     source = find_truths(truths, patient_regex)
     if cases is not None:
-        unknown = sorted(set(cases) - {t.case for t in source})
+        cases = {nfc(case) for case in cases}
+        unknown = sorted(cases - {t.case for t in source})
         if unknown:
             raise InputError(
                 f"cases: expected names among the truths, got {few(unknown)}; "
                 f"the truths hold {few([t.case for t in source])}"
             )
-        source = [t for t in source if t.case in set(cases)]
+        source = [t for t in source if t.case in cases]
     if images is not None:
         found = images_of(Path(images), [t.case for t in source])
         source = [replace(t, image=found.get(t.case, t.image)) for t in source]

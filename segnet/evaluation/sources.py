@@ -12,14 +12,11 @@ from numpy.typing import NDArray
 
 from segnet.dataset.prepared import INDEX, load_dataset
 from segnet.errors import InputError
-from segnet.io.pairs import Pair, find_pairs, patient_id, set_of
-from segnet.io.volumes import ENDINGS, Volume, read_image, read_mask, stem_of
+from segnet.io.names import ENDINGS, PROBABILITY, beside, case_of, files_in, nfc, readings, role_of, stem_of
+from segnet.io.pairs import NoPairs, Pair, find_pairs, patient_id, set_of
+from segnet.io.volumes import Volume, read_image, read_mask
 
 GRID_TOLERANCE_MM = 1e-3
-PROBABILITY, UNCERTAINTY = "_probability", "_uncertainty"
-"""What stands after a mask's name in the names of the maps beside it."""
-_IMAGE_SUFFIXES = ("_ct", "_image", "_img", "_0000")
-_MASK_SUFFIXES = ("_mask", "_label", "_labels", "_seg", "_pred", "_prediction")
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +124,7 @@ def find_truths(truths: Path | str | Sequence[Pair], patient_regex: str | None) 
 
 
 def _from_pairs(pairs: Sequence[Pair]) -> list[Truth]:
-    return [Truth(p.case, p.patient, p.set or set_of(p.case), Path(p.mask), image=Path(p.image)) for p in pairs]
+    return [Truth(nfc(p.case), p.patient, p.set or set_of(p.case), Path(p.mask), image=Path(p.image)) for p in pairs]
 
 
 def _truths_at(root: Path, patient_regex: str | None) -> list[Truth]:
@@ -135,12 +132,16 @@ def _truths_at(root: Path, patient_regex: str | None) -> list[Truth]:
         raise InputError(f"truths: expected a file or folder, got {root}, which does not exist; check the path")
     if (root / INDEX).is_file():
         return _from_prepared(root, patient_regex)
-    masks = [root] if root.is_file() else mask_files(root)
-    with_images = any(stem_of(p).lower().endswith(_IMAGE_SUFFIXES) for p in masks) and not root.is_file()
-    if with_images or not masks:
-        return _from_pairs(find_pairs(root, patient_regex=patient_regex).pairs)
-    names = [(_strip(stem_of(p), _MASK_SUFFIXES), p) for p in masks]
-    return [Truth(case, patient_id(case, patient_regex), set_of(case), p) for case, p in names]
+    masks = [root] if root.is_file() else files_in(root)
+    roles = set() if root.is_file() else {role_of(p) for p in masks}
+    if not masks or "image" in roles or roles == {"mask", "plain"}:
+        try:
+            return _from_pairs(find_pairs(root, patient_regex=patient_regex))
+        except NoPairs:
+            if not masks or "image" in roles:
+                raise
+    named = [(case_of(p, "mask"), p) for p in masks]
+    return [Truth(case, patient_id(case, patient_regex), set_of(case), p) for case, p in named]
 
 
 def _from_prepared(root: Path, patient_regex: str | None) -> list[Truth]:
@@ -196,19 +197,17 @@ def match(predictions: Path, truths: Sequence[Truth], *, single: bool) -> tuple[
         )
     if predictions.is_file() and single and len(truths) == 1:
         return {truths[0].case: predictions}, []
-    files = [predictions] if predictions.is_file() else mask_files(predictions)
+    files = [predictions] if predictions.is_file() else files_in(predictions)
     require_text("predictions", map(str, files))
     known = {t.case for t in truths}
     claims: dict[str, dict[int, list[Path]]] = {}
     unmatched = []
     for path in files:
-        # The exact name is a better claim than one with the suffix of a mask, and that than one of an image.
-        readings = [_strip(stem_of(path), s) for s in ((), _MASK_SUFFIXES, _MASK_SUFFIXES + _IMAGE_SUFFIXES)]
-        rank = next((k for k, case in enumerate(readings) if case in known), None)
-        if rank is None:
+        rank, case = next(((k, case) for k, case in enumerate(readings(path)) if case in known), (0, None))
+        if case is None:
             unmatched.append(path.name)
         else:
-            claims.setdefault(readings[rank], {}).setdefault(rank, []).append(path)
+            claims.setdefault(case, {}).setdefault(rank, []).append(path)
     matched = {}
     for case, by_rank in claims.items():
         best, *others = (by_rank[rank] for rank in sorted(by_rank))
@@ -223,7 +222,7 @@ def match(predictions: Path, truths: Sequence[Truth], *, single: bool) -> tuple[
 
 def map_beside(mask: Path, suffix: str = PROBABILITY) -> Path | None:
     """The map that `segnet predict` writes beside a mask, such as of probabilities, None where there is none."""
-    found = [mask.with_name(f"{stem_of(mask)}{suffix}{ending}") for ending in ENDINGS]
+    found = [beside(mask, f"{suffix}{ending}") for ending in ENDINGS]
     return next((path for path in found if path.is_file()), None)
 
 
@@ -239,11 +238,11 @@ def images_of(folder: Path, cases: Sequence[str]) -> dict[str, Path]:
         raise InputError(f"images: expected a folder, got {folder}; check the path")
     known = set(cases)
     found: dict[str, Path] = {}
-    files = mask_files(folder)
+    files = files_in(folder)
     require_text("images", map(str, files))
     for path in files:
-        case = next((c for c in (stem_of(path), _strip(stem_of(path), _IMAGE_SUFFIXES)) if c in known), None)
-        if case is None:
+        case = next((case for case in readings(path) if case in known), None)
+        if case is None or (role_of(path) == "mask" and case != stem_of(path)):
             continue
         if case in found:
             raise InputError(
@@ -251,29 +250,6 @@ def images_of(folder: Path, cases: Sequence[str]) -> dict[str, Path]:
             )
         found[case] = path
     return found
-
-
-def mask_files(folder: Path) -> list[Path]:
-    """Files of a folder that may be masks, by name: hidden ones and maps beside masks are not."""
-    return sorted(
-        p
-        for p in folder.iterdir()
-        if p.name.lower().endswith(ENDINGS)
-        and not p.name.startswith(".")
-        and not stem_of(p).endswith((PROBABILITY, UNCERTAINTY))
-        and p.is_file()
-    )
-
-
-def _strip(stem: str, suffixes: tuple[str, ...]) -> str:
-    """`stem` without any of `suffixes` at its end, as often as they stand there: X_ct_pred becomes X."""
-    while True:
-        for suffix in suffixes:
-            if stem.lower().endswith(suffix) and len(stem) > len(suffix):
-                stem = stem[: -len(suffix)]
-                break
-        else:
-            return stem
 
 
 def few(names: Sequence[str], n: int = 4) -> str:

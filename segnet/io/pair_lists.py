@@ -1,15 +1,17 @@
-"""Pairs that a user names himself: by a table, or by patterns of file names."""
+"""Pairs that a user names by a table, or by patterns of file names."""
 
 from __future__ import annotations
 
+import glob
 import re
 import string
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from segnet.errors import InputError
 from segnet.io.csv_table import read_csv
+from segnet.io.names import case_of, nfc, on_disk
 from segnet.io.pairs import Pair, PairList, patient_id, set_of
-from segnet.io.volumes import stem_of
 
 _COLUMNS, _OPTIONAL_COLUMNS = ("image", "mask"), ("case", "patient", "set")
 
@@ -19,13 +21,13 @@ def pairs_from_csv(path: str | Path, *, patient_regex: str | None = None) -> Pai
 
     Parameters
     ----------
-    path : paths in it are taken from the file's own folder where they are relative. A line without a mask is an image without one
+    path : paths in it are absolute or relative to the file's folder. A line without a mask is an image without one
     patient_regex : see `segnet.io.pairs.patient_id`; a patient in the table comes first
 
     Raises
     ------
     InputError
-        The file cannot be read, a column is missing or unknown, a file does not exist, or a case is named twice; with the line's number.
+        The file cannot be read, a column is missing or unknown, a file does not exist, or a case stands twice; with the line's number.
 
     Examples
     --------
@@ -36,7 +38,8 @@ def pairs_from_csv(path: str | Path, *, patient_regex: str | None = None) -> Pai
     """
     path = Path(path)
     _, rows = read_csv(path, "csv", _COLUMNS, _OPTIONAL_COLUMNS)
-    found: dict[str, tuple[int, Pair]] = {}
+    pairs: dict[str, Pair] = {}
+    lines: dict[str, int] = {}
     unpaired = []
     for line, row in rows:
         image = _existing(path, line, "image", row["image"])
@@ -44,22 +47,26 @@ def pairs_from_csv(path: str | Path, *, patient_regex: str | None = None) -> Pai
             unpaired.append(image)
             continue
         mask = _existing(path, line, "mask", row["mask"])
-        case = row.get("case") or stem_of(mask)
-        pair = Pair(
-            case, row.get("patient") or patient_id(case, patient_regex), image, mask, row.get("set") or set_of(case)
-        )
-        if case in found:
+        case = row.get("case") or case_of(mask, "mask")
+        if case in pairs:
             raise InputError(
-                f"csv: expected each case once, got {case!r} in lines {found[case][0]} and {line} of {path}; add a column case"
+                f"csv: expected each case once, got {case!r} in lines {lines[case]} and {line} of {path}; add a column case"
             )
-        found[case] = (line, pair)
-    if not found:
+        pairs[case] = _pair(case, image, mask, row, patient_regex)
+        lines[case] = line
+    if not pairs:
         raise InputError(f"csv: expected at least one line with image and mask, got none in {path}; fill the table")
-    return PairList([found[case][1] for case in sorted(found)], unpaired)
+    return PairList(pairs.values(), unpaired)
+
+
+def _pair(case: str, image: Path, mask: Path, given: Mapping[str, str], patient_regex: str | None) -> Pair:
+    return Pair(
+        case, given.get("patient") or patient_id(case, patient_regex), image, mask, given.get("set") or set_of(case)
+    )
 
 
 def _existing(table: Path, line: int, column: str, name: str) -> Path:
-    at = table.parent / name
+    at = on_disk(table.parent / name)
     if not name or not at.exists():
         raise InputError(
             f"csv: expected an existing {column} in line {line} of {table}, got {name!r}; paths are relative to the table's folder"
@@ -72,55 +79,54 @@ def pairs_from_patterns(root: str | Path, images: str, masks: str, *, patient_re
 
     Parameters
     ----------
-    root : the folder the patterns start from
-    images, masks : paths below it with ``{field}`` for what may differ, never a ``/``; the mask's pattern has all fields of the image's, and may
-        have more, for several masks of one image. `case`, `patient` and `set`, where they are fields, are taken; without `case` a case is
-        called after all fields, joined by ``_``
+    root : folder that the patterns start from
+    images, masks : paths below it with ``{field}`` for the parts that differ, never a ``/``. The mask's pattern has all fields of the image's,
+        and may have more, for several masks of one image. The fields `case`, `patient` and `set` are taken; without `case`, all fields joined
+        by ``_`` are the case
     patient_regex : see `segnet.io.pairs.patient_id`
 
     Raises
     ------
     InputError
-        A pattern cannot be read or lies outside `root`, fields do not fit, nothing matches, or two masks are of one case.
+        A pattern cannot be read or leaves `root`, fields do not fit, nothing matches, or a case has two images or masks.
     """
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"input: expected a folder, got {root}; check the path")
-    image_fields, mask_fields = _fields("images", images), _fields("masks", masks)
-    if missing := set(image_fields) - set(mask_fields):
+    if missing := _fields("images", images) - _fields("masks", masks):
         raise InputError(
             f"masks: expected all fields of the images' pattern {images}, got no {{{min(missing)}}} in {masks}; a mask names its image"
         )
-    found: dict[str, Pair] = {}
-    for mask in sorted(root.glob(_glob(masks))):
-        fields = {} if mask.name.startswith(".") else _match(masks, mask.relative_to(root).as_posix())
-        image = root / images.format(**{name: fields[name] for name in image_fields}) if fields else None
-        if image is None or not image.exists():
+    image_at: dict[str, Path] = {}
+    for path, _ in _matches(root, images):
+        name = nfc(path.relative_to(root).as_posix())
+        if name in image_at:
+            raise InputError(
+                f"images: expected one image for each mask, got {image_at[name]} and {path}, equal but for Unicode; remove one"
+            )
+        image_at[name] = path
+    pairs: dict[str, Pair] = {}
+    for mask, fields in _matches(root, masks):
+        image = image_at.get(nfc(images).format(**fields))
+        if image is None:
             continue
         lesion = [value for name, value in fields.items() if name not in ("patient", "case", "set")]
         case = "_".join([fields["case"], *lesion] if "case" in fields else fields.values())
-        if case in found:
+        if case in pairs:
             raise InputError(
-                f"masks: expected one mask for each case, got {found[case].mask} and {mask} for {case}; add a field that differs"
+                f"masks: expected one mask for each case, got {pairs[case].mask} and {mask} for {case}; add a field that differs"
             )
-        patient = fields.get("patient") or patient_id(case, patient_regex)
-        found[case] = Pair(case, patient, image, mask, fields.get("set") or set_of(case))
-    if not found:
+        pairs[case] = _pair(case, image, mask, fields, patient_regex)
+    if not pairs:
         raise InputError(
             f"images, masks: expected files like {images} and {masks} below {root}, got no such pair; a field stands for no /"
         )
-    used = {pair.image for pair in found.values()}
-    unpaired = sorted(
-        p
-        for p in root.glob(_glob(images))
-        if p not in used and not p.name.startswith(".") and _match(images, p.relative_to(root).as_posix())
-    )
-    return PairList([found[case] for case in sorted(found)], unpaired)
+    return PairList(pairs.values(), set(image_at.values()) - {pair.image for pair in pairs.values()})
 
 
-def _fields(argument: str, pattern: str) -> list[str]:
+def _fields(argument: str, pattern: str) -> set[str]:
     try:
-        names = [name for _, name, spec, conversion in string.Formatter().parse(pattern) if name is not None]
+        names = [name for _, name, _, _ in string.Formatter().parse(pattern) if name is not None]
         plain = all(name.isidentifier() for name in names) and pattern.format(**dict.fromkeys(names, "x"))
     except (ValueError, IndexError, KeyError, AttributeError):
         plain = ""
@@ -128,25 +134,18 @@ def _fields(argument: str, pattern: str) -> list[str]:
         raise InputError(
             f"{argument}: expected a path below the folder with {{fields}}, got {pattern!r}; write for instance {{case}}/ct.nii.gz"
         )
-    return list(dict.fromkeys(names))
+    return set(names)
 
 
-def _glob(pattern: str) -> str:
-    def literal(text: str) -> str:
-        return re.sub(r"([*?[])", r"[\1]", text)
-
-    return "".join(
-        literal(text) + ("*" if name is not None else "") for text, name, _, _ in string.Formatter().parse(pattern)
-    )
-
-
-def _match(pattern: str, path: str) -> dict[str, str]:
-    """Fields of a path, none where one field would have two values."""
-    regex, seen = "", set[str]()
-    for text, name, _, _ in string.Formatter().parse(pattern):
+def _matches(root: Path, pattern: str) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Visible paths below `root` that follow a pattern, and their fields in NFC. A field that stands twice has one value."""
+    regex = ""
+    for text, name, _, _ in string.Formatter().parse(nfc(pattern)):
         regex += re.escape(text)
         if name is not None:
-            regex += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+?)"
-            seen.add(name)
-    match = re.fullmatch(regex, path)
-    return match.groupdict() if match else {}
+            regex += f"(?P={name})" if f"(?P<{name}>" in regex else f"(?P<{name}>[^/]+?)"
+    parts = ("*" if "{" in part or not part.isascii() else glob.escape(part) for part in Path(pattern).parts)
+    for path in sorted(root.glob("/".join(parts))):
+        match = re.fullmatch(regex, nfc(path.relative_to(root).as_posix()))
+        if match and not path.name.startswith("."):
+            yield path, match.groupdict()

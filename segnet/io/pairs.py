@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import overload
 
 from segnet.errors import InputError
-from segnet.io.volumes import ENDINGS, is_dicom_series, stem_of
+from segnet.io.dicom import is_dicom_series
+from segnet.io.names import case_of, files_in, nfc, readings, role_of, says_only_its_role, stem_of
 
+_MASK_FOLDERS = ("labels", "label", "nodule_mask", "mask", "masks")
 _FOLDERS = (  # image folder, mask folders that may stand beside it
     ("imagesTr", ("labelsTr",)),
     ("imagesTs", ("labelsTs",)),
-    ("images", ("labels", "label", "nodule_mask", "mask", "masks")),
-    ("image", ("labels", "label", "nodule_mask", "mask", "masks")),
+    ("images", _MASK_FOLDERS),
+    ("image", _MASK_FOLDERS),
 )
-_IMAGE_SUFFIXES = ("_ct", "_image")
-_MASK_SUFFIXES = ("_mask", "_label", "_seg")
-_IN_FOLDER = (("CT_image", "CT_mask"), ("image", "mask"))
 _LAYOUTS = (
     "images/ + labels/ (or masks/, mask/, nodule_mask/, imagesTr/ + labelsTr/) with equal file "
     "names, <case>_ct.nii.gz + <case>_mask.nii.gz, <case>/CT_image.nii.gz + <case>/CT_mask.nii.gz, or folders of these"
 )
 _DEPTH = 4
-"""Folders within folders that are looked into: novel_data/ULS23_DeepLesion3D is two."""
+"""Levels of folders that are searched: novel_data/ULS23_DeepLesion3D is two."""
 _NOT_A_SET = {"novel_data", "processed_data", "fully_annotated", "partially_annotated"}
 
 _PATIENT_RULES = (re.compile(r"(\d{6})(?!\d)"), re.compile(r"(LIDC-IDRI-\d+)"), re.compile(r"(.+?)_lesion"))
@@ -46,10 +43,7 @@ class NoPairs(InputError):
 
 @dataclass(frozen=True)
 class Pair:
-    """One case: an image, the mask of its lesion, the patient both are of, and the set (collection) they come from.
-
-    An image is a file or the folder of a DICOM series.
-    """
+    """One case: image (a file or the folder of a DICOM series), mask of its lesion, patient, and set (collection)."""
 
     case: str
     patient: str
@@ -58,42 +52,32 @@ class Pair:
     set: str = ""
 
 
-@dataclass(frozen=True)
-class PairList(Sequence[Pair]):
-    """Pairs sorted by case, and the images that were discarded because no mask belongs to them."""
+class PairList(list[Pair]):
+    """Pairs sorted by case.
 
-    pairs: list[Pair]
-    unpaired_images: list[Path] = field(default_factory=list)
+    Attributes
+    ----------
+    unpaired_images : images that no mask belongs to, sorted
+    """
 
-    @overload
-    def __getitem__(self, index: int) -> Pair: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Pair]: ...
-    def __getitem__(self, index: int | slice) -> Pair | list[Pair]:
-        return self.pairs[index]
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __iter__(self) -> Iterator[Pair]:
-        return iter(self.pairs)
+    def __init__(self, pairs: Iterable[Pair], unpaired_images: Iterable[Path] = ()) -> None:
+        super().__init__(sorted(pairs, key=lambda pair: pair.case))
+        self.unpaired_images = sorted(unpaired_images)
 
 
 def patient_id(case: str, regex: str | None = None) -> str:
-    """The patient a case is of: what must not be on both sides of a split.
+    """The patient of a case, who must not be on both sides of a split.
 
-    The leading six digits (ULS23 DeepLesion), ``LIDC-IDRI-`` and its number, the text before ``_lesion``, or
-    else the case itself.
+    Six leading digits (ULS23 DeepLesion), ``LIDC-IDRI-`` and its number, the text before ``_lesion``, or else the case itself.
 
     Parameters
     ----------
-    case : name of the case, without ending
-    regex : searched in `case` instead of these rules; its first group is the patient
+    regex : searched in `case` instead; its first group is the patient
 
     Raises
     ------
     InputError
-        If `regex` is no regular expression with a group, or does not match.
+        `regex` is no regular expression with a group, or does not match.
 
     Examples
     --------
@@ -110,7 +94,7 @@ def patient_id(case: str, regex: str | None = None) -> str:
                 return match[1]
         return case
     try:
-        own = re.compile(regex)
+        own = re.compile(nfc(regex))
     except re.error as error:
         raise InputError(
             f"patient_regex: expected a regular expression, got {regex!r} ({error}); "
@@ -127,14 +111,8 @@ def patient_id(case: str, regex: str | None = None) -> str:
 
 
 def set_of(case: str) -> str:
-    """The collection a case's name tells of: six digits are DeepLesion's, otherwise the words before the first number, or none.
+    """The collection by a case's name: DeepLesion for six digits, otherwise the words before the first number; may be empty.
 
-    Returns
-    -------
-    str, empty where the name tells nothing.
-
-    Examples
-    --------
     >>> [set_of(case) for case in ("LIDC-IDRI-0001_R_1", "STS_002", "000010_02_02_100_lesion_01", "bone_00002_lesion_03", "x")]
     ['LIDC-IDRI', 'STS', 'DeepLesion', 'bone', '']
     """
@@ -147,36 +125,37 @@ def set_of(case: str) -> str:
 def find_pairs(
     root: str | Path | tuple[str | Path, str | Path], *, patient_regex: str | None = None, set_name: str = ""
 ) -> PairList:
-    """Pair the images of a folder with their masks, sorted by case.
+    """Pair the images of a folder with their masks, sorted by case. Names are read by `segnet.io.names`.
 
     Parameters
     ----------
-    root : (image folder, mask folder) with equal file names, or one folder that holds, by preference,
+    root : (image folder, mask folder), or one folder that holds, by preference,
 
-        - images/ beside labels/, masks/, mask/ or nodule_mask/, or imagesTr/ beside labelsTr/, with equal
-          file names (the image may end in ``_0000``);
-        - ``<case>_ct.nii.gz`` or ``_image`` beside ``<case>_mask.nii.gz``, ``_label`` or ``_seg``; what has none of these is an image without a mask;
-        - a folder for each case with CT_image.nii.gz and CT_mask.nii.gz, or image.nii.gz and mask.nii.gz;
-        - folders of any of these, as ULS23 is laid out: each is a set, called after its folder; else `set_of` tells it
+        - images/ beside labels/, masks/, mask/ or nodule_mask/, or imagesTr/ beside labelsTr/, with equal names
+          but for suffixes (`_ct`, `_0000`, `_mask`, `-label`, `.seg`, ...);
+        - ``<case>_ct.nii.gz`` or ``<case>.nii.gz`` beside ``<case>_mask.nii.gz``, any suffix of an image or mask in their place;
+        - a folder for each case with an image and a mask that are called so: CT_image.nii.gz and CT_mask.nii.gz,
+          image.nii.gz and mask.nii.gz, or one image of any name and Segmentation.seg.nrrd;
+        - folders of any of these, as ULS23 is laid out: each is a set, called after its folder
 
-        Where the image of a case may be a file, it may be the folder of a DICOM series, but for the second.
+        An image may be a file or the folder of a DICOM series.
     patient_regex : see `patient_id`
-    set_name : of the cases of a folder that is no folder of sets, instead of what `set_of` tells
+    set_name : set of all cases if `root` is no folder of sets; empty takes `set_of`
 
     Returns
     -------
-    PairList
-        A sequence of pairs. Images without a mask are in its `unpaired_images`. A case that two sets have under one name is called
-        ``<set>_<case>`` in both.
+    Pairs, and images without a mask. A case that two sets share is called ``<set>_<case>`` in both.
 
     Raises
     ------
+    NoPairs
+        There is no pair.
     InputError
-        If a folder is missing, holds no pair, or more than one file could be a case's image or mask.
+        A folder is missing, or several files could be a case's image or mask.
     """
     if isinstance(root, tuple):
         image_dir, mask_dir = (_folder(part) for part in root)
-        found = {set_name: _by_equal_names(image_dir, mask_dir)}
+        found = {set_name: _matched(volumes_in(image_dir), volumes_in(mask_dir))}
         where = f"{image_dir} and {mask_dir}"
         expected = "equal file names in both"
     else:
@@ -184,7 +163,7 @@ def find_pairs(
         found = {set_name: here} if (here := _layout(folder)) else {}
         if not here:
             for name, several in _sets(folder, (), _DEPTH):
-                found.setdefault(name, []).extend(several)  # of two folders that the same name is left of
+                found.setdefault(name, []).extend(several)  # two folders may belong to one set
         where, expected = str(folder), _LAYOUTS
     if not any(mask for several in found.values() for _, _, mask in several):
         raise NoPairs(f"root: expected {expected}; got no such pair in {where}; name the folder above the files")
@@ -194,44 +173,38 @@ def find_pairs(
         for case, image, mask in several
         if mask is not None
     ]
-    unpaired = sorted(image for several in found.values() for _, image, mask in several if mask is None)
-    return PairList(sorted(_told_apart(pairs), key=lambda pair: pair.case), unpaired)
-
-
-def is_mask_name(path: Path) -> bool:
-    """Whether a file's name says that it is a mask."""
-    return stem_of(path).endswith(_MASK_SUFFIXES)
+    return PairList(
+        _told_apart(pairs), (image for several in found.values() for _, image, mask in several if mask is None)
+    )
 
 
 def image_case(image: Path) -> str:
-    """The case of an image that has no mask: its name without ending and without what says that it is an image."""
-    stem = stem_of(image)
-    if stem in {name for name, _ in _IN_FOLDER}:
-        return image.parent.name
-    for suffix in (*_IMAGE_SUFFIXES, "_0000"):
-        if stem.endswith(suffix) and stem != suffix:
-            return stem.removesuffix(suffix)
-    return stem
+    """The case of an image without a mask: its name without suffixes, or its folder's if the name is only ``image`` or the like."""
+    return nfc(image.parent.name) if says_only_its_role(image) else case_of(image, "image")
 
 
 def gather(lists: Sequence[PairList]) -> PairList:
-    """Several lists as one; cases of one name in several sets are told apart as in one folder."""
+    """Several lists as one. A case that two sets share is called ``<set>_<case>`` in both."""
     pairs = _told_apart([pair for one in lists for pair in one])
-    unpaired = sorted(path for one in lists for path in one.unpaired_images)
-    return PairList(sorted(pairs, key=lambda pair: pair.case), unpaired)
+    return PairList(pairs, (path for one in lists for path in one.unpaired_images))
+
+
+def volumes_in(folder: Path) -> list[Path]:
+    """The volumes that lie in a folder itself, files by name and DICOM series by content; not maps beside masks."""
+    series = [path for path in folder.iterdir() if not path.name.startswith(".") and _is_series(path)]
+    return sorted([*files_in(folder), *series])
 
 
 def _told_apart(pairs: list[Pair]) -> list[Pair]:
-    """Cases of one name in several sets get their set's name; in one set they are an error."""
+    """Puts the set's name before a case that several sets share; refuses a case that one set has twice."""
     first: dict[tuple[str, str], Pair] = {}
     for pair in pairs:
-        other = first.get((pair.set, pair.case))
-        if other is not None:
+        other = first.setdefault((pair.set, pair.case), pair)
+        if other is not pair:
             raise InputError(
                 f"root: expected one image for each case, got {other.image} and {pair.image} "
                 f"for {pair.case}; remove or rename one"
             )
-        first[pair.set, pair.case] = pair
     sets_with = Counter(pair.case for pair in pairs)
     return [
         pair if sets_with[pair.case] == 1 else replace(pair, case=f"{pair.set.replace('/', '_')}_{pair.case}")
@@ -245,9 +218,13 @@ _Found = list[tuple[str, Path, "Path | None"]]
 def _folder(path: str | Path) -> Path:
     folder = Path(path)
     if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
-        raise InputError(f"root: expected a folder, got {folder}, which {what}; check the name")
+        problem = "is a file" if folder.exists() else "does not exist"
+        raise InputError(f"root: expected a folder, got {folder}, which {problem}; check the name")
     return folder
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _layout(folder: Path) -> _Found:
@@ -256,29 +233,18 @@ def _layout(folder: Path) -> _Found:
 
 def _sets(folder: Path, above: tuple[str, ...], depth: int) -> Iterator[tuple[str, _Found]]:
     """The sets below a folder by name: each folder that is laid out as one, without looking below it."""
-    for below in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        names = (*above, below.name)
+    for below in _folders_in(folder):
+        names = (*above, nfc(below.name))
         if found := _layout(below):
             yield "/".join(name for name in names if name not in _NOT_A_SET), found
         elif depth > 1:
             yield from _sets(below, names, depth - 1)
 
 
-def _stems(folder: Path) -> list[tuple[str, Path]]:
-    """The visible images of a folder, files and DICOM series, with their names without ending, sorted."""
-    out = []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if (path.name.lower().endswith(ENDINGS) and path.is_file()) or _is_series(path):
-            out.append((unicodedata.normalize("NFC", stem_of(path)), path))
-    return out
-
-
 def _is_series(path: Path) -> bool:
     """Whether a folder is a DICOM series; one that cannot be read is none."""
     try:
-        return path.is_dir() and is_dicom_series(path)
+        return is_dicom_series(path)
     except (InputError, OSError):
         return False
 
@@ -292,58 +258,55 @@ def _one(candidates: list[Path], case: str) -> Path | None:
     return candidates[0] if candidates else None
 
 
-def _by_equal_names(image_dir: Path, mask_dir: Path) -> _Found:
-    masks: dict[str, list[Path]] = {}
-    for stem, file in _stems(mask_dir):
-        masks.setdefault(stem, []).append(file)
+def _matched(images: list[Path], masks: list[Path]) -> _Found:
+    """Each image with its case and mask. A mask of exactly that name comes before one with suffixes."""
+    exact, named = defaultdict[str, list[Path]](list), defaultdict[str, list[Path]](list)
+    for mask in masks:
+        exact[stem_of(mask)].append(mask)
+        named[case_of(mask, "mask")].append(mask)
     found: _Found = []
-    for stem, image in _stems(image_dir):
-        case = stem if stem in masks else stem.removesuffix("_0000")
-        found.append((case, image, _one(masks.get(case, []), case)))
+    for image in images:
+        claims = ((case, exact.get(case) or named.get(case)) for case in readings(image))
+        case, mine = next(((case, some) for case, some in claims if some), (image_case(image), []))
+        found.append((case, image, _one(mine, case)))
     return found
 
 
 def _by_folders(root: Path) -> _Found:
+    folders = defaultdict[str, list[Path]](list)
+    for path in _folders_in(root):
+        folders[path.name.lower()].append(path)
     found: _Found = []
     for image_name, mask_names in _FOLDERS:
-        masks = [root / name for name in mask_names if (root / name).is_dir()]
-        if masks and (root / image_name).is_dir():
-            mask_dir = _one(masks, f"the masks of {image_name}/")
-            assert mask_dir is not None
-            found += _by_equal_names(root / image_name, mask_dir)
+        image_dir = _one(folders[image_name.lower()], f"{image_name}/")
+        mask_dir = image_dir and _one(
+            [path for name in mask_names for path in folders[name.lower()]], f"the masks of {image_name}/"
+        )
+        if image_dir and mask_dir:
+            found += _matched(volumes_in(image_dir), volumes_in(mask_dir))
     return found
 
 
 def _by_suffixes(root: Path) -> _Found:
-    files = _stems(root)
-
-    def cases(suffixes: tuple[str, ...]) -> dict[str, list[Path]]:
-        out: dict[str, list[Path]] = {}
-        for stem, file in files:
-            for suffix in suffixes:
-                if stem.endswith(suffix) and stem != suffix:
-                    out.setdefault(stem.removesuffix(suffix), []).append(file)
-        return out
-
-    images, masks = cases(_IMAGE_SUFFIXES), cases(_MASK_SUFFIXES)
-    if not images.keys() & masks.keys():
-        return []
-    found: _Found = [
-        (case, image, _one(masks.get(case, []), case))
-        for case, several in images.items()
-        if (image := _one(several, case))
-    ]
-    plain = [(stem, file) for stem, file in files if not stem.endswith((*_IMAGE_SUFFIXES, *_MASK_SUFFIXES))]
-    return found + [(stem, file, None) for stem, file in plain]
+    files = volumes_in(root)
+    found = _matched([p for p in files if role_of(p) != "mask"], [p for p in files if role_of(p) == "mask"])
+    return found if any(mask for _, _, mask in found) else []
 
 
 def _by_case_folders(root: Path) -> _Found:
     found: _Found = []
-    for folder in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        stems = _stems(folder)
-        for image_stem, mask_stem in _IN_FOLDER:
-            image = _one([f for s, f in stems if s == image_stem], folder.name)
-            if image is not None:
-                found.append((folder.name, image, _one([f for s, f in stems if s == mask_stem], folder.name)))
-                break
-    return found
+    for folder in _folders_in(root):
+        files = volumes_in(folder)
+        masks = _of_ct([p for p in files if role_of(p) == "mask" and says_only_its_role(p)])
+        images = [p for p in files if role_of(p) != "mask"]
+        image = _one(_of_ct([p for p in images if says_only_its_role(p)]), folder.name)
+        if image is None and len(images) == 1:
+            image = images[0]
+        if image is not None:
+            found.append((nfc(folder.name), image, _one(masks, folder.name)))
+    return found if any(mask for _, _, mask in found) else []
+
+
+def _of_ct(paths: list[Path]) -> list[Path]:
+    """Those of a CT beside other scans, if any is called so."""
+    return [path for path in paths if stem_of(path).lower().startswith("ct")] or paths

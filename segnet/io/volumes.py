@@ -12,20 +12,7 @@ from segnet.io.streams import opened
 from segnet.io.volume import MAX_VOXELS, Stored, Volume, as_image, as_mask
 from segnet.runtime.files import sha256_of
 
-__all__ = [
-    "ENDINGS",
-    "MAX_VOXELS",
-    "Volume",
-    "files_of",
-    "is_dicom_series",
-    "read_image",
-    "read_mask",
-    "sha256_of_volume",
-    "stem_of",
-]
-
-ENDINGS = (".nii.gz.zip", ".nii.zip", ".nii.gz", ".nii", ".mha", ".nrrd")
-"""How names of files read here end, the longer before the shorter. A DICOM series is a folder, of any name."""
+__all__ = ["MAX_VOXELS", "Volume", "files_of", "is_dicom_series", "read_image", "read_mask", "sha256_of_volume"]
 
 
 def read_image(path: str | Path, *, max_voxels: int = MAX_VOXELS) -> Volume:
@@ -87,17 +74,6 @@ def sha256_of_volume(path: Path) -> str:
         return sha256_of(path)
     listing = "".join(f"{file.name}\0{sha256_of(file)}\0" for file in files_of(path))
     return hashlib.sha256(listing.encode()).hexdigest()
-
-
-def stem_of(path: str | Path) -> str:
-    """The name of a file or folder without any of `ENDINGS`.
-
-    >>> stem_of("labels/bone_00002_lesion_03.nii.gz.zip")
-    'bone_00002_lesion_03'
-    """
-    name = Path(path).name
-    ending = next((e for e in ENDINGS if name.lower().endswith(e)), "")
-    return name[: len(name) - len(ending)]
 
 
 def _load(path: Path, max_voxels: int) -> Stored:

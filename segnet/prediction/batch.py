@@ -12,7 +12,8 @@ from pathlib import Path
 
 from segnet import __version__
 from segnet.errors import InputError, reason
-from segnet.io.volumes import Volume, read_image, sha256_of_volume, stem_of
+from segnet.io.names import PROBABILITY, UNCERTAINTY, beside
+from segnet.io.volumes import Volume, read_image, sha256_of_volume
 from segnet.models import checkpoint
 from segnet.prediction.clicks import Click, ClickSpace, ListedClick
 from segnet.prediction.ensemble import Ensemble
@@ -71,12 +72,11 @@ class Task:
     lesion: int | None = None
 
     def files(self, options: Options) -> Files:
-        stem = stem_of(self.mask)
         return Files(
             self.mask,
-            self.mask.with_name(f"{stem}.png") if options.preview is not None else None,
-            self.mask.with_name(f"{stem}_probability.nii.gz") if options.probabilities else None,
-            self.mask.with_name(f"{stem}_uncertainty.nii.gz") if options.uncertainty else None,
+            beside(self.mask, ".png") if options.preview is not None else None,
+            beside(self.mask, f"{PROBABILITY}.nii.gz") if options.probabilities else None,
+            beside(self.mask, f"{UNCERTAINTY}.nii.gz") if options.uncertainty else None,
         )
 
 

@@ -17,10 +17,11 @@ from segnet.config import Config, DataConfig
 from segnet.dataset.routes import PAPER_SIDE_PX, grey_slices, paper_point, resized_back
 from segnet.errors import InputError
 from segnet.io.boxes import Box, common, is_empty, widened, within
+from segnet.io.names import ENDINGS, nfc, role_of, stem_of
 from segnet.io.nifti import write_like, write_mask
 from segnet.io.padding import constant_border
-from segnet.io.pairs import NoPairs, find_pairs, image_case, is_mask_name
-from segnet.io.volumes import ENDINGS, Volume, is_dicom_series, read_image, stem_of
+from segnet.io.pairs import NoPairs, find_pairs, image_case, volumes_in
+from segnet.io.volumes import Volume, is_dicom_series, read_image
 from segnet.metrics import recist_axes_mm, volume_ml
 from segnet.prediction.clicks import Click, ClickSpace, click_index
 from segnet.prediction.lesions import Lesion, lesions_of
@@ -48,8 +49,8 @@ def images_in(source: Path, cases: Sequence[str] | None = None) -> dict[str, Pat
 
     Parameters
     ----------
-    source : a file; a folder with one DICOM series; or a folder of files and DICOM series, where masks are left alone if its layout is
-        one of pairs (`segnet.io.pairs`); an image needs none
+    source : a file; a folder with one DICOM series; or a folder of files and DICOM series. Masks are left out: those of
+        pairs (`segnet.io.pairs`), and files whose name says so (`segnet.io.names`). An image needs no mask
     cases : limit to these
 
     Raises
@@ -67,15 +68,22 @@ def images_in(source: Path, cases: Sequence[str] | None = None) -> dict[str, Pat
         except NoPairs:
             found = _visible_images(source)
     if not found:
-        raise InputError(
-            f"input {source}: expected at least one file ending in {', '.join(ENDINGS)} or DICOM series, got none; check the folder"
+        masks = [path.name for path in volumes_in(source)]
+        got, remedy = (
+            (f"only {masks[0]}, a mask by its name", "rename it, or name the file itself")
+            if masks
+            else ("none", "check the folder")
         )
-    missing = sorted(set(cases or ()) - set(found))
+        raise InputError(
+            f"input {source}: expected at least one file ending in {', '.join(ENDINGS)} or DICOM series, got {got}; {remedy}"
+        )
+    wanted = sorted(found) if cases is None else sorted(map(nfc, cases))
+    missing = [case for case in wanted if case not in found]
     if missing:
         raise InputError(
             f"input {source}: expected an image of case {missing[0]}, got none; check the folder or the part"
         )
-    return {case: found[case] for case in sorted(found if cases is None else cases)}
+    return {case: found[case] for case in wanted}
 
 
 def is_one_image(source: Path) -> bool:
@@ -86,8 +94,8 @@ def is_one_image(source: Path) -> bool:
 def _images_of_pairs(folder: Path) -> dict[str, Path]:
     pairs = find_pairs(folder)
     known = {path for pair in pairs for path in (pair.image, pair.mask)} | set(pairs.unpaired_images)
-    for path in _visible(folder):
-        if path not in known and not is_mask_name(path):
+    for path in volumes_in(folder):
+        if path not in known and role_of(path) != "mask":
             raise InputError(
                 f"input {folder}: expected images and masks in one layout, got {path.name} beside them; move it, or name it as they are"
             )
@@ -96,13 +104,7 @@ def _images_of_pairs(folder: Path) -> dict[str, Path]:
 
 
 def _visible_images(folder: Path) -> dict[str, Path]:
-    return _one_for_each_case(folder, [(stem_of(path), path) for path in _visible(folder)])
-
-
-def _visible(folder: Path) -> list[Path]:
-    """The images that lie in a folder itself, files and DICOM series."""
-    found = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
-    return [path for path in found if (path.name.lower().endswith(ENDINGS) if path.is_file() else is_one_image(path))]
+    return _one_for_each_case(folder, [(stem_of(path), path) for path in volumes_in(folder) if role_of(path) != "mask"])
 
 
 def _one_for_each_case(folder: Path, named: Sequence[tuple[str, Path]]) -> dict[str, Path]:

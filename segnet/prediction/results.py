@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from segnet.errors import InputError
-from segnet.io.volumes import stem_of
+from segnet.io.names import beside
 from segnet.runtime.files import remove_leftovers_of, sha256_of, write_text
 
 FORMAT = "segnet-prediction/1"
@@ -26,7 +26,7 @@ Json = dict[str, Any]
 
 
 def sidecar_path(mask: Path) -> Path:
-    return mask.with_name(f"{stem_of(mask)}.json")
+    return beside(mask, ".json")
 
 
 def read_sidecar(path: Path) -> Json | None:

@@ -330,7 +330,7 @@ def test_nothing_to_pair_is_an_error(folders: tuple[Path, Path], tmp_path: Path)
 
 
 def test_cases_may_not_repeat(tmp_path: Path) -> None:
-    save(tmp_path / "t" / "c.nii.gz", lesion())
+    save(tmp_path / "t" / "c_seg.nii.gz", lesion())
     save(tmp_path / "t" / "c_mask.nii.gz", lesion())
     save(tmp_path / "p" / "c.nii.gz", lesion())
     with pytest.raises(InputError, match="truths: expected each case once, got c more than once"):

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from segnet.errors import InputError
-from segnet.evaluation.sources import few, images_of, map_beside, mask_files, stem_of
+from segnet.evaluation.sources import few, find_truths, images_of, map_beside, match
+from segnet.prediction.clicks import read_clicks
+from segnet.prediction.predict import images_in
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -17,12 +19,52 @@ def touch(folder: Path, *names: str) -> Path:
     return folder
 
 
-def test_masks_of_every_format_but_no_maps(tmp_path: Path) -> None:
-    masks = ["a.nii.gz", "b.nii", "c.mha", "d.nrrd", "e.nii.gz.zip"]
-    touch(tmp_path, *masks, "a_probability.nii.gz", "c_uncertainty.mha", ".f.nii.gz", "notes.txt", "a.png")
-    (tmp_path / "folder.nii").mkdir()
-    assert [p.name for p in mask_files(tmp_path)] == masks
-    assert [stem_of(p) for p in mask_files(tmp_path)] == ["a", "b", "c", "d", "e"]
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a.nii", "a_pred.nii"),
+        ("a_img.nii", "a_labels.nii"),
+        ("a.nrrd", "a.seg.nrrd"),
+        ("a.nrrd", "a-label.nrrd"),
+        ("a_CT.nii", "a_Mask.nii"),
+        ("a_0000.nii.gz", "a-segmentation.nii.gz"),
+        ("images/a_0000.nii", "labels/a.nii"),
+        ("a/1.nrrd", "a/Segmentation.seg.nrrd"),
+    ],
+)
+def test_a_file_is_a_mask_or_an_image_for_every_command(tmp_path: Path, names: tuple[str, str]) -> None:
+    image, mask = (tmp_path / name for name in names)
+    for path in (image, mask):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    assert images_in(tmp_path) == {"a": image}
+    (truth,) = find_truths(tmp_path, None)
+    assert (truth.case, truth.mask, truth.image) == ("a", mask, image)
+
+
+def test_masks_alone_are_no_images(tmp_path: Path) -> None:
+    touch(tmp_path, "a_seg.nii", "lung_0000.nii", "b-label.nrrd")
+    assert {t.case: t.mask.name for t in find_truths(tmp_path, None)} == {
+        "a": "a_seg.nii",
+        "b": "b-label.nrrd",
+        "lung_0000": "lung_0000.nii",
+    }
+    assert list(images_in(tmp_path)) == ["lung_0000"]
+    (tmp_path / "lung_0000.nii").unlink()
+    with pytest.raises(InputError, match=r"got only a_seg\.nii, a mask by its name; rename it"):
+        images_in(tmp_path)
+
+
+def test_cases_in_another_normalisation_of_unicode(tmp_path: Path) -> None:
+    touch(tmp_path / "p", "cafe\u0301.nii", "cafe\u0301_probability.nii")
+    touch(tmp_path / "t", "caf\u00e9.nii")
+    truths = find_truths(tmp_path / "t", None)
+    assert match(tmp_path / "p", truths, single=False) == ({"caf\u00e9": tmp_path / "p" / "cafe\u0301.nii"}, [])
+    assert map_beside(tmp_path / "p" / "cafe\u0301.nii") is not None
+    assert list(images_in(tmp_path / "p", ["cafe\u0301"])) == ["caf\u00e9"]
+    clicks = tmp_path / "clicks.csv"
+    clicks.write_text("case,x,y,z\ncafe\u0301,1,2,3\n")
+    assert list(read_clicks(clicks)) == ["caf\u00e9"]
 
 
 def test_maps_beside_masks(tmp_path: Path) -> None:

@@ -36,6 +36,19 @@ def test_a_table_names_pairs(tmp_path: Path) -> None:
     assert list(pairs_from_csv(spaced)) == [Pair("a_lesion_01", "a", a, mask)]
 
 
+def test_names_are_found_in_another_normalisation_of_unicode(tmp_path: Path) -> None:
+    touch(tmp_path, "cafe\u0301/ct_e\u0301.nii", "caf\u00e9_masks/\u00e9.nii")
+    path = tmp_path / "pairs.csv"
+    path.write_text("image,mask,patient\ncaf\u00e9/ct_\u00e9.nii,cafe\u0301_masks/e\u0301.nii,Jose\u0301\n")
+    (pair,) = pairs_from_csv(path)
+    assert (pair.case, pair.patient) == ("\u00e9", "Jos\u00e9")
+    assert pair.image.exists()
+    assert pair.mask.exists()
+    patterns = "caf\u00e9/ct_{case}.nii", "cafe\u0301_masks/{case}.nii"
+    (same,) = pairs_from_patterns(tmp_path, *patterns)
+    assert (same.case, same.image, same.mask) == (pair.case, pair.image, pair.mask)
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [

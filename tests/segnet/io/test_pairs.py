@@ -98,7 +98,6 @@ def test_sibling_folders(tmp_path: Path, images: str, masks: str) -> None:
     assert found.unpaired_images == [tmp_path / images / "lonely.nii.gz"]
     assert len(found) == 2
     assert found[1].case == "b_lesion_01"
-    assert found.pairs == found[:]
     assert list(find_pairs((tmp_path / images, tmp_path / masks))) == list(found)
 
 
@@ -135,6 +134,41 @@ def test_one_folder_with_suffixes(tmp_path: Path) -> None:
         ("c", "c_ct.nii", "c_seg.nii"),
     ]
     assert found.unpaired_images == [tmp_path / "d_ct.nii.gz", tmp_path / "other.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "case"),
+    [
+        ("a.nrrd", "a-label.nrrd", "a"),
+        ("a.nrrd", "a.seg.nrrd", "a"),
+        ("a.nrrd", "a-segmentation.seg.nrrd", "a"),
+        ("a.nii.gz", "a_Segmentation.nii.gz", "a"),
+        ("a.nii.gz", "a_trans.nii.gz", "a"),
+        ("a_0000.nii.gz", "a_pred.nii.gz", "a"),
+        ("a_img.nii.gz", "a_labels.nii.gz", "a"),
+        ("A-CT.nii", "A-MASK.nii", "A"),
+        ("a_ct.nii", "a_ct_seg.nii", "a_ct"),
+        ("images/a_ct.nii", "labels/a-label.nrrd", "a"),
+        ("images/a_seg.nii", "labels/a_seg.nii", "a_seg"),
+        ("Images/a.nii", "Masks/a.nii", "a"),
+        ("imagesTr/lung_0000.nii", "labelsTr/lung_0000.nii", "lung_0000"),
+        ("p1/CTChest.nrrd", "p1/Segmentation.seg.nrrd", "p1"),
+        ("p1/CT.nrrd", "p1/CT-label.nrrd", "p1"),
+        ("p1/imaging.nii.gz", "p1/segmentation.nii.gz", "p1"),
+        ("cafe\u0301/image.nii", "cafe\u0301/mask.nii", "caf\u00e9"),
+    ],
+)
+def test_names_of_every_tool_pair(tmp_path: Path, image: str, mask: str, case: str) -> None:
+    touch(tmp_path, image, mask)
+    (pair,) = find_pairs(tmp_path)
+    assert (pair.case, pair.image, pair.mask) == (case, tmp_path / image, tmp_path / mask)
+
+
+def test_maps_beside_masks_are_no_images(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii", "a_mask.nii", "a_mask_probability.nii.gz", "b_uncertainty.nii.gz")
+    found = find_pairs(tmp_path)
+    assert [pair.image.name for pair in found] == ["a.nii"]
+    assert found.unpaired_images == []
 
 
 def test_two_folders_of_one_set_are_taken_together(tmp_path: Path) -> None:

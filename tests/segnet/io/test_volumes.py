@@ -19,7 +19,7 @@ from segnet.errors import InputError
 from segnet.io.metaimage import write_metaimage
 from segnet.io.nifti import write_mask
 from segnet.io.volume import header_of, spacing_of
-from segnet.io.volumes import ENDINGS, is_dicom_series, read_image, read_mask, stem_of
+from segnet.io.volumes import is_dicom_series, read_image, read_mask
 
 SHAPE = (6, 5, 4)  # (X, Y, Z)
 LPS = np.array([[-0.5, 0, 0, 10], [0, -0.5, 0, -20], [0, 0, 2.0, 30], [0, 0, 0, 1]])
@@ -131,11 +131,6 @@ def test_slices_of_a_tilted_gantry_lie_as_far_apart_as_along_their_normal(tmp_pa
     volume = read_image(path)
     assert volume.spacing_mm == pytest.approx((0.75, 0.75, 3.0), rel=1e-6)  # float32 in the file
     np.testing.assert_allclose(volume.affine, sheared, rtol=1e-6)
-
-
-def test_stems() -> None:
-    assert [stem_of(f"folder.nii/bone_1.5{ending}") for ending in ENDINGS] == ["bone_1.5"] * len(ENDINGS)
-    assert [stem_of(name) for name in ("A.NII.GZ", "series.v2", "a.zip", ".nii")] == ["A", "series.v2", "a.zip", ""]
 
 
 REFUSED: dict[str, tuple[bytes, str]] = {
