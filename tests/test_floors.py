@@ -123,4 +123,15 @@ def test_volumes_load_no_more_than_nibabel_does() -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     loaded = top(loaded_by("import segnet.cli"))
-    assert not loaded & {"torch", "numba", "scipy", "monai", "nibabel", "h5py", "pydantic", "PIL"}
+    assert not loaded & {
+        "torch",
+        "numba",
+        "scipy",
+        "monai",
+        "nibabel",
+        "h5py",
+        "pydantic",
+        "PIL",
+        "matplotlib",
+        "tabulate",
+    }

@@ -19,8 +19,7 @@ from segnet.dataset.cases import Case, Cases
 from segnet.dataset.prepared import PreparedDataset, load_dataset
 from segnet.dataset.shapes import load_shapes
 from segnet.dataset.transforms import control_points
-from segnet.report._png import font, save_png
-from segnet.report.overlay import BACKGROUND, INK, QUIET, TRUTH_RGB, _fit, _stroke
+from segnet.report.overlay import BACKGROUND, INK, QUIET, TRUTH_RGB, _stroke, fit, font, save_png
 
 PANEL, GAP, MARGIN = 168, 8, 24
 HEAD, LABEL, CAPTION = 76, 30, 22
@@ -232,19 +231,19 @@ def _page(columns: list[tuple[str, list[Cell]]], augmenter: Augmenter, scene: Sc
     page.paste(BACKGROUND, (0, 0, *page.size))
     draw = ImageDraw.Draw(page)
     room = page.width - 2 * MARGIN
-    draw.text((MARGIN, 32), _fit(scene.title, font(22), room), font=font(22), fill=INK, anchor="ls")
+    draw.text((MARGIN, 32), fit(scene.title, font(22), room), font=font(22), fill=INK, anchor="ls")
     draw.rectangle((MARGIN, 53, MARGIN + 22, 55), fill=TRUTH_RGB)
     draw.text(
         (MARGIN + 32, 59), "lesion, as the mask has it after the transform", font=font(15), fill=QUIET, anchor="ls"
     )
     for k, (label, cells) in enumerate(columns):
         left, top = MARGIN + k % across * (PANEL + GAP), HEAD + k // across * (band_height + GAP)
-        draw.text((left, top + 20), _fit(label, font(16), PANEL), font=font(16), fill=INK, anchor="ls")
+        draw.text((left, top + 20), fit(label, font(16), PANEL), font=font(16), fill=INK, anchor="ls")
         for row, cell in enumerate(cells):
             at = top + LABEL + row * (PANEL + CAPTION)
             page.paste(_panel(augmenter, scene, cell), (left, at))
             draw.text(
-                (left, at + PANEL + 15), _fit(cell.caption, font(13), PANEL), font=font(13), fill=QUIET, anchor="ls"
+                (left, at + PANEL + 15), fit(cell.caption, font(13), PANEL), font=font(13), fill=QUIET, anchor="ls"
             )
     return page
 

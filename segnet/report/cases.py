@@ -1,4 +1,4 @@
-"""The worst, the median and the best case of an evaluation, prediction and truth outlined together."""
+"""The worst, the median and the best case, and pictures of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from segnet.report.overlay import overlay_png
 
 
 def telling_cases(dice_by_case: Mapping[str, float]) -> dict[str, str]:
-    """The "worst", the "median" and the "best" of those whose Dice is finite, each another case: of two no median, of one the "only"."""
+    """The "worst", "median" and "best" case of finite Dice, each another case: of two no median, of one the "only"."""
     ranked = sorted((case for case, dice in dice_by_case.items() if math.isfinite(dice)), key=dice_by_case.__getitem__)
     if len(ranked) < 2:
         return {"only": ranked[0]} if ranked else {}
@@ -25,7 +25,7 @@ def telling_cases(dice_by_case: Mapping[str, float]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Overlays:
-    """Pictures written, and (case, reason) of those that could not be drawn."""
+    """Pictures written, and (case, reason) of the cases that could not be drawn."""
 
     written: tuple[Path, ...] = ()
     failed: tuple[tuple[str, str], ...] = ()
@@ -39,7 +39,7 @@ def overlay_cases(
     *,
     window_hu: tuple[float, float],
 ) -> Overlays:
-    """Writes a picture such as `worst.png` into `out` for each of `telling_cases` whose files are there.
+    """Write a picture such as `worst.png` into `out` for each of `telling_cases` whose files exist.
 
     Parameters
     ----------

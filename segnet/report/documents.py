@@ -1,4 +1,4 @@
-"""The files a report is made of, read and checked: evaluations, training logs, measured speed, comparisons."""
+"""Reads and checks the files of a report: evaluations, training runs, measured speed, comparisons."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from segnet.evaluation.result import FORMAT
 from segnet.evaluation.summary import source_of, spread
 from segnet.metrics import check_consistency, iou_bounds
 from segnet.report.numbers import number
+from segnet.training import log
 
 EVALUATION_FILE = "evaluation.json"
 
@@ -26,7 +27,7 @@ class _Document(BaseModel):
 
 
 class Score(_Document):
-    """One number over lesions, its interval over patients, and the conventions it was made under."""
+    """One number over lesions, its interval over patients, and its conventions."""
 
     mean: FiniteFloat | None = None
     median: FiniteFloat | None = None
@@ -46,7 +47,7 @@ class Score(_Document):
 
 
 class Lesion(_Document):
-    """One row of an evaluation. `pred_hu` and `truth_hu` are as `segnet.metrics.HuStatistics`; further fields are kept."""
+    """One row of an evaluation. `pred_hu` and `truth_hu` are as `segnet.metrics.HuStatistics`. Further fields are kept."""
 
     case: str
     patient: str = ""
@@ -62,7 +63,7 @@ class Lesion(_Document):
 
 
 class Bin(_Document):
-    """Voxels whose predicted probability lies in [lo, hi): how many, their mean, and how many of them are lesion."""
+    """Voxels with a predicted probability in [lo, hi): their number, mean probability and share of lesion."""
 
     lo: FiniteFloat
     hi: FiniteFloat
@@ -94,7 +95,7 @@ class Consistency(_Document):
 
 
 class Document(_Document):
-    """What `segnet evaluate` writes, format "segnet-evaluate/2"."""
+    """The evaluation.json of `segnet evaluate`, format "segnet-evaluate/2"."""
 
     format: str
     provenance: dict[str, Any] = {}
@@ -116,11 +117,9 @@ class Document(_Document):
 
 @dataclass(frozen=True)
 class Run:
-    """What a training run left: steps and validations of its log, cases of each part of its split.
+    """A training run: steps and validations of its log, and cases by part of its split.
 
-    Attributes
-    ----------
-    by_slice : whether the split is of slices, so that one case may be in all parts
+    With `by_slice`, slices were split, and one case may be in all parts.
     """
 
     steps: list[dict[str, Any]] = field(default_factory=list)
@@ -130,12 +129,12 @@ class Run:
 
 
 def read_evaluation(folder: Path) -> Document:
-    """`evaluation.json` of a folder, or the file itself.
+    """Read `evaluation.json` in a folder, or the file itself.
 
     Raises
     ------
     InputError
-        If it is missing, is not JSON, is of another format, lacks what that format has, or names a case twice.
+        The file is missing, is not JSON, has another format, lacks a field of it, or names a case twice.
     """
     file = folder / EVALUATION_FILE if folder.is_dir() else folder
     found = _json(file, "evaluation", "run `segnet evaluate -o FOLDER` first")
@@ -160,46 +159,39 @@ def read_evaluation(folder: Path) -> Document:
 
 
 def read_run(folder: Path) -> Run:
-    """The log and the split of a training run.
+    """Read the log and the split of a training run.
 
     Raises
     ------
     InputError
-        If the folder holds neither, or what it holds is no log or split.
+        The folder holds neither, or its split is malformed.
     """
-    from segnet.training import log as training_log
-
-    log, split_file = folder / training_log.FILE, folder / SPLIT_FILE
-    if not log.is_file() and not split_file.is_file():
-        raise InputError(
-            f"model: expected a run's folder with {training_log.FILE}, got {folder}; name the run's own folder"
-        )
-    rows: list[dict[str, Any]] = []
-    if log.is_file():
-        rows = [row for row in training_log.read(log) if isinstance(row, dict)]
+    log_file, split_file = folder / log.FILE, folder / SPLIT_FILE
+    if not log_file.is_file() and not split_file.is_file():
+        raise InputError(f"model: expected a run's folder with {log.FILE}, got {folder}; name the run's own folder")
+    rows = [row for row in log.read(log_file) if isinstance(row, dict)] if log_file.is_file() else []
     split = _json(split_file, "model", "name the run's own folder") if split_file.is_file() else {}
-    if not isinstance(split, dict):
-        raise InputError(f"model: expected parts of cases, got {type(split).__name__} in {split_file}; train again")
-    wrong = next((part for part, cases in split.items() if not isinstance(cases, list | dict)), None)
-    if wrong is not None:
-        raise InputError(
-            f"model: expected cases in {wrong}, got {type(split[wrong]).__name__} in {split_file}; train again"
-        )
+    parts = split if isinstance(split, dict) else {"the split": split}
+    for part, cases in parts.items():
+        if not isinstance(cases, list | dict):
+            raise InputError(
+                f"model: expected cases in {part}, got {type(cases).__name__} in {split_file}; train again"
+            )
     return Run(
         [row for row in rows if "val_dice" not in row],
         [row for row in rows if row.get("val_dice") is not None],
-        {part: list(cases) for part, cases in split.items()},
-        by_slice=any(isinstance(cases, dict) for cases in split.values()),
+        {part: list(cases) for part, cases in parts.items()},
+        by_slice=any(isinstance(cases, dict) for cases in parts.values()),
     )
 
 
 def read_bench(file: Path) -> dict[str, Any]:
-    """The JSON of `segnet bench train --json`.
+    """Read the JSON of `segnet bench train --json`.
 
     Raises
     ------
     InputError
-        If it is missing, or is anything else.
+        The file is missing, or holds anything else.
     """
     found = _json(file, "bench", "write it with `segnet bench train --json`")
     rows = found.get("rows") if isinstance(found, dict) else None
@@ -212,12 +204,12 @@ def read_bench(file: Path) -> dict[str, Any]:
 
 
 def read_comparison(file: Path) -> dict[str, Any]:
-    """The JSON object of a paired comparison of two evaluations.
+    """Read the comparison.json of `segnet evaluate --against`.
 
     Raises
     ------
     InputError
-        If it is missing or of another format.
+        The file is missing or has another format.
     """
     remedy = "write it with `segnet evaluate --against`"
     found = _json(file, "comparison", remedy)
@@ -229,12 +221,12 @@ def read_comparison(file: Path) -> dict[str, Any]:
 
 
 def common_cases(documents: Mapping[str, Document]) -> list[str]:
-    """Cases that every evaluation has, in the first one's order.
+    """Cases shared by all evaluations, in the order of the first.
 
     Raises
     ------
     InputError
-        If there is none.
+        They share none.
     """
     names = list(documents)
     shared = set.intersection(*({row.case for row in d.lesions} for d in documents.values()))
@@ -246,9 +238,9 @@ def common_cases(documents: Mapping[str, Document]) -> list[str]:
 
 
 def restrict(document: Document, cases: Sequence[str]) -> Document:
-    """The evaluation on some of its cases: means, quartiles and intervals are computed anew from its rows.
+    """The evaluation on some of its cases: means, quartiles and intervals are recomputed from its rows.
 
-    What rows do not hold (pooled numbers, slices, calibration, the challenge's score) is left out.
+    Numbers that rows do not hold (pooled, by slice, calibration, the challenge's score) are left out.
     """
     wanted = set(cases)
     rows = [row for row in document.lesions if row.case in wanted]
@@ -289,14 +281,14 @@ def restrict(document: Document, cases: Sequence[str]) -> Document:
 
 def _summarise(rows: Sequence[Lesion], like: Mapping[str, Score]) -> dict[str, Score]:
     """Scores of `rows` under the conventions of `like`."""
-    found = {}
-    for name, score in like.items():
-        source = (
-            source_of([str(getattr(row, "auc_source", "")) for row in rows]) if name.startswith("auc") else score.source
+    auc_source = source_of([str(getattr(row, "auc_source", "")) for row in rows])
+    return {
+        name: score.model_copy(
+            update=asdict(spread([(row.patient, row.number(name)) for row in rows]))
+            | ({"source": auc_source} if name.startswith("auc") else {})
         )
-        values = asdict(spread([(row.patient, row.number(name)) for row in rows]))
-        found[name] = score.model_copy(update={**values, "source": source})
-    return found
+        for name, score in like.items()
+    }
 
 
 def _json(file: Path, argument: str, remedy: str) -> Any:

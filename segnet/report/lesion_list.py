@@ -1,18 +1,19 @@
-"""The table of all lesions: what the page's script sorts and filters, and its first rows for readers without script."""
+"""The table of all lesions: data for the page's script, and the first rows as text for readers without script."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from segnet.report.documents import Document, Lesion
 from segnet.report.numbers import fixed
 
 FIRST = 100
-"""Rows that stand in the page itself, and that each press of the button adds."""
+"""Rows in the page itself, and rows added by each press of the button."""
 WIDE = 2
-"""Up to so many models have volume and long axis columns of their own."""
+"""Up to this number of models, each has columns for volume and long axis."""
 _OF_TRUTH = (("truth_volume_ml", "Volume, ml", 3), ("truth_long_mm", "Long axis, mm", 1))
 _OF_MODEL = (
     ("dice", "Dice", 3),
@@ -24,7 +25,7 @@ _OF_MODEL = (
 
 @dataclass(frozen=True)
 class LesionColumn:
-    """A column; `digits` is None for text, `group` the model or the truth it is of."""
+    """A column. `digits` is None for text; `group` is "Truth" or the model's name."""
 
     label: str
     group: str = ""
@@ -34,7 +35,7 @@ class LesionColumn:
 
 @dataclass(frozen=True)
 class LesionList:
-    """Columns, the raw values of all rows, and the texts of the first ones; `numbers` are the lesions' own sections, from 1, or 0."""
+    """Columns, raw values of all rows, and texts of the first. `numbers` are the lesions' own sections, from 1, or 0."""
 
     columns: list[LesionColumn]
     rows: list[list[Any]]
@@ -43,35 +44,26 @@ class LesionList:
 
     @property
     def sorted_by(self) -> int:
-        """Number of the column that the rows come sorted by: the Dice of the first model."""
+        """Number of the column that rows are sorted by: Dice of the first model."""
         return next(k for k, column in enumerate(self.columns) if column.label == "Dice")
 
     def data(self) -> dict[str, Any]:
-        """What the page's script reads."""
-        return {
-            "first": FIRST,
-            "digits": [c.digits for c in self.columns],
-            "rows": self.rows,
-            "sections": self.numbers,
-        }
+        """Input of the page's script."""
+        digits = [c.digits for c in self.columns]
+        return {"first": FIRST, "digits": digits, "rows": self.rows, "sections": self.numbers}
 
     def groups(self) -> list[tuple[str, int, int | None]]:
-        """Name, number of columns and series of each run of columns of one group."""
-        out: list[tuple[str, int, int | None]] = []
-        for column in self.columns:
-            if out and out[-1][0] == column.group:
-                out[-1] = (column.group, out[-1][1] + 1, column.series)
-            else:
-                out.append((column.group, 1, column.series))
-        return out
+        """Name, number of columns and series of each group of columns."""
+        runs = groupby(self.columns, key=lambda column: (column.group, column.series))
+        return [(name, len(list(columns)), series) for (name, series), columns in runs]
 
 
 def worst_first(document: Document) -> list[Lesion]:
-    """Lesions by Dice from the lowest; those without one last."""
+    """Lesions by ascending Dice, lesions without one last."""
 
     def rank(row: Lesion) -> tuple[bool, float]:
         dice = row.number("dice")
-        return (True, 0.0) if dice is None else (False, dice)
+        return dice is None, dice or 0.0
 
     return sorted(document.lesions, key=rank)
 
@@ -91,22 +83,19 @@ def lesion_list(
     rows = {name: {row.case: row for row in d.lesions} for name, d in documents.items()}
     leading = next(iter(rows.values()))
     of_model = _OF_MODEL if len(documents) <= WIDE else _OF_MODEL[:2]
-    texts = [("case", "Case"), ("patient", "Patient")]
-    texts += [
-        (k, label)
-        for k, label in (("set", "Set"), ("size_class", "Size"))
-        if len({getattr(r, k) for r in leading.values()}) > 1
-    ]
-    columns = [LesionColumn(label) for _, label in texts]
+    texts = {"case": "Case", "patient": "Patient"}
+    for key, label in (("set", "Set"), ("size_class", "Size")):
+        if len({getattr(r, key) for r in leading.values()}) > 1:
+            texts[key] = label
+    columns = [LesionColumn(label) for label in texts.values()]
     columns += [LesionColumn(label, "Truth", digits) for _, label, digits in _OF_TRUTH]
     columns += [LesionColumn(label, name, digits, series[name]) for name in documents for _, label, digits in of_model]
-    values: list[list[Any]] = []
-    for case in ordered:
-        row = leading[case]
-        line: list[Any] = [getattr(row, k) for k, _ in texts]
-        line += [row.number(k) for k, _, _ in _OF_TRUTH]
-        line += [rows[name][case].number(k) for name in documents for k, _, _ in of_model]
-        values.append(line)
+    values = [
+        [getattr(leading[case], key) for key in texts]
+        + [leading[case].number(key) for key, _, _ in _OF_TRUTH]
+        + [rows[name][case].number(key) for name in documents for key, _, _ in of_model]
+        for case in ordered
+    ]
     first = [
         [str(v) if c.digits is None else fixed(v, c.digits) for v, c in zip(line, columns, strict=True)]
         for line in values[:FIRST]

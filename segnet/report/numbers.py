@@ -1,4 +1,4 @@
-"""Numbers as the report prints them, the same in Python and in the page's script."""
+"""Numbers as the report prints them, in Python and in the page's script alike."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class Metric:
-    """How a number is called and printed; `better` is "up", "down" or nothing."""
+    """Name and decimals of a metric. `better` is "up", "down" or empty."""
 
     label: str
     digits: int
@@ -38,28 +38,28 @@ METRICS = {
     name: Metric(label, digits, "up" if SCORES[name].better == "larger" else "down", meaning)
     for name, (label, digits, meaning) in _PRINTED.items()
 }
-"""In the order of the columns: those of the paper's tables first, then what stands beside them."""
+"""In the order of the columns: metrics of the paper's tables first, then the others."""
 
 
 def metric(name: str) -> Metric:
-    """How to print a metric; one that is not known keeps its name."""
+    """How to print a metric. An unknown one keeps its name."""
     return METRICS.get(name, Metric(name, 3))
 
 
 def order(names: set[str]) -> list[str]:
-    """Metrics in the order of `METRICS`, others behind."""
+    """Metrics in the order of `METRICS`, unknown ones last."""
     return [n for n in METRICS if n in names] + sorted(names - set(METRICS))
 
 
 def number(value: object) -> float | None:
-    """A finite number, None of anything else."""
+    """A finite number, or None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
 
 
 def fixed(value: object, digits: int) -> str:
-    """A number as `segnet.runtime.table.rounded` has it, with a real minus; a dash for what is no finite number.
+    """A number rounded by `segnet.runtime.table.rounded`, with a minus sign; a dash if it is no finite number.
 
     Examples
     --------
@@ -67,10 +67,7 @@ def fixed(value: object, digits: int) -> str:
     ('0.063', '–', '−1')
     """
     known = number(value)
-    if known is None:
-        return MISSING
-    text = rounded(known, digits)
-    return "−" + text[1:] if text.startswith("-") else text
+    return MISSING if known is None else rounded(known, digits).replace("-", "−", 1)
 
 
 def span(lo: object, hi: object, digits: int) -> str:
@@ -79,6 +76,6 @@ def span(lo: object, hi: object, digits: int) -> str:
     return MISSING if MISSING in (low, high) else f"{low} to {high}"
 
 
-def count(n: int, one: str, many: str | None = None) -> str:
+def count(n: int, one: str) -> str:
     """A number and its noun: ``1 lesion``, ``2,400 lesions``."""
-    return f"{n:,} {one if n == 1 else many or one + 's'}"
+    return f"{n:,} {one if n == 1 else one + 's'}"

@@ -1,8 +1,9 @@
-"""A preview PNG: axial slices through a lesion with the outlines of prediction and truth."""
+"""Pictures of axial slices with outlines, drawn by Pillow at device pixels: previews, examples, the report's lesions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +14,7 @@ from scipy import ndimage
 
 from segnet.errors import InputError
 from segnet.metrics import as_mask, dice, volume_ml
-from segnet.report._png import font, save_png
+from segnet.runtime.files import replacing
 from segnet.runtime.table import rounded
 
 SCALE = 2  # device pixels per point: the page is drawn at twice its nominal size
@@ -24,6 +25,34 @@ PRED_RGB, TRUTH_RGB = (240, 160, 30), (86, 190, 245)
 LINE, HALO, DASH = 1.5 * SCALE, 3.0 * SCALE, 7 * SCALE
 
 Box = tuple[float, float, float, float]
+RGB = tuple[int, int, int]
+
+
+@lru_cache(maxsize=32)
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """Pillow's own typeface at `size` device pixels: pictures look alike on every machine.
+
+    Raises
+    ------
+    InputError
+        Pillow was built without FreeType.
+    """
+    face = ImageFont.load_default(size)
+    if not isinstance(face, ImageFont.FreeTypeFont):
+        raise InputError("Pillow: expected a build with FreeType, got one without; reinstall Pillow from its wheel")
+    return face
+
+
+def save_png(image: Image.Image, path: str | Path) -> None:
+    """Write `image` to `path` as PNG, atomically.
+
+    Raises
+    ------
+    InputError
+        The folder of `path` does not exist.
+    """
+    with replacing(path) as temporary:
+        image.save(temporary, format="PNG")
 
 
 def overlay_png(
@@ -40,70 +69,88 @@ def overlay_png(
     """Write a PNG of `n_slices` axial slices around the lesion with its outlines.
 
     Slices are spread over the lesion's extent and include the one of largest area (of the truth, else of the
-    prediction). Display is radiological: the patient's right is on the left, anterior is up. Arrays are
-    canonical RAS turned to (Z, Y, X). Outlines run along the half level of the masks; where both coincide the
-    line alternates between the two colours.
+    prediction). Display is radiological: the patient's right is on the left, anterior is up. Outlines run along
+    the half level of the masks. Where both coincide, the line alternates between the two colours.
 
     Parameters
     ----------
     path : file to write, atomically
-    image_zyx : HU, shape (Z, Y, X)
+    image_zyx : HU, shape (Z, Y, X), axes of canonical RAS reversed
     pred_zyx, truth_zyx : masks of the same shape; either may be empty
     window_hu : grey levels from black to white
-    spacing_zyx_mm : mm, in that order; panels keep the true proportions in plane
+    spacing_zyx_mm : panels keep the true proportions in plane
     n_slices : panels in a row, fewer where the volume has fewer slices
     title : heading, such as the case
 
     Raises
     ------
     InputError
-        If shapes differ, a mask is not 0/1, the window or spacing is not usable, or `n_slices` is below 1.
+        Shapes differ, a mask is not 0/1, the window or spacing is unusable, or `n_slices` is below 1.
     """
     image = np.asarray(image_zyx)
-    pred = as_mask(pred_zyx, "pred_zyx")
-    truth = None if truth_zyx is None else as_mask(truth_zyx, "truth_zyx")
-    spacing = _check(image, pred, truth, window_hu, spacing_zyx_mm, n_slices)
-    either = pred if truth is None else pred | truth
-    main = truth if truth is not None and truth.any() else pred
-    slices = choose_slices(either, main, n_slices)
-    box = field_of_view(either, spacing[1:])
-    panels = [panel(image[z], pred[z], None if truth is None else truth[z], box, window_hu) for z in slices]
-    top = (74 if title else 48) * SCALE
-    page = _page(panels, _captions(slices, main, len(image), spacing[0]), side_mm(box, spacing[1:]), top)
-    _header(page, pred, truth, spacing, title)
-    save_png(page, path)
-
-
-def _check(
-    image: NDArray[np.generic],
-    pred: NDArray[np.bool_],
-    truth: NDArray[np.bool_] | None,
-    window_hu: tuple[float, float],
-    spacing_zyx_mm: Sequence[float],
-    n_slices: int,
-) -> NDArray[np.float64]:
     if image.ndim != 3 or 0 in image.shape:
         raise InputError(f"image_zyx: expected shape (Z, Y, X) without empty axes, got {image.shape}; pass one volume")
+    pred = as_mask(pred_zyx, "pred_zyx")
+    truth = None if truth_zyx is None else as_mask(truth_zyx, "truth_zyx")
     for name, mask in (("pred_zyx", pred), ("truth_zyx", truth)):
         if mask is not None and mask.shape != image.shape:
             raise InputError(
-                f"{name}: expected shape {image.shape} like image_zyx, got {mask.shape}; "
-                "resample the mask onto the image's grid"
+                f"{name}: expected shape {image.shape} like image_zyx, got {mask.shape}; resample the mask onto the image's grid"
             )
     require_window(window_hu)
     spacing = np.asarray(spacing_zyx_mm, dtype=np.float64)
     if spacing.shape != (3,) or not np.all(np.isfinite(spacing)) or not np.all(spacing > 0):
         raise InputError(
-            f"spacing_zyx_mm: expected three positive lengths in mm, got {tuple(spacing_zyx_mm)}; "
-            "give them in the order Z, Y, X"
+            f"spacing_zyx_mm: expected three positive lengths in mm, got {tuple(spacing_zyx_mm)}; give them in the order Z, Y, X"
         )
     if n_slices < 1:
         raise InputError(f"n_slices: expected at least 1, got {n_slices}; 4 is usual")
-    return spacing
+    either = pred if truth is None else pred | truth
+    main = truth if truth is not None and truth.any() else pred
+    slices = choose_slices(either, main, n_slices)
+    largest = int(main.sum(axis=(1, 2)).argmax()) if main.any() else slices[len(slices) // 2]
+    box = field_of_view(either, spacing[1:])
+    top, foot = (74 if title else 48) * SCALE, 34 * SCALE
+    width = 2 * MARGIN + max(len(slices) * (PANEL + GAP) - GAP, 400 * SCALE)  # 400: the legend
+    page = Image.new("RGB", (width, top + PANEL + foot), BACKGROUND)
+    draw, small = ImageDraw.Draw(page), font(12 * SCALE)
+    for i, z in enumerate(slices):
+        left, base = MARGIN + i * (PANEL + GAP), top + PANEL + 20 * SCALE
+        page.paste(panel(image[z], pred[z], None if truth is None else truth[z], box, window_hu), (left, top))
+        name = f"slice {z + 1} of {len(image)}"
+        where = f"{(z - largest) * spacing[0]:+.1f} mm"
+        if z == largest:
+            where = "largest area" if main.any() else "centre"
+        draw.text((left, base), name, font=small, fill=INK, anchor="ls")
+        draw.text((left + small.getlength(name) + 10 * SCALE, base), where, font=small, fill=QUIET, anchor="ls")
+    orientation(draw, MARGIN, top)
+    scale_bar(draw, MARGIN, top, side_mm(box, spacing[1:]))
+    if title:
+        face = font(17 * SCALE)
+        draw.text((MARGIN, 30 * SCALE), fit(title, face, width - 2 * MARGIN), font=face, fill=INK, anchor="ls")
+    entries: list[tuple[str, RGB | None]] = [(f"prediction {_volume(pred, spacing)}", PRED_RGB)]
+    if truth is not None:
+        entries.append((f"truth {_volume(truth, spacing)}", TRUTH_RGB))
+        score = dice(pred, truth)
+        if not np.isnan(score):
+            entries.append((f"Dice {rounded(score, 3)}", None))
+    x, base, face = float(MARGIN), (56 if title else 30) * SCALE, font(13 * SCALE)
+    for text, rgb in entries:
+        if rgb is not None:
+            y = base - 4.5 * SCALE
+            draw.rectangle((x, y - LINE / 2, x + 18 * SCALE, y + LINE / 2), fill=rgb)
+            x += 25 * SCALE
+        draw.text((x, base), text, font=face, fill=INK if rgb is None else QUIET, anchor="ls")
+        x += face.getlength(text) + 24 * SCALE
+    save_png(page, path)
+
+
+def _volume(mask: NDArray[np.bool_], spacing: NDArray[np.float64]) -> str:
+    return f"{rounded(volume_ml(mask, spacing.tolist()), 2)} ml" if mask.any() else "empty"
 
 
 def require_window(window_hu: tuple[float, float]) -> None:
-    """Raises InputError unless grey levels can be made of a window."""
+    """Raise InputError unless the window is two finite levels, low before high."""
     lo, hi = window_hu
     if not (np.isfinite(lo) and np.isfinite(hi) and lo < hi):
         raise InputError(
@@ -113,7 +160,7 @@ def require_window(window_hu: tuple[float, float]) -> None:
 
 
 def choose_slices(either: NDArray[np.bool_], main: NDArray[np.bool_], n: int) -> list[int]:
-    """Up to `n` ascending slice numbers spread over the lesion, the one of largest area among them."""
+    """Up to `n` ascending slice numbers spread over the lesion, among them the slice of largest area."""
     depth = len(either)
     n = min(n, depth)
     held = np.flatnonzero(either.any(axis=(1, 2)))
@@ -130,7 +177,7 @@ def choose_slices(either: NDArray[np.bool_], main: NDArray[np.bool_], n: int) ->
 
 
 def field_of_view(either: NDArray[np.bool_], spacing_yx: NDArray[np.float64]) -> Box:
-    """Square field around the lesion, (top, left, bottom, right) in pixel edges; may exceed the image."""
+    """Square field around the lesion, (top, left, bottom, right) in pixel edges; it may exceed the image."""
     shape = np.array(either.shape[1:], dtype=np.float64)
     if either.any():
         rows, columns = np.flatnonzero(either.any(axis=(0, 2))), np.flatnonzero(either.any(axis=(0, 1)))
@@ -176,18 +223,18 @@ def panel(
     window_hu: tuple[float, float],
     side: int = PANEL,
 ) -> Image.Image:
-    """One slice over `box` as a square of `side` device pixels, with the outlines of the masks there are.
+    """One slice over `box` as a square of `side` device pixels, with the outlines of the masks given.
 
     Parameters
     ----------
-    image, pred, truth : (Y, X), in HU and masks
+    image, pred, truth : (Y, X); grey levels and masks
     box : top, left, bottom, right in pixel edges
     window_hu : grey levels from black to white
-    side : device pixels; lines are as much thinner as it is smaller, down to 2 pixels
+    side : lines shrink with it, down to 2 device pixels
     """
     lo, hi = window_hu
     line, halo = max(LINE * side / PANEL, 2.0), max(HALO * side / PANEL, 4.0)
-    # Clipped first so that cubic interpolation does not ring at metal or at the border of padding.
+    # Clipped first: cubic interpolation would ring at metal and at the border of padding.
     grey = (np.clip(np.nan_to_num(image.astype(np.float32)), lo, hi) - lo) / (hi - lo)
     level = np.clip(_resample(grey, box, Image.Resampling.BICUBIC, "edge", side), 0.0, 1.0)[:, :, None]
     held = _resample(np.ones_like(grey), box, Image.Resampling.NEAREST, "constant", side)[:, :, None] > 0.5
@@ -197,19 +244,15 @@ def panel(
         for mask, rgb in ((truth, TRUTH_RGB), (pred, PRED_RGB))
         if mask is not None and mask.any()
     ]
-    # All halos lie below all lines.
-    for distance, _ in lines:
+    for distance, _ in lines:  # all halos lie below all lines
         _stroke(colour, distance, (0, 0, 0), halo, 0.45)
+    # Squares of one dash length cut a line into dashes, whatever its direction.
+    index = np.arange(side) * PANEL // (DASH * side)
+    checker = np.add.outer(index, index) % 2 == 0
     for k, (distance, rgb) in enumerate(lines):
-        shared = k == 1 and (lines[0][0] < line) & _checker(side)
+        shared = k == 1 and (lines[0][0] < line) & checker
         _stroke(colour, np.where(shared, np.inf, distance), rgb, line, 1.0)
     return Image.fromarray(np.rint(colour).astype(np.uint8))
-
-
-def _checker(side: int) -> NDArray[np.bool_]:
-    """Squares of one dash length; a line through them is cut into dashes, whatever its direction."""
-    index = np.arange(side) * PANEL // (DASH * side)
-    return np.add.outer(index, index) % 2 == 0
 
 
 def _distance(mask: NDArray[np.bool_], box: Box, side: int) -> NDArray[np.float64]:
@@ -225,43 +268,12 @@ def _distance(mask: NDArray[np.bool_], box: Box, side: int) -> NDArray[np.float6
 
 
 def _stroke(
-    colour: NDArray[np.float32],
-    distance: NDArray[np.float64],
-    rgb: tuple[int, int, int],
-    width: float,
-    strength: float,
+    colour: NDArray[np.float32], distance: NDArray[np.float64], rgb: RGB, width: float, strength: float
 ) -> None:
-    """Blend an antialiased line of `width` device pixels into `colour` (PANEL, PANEL, 3), in place."""
+    """Blend an antialiased line of `width` device pixels into `colour` (side, side, 3), in place."""
     alpha = (strength * np.clip(width / 2 + 0.5 - distance, 0.0, 1.0)).astype(np.float32)[:, :, None]
     colour *= 1.0 - alpha
     colour += alpha * np.array(rgb, dtype=np.float32)
-
-
-def _captions(slices: list[int], main: NDArray[np.bool_], depth: int, dz_mm: float) -> list[tuple[str, str]]:
-    largest = int(main.sum(axis=(1, 2)).argmax()) if main.any() else slices[len(slices) // 2]
-    out = []
-    for z in slices:
-        offset = (z - largest) * dz_mm
-        where = ("largest area" if main.any() else "centre") if z == largest else f"{offset:+.1f} mm"
-        out.append((f"slice {z + 1} of {depth}", where))
-    return out
-
-
-def _page(panels: list[Image.Image], captions: list[tuple[str, str]], field_mm: float, top: int) -> Image.Image:
-    foot = 34 * SCALE
-    width = 2 * MARGIN + max(len(panels) * PANEL + (len(panels) - 1) * GAP, 400 * SCALE)  # 400: the legend
-    page = Image.new("RGB", (width, top + PANEL + foot), BACKGROUND)
-    draw = ImageDraw.Draw(page)
-    for i, (panel, (name, where)) in enumerate(zip(panels, captions, strict=True)):
-        left = MARGIN + i * (PANEL + GAP)
-        page.paste(panel, (left, top))
-        base = top + PANEL + 20 * SCALE
-        draw.text((left, base), name, font=font(12 * SCALE), fill=INK, anchor="ls")
-        after = left + font(12 * SCALE).getlength(name) + 10 * SCALE
-        draw.text((after, base), where, font=font(12 * SCALE), fill=QUIET, anchor="ls")
-    orientation(draw, MARGIN, top)
-    scale_bar(draw, MARGIN, top, field_mm)
-    return page
 
 
 def _shadowed(draw: ImageDraw.ImageDraw, xy: tuple[float, float], text: str, size: int, anchor: str) -> None:
@@ -287,45 +299,7 @@ def scale_bar(draw: ImageDraw.ImageDraw, left: int, top: int, field_mm: float, s
     _shadowed(draw, (x, y - 6 * unit), "10 mm", max(round(11 * unit), 16), "ls")
 
 
-def _header(
-    page: Image.Image,
-    pred: NDArray[np.bool_],
-    truth: NDArray[np.bool_] | None,
-    spacing: NDArray[np.float64],
-    title: str | None,
-) -> None:
-    draw = ImageDraw.Draw(page)
-    room = page.width - 2 * MARGIN
-    if title:
-        draw.text(
-            (MARGIN, 30 * SCALE),
-            _fit(title, font(17 * SCALE), room),
-            font=font(17 * SCALE),
-            fill=INK,
-            anchor="ls",
-        )
-    volumes = [
-        f"{rounded(volume_ml(m, spacing.tolist()), 2)} ml" if m.any() else "empty"
-        for m in (pred, truth)
-        if m is not None
-    ]
-    entries: list[tuple[str, tuple[int, int, int] | None]] = [(f"prediction {volumes[0]}", PRED_RGB)]
-    if truth is not None:
-        score = dice(pred, truth)
-        entries.append((f"truth {volumes[1]}", TRUTH_RGB))
-        if not np.isnan(score):
-            entries.append((f"Dice {rounded(score, 3)}", None))
-    x, base, face = float(MARGIN), (56 if title else 30) * SCALE, font(13 * SCALE)
-    for text, rgb in entries:
-        if rgb is not None:
-            y = base - 4.5 * SCALE
-            draw.rectangle((x, y - LINE / 2, x + 18 * SCALE, y + LINE / 2), fill=rgb)
-            x += 25 * SCALE
-        draw.text((x, base), text, font=face, fill=INK if rgb is None else QUIET, anchor="ls")
-        x += face.getlength(text) + 24 * SCALE
-
-
-def _fit(text: str, face: ImageFont.FreeTypeFont, room: float) -> str:
+def fit(text: str, face: ImageFont.FreeTypeFont, room: float) -> str:
     """`text`, shortened at its end to `room` device pixels."""
     text = " ".join(text.split())
     if face.getlength(text) <= room:

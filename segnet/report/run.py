@@ -5,7 +5,6 @@ from __future__ import annotations
 from segnet.models import checkpoint
 from segnet.prediction.windows import segment
 from segnet.report.cases import telling_cases
-from segnet.report.curves import curves_png
 from segnet.report.model_card import write_model_card
 from segnet.report.overlay import overlay_png
 from segnet.training.loop import FinishedRun
@@ -14,10 +13,12 @@ CURVES_FILE, CASES_FOLDER = "curves.png", "cases"
 
 
 def draw_run(run: FinishedRun) -> None:
-    """Writes `curves.png`, `MODEL_CARD.md` and pictures of the best, median and worst validation case in `cases/`.
+    """Write `curves.png`, `MODEL_CARD.md`, and pictures of the worst, median and best validation case in `cases/`.
 
     Pass it to `segnet.training.loop.train` as `on_end`.
     """
+    from segnet.report.charts import curves_png  # matplotlib only when a run ends
+
     curves_png(run.folder / CURVES_FILE, run.history)
     model, config = checkpoint.load(run.folder)
     (run.folder / CASES_FOLDER).mkdir(exist_ok=True)

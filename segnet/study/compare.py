@@ -27,7 +27,7 @@ from segnet.models import build, checkpoint
 from segnet.report.run import draw_run
 from segnet.runtime.files import write_text
 from segnet.runtime.processes import cores, each
-from segnet.runtime.table import markdown_table
+from segnet.runtime.table import format_table
 from segnet.runtime.threads import threads
 from segnet.study.info import count
 from segnet.training import log, state
@@ -220,7 +220,7 @@ def compare(
         results = collect(out, configs, chosen)
         if results["rows"]:
             write_text(out / RESULTS_FILE, json.dumps(results, indent=1))
-            write_text(out / TABLE_FILE, markdown_table(results["rows"], columns_of(results)) + "\n")
+            write_text(out / TABLE_FILE, format_table(results["rows"], columns_of(results), markdown=True) + "\n")
             write_text(out / LESIONS_FILE, lesions_csv(_by_lesion(_finished(out, configs, chosen))))
     if failed:
         run, error = failed[0]

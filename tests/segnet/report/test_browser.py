@@ -41,7 +41,10 @@ setTimeout(() => {
   dispatchEvent(new Event("afterprint")); state();
   document.getElementById("theme").click();
   seen.push(document.documentElement.dataset.theme);
-  seen.push(getComputedStyle(document.querySelector(".chart path.mark")).fill);
+  const colour = () => getComputedStyle(document.querySelector(".chart text")).fill;
+  seen.push(colour());
+  document.getElementById("theme").click();
+  seen.push(colour());
   document.title = "x";
   const out = document.createElement("pre"); out.id = "seen"; out.textContent = JSON.stringify(seen); document.body.append(out);
 }, 300);
@@ -69,7 +72,7 @@ def test_sorting_filtering_and_theme(document: Any, tmp_path: Path) -> None:
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     found = re.search(r'<pre id="seen">(.*?)</pre>', run.stdout, re.DOTALL)
     assert found, run.stderr[-2000:]
-    start, up, down, longer, one, printed, after, theme, fill = json.loads(found[1])
+    start, up, down, longer, one, printed, after, theme, fill, other = json.loads(found[1])
     assert (start["rows"], start["sorted"], start["more"]) == (100, ["ascending"], True)
     assert printed["rows"] == 250
     assert after["rows"] == 100
@@ -80,4 +83,4 @@ def test_sorting_filtering_and_theme(document: Any, tmp_path: Path) -> None:
     assert longer["rows"] == 200
     assert (one["rows"], one["first"], one["shown"], one["more"]) == (1, "c00007", "1 of 250 lesions", False)
     assert theme in ("dark", "light")
-    assert fill.startswith("rgb")  # marks by size are filled, lines of charts are not
+    assert {fill, other} == {"rgb(86, 96, 107)", "rgb(164, 173, 184)"}  # charts follow the theme

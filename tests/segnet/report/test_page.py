@@ -112,7 +112,7 @@ def test_nothing_is_asked_from_elsewhere(whole: Any) -> None:
         assert not any(name.startswith("on") for name in attrs), (tag, attrs)
     assert "http://" not in text
     assert "https://" not in text
-    assert "url(" not in text
+    assert not re.search(r"url\((?!#)", text)
     assert "@import" not in text
 
 
@@ -229,12 +229,6 @@ def test_the_loss_says_what_its_points_are(whole: Any, material: Any, tmp_path: 
     ((_, training),) = found.all("section", id="training")
     assert "Each point is a step;" in training
     assert "1.000e+27" in training
-
-
-def test_models_by_size_differ_in_shape_in_the_chart_and_its_legend(whole: Any) -> None:
-    marks = [a for a, _ in whole[0].all("path") if a.get("class", "").split()[:1] == ["mark"]]
-    assert {a["d"] for a in marks} == {page.svg.shape(0), page.svg.shape(1)}
-    assert sum("s1" not in a["class"] and "s2" not in a["class"] for a in marks) == 2  # of the legend
 
 
 def test_missing_predictions_are_told_beside_the_mean(document: Any, tmp_path: Path) -> None:
@@ -416,7 +410,7 @@ def test_thousands_of_lesions_stay_usable(document: Any, tmp_path: Path) -> None
     assert table.count("c0") <= 100
     assert len(json.loads(found.all("script", id="rows")[0][1])["rows"]) == 3000
     assert len(found.all("article", class_="lesion")) == 5
-    assert len([1 for attrs, _ in found.all("circle") if attrs.get("class", "").startswith("dot")]) == 0
+    assert len(found.all("use")) < 200  # thousands of dots are one path
 
 
 def test_a_failure_leaves_the_old_file(material: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
