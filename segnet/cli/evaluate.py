@@ -106,12 +106,11 @@ def _with_clicks(
 
     from segnet.evaluation.click_score import challenge_score, network
     from segnet.evaluation.evaluate import truths_of
-    from segnet.prediction.ensemble import load
+    from segnet.prediction.model import load
 
-    ensemble = load(model)
     score = challenge_score(
         truths_of(truths, **options),
-        network(ensemble.models, ensemble.config),
+        network(load(model)),
         clicks=clicks,
         seed=seed,
         progress=bar("clicks", quiet),

@@ -45,12 +45,6 @@ class Split(StrEnum):
     slice_paper = "slice-paper"
 
 
-class ClickSpaceOption(StrEnum):
-    voxel = "voxel"
-    ras = "ras"
-    lps = "lps"
-
-
 def bar(title: str, quiet: bool) -> Callable[[int, int], None] | None:
     """A progress callback that draws on stderr."""
     if quiet:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from segnet.cli.options import (
     PARTIAL,
     AsJson,
-    ClickSpaceOption,
     Part,
     Quiet,
     bar,
@@ -23,10 +22,10 @@ from segnet.cli.options import (
 from segnet.errors import InputError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from segnet.prediction.options import VoiSize
+    from segnet.prediction.predict import Prediction
 
-    from segnet.io.volumes import Volume
+ClickSpace = Literal["voxel", "ras", "lps"]
 
 
 def predict(
@@ -46,8 +45,8 @@ def predict(
     ],
     click: Annotated[str | None, typer.Option(help="Point in the lesion: x,y,z, or `centre` of the volume.")] = None,
     click_space: Annotated[
-        ClickSpaceOption, typer.Option(help="Meaning of x,y,z: voxel indices of the file from 0, or mm in RAS or LPS.")
-    ] = ClickSpaceOption.voxel,
+        ClickSpace, typer.Option(help="Meaning of x,y,z: voxel indices of the file from 0, or mm in RAS or LPS.")
+    ] = "voxel",
     clicks: Annotated[
         Path | None,
         typer.Option(
@@ -69,7 +68,6 @@ def predict(
         typer.Option("--skip-padding", help="Leave out a constant border, as of volumes cut beyond a scan's edge."),
     ] = False,
     part: Annotated[Part | None, typer.Option(help="Of a folder, only this part of the run's split.")] = None,
-    device: Annotated[str, typer.Option("--device", "-d", help="A torch device.")] = "cpu",
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of torch and of the scan. Default: one a core.")
     ] = None,
@@ -103,36 +101,41 @@ def predict(
 
     Exit codes: 0 done, 2 usage, 3 bad input, 4 some images of a folder failed.
     """
-    from segnet.prediction.batch import Options, plan, predict_batch
+    from segnet.io.images import images_in, is_one_image
+    from segnet.prediction.batch import BatchOptions, plan, predict_batch
     from segnet.prediction.clicks import read_clicks
-    from segnet.prediction.ensemble import load
-    from segnet.prediction.predict import MASK_ENDINGS, images_in, is_one_image
-    from segnet.prediction.voi import VoiSize
+    from segnet.prediction.model import load
+    from segnet.prediction.options import MASK_ENDINGS
 
     point = _parse_click(click)
     if clicks is not None and point is not None:
         raise typer.BadParameter("--clicks: expected no --click beside it; list every click in the file")
     if point is None and clicks is None and (voi or voi_slices or voi_mm):
         raise typer.BadParameter("--voi: expected --click or --clicks beside it; it lies around a click")
-    size = _voi_size(VoiSize, voi, voi_slices, voi_mm)
-    if device != "cpu":
-        raise InputError(f"device: expected cpu, got {device!r}; other devices are not offered yet")
-    listed = None if clicks is None else read_clicks(clicks, click_space.value)
+    options = BatchOptions(
+        voi=_voi_size(voi, voi_slices, voi_mm),
+        skip_padding=skip_padding,
+        tta=tta,
+        threshold=threshold,
+        uncertainty=uncertainty,
+        preview=draw_preview if preview else None,
+        probabilities=probabilities,
+    )
+    listed = None if clicks is None else read_clicks(clicks, click_space)
     single = is_one_image(source) and clicks is None
     if single and not out.name.endswith(MASK_ENDINGS):
         raise InputError(f"output: expected a name ending in .nii.gz for one image, got {out}; name the mask")
-    ensemble = load(model, bfloat16=bfloat16)
-    images = images_in(source, None if part is None else cases_of_part(ensemble.paths, part))
+    networks = load(model, bfloat16=bfloat16)
+    images = images_in(source, None if part is None else cases_of_part(networks.paths, part))
     if not single and out.name.endswith(MASK_ENDINGS):
         raise InputError(f"output: expected a folder for several masks, got {out}; leave the ending out")
-    tasks, left_out = plan(images, out, click=point, space=click_space.value, clicks=listed)
+    tasks, left_out = plan(images, out, click=point, space=click_space, clicks=listed)
     if single:
         tasks = [replace(tasks[0], mask=out)]
-    options = Options(tta, threshold, size, skip_padding, draw_preview if preview else None, probabilities, uncertainty)
     with thread_count(threads):
         batch = predict_batch(
             tasks,
-            ensemble,
+            networks,
             options,
             overwrite=overwrite,
             table=not single,
@@ -163,23 +166,34 @@ def predict(
         raise typer.Exit(PARTIAL)
 
 
-def draw_preview(path: Path, volume: Volume, mask_zyx: NDArray[np.bool_], window_hu: tuple[float, float]) -> None:
-    """The preview beside a mask."""
+def draw_preview(path: Path, found: Prediction) -> None:
+    """The overlay beside a mask."""
     from segnet.io.names import stem_of
     from segnet.report.overlay import overlay_png
 
-    title, spacing = stem_of(volume.path), volume.spacing_zyx_mm
-    overlay_png(path, volume.array_zyx, mask_zyx, window_hu=window_hu, spacing_zyx_mm=spacing, title=title)
+    overlay_png(
+        path,
+        found.volume.array_zyx,
+        found.mask,
+        window_hu=found.window_hu,
+        spacing_zyx_mm=found.volume.spacing_zyx_mm,
+        title=stem_of(found.volume.path),
+    )
 
 
 def _warn(prediction: dict[str, Any]) -> None:
     for warning in prediction["warnings"]:
         print(f"segnet: {prediction['mask']}: {warning}", file=sys.stderr)
-    if prediction["bfloat16_difference"] is not None and prediction["precision"] == "float32":
-        from segnet.prediction.precision import BFloat16Difference
+    difference = prediction["bfloat16_difference"]
+    if difference is not None and prediction["precision"] == "float32":
+        print(
+            f"segnet: {prediction['image']}: float32 used, for bfloat16 differs: {_difference(difference)}",
+            file=sys.stderr,
+        )
 
-        difference = BFloat16Difference(**prediction["bfloat16_difference"])
-        print(f"segnet: {prediction['image']}: float32 used, for bfloat16 differs: {difference}", file=sys.stderr)
+
+def _difference(found: dict[str, Any]) -> str:
+    return f"Dice {found['dice']:.3f}, probabilities within {found['probability']:.3f} on {found['slices']} slices"
 
 
 def _print_one(p: dict[str, Any]) -> None:
@@ -187,20 +201,22 @@ def _print_one(p: dict[str, Any]) -> None:
     size = f"{p['volume_ml']:.2f} ml, {p['long_axis_mm']:.1f} x {p['short_axis_mm']:.1f} mm"
     print(f"{p['mask']}: {size}, {p['elapsed_s']:.1f} s{kept}")
     if p["precision"] == "bfloat16":
-        from segnet.prediction.precision import BFloat16Difference
-
-        print(f"bfloat16 agrees with float32: {BFloat16Difference(**p['bfloat16_difference'])}")
+        print(f"bfloat16 agrees with float32: {_difference(p['bfloat16_difference'])}")
 
 
 def _voi_size(
-    make: Any, voi: tuple[int, int, int] | None, slices: int | None, voi_mm: tuple[float, float, float] | None
-) -> Any:
-    if voi_mm is not None and (voi is not None or slices is not None):
-        raise typer.BadParameter("--voi-mm: expected neither --voi nor --voi-slices beside it; give one of them")
-    shape = make().shape_zyx if voi is None else voi[::-1]
-    if slices is not None:
-        shape = (slices, *shape[1:])
-    return make(shape, None if voi_mm is None else voi_mm[::-1])
+    voi: tuple[int, int, int] | None, slices: int | None, voi_mm: tuple[float, float, float] | None
+) -> VoiSize:
+    """From (x, y, z) as typed to (z, y, x)."""
+    from segnet.prediction.options import VoiSize
+
+    if voi_mm is not None:
+        if voi is not None or slices is not None:
+            raise typer.BadParameter("--voi-mm: expected neither --voi nor --voi-slices beside it; give one of them")
+        x_mm, y_mm, z_mm = voi_mm
+        return VoiSize(size_zyx_mm=(z_mm, y_mm, x_mm))
+    z, y, x = VoiSize().shape_zyx if voi is None else voi[::-1]
+    return VoiSize((z if slices is None else slices, y, x))
 
 
 def _parse_click(text: str | None) -> Any:

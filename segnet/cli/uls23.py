@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -33,15 +34,14 @@ def uls23_process(
 
     Exit codes: 0 done, 2 usage, 3 bad input, 4 some stacks failed.
     """
-    from segnet.prediction.ensemble import load
+    from segnet.prediction.model import load
     from segnet.prediction.uls23 import process
 
-    ensemble = load(model)
     with thread_count(threads):
         done, failed = process(
             source,
             out,
-            ensemble,
+            load(model),
             voi_slices=voi_slices,
             tta=tta,
             threshold=threshold,
@@ -53,7 +53,7 @@ def uls23_process(
             for warning in warnings:
                 print(f"segnet: {stack.mask}, volume {number}: {warning}", file=sys.stderr)
     if as_json:
-        print_json({"stacks": [stack.as_dict() for stack in done], "failed": [failure.as_dict() for failure in failed]})
+        print_json({"stacks": [asdict(stack) for stack in done], "failed": [asdict(failure) for failure in failed]})
     else:
         for stack in done:
             print(f"{stack.mask}: {len(stack.lesion_voxels)} volumes, {stack.elapsed_s:.1f} s")

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from segnet.errors import InputError
 from segnet.evaluation.conventions import LESION, Convention
 from segnet.evaluation.sources import Grid, Truth
+from segnet.io.volume import from_array
 from segnet.metrics import axis_error, bootstrap_ci, dice, recist_axes_mm, uls23_score
 
 if TYPE_CHECKING:
-    from segnet.config import Config
-    from segnet.prediction.predict import Networks
+    from segnet.prediction.model import Model
 
 VOI_ZYX = (128, 256, 256)
 """Shape of the volumes that the challenge hands out, the click at ``shape // 2``."""
@@ -222,13 +222,15 @@ def challenge_score(
     }
 
 
-def network(model: Networks, config: Config, *, tta: bool = False) -> Segment:
-    """A `Segment` of trained networks, as `segnet.prediction.ensemble.load` gives them with their configuration."""
-    from segnet.prediction.predict import predict_array
+def network(model: Model, *, tta: bool = False) -> Segment:
+    """A `Segment` of trained networks. It runs them as the challenge's container does (`segnet.prediction.uls23`)."""
+    from segnet.prediction.uls23 import segment_voi
+
+    model.read()
 
     def segment(
         voi_hu: NDArray[np.float32], spacing_zyx_mm: tuple[float, float, float], click: Voxel
     ) -> NDArray[np.bool_]:
-        return predict_array(voi_hu, model, config, spacing_zyx_mm=spacing_zyx_mm, click_zyx=click, tta=tta).mask_zyx
+        return segment_voi(from_array(voi_hu, spacing_zyx_mm), model, tta=tta).mask
 
     return segment

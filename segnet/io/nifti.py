@@ -34,7 +34,6 @@ __all__ = [
     "write_mask",
 ]
 
-_orientations: Any = nib.orientations
 
 _MAX_OFFSET = 2**24  # bytes of header extensions
 _HEADER_BYTES = 540  # NIfTI-2; NIfTI-1 has 348
@@ -184,15 +183,12 @@ def write_like(path: str | Path, array_xyz: ArrayLike, like: Volume, dtype: DTyp
             f"{array.min()} to {array.max()}; round them, or write float32"
         )
 
-    identity = np.array([[0, 1], [1, 1], [2, 1]], dtype=np.float64)
-    back = _orientations.ornt_transform(identity, like.orientation)
-    own = _orientations.apply_orientation(out, back).reshape(like.source_shape)
     header = like.header.copy()
     header.set_data_dtype(kind)
     header.set_data_offset(0)
     header["cal_min"], header["cal_max"] = 0, 0
     # affine=None leaves qform, sform and their codes in the header as they are.
-    save_nifti(_image_class(header)(own, None, header), path)
+    save_nifti(_image_class(header)(like.to_source(out), None, header), path)
 
 
 def save_nifti(image: Any, path: str | Path) -> None:

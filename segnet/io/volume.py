@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from segnet.errors import InputError
 
@@ -60,6 +61,12 @@ class Volume:
         x, y, z = self.spacing_mm
         return (z, y, x)
 
+    def to_source(self, array: NDArray[Any]) -> NDArray[Any]:
+        """An array on the grid of `array`, (X, Y, Z), turned back to the file's own axes and shape."""
+        canonical = np.array([[0, 1], [1, 1], [2, 1]], dtype=np.float64)
+        back = _orientations.ornt_transform(canonical, self.orientation)
+        return np.asarray(_orientations.apply_orientation(array, back).reshape(self.source_shape))
+
 
 @dataclass(frozen=True, eq=False)
 class Stored:
@@ -97,6 +104,36 @@ def as_image(stored: Stored) -> Volume:
         array = scaled.astype(np.float32)
     _check_finite(array, stored.path)
     return _canonical(array, stored)
+
+
+def from_array(array_zyx: ArrayLike, spacing_zyx_mm: Sequence[float]) -> Volume:
+    """A volume in memory as an image.
+
+    Parameters
+    ----------
+    array_zyx : (Z, Y, X) in HU; axes run to superior, anterior and right
+    spacing_zyx_mm : lengths of a voxel in that order
+
+    Raises
+    ------
+    InputError
+        The array is not of three axes of finite numbers, or a length is not above 0.
+    """
+    array = np.asarray(array_zyx)
+    if array.ndim != 3 or 0 in array.shape or array.dtype.kind not in "biuf":
+        raise InputError(
+            f"image: expected numbers of shape (Z, Y, X), got {array.dtype} of shape {array.shape}; pass one volume in HU"
+        )
+    spacing = np.asarray(spacing_zyx_mm, np.float64)
+    if spacing.shape != (3,) or not (np.isfinite(spacing).all() and (spacing > 0).all()):
+        raise InputError(
+            f"spacing_mm: expected three lengths above 0 mm in the order (z, y, x), got {spacing_zyx_mm}; one for each axis"
+        )
+    z, y, x = spacing.tolist()
+    affine = np.diag([x, y, z, 1.0])
+    shape = array.shape[::-1]
+    volume = as_image(Stored(array.transpose(2, 1, 0), shape, affine, Path("array"), header_of(shape, affine)))
+    return replace(volume, spacing_mm=(x, y, z))
 
 
 def as_mask(stored: Stored, like: Volume | None = None) -> Volume:

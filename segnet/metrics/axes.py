@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -35,6 +35,12 @@ class RecistAxes:
     short_mm: float
     long_yx: tuple[Point, Point]
     short_yx: tuple[Point, Point]
+
+    def moved(self, corner_zyx: Sequence[int]) -> RecistAxes:
+        """Axes found in a box, in the indices of the volume: `corner_zyx` is the first voxel of the box."""
+        z, y, x = corner_zyx
+        long_yx, short_yx = (((a[0] + y, a[1] + x), (b[0] + y, b[1] + x)) for a, b in (self.long_yx, self.short_yx))
+        return replace(self, z=self.z + z, long_yx=long_yx, short_yx=short_yx)
 
 
 def recist(mask_zyx: ArrayLike, spacing_zyx_mm: Sequence[float]) -> RecistAxes | None:

@@ -198,12 +198,6 @@ def component_statistics(
     out = []
     for number, box in enumerate(ndimage.find_objects(labels), start=1):
         part = lesion_statistics(None if image is None else image[box], labels[box] == number, spacing_zyx_mm)
-        out.append(replace(part, axes=None if part.axes is None else _moved(part.axes, box)))
+        corner = [side.start for side in box]
+        out.append(replace(part, axes=None if part.axes is None else part.axes.moved(corner)))
     return out
-
-
-def _moved(axes: RecistAxes, box: tuple[slice, ...]) -> RecistAxes:
-    """Axes found in a box of the volume, in the volume's own indices."""
-    z, y, x = (int(side.start) for side in box)
-    long_yx, short_yx = (((a[0] + y, a[1] + x), (b[0] + y, b[1] + x)) for a, b in (axes.long_yx, axes.short_yx))
-    return replace(axes, z=axes.z + z, long_yx=long_yx, short_yx=short_yx)

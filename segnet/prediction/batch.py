@@ -1,63 +1,46 @@
-"""Many images to results in a folder: planned before anything is computed, and gone on with where a run was stopped."""
+"""Many images to results in a folder: planned before anything is computed, and continued where a run was stopped."""
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from segnet import __version__
 from segnet.errors import InputError, reason
 from segnet.io.names import PROBABILITY, UNCERTAINTY, beside
 from segnet.io.volumes import Volume, read_image, sha256_of_volume
-from segnet.models import checkpoint
-from segnet.prediction.clicks import Click, ClickSpace, ListedClick
-from segnet.prediction.ensemble import Ensemble
-from segnet.prediction.predict import (
-    THRESHOLD,
-    Files,
-    Prediction,
-    Preview,
-    Progress,
-    described,
-    predict_volume,
-    require_several,
-    write_found,
-)
-from segnet.prediction.results import Json, Result, begun, claim_path, claimed, read_sidecar
-from segnet.prediction.voi import ULS23_VOI, VoiSize
-from segnet.runtime.files import remove_leftovers_of, sha256_of, write_text
+from segnet.io.weights import weights_file
+from segnet.prediction.clicks import Click, ClickSpace, ListedClick, click_index
+from segnet.prediction.options import Options, Progress
+from segnet.prediction.results import Json, Result, State, begun, claim_path, claimed, read_sidecar
+from segnet.prediction.table import TABLE, check_table, write_table
+from segnet.runtime.files import sha256_of
 
-TABLE = "statistics.csv"
-COLUMNS = (
-    *("case", "lesion", "click_x", "click_y", "click_z", "click_space", "volume_ml", "long_axis_mm", "short_axis_mm"),
-    *("hu_mean", "hu_sd", "hu_min", "hu_p5", "hu_median", "hu_p95", "hu_max", "voxels", "mean_probability"),
-    *("seconds", "model", "version", "mask"),
-)
+if TYPE_CHECKING:
+    from segnet.prediction.model import Model
+    from segnet.prediction.predict import Prediction
+
+Preview = Callable[[Path, "Prediction"], None]
+"""Draws a prediction into a PNG file."""
 
 
 @dataclass(frozen=True)
-class Options:
-    """How images are segmented, and what is written beside each mask.
+class BatchOptions(Options):
+    """How images are segmented, and the files beside each mask.
 
     Attributes
     ----------
-    tta, threshold, voi, skip_padding : as in `segnet.prediction.predict.predict_array`
-    preview : draws <mask>.png, which is not written without it
-    probabilities, uncertainty : whether <mask>_probability.nii.gz and <mask>_uncertainty.nii.gz are written
+    preview : draws <mask>.png; None: there is none
+    probabilities : also write <mask>_probability.nii.gz
+    uncertainty : also write <mask>_uncertainty.nii.gz
     """
 
-    tta: bool = False
-    threshold: float = THRESHOLD
-    voi: VoiSize = ULS23_VOI
-    skip_padding: bool = False
     preview: Preview | None = None
     probabilities: bool = False
-    uncertainty: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,18 +54,20 @@ class Task:
     space: ClickSpace = "voxel"
     lesion: int | None = None
 
-    def files(self, options: Options) -> Files:
-        return Files(
-            self.mask,
-            beside(self.mask, ".png") if options.preview is not None else None,
-            beside(self.mask, f"{PROBABILITY}.nii.gz") if options.probabilities else None,
-            beside(self.mask, f"{UNCERTAINTY}.nii.gz") if options.uncertainty else None,
-        )
+    def files(self, options: BatchOptions) -> dict[str, Path]:
+        """The files to write, by kind."""
+        files = {
+            "probabilities": beside(self.mask, f"{PROBABILITY}.nii.gz") if options.probabilities else None,
+            "uncertainty": beside(self.mask, f"{UNCERTAINTY}.nii.gz") if options.uncertainty else None,
+            "preview": beside(self.mask, ".png") if options.preview is not None else None,
+            "mask": self.mask,
+        }
+        return {kind: path for kind, path in files.items() if path is not None}
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What became of the tasks.
+    """The outcome of the tasks.
 
     Attributes
     ----------
@@ -104,7 +89,7 @@ def plan(
     space: ClickSpace = "voxel",
     clicks: Mapping[str, Sequence[ListedClick]] | None = None,
 ) -> tuple[list[Task], list[str]]:
-    """The masks to make of images, in order of case and lesion: `<case>.nii.gz`, or `<case>_lesion_01.nii.gz` for numbered clicks.
+    """The masks to make, in order of case and lesion: `<case>.nii.gz`, or `<case>_lesion_01.nii.gz` for numbered clicks.
 
     Parameters
     ----------
@@ -119,7 +104,7 @@ def plan(
     Raises
     ------
     InputError
-        A click is of a case that has no image, or two tasks would write the same file.
+        A click is of a case that has no image.
     """
     if clicks is None:
         return [Task(case, image, folder / f"{case}.nii.gz", click, space) for case, image in images.items()], []
@@ -129,18 +114,11 @@ def plan(
                 f"clicks, line {listed[0].line}: expected a case that has an image, got {case!r}; name it without its ending, as"
                 f" {next(iter(images))!r}"
             )
-    tasks = [
-        Task(
-            case,
-            image,
-            folder / f"{case}{'' if c.lesion is None else f'_lesion_{c.lesion:02d}'}.nii.gz",
-            c.point,
-            c.space,
-            c.lesion,
-        )
-        for case, image in images.items()
-        for c in clicks.get(case, ())
-    ]
+    tasks = []
+    for case, image in images.items():
+        for c in clicks.get(case, ()):
+            name = case if c.lesion is None else f"{case}_lesion_{c.lesion:02d}"
+            tasks.append(Task(case, image, folder / f"{name}.nii.gz", c.point, c.space, c.lesion))
     return tasks, [case for case in images if case not in clicks]
 
 
@@ -161,8 +139,8 @@ class _Image:
 
 def predict_batch(
     tasks: Sequence[Task],
-    ensemble: Ensemble,
-    options: Options = Options(),
+    model: Model,
+    options: BatchOptions = BatchOptions(),
     *,
     overwrite: bool = False,
     table: bool = True,
@@ -172,15 +150,15 @@ def predict_batch(
     progress: Progress | None = None,
     slice_progress: Callable[[Task], Progress | None] | None = None,
 ) -> Batch:
-    """Makes the results that are not there yet.
+    """Makes the results that are missing.
 
-    A result that was made from the same image, weights, settings and version is kept as it is, so a run that was stopped at
-    any moment goes on by being started again. One made from others is replaced with `overwrite` alone, and a file that this
-    program did not write, never.
+    A result of the same image, weights, settings and version is kept, so a run that was stopped at any moment continues when it is
+    started again. A result of others is replaced with `overwrite` alone. A file that this program did not write is never replaced.
+    The networks are read only if a result is missing.
 
     Parameters
     ----------
-    overwrite : make results anew that were made from something else
+    overwrite : replace results that were made from something else
     table : also write `statistics.csv`, of all results in the folder
     stop_on_failure : raise the InputError of the first task that fails, instead of listing it and going on
     on_done, on_failed : called with each entry of `predictions` and `failed`
@@ -190,20 +168,23 @@ def predict_batch(
     Raises
     ------
     InputError
-        Before anything is computed: two tasks would write the same file, a file stands in the way, a result there was made with other
-        weights or settings and is not to be replaced, or uncertainty is asked of one network and one view.
+        Before anything is computed: two tasks would write the same file, a file stands in the way, a result was made with other
+        weights or settings and is not to be replaced, a checkpoint is damaged, or uncertainty is asked of one network and one view.
     """
-    if options.uncertainty:
-        require_several(ensemble.models, options.tta)
-    maker = _Maker(ensemble, options, overwrite)
-    maker.check(tasks)
+    if options.uncertainty and not options.tta and len(model) < 2:
+        from segnet.prediction.predict import require_several
+
+        require_several(model, options.tta)
+    maker = _Maker(model, options, overwrite)
+    if any(state != "done" for state in maker.states(tasks)):
+        model.read()
     for folder in {task.mask.parent for task in tasks}:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _not_writable(folder, error) from error
         if table:
-            _check_table(folder / TABLE)
+            check_table(folder / TABLE)
     done: list[Json] = []
     failed: list[Json] = []
     image = None
@@ -217,8 +198,9 @@ def predict_batch(
         except Exception as error:  # whatever one image does to a library, the others go on
             if stop_on_failure:
                 raise
-            told = {"case": task.case, "image": str(task.image), "mask": str(task.mask), "reason": reason(error)}
-            failed.append(told)
+            failed.append(
+                {"case": task.case, "image": str(task.image), "mask": str(task.mask), "reason": reason(error)}
+            )
             if on_failed is not None:
                 on_failed(failed[-1])
         if progress is not None:
@@ -234,18 +216,16 @@ def predict_batch(
 
 
 class _Maker:
-    """Makes results of one ensemble with the same options."""
+    """Makes results of one model with the same options."""
 
-    def __init__(self, ensemble: Ensemble, options: Options, overwrite: bool) -> None:
-        self.ensemble, self.options, self.overwrite = ensemble, options, overwrite
-        files = [path / checkpoint.FILE if path.is_dir() else path for path in ensemble.paths]
-        self.weights = [sha256_of(file) for file in files]
+    def __init__(self, model: Model, options: BatchOptions, overwrite: bool) -> None:
+        self.model, self.options, self.overwrite = model, options, overwrite
         self.models = [
-            {"name": name, "path": str(path), "sha256": sha256}
-            for name, path, sha256 in zip(ensemble.names, ensemble.paths, self.weights, strict=True)
+            {"name": name, "path": str(path), "sha256": sha256_of(weights_file(path))}
+            for name, path in zip(model.names, model.paths, strict=True)
         ]
 
-    def result(self, task: Task, image_sha256: str | None) -> Result:
+    def result(self, task: Task, image_sha256: str | None = None) -> Result:
         options = self.options
         settings: Json = {
             "click": task.click if task.click is None or task.click == "centre" else list(task.click),
@@ -254,90 +234,83 @@ class _Maker:
             "tta": options.tta,
             "threshold": options.threshold,
             "skip_padding": options.skip_padding,
-            "bfloat16": bool(self.ensemble.halves),
+            "bfloat16": self.model.bfloat16,
         }
         if task.click is not None:
             mm = options.voi.size_zyx_mm
             settings["voi_zyx"] = list(options.voi.shape_zyx) if mm is None else None
             settings["voi_zyx_mm"] = None if mm is None else list(mm)
-        made_from: Json = {"version": __version__, "weights_sha256": self.weights, "settings": settings}
+        weights = [model["sha256"] for model in self.models]
+        made_from: Json = {"version": __version__, "weights_sha256": weights, "settings": settings}
         if image_sha256 is not None:
             made_from["image_sha256"] = image_sha256
-        return Result(task.files(options).each(), made_from)
+        return Result(task.files(options), made_from)
 
-    def check(self, tasks: Sequence[Task]) -> None:
-        """Raises InputError for what can be seen without reading an image."""
+    def states(self, tasks: Sequence[Task]) -> list[State]:
+        """The state of each result, as far as it shows without reading images and masks; InputError for what must not be written."""
         owner: dict[Path, Task] = {}
+        states = []
         for task in tasks:
-            result = self.result(task, None)
+            result = self.result(task)
             for path in (*result.outputs.values(), result.sidecar):
                 if path in owner:
                     raise InputError(
                         f"output {path}: expected one result to write it, got {owner[path].image} and {task.image}; rename one"
                     )
                 owner[path] = task
-            result.state(begun(claim_path(result.mask)), overwrite=self.overwrite)
+            states.append(result.state(begun(claim_path(result.mask)), overwrite=self.overwrite))
+        return states
 
     def make(self, task: Task, image: _Image, progress: Progress | None) -> Json:
-        """The sidecar of a task's result, made if it is not there yet.
+        """The sidecar of a task's result, made if it is missing.
 
         Raises
         ------
         InputError
-            The image, the click or what stands in the result's place will not do, or a file cannot be written.
+            The image or the click will not do, something else stands in the result's place, or a file cannot be written.
         """
+        began = time.monotonic()
         try:
-            return self._make(task, image, progress)
+            result = self.result(task, image.sha256)
+            with claimed(result.mask) as claim:
+                if result.state(claim.begun, overwrite=self.overwrite) == "done":
+                    claim.end()
+                    return {**(read_sidecar(result.sidecar) or {}), "state": "kept"}
+                found = self._predict(task, image.volume, progress)
+                claim.begin(result)
+                files = result.outputs
+                if self.options.preview is not None:
+                    self.options.preview(files["preview"], found)
+                found.save(files["mask"], probability=files.get("probabilities"), uncertainty=files.get("uncertainty"))
+                whole = result.complete(self._told(task, result, found, time.monotonic() - began))
+                claim.end()
+            return {**whole, "state": "written"}
         except OSError as error:
             raise _not_writable(task.mask, error) from error
 
-    def _make(self, task: Task, image: _Image, progress: Progress | None) -> Json:
-        began = time.monotonic()
-        result = self.result(task, image.sha256)
-        with claimed(result.mask) as claim:
-            if result.state(claim.begun, overwrite=self.overwrite) == "done":
-                claim.end()
-                return {**(read_sidecar(result.sidecar) or {}), "state": "kept"}
-            options, config = self.options, self.ensemble.config
-            volume = image.volume
-            found, at = predict_volume(
-                volume,
-                self.ensemble.models,
-                config,
-                click=task.click,
-                click_space=task.space,
-                voi=options.voi,
-                skip_padding=options.skip_padding,
-                half=self.ensemble.halves,
-                tta=options.tta,
-                threshold=options.threshold,
-                uncertainty=options.uncertainty,
-                progress=progress,
-            )
-            files = task.files(options)
-            claim.begin(result)
-            write_found(volume, found, files, window_hu=config.data.window_hu, draw=options.preview)
-            prediction = described(
-                volume,
-                found,
-                files,
-                click_zyx=at,
-                lesion=task.lesion,
-                config=config,
-                elapsed_s=time.monotonic() - began,
-            )
-            whole = result.complete(self._told(task, prediction))
-            claim.end()
-        return {**whole, "state": "written"}
+    def _predict(self, task: Task, volume: Volume, progress: Progress | None) -> Prediction:
+        from segnet.prediction.predict import predict_volume
 
-    def _told(self, task: Task, prediction: Prediction) -> Json:
-        point = None if task.click is None else {"point": task.click, "space": task.space}
+        return predict_volume(
+            volume,
+            self.model,
+            self.options,
+            click_zyx=click_index(task.click, task.space, volume),
+            lesion=task.lesion or 1,
+            progress=progress,
+        )
+
+    def _told(self, task: Task, result: Result, found: Prediction, elapsed_s: float) -> Json:
+        written = {kind: str(path) for kind, path in result.outputs.items()}
         return {
             "case": task.case,
             "version": __version__,
             "models": self.models,
-            "click": point,
-            **prediction.as_dict(),
+            "click": None if task.click is None else {"point": task.click, "space": task.space},
+            "image": str(task.image),
+            **{kind: written.get(kind) for kind in ("mask", "preview", "probabilities", "uncertainty")},
+            **found.as_dict(),
+            "elapsed_s": elapsed_s,
         }
 
 
@@ -345,47 +318,3 @@ def _not_writable(path: Path, error: OSError) -> InputError:
     return InputError(
         f"output: expected a writable place, got {path} ({error.strerror or error}); check rights and free space"
     )
-
-
-def _check_table(path: Path) -> None:
-    """Raises InputError where another file stands in the table's place."""
-    if path.exists() and path.read_text(encoding="utf-8", errors="replace").partition("\n")[0] != ",".join(COLUMNS):
-        raise InputError(f"output {path}: expected no file, or a table of segnet predict, got another; move it away")
-
-
-def write_table(path: Path) -> None:
-    """Writes a row for each lesion of all results beside `path`, and one without a lesion for an empty mask, as CSV."""
-    with claimed(path, wait=True):
-        remove_leftovers_of(path)
-        rows = []
-        for sidecar in sorted(path.parent.glob("*.json")):
-            if (found := read_sidecar(sidecar)) is not None:
-                rows += table_rows(found)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(path, text.getvalue())
-
-
-def table_rows(sidecar: Json) -> list[Json]:
-    """A result's lines of the table."""
-    click = sidecar["click"] or {"point": None, "space": None}
-    centre = click["point"] == "centre"
-    x, y, z = (None, None, None) if centre or click["point"] is None else click["point"]
-    common: Json = {
-        "case": sidecar["case"],
-        "click_x": x,
-        "click_y": y,
-        "click_z": z,
-        "click_space": "centre" if centre else click["space"],
-        "seconds": round(sidecar["elapsed_s"], 3),
-        "model": "+".join(f"{model['name']}:{model['sha256'][:12]}" for model in sidecar["models"]),
-        "version": sidecar["version"],
-        "mask": sidecar["outputs"]["mask"]["file"],
-    }
-    rows = []
-    for lesion in sidecar["lesions"] or [{"volume_ml": 0.0, "long_axis_mm": 0.0, "short_axis_mm": 0.0, "voxels": 0}]:
-        hu = {f"hu_{name}": value for name, value in (lesion.get("hu") or {}).items()}
-        rows.append({**common, **{name: lesion[name] for name in COLUMNS if name in lesion}, **hu})
-    return rows

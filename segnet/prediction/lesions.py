@@ -1,4 +1,4 @@
-"""What is told of each lesion of a predicted mask: size, density, how sure the network is, and where it lies."""
+"""Measurements of each lesion of a predicted mask: size, density, mean probability and place."""
 
 from __future__ import annotations
 
@@ -10,34 +10,25 @@ from numpy.typing import NDArray
 
 from segnet.io.boxes import Box
 from segnet.io.volumes import Volume
-from segnet.metrics import LesionStatistics, RecistAxes, component_statistics, components, lesion_statistics
+from segnet.metrics import LesionStatistics, component_statistics, components, lesion_statistics
 
 
 @dataclass(frozen=True)
-class Lesion:
+class Lesion(LesionStatistics):
     """One lesion.
+
+    Its `axes` are in voxels of the canonical (Z, Y, X) array and in mm.
 
     Attributes
     ----------
-    lesion : its number; where one was clicked the click's, else from 1 by falling volume
-    statistics : voxels, volume in ml, RECIST axes in voxels of the canonical (Z, Y, X) array and in mm, and HU
-    mean_probability : of its voxels, None where there is none
-    centre_ras_mm : mean position of its voxels, None where there is none
+    lesion : the number of its click, or from 1 by falling volume
+    mean_probability : over its voxels, None without voxels
+    centre_ras_mm : mean position of its voxels, None without voxels
     """
 
     lesion: int
-    statistics: LesionStatistics
     mean_probability: float | None
     centre_ras_mm: tuple[float, float, float] | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "lesion": self.lesion,
-            **self.statistics.as_dict(),
-            "mean_probability": self.mean_probability,
-            "centre_ras_mm": self.centre_ras_mm,
-        }
 
 
 def lesions_of(
@@ -53,9 +44,9 @@ def lesions_of(
     Parameters
     ----------
     mask_zyx, probability_zyx : (Z, Y, X) like the volume
-    box : all of the mask lies in it, and nothing else is looked at
-    number : where the mask is of one clicked lesion: its number, and there is one lesion, whether or not anything was found.
-        Otherwise each 3-D component (26 neighbours) is one
+    box : holds all of the mask; nothing else is looked at
+    number : of the clicked lesion; the mask is then one lesion, even an empty one. Without it each 3-D component (26 neighbours)
+        is one
     """
     image, mask, probability = volume.array_zyx[box], mask_zyx[box], probability_zyx[box]
     spacing = volume.spacing_zyx_mm
@@ -75,13 +66,13 @@ def lesions_of(
             z, y, x = (centres[index] + corner).tolist()
             right, anterior, superior = (volume.affine @ [x, y, z, 1.0])[:3].tolist()
             place = right, anterior, superior
-        axes = None if statistics.axes is None else _moved(statistics.axes, corner)
+        axes = None if statistics.axes is None else statistics.axes.moved(corner)
         out.append(
             Lesion(
-                index if number is None else number,
-                replace(statistics, axes=axes),
-                float(sums[index]) / voxels if voxels else None,
-                place,
+                **vars(replace(statistics, axes=axes)),
+                lesion=index if number is None else number,
+                mean_probability=float(sums[index]) / voxels if voxels else None,
+                centre_ras_mm=place,
             )
         )
     return out
@@ -93,9 +84,3 @@ def _centres(labels: NDArray[Any], count: int) -> NDArray[np.float64]:
     of = labels[tuple(voxels.T)]
     number = np.maximum(np.bincount(of, minlength=count + 1), 1)
     return np.stack([np.bincount(of, voxels[:, axis], minlength=count + 1) / number for axis in range(3)], axis=1)
-
-
-def _moved(axes: RecistAxes, corner_zyx: list[int]) -> RecistAxes:
-    z, y, x = corner_zyx
-    long_yx, short_yx = (((a[0] + y, a[1] + x), (b[0] + y, b[1] + x)) for a, b in (axes.long_yx, axes.short_yx))
-    return replace(axes, z=axes.z + z, long_yx=long_yx, short_yx=short_yx)

@@ -12,7 +12,8 @@ from torch import nn
 
 from segnet.config import DataConfig
 from segnet.metrics import dice
-from segnet.prediction.windows import Progress, segment
+from segnet.prediction.options import THRESHOLD, Progress
+from segnet.prediction.windows import segment
 
 LEAST_DICE = 0.99
 """Of the masks in both precisions. Two readers of one lesion reach 0.8 to 0.9: they differ ten times as much and more."""
@@ -44,12 +45,6 @@ class BFloat16Difference:
     def tolerable(self) -> bool:
         return self.dice >= LEAST_DICE and self.probability <= LARGEST_DIFFERENCE
 
-    def __str__(self) -> str:
-        return (
-            f"Dice {self.dice:.3f} (at least {LEAST_DICE}), probabilities within {self.probability:.3f} "
-            f"(at most {LARGEST_DIFFERENCE}) on {self.slices} slices"
-        )
-
 
 def slices_to_check(probability_zyx: NDArray[np.float32], threshold: float) -> list[int]:
     """Slices with most voxels in doubt, or with the highest probability where none is, and others at even distances."""
@@ -67,7 +62,7 @@ def segment_in_bfloat16(
     image_zyx: NDArray[Any],
     config: DataConfig,
     *,
-    threshold: float = 0.5,
+    threshold: float = THRESHOLD,
     at: Sequence[int] | None = None,
     progress: Progress | None = None,
     **options: Any,

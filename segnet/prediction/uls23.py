@@ -7,19 +7,20 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from segnet.errors import InputError
 from segnet.io.metaimage import MetaImage, read_metaimage, write_metaimage
-from segnet.prediction.ensemble import Ensemble
-from segnet.prediction.predict import THRESHOLD, Progress, predict_array
-from segnet.prediction.voi import ULS23_VOI_ZYX, VoiSize
+from segnet.io.volume import Volume, as_image
+from segnet.prediction.clicks import click_index
+from segnet.prediction.model import Model
+from segnet.prediction.options import THRESHOLD, ULS23_VOI_ZYX, Options, Progress, VoiSize
+from segnet.prediction.predict import Prediction, predict_volume
 
 IMAGES = "images/stacked-3d-ct-lesion-volumes"
 SPACINGS = "stacked-3d-volumetric-spacings.json"
@@ -27,8 +28,6 @@ MAX_STACK_VOXELS = 2**33
 """1024 volumes of the challenge's size; memory may hold fewer."""
 MASKS = "images/ct-binary-uls"
 Spacing = tuple[float, float, float]
-
-_orientations: Any = nib.orientations
 
 
 @dataclass(frozen=True)
@@ -48,19 +47,20 @@ class Processed:
     warnings: tuple[tuple[str, ...], ...]
     elapsed_s: float
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Failure:
-    """A stack that has no mask, and why."""
+    """A stack without a mask, and why."""
 
     image: str
     reason: str
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+
+def segment_voi(volume: Volume, model: Model, *, tta: bool = False, threshold: float = THRESHOLD) -> Prediction:
+    """Segments a whole volume of interest as the challenge's container does: the lesion at its centre, without a constant border."""
+    side = 2 * max(volume.array.shape)
+    options = Options(VoiSize((side, side, side)), skip_padding=True, tta=tta, threshold=threshold)
+    return predict_volume(volume, model, options, click_zyx=click_index("centre", "voxel", volume))
 
 
 def read_spacings(path: Path) -> list[Spacing]:
@@ -110,7 +110,7 @@ def volumes_in(stack: MetaImage, voi_slices: int) -> int:
 def segment_stack(
     stack: MetaImage,
     spacings_xyz_mm: list[Spacing],
-    ensemble: Ensemble,
+    model: Model,
     *,
     voi_slices: int = ULS23_VOI_ZYX[0],
     tta: bool = False,
@@ -119,8 +119,7 @@ def segment_stack(
 ) -> tuple[NDArray[np.uint8], list[tuple[str, ...]]]:
     """Masks of stacked volumes, one after the other.
 
-    Each is turned as networks are trained, by the file's direction; its lesion is the one at voxel size // 2 of the file's axes;
-    a constant border is left out.
+    Each is turned by the file's direction to the axes of training. Its lesion is at voxel size // 2 of the file's axes.
 
     Parameters
     ----------
@@ -142,60 +141,32 @@ def segment_stack(
         raise InputError(
             f"spacings: expected one for each of the {count} volumes of {stack.path}, got {len(spacings_xyz_mm)}; list [x, y, z] of each"
         )
+    stored = stack.stored()
     masks = np.zeros(stack.array_zyx.shape, np.uint8)
     warnings = []
     for k, spacing in enumerate(spacings_xyz_mm):
         part = slice(k * voi_slices, (k + 1) * voi_slices)
-        if not np.isfinite(stack.array_zyx[part]).all():
+        array = stack.array_zyx[part].transpose(2, 1, 0)
+        if not np.isfinite(array).all():
             raise InputError(
                 f"stack {stack.path}: expected finite voxels, got NaN or infinity in volume {k + 1} of {count}; repair the file"
             )
-        masks[part], told = _segment(stack.array_zyx[part], stack.affine, spacing, ensemble, tta, threshold)
-        warnings.append(told)
+        volume = as_image(replace(stored, array=array, shape=array.shape))
+        own = np.empty(3)
+        own[volume.orientation[:, 0].astype(int)] = spacing
+        x, y, z = own.tolist()
+        found = segment_voi(replace(volume, spacing_mm=(x, y, z)), model, tta=tta, threshold=threshold)
+        masks[part] = volume.to_source(found.mask.transpose(2, 1, 0)).transpose(2, 1, 0)
+        warnings.append(found.warnings)
         if progress is not None:
             progress(k + 1, count)
     return masks, warnings
 
 
-def _segment(
-    image_zyx: NDArray[Any],
-    affine: NDArray[np.float64],
-    spacing_xyz_mm: Spacing,
-    ensemble: Ensemble,
-    tta: bool,
-    threshold: float,
-) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
-    """Mask of one volume in the file's axes, and its warnings."""
-    image = np.asarray(image_zyx, np.float32)
-    to_canonical = _orientations.io_orientation(affine)
-    back = _orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), to_canonical)
-    turned = _orientations.apply_orientation(image.transpose(2, 1, 0), to_canonical)
-    depth, height, width = image.shape
-    at_centre = np.zeros((width, height, depth), np.bool_)
-    at_centre[width // 2, height // 2, depth // 2] = True
-    x, y, z = (int(i) for i in np.argwhere(_orientations.apply_orientation(at_centre, to_canonical))[0])
-    spacing = np.empty(3)
-    spacing[to_canonical[:, 0].astype(int)] = spacing_xyz_mm
-    whole = 2 * max(image.shape)
-    found = predict_array(
-        np.ascontiguousarray(turned.transpose(2, 1, 0)),
-        ensemble.models,
-        ensemble.config,
-        spacing_zyx_mm=(float(spacing[2]), float(spacing[1]), float(spacing[0])),
-        click_zyx=(z, y, x),
-        voi=VoiSize((whole, whole, whole)),
-        skip_padding=True,
-        tta=tta,
-        threshold=threshold,
-    )
-    mask: NDArray[np.bool_] = _orientations.apply_orientation(found.mask_zyx.transpose(2, 1, 0), back)
-    return mask.transpose(2, 1, 0), found.warnings
-
-
 def process(
     source: Path,
     out: Path,
-    ensemble: Ensemble,
+    model: Model,
     *,
     voi_slices: int = ULS23_VOI_ZYX[0],
     tta: bool = False,
@@ -223,13 +194,15 @@ def process(
     Raises
     ------
     InputError
-        There is no stack, the spacings are no such list or of another number of volumes, or the only stack fails.
+        There is no stack, the spacings are no such list or of another number of volumes, a checkpoint is damaged, or the only stack
+        fails.
     """
     files = sorted(file for file in (source / IMAGES).glob("*.mha") if not file.name.startswith("."))
     if not files:
         raise InputError(f"input: expected .mha files in {source / IMAGES}, got none; check the folder")
     spacings = read_spacings(source / SPACINGS)
     parts = _parts(files, spacings, voi_slices)
+    model.read()
     done: list[Processed] = []
     failed: list[Failure] = []
     try:
@@ -250,7 +223,7 @@ def process(
             masks, warnings = segment_stack(
                 stack,
                 spacings[part],
-                ensemble,
+                model,
                 voi_slices=voi_slices,
                 tta=tta,
                 threshold=threshold,

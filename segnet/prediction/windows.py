@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from segnet.config import DataConfig
 from segnet.dataset.batches import normalise, stack, window_starts
 from segnet.errors import InputError
+from segnet.prediction.options import Progress
 
-Progress = Callable[[int, int], None]
 View = tuple[int, bool]
 
 VIEWS = tuple((quarter_turns, flipped) for quarter_turns in range(4) for flipped in (False, True))
@@ -162,9 +162,7 @@ def segment(
     """
     members = [model] if isinstance(model, nn.Module) else list(model)
     if not members:
-        raise InputError(
-            "model: expected at least one network, got none; load one with `segnet.prediction.ensemble.load`"
-        )
+        raise InputError("model: expected at least one network, got none; load one with `segnet.load`")
     windows = _Windows(image_zyx, config, None if click_zyx is None else click_zyx[1:], slices)
     at = range(len(image_zyx)) if at is None else at
     samples = [(member, view) for member in members for view in (VIEWS if tta else VIEWS[:1])]

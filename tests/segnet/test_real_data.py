@@ -12,8 +12,7 @@ from segnet.dataset.prepared import load_dataset
 from segnet.io.dicom import read_series
 from segnet.io.pairs import find_pairs
 from segnet.io.volumes import read_image, read_mask
-from segnet.models import checkpoint
-from segnet.prediction.predict import predict_file
+from segnet.prediction.model import load
 
 
 def test_lidc_pairs_are_found_and_belong_to_277_patients(shared_data: Path) -> None:
@@ -40,8 +39,7 @@ def test_sarcomas_are_read_with_their_masks(shared_data: Path) -> None:
 
 def test_a_challenge_voi_gets_a_mask_on_its_own_grid(shared_data: Path, tmp_path: Path, run_folder: Path) -> None:
     source = shared_data / "voi" / "ULS23_lidcidri_195_lesion_01_ct.nii.gz"
-    model, config = checkpoint.load(run_folder)
-    predict_file(source, tmp_path / "mask.nii.gz", model, config, click="centre")
+    load(run_folder).predict(source, click="centre").save(tmp_path / "mask.nii.gz")
     image, mask = nib.load(source), nib.load(tmp_path / "mask.nii.gz")
     assert mask.shape == image.shape == (256, 256, 128)
     assert np.array_equal(mask.affine, image.affine)
@@ -50,9 +48,9 @@ def test_a_challenge_voi_gets_a_mask_on_its_own_grid(shared_data: Path, tmp_path
 
 def test_a_dicom_series_gets_a_mask_on_its_own_grid(shared_data: Path, tmp_path: Path, run_folder: Path) -> None:
     source = shared_data / "no_lesion" / "example_ct_dicom"
-    model, config = checkpoint.load(run_folder)
-    found = predict_file(source, tmp_path / "mask.nii.gz", model, config, click="centre")
+    found = load(run_folder).predict(source, click="centre")
+    found.save(tmp_path / "mask.nii.gz")
     volume, mask = read_series(source), nib.load(tmp_path / "mask.nii.gz")
     assert mask.shape == volume.source_shape
     assert np.allclose(mask.affine, volume.source_affine)
-    assert found.voi_zyx["shape"] == (20, 256, 256)
+    assert found.as_dict()["voi_zyx"]["shape"] == [20, 256, 256]

@@ -15,6 +15,7 @@ from segnet.cli import app
 from segnet.errors import InputError
 from segnet.evaluation.click_score import challenge_score, network
 from segnet.models import checkpoint
+from segnet.prediction.model import Model
 
 
 def run(*arguments: str | Path) -> Result:
@@ -111,8 +112,8 @@ def test_clicks_run_the_model(masks: Path, pairs_folder: Path, run_folder: Path,
     # The same in memory. Optimised for inference, the network may differ by rounding at a few voxels.
     from segnet.evaluation.evaluate import truths_of
 
-    model, config = checkpoint.load(run_folder)
-    again = challenge_score(truths_of(two), network(model, config), clicks=2, seed=3)
+    model = Model.of(*checkpoint.load(run_folder))
+    again = challenge_score(truths_of(two), network(model), clicks=2, seed=3)
     assert [row["clicks_zyx"] for row in found["lesions"]] == [
         [list(click) for click in row["clicks_zyx"]] for row in again["lesions"]
     ]

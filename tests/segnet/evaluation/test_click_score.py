@@ -9,13 +9,16 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from networks import Threshold
 
 from segnet import metrics
+from segnet.config import Config
 from segnet.errors import InputError
-from segnet.evaluation.click_score import VOI_ZYX, challenge_score, click_positions, cut_voi, put_back
+from segnet.evaluation.click_score import VOI_ZYX, challenge_score, click_positions, cut_voi, network, put_back
 from segnet.evaluation.evaluate import truths_of
 from segnet.evaluation.sources import Truth
 from segnet.io.pairs import Pair
+from segnet.prediction.model import Model
 
 SPACING = (2.5, 0.8, 0.8)
 VOI = (8, 16, 16)
@@ -177,3 +180,16 @@ def test_prepared_cases_bring_their_images(prepared: Path) -> None:
     found = challenge_score(truths[:3], lambda voi, spacing, click: voi > -375, clicks=2, voi=(16, 64, 64))
     assert found["unreadable"] == []
     assert found["dice"] > 0.99
+
+
+def test_a_constant_border_is_hidden_from_the_network_as_in_the_challenges_container(tmp_path: Path) -> None:
+    """Three planes of 300 HU lie against the lesion, and would be part of it."""
+    mask = np.zeros((9, 32, 32), bool)
+    mask[3:6, 15:18, 15:18] = True
+    image = np.random.default_rng(0).normal(-900, 5, mask.shape)
+    image[mask], image[:3] = 300, 300
+    for kind, array in (("mask", mask), ("ct", image)):
+        nib.Nifti1Image(array.transpose(2, 1, 0).astype(np.int16), AFFINE).to_filename(tmp_path / f"a_{kind}.nii.gz")
+    model = Model.of(Threshold(), Config.model_validate({"data": {"patch_px": 32, "input_px": 32}}))
+    found = challenge_score(truths_of(tmp_path), network(model), clicks=2, voi=mask.shape)  # type: ignore[arg-type]
+    assert found["dice"] == 1

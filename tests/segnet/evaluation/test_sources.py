@@ -8,8 +8,8 @@ import pytest
 
 from segnet.errors import InputError
 from segnet.evaluation.sources import few, find_truths, images_of, map_beside, match
+from segnet.io.images import images_in
 from segnet.prediction.clicks import read_clicks
-from segnet.prediction.predict import images_in
 
 
 def touch(folder: Path, *names: str) -> Path:

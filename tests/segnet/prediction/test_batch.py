@@ -25,23 +25,24 @@ from safetensors.torch import load_file, save_file
 from segnet.cli.predict import draw_preview
 from segnet.config import Config
 from segnet.errors import InputError
-from segnet.io.volumes import Volume
-from segnet.prediction.batch import TABLE, Batch, Options, Task, plan, predict_batch
-from segnet.prediction.ensemble import Ensemble, load
-from segnet.prediction.predict import images_in
+from segnet.io.images import images_in
+from segnet.prediction.batch import Batch, BatchOptions, Task, plan, predict_batch
+from segnet.prediction.model import Model, load
+from segnet.prediction.options import VoiSize
+from segnet.prediction.predict import Prediction
 from segnet.prediction.results import begun, claim_path, claimed, read_sidecar
-from segnet.prediction.voi import VoiSize
+from segnet.prediction.table import TABLE
 
 CONFIG = Config.model_validate({"data": {"patch_px": 32, "input_px": 32}})
-ALL = Options(tta=True, probabilities=True, uncertainty=True)
+ALL = BatchOptions(tta=True, probabilities=True, uncertainty=True)
 KINDS = ("{}.nii.gz", "{}.json", "{}.png", "{}_probability.nii.gz", "{}_uncertainty.nii.gz")
 
 
 @pytest.fixture
-def ensemble(tmp_path: Path) -> Ensemble:
+def model(tmp_path: Path) -> Model:
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"weights")
-    return Ensemble((weights,), (Threshold(),), (), CONFIG, ("threshold",))
+    return Model.of(Threshold(), CONFIG, paths=[weights])
 
 
 @pytest.fixture
@@ -54,13 +55,13 @@ def images(tmp_path: Path, write_nifti: Callable[..., Path]) -> dict[str, Path]:
     return images_in(tmp_path / "in")
 
 
-def draw(path: Path, volume: Volume, mask_zyx: Any, window_hu: tuple[float, float]) -> None:
+def draw(path: Path, found: Prediction) -> None:
     """A preview that tells the mask and the window."""
-    path.write_text(f"{volume.path.name} {int(mask_zyx.sum())} {window_hu}")
+    path.write_text(f"{found.volume.path.name} {int(found.mask.sum())} {found.window_hu}")
 
 
-def run(images: dict[str, Path], out: Path, ensemble: Ensemble, options: Options = ALL, **more: Any) -> Batch:
-    return predict_batch(plan(images, out)[0], ensemble, options, **more)
+def run(images: dict[str, Path], out: Path, model: Model, options: BatchOptions = ALL, **more: Any) -> Batch:
+    return predict_batch(plan(images, out)[0], model, options, **more)
 
 
 def contents(folder: Path) -> dict[str, Any]:
@@ -80,9 +81,9 @@ def times(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
-def test_what_is_written_and_told(images: dict[str, Path], tmp_path: Path, ensemble: Ensemble) -> None:
+def test_what_is_written_and_told(images: dict[str, Path], tmp_path: Path, model: Model) -> None:
     out = tmp_path / "out"
-    batch = run(images, out, ensemble, replace(ALL, preview=draw))
+    batch = run(images, out, model, replace(ALL, preview=draw))
     assert {p.name for p in out.iterdir()} == {kind.format(case) for case in images for kind in KINDS} | {TABLE}
     assert [p["state"] for p in batch.predictions] == ["written"] * 3
     rows = list(csv.DictReader((out / TABLE).open()))
@@ -108,20 +109,20 @@ def test_what_is_written_and_told(images: dict[str, Path], tmp_path: Path, ensem
 
 
 def test_clicked_lesions_get_a_mask_and_a_row_each_and_an_empty_one_too(
-    images: dict[str, Path], tmp_path: Path, ensemble: Ensemble
+    images: dict[str, Path], tmp_path: Path, model: Model
 ) -> None:
     out, none = tmp_path / "out", replace(ALL, voi=VoiSize((1, 2, 2)))
     tasks = [
         Task("a", images["a"], out / "a_lesion_01.nii.gz", (11, 21, 1), "voxel", 1),
         Task("a", images["a"], out / "a_lesion_02.nii.gz", (25, 20, 2), "voxel", 2),
     ]
-    batch = predict_batch(tasks, ensemble, ALL)
+    batch = predict_batch(tasks, model, ALL)
     assert [p["lesion_voxels"] for p in batch.predictions] == [24, 8]
     masks = [np.asarray(nib.load(task.mask).dataobj) for task in tasks]
     assert not (masks[0] * masks[1]).any()
     assert masks[0].shape == (36, 40, 5)
-    predict_batch([Task("a", images["a"], out / "none.nii.gz", (3, 3, 0), "voxel")], ensemble, none)
-    run({"b": images["b"]}, out, ensemble, replace(ALL, threshold=1.0))
+    predict_batch([Task("a", images["a"], out / "none.nii.gz", (3, 3, 0), "voxel")], model, none)
+    run({"b": images["b"]}, out, model, replace(ALL, threshold=1.0))
     rows = list(csv.DictReader((out / TABLE).open()))
     assert [(r["mask"], r["lesion"], r["voxels"], r["click_x"], r["click_space"]) for r in rows] == [
         ("a_lesion_01.nii.gz", "1", "24", "11", "voxel"),
@@ -134,15 +135,15 @@ def test_clicked_lesions_get_a_mask_and_a_row_each_and_an_empty_one_too(
 
 
 def test_finished_results_are_kept_and_only_missing_ones_made(
-    images: dict[str, Path], tmp_path: Path, ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch
+    images: dict[str, Path], tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    options = Options(preview=draw, probabilities=True)
+    options = BatchOptions(preview=draw, probabilities=True)
     images.pop("b")
-    run(images, out, ensemble, options)
+    run(images, out, model, options)
     wanted, before = contents(out), times(out)
     monkeypatch.setattr("segnet.prediction.batch.read_image", None)  # nothing is read, let alone computed
-    assert [p["state"] for p in run(images, out, ensemble, options).predictions] == ["kept"] * 2
+    assert [p["state"] for p in run(images, out, model, options).predictions] == ["kept"] * 2
     assert {k: v for k, v in times(out).items() if k != TABLE} == {k: v for k, v in before.items() if k != TABLE}
     monkeypatch.undo()
     for name in ("a.nii.gz", "c.json", "a.png"):
@@ -151,23 +152,23 @@ def test_finished_results_are_kept_and_only_missing_ones_made(
             with pytest.raises(
                 InputError, match=r"output .*c_prob.*: expected no file, or one that segnet predict wrote"
             ):
-                run(images, out, ensemble, options)
+                run(images, out, model, options)
             [p.unlink() for p in out.glob("c*")]
-        run(images, out, ensemble, options)
+        run(images, out, model, options)
         assert contents(out) == wanted
-    more = run(images, out, ensemble, replace(options, preview=None))
+    more = run(images, out, model, replace(options, preview=None))
     assert [p["state"] for p in more.predictions] == ["kept"] * 2
 
 
 @pytest.mark.parametrize("what", ["image", "weights", "threshold", "tta", "click", "padding", "version"])
 def test_a_result_of_something_else_is_made_anew_only_when_that_is_said(
-    what: str, images: dict[str, Path], tmp_path: Path, ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch
+    what: str, images: dict[str, Path], tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, options, clicks = tmp_path / "out", replace(ALL, probabilities=False), {}
     if what != "image":
         images.pop("a")
         images.pop("c")
-    run(images, out, ensemble)
+    run(images, out, model)
     before = times(out)
     if what == "image":
         image = nib.load(images["b"])
@@ -175,7 +176,7 @@ def test_a_result_of_something_else_is_made_anew_only_when_that_is_said(
         array[0, 0, 0] = 1
         nib.Nifti1Image(array, image.affine).to_filename(images["b"])
     elif what == "weights":
-        ensemble.paths[0].write_bytes(b"others")
+        model.paths[0].write_bytes(b"others")
     elif what == "version":
         monkeypatch.setattr("segnet.prediction.batch.__version__", "9.9")
     elif what == "click":
@@ -189,7 +190,7 @@ def test_a_result_of_something_else_is_made_anew_only_when_that_is_said(
         options = replace(options, **change[what])
 
     def again(**more: Any) -> Batch:
-        return predict_batch(plan(images, out, **clicks)[0], ensemble, options, **more)  # type: ignore[arg-type]
+        return predict_batch(plan(images, out, **clicks)[0], model, options, **more)  # type: ignore[arg-type]
 
     if what == "image":
         batch = again()
@@ -204,7 +205,7 @@ def test_a_result_of_something_else_is_made_anew_only_when_that_is_said(
     assert [p["state"] for p in batch.predictions] == (["kept", "written", "kept"] if what == "image" else ["written"])
     # what the new settings do not write would be of the old ones
     assert (out / "b_probability.nii.gz").exists() is False
-    clean = predict_batch(plan(images, tmp_path / "clean", **clicks)[0], ensemble, options)  # type: ignore[arg-type]
+    clean = predict_batch(plan(images, tmp_path / "clean", **clicks)[0], model, options)  # type: ignore[arg-type]
     if what != "image":
         assert contents(out) == contents(tmp_path / "clean")
     assert len(clean.predictions) == len(images)
@@ -213,47 +214,47 @@ def test_a_result_of_something_else_is_made_anew_only_when_that_is_said(
 @pytest.mark.parametrize("name", ["b.nii.gz", "b.json", "b_probability.nii.gz", TABLE])
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_files_of_others_are_never_replaced(
-    name: str, overwrite: bool, images: dict[str, Path], tmp_path: Path, ensemble: Ensemble
+    name: str, overwrite: bool, images: dict[str, Path], tmp_path: Path, model: Model
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / name).write_text('{"mine": 1}')
     with pytest.raises(InputError, match=rf"output .*{name}: expected no file, or"):
-        run(images, out, ensemble, overwrite=overwrite)
+        run(images, out, model, overwrite=overwrite)
     assert contents(out).keys() == {name}
     assert (out / name).read_text() == '{"mine": 1}'
 
 
-def test_an_edited_mask_is_never_replaced(images: dict[str, Path], tmp_path: Path, ensemble: Ensemble) -> None:
+def test_an_edited_mask_is_never_replaced(images: dict[str, Path], tmp_path: Path, model: Model) -> None:
     out = tmp_path / "out"
-    run(images, out, ensemble)
+    run(images, out, model)
     (out / "b.nii.gz").write_bytes(b"by hand")
     for options in (ALL, replace(ALL, threshold=0.4)):
-        batch = run(images, out, ensemble, options, overwrite=True)
+        batch = run(images, out, model, options, overwrite=True)
         assert [f["case"] for f in batch.failed] == ["b"]
         assert "got a changed one" in batch.failed[0]["reason"]
         assert (out / "b.nii.gz").read_bytes() == b"by hand"
 
 
 def test_two_results_in_one_place_and_two_processes_on_one_result_are_refused(
-    images: dict[str, Path], tmp_path: Path, ensemble: Ensemble
+    images: dict[str, Path], tmp_path: Path, model: Model
 ) -> None:
     both = {"a": images["a"], "a_probability": images["b"]}
     with pytest.raises(InputError, match=r"a_probability.nii.gz: expected one result to write it"):
-        run(both, tmp_path / "out", ensemble)
+        run(both, tmp_path / "out", model)
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match=r"in/a.nii.gz: expected no file, or one that segnet predict wrote"):
-        run(images, tmp_path / "in", ensemble)
+        run(images, tmp_path / "in", model)
     (tmp_path / "out").mkdir()
     with claimed(tmp_path / "out" / "b.nii.gz"):
-        batch = run(images, tmp_path / "out", ensemble)
+        batch = run(images, tmp_path / "out", model)
     assert [f["case"] for f in batch.failed] == ["b"]
     assert "expected no other process on b.nii.gz" in batch.failed[0]["reason"]
     assert not list((tmp_path / "out").glob(".*"))
 
 
 def test_a_failed_write_leaves_no_sidecar_and_is_made_up_for(
-    images: dict[str, Path], tmp_path: Path, ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch
+    images: dict[str, Path], tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
 
@@ -261,26 +262,26 @@ def test_a_failed_write_leaves_no_sidecar_and_is_made_up_for(
         raise InputError("path: expected a writable file, got a full disk; make room")
 
     monkeypatch.setattr("segnet.prediction.predict.write_mask", full)
-    batch = run(images, out, ensemble)
+    batch = run(images, out, model)
     assert len(batch.failed) == 3
     assert not list(out.glob("*.json"))
     monkeypatch.undo()
-    assert [p["state"] for p in run(images, out, ensemble).predictions] == ["written"] * 3
-    run(images, tmp_path / "clean", ensemble)
+    assert [p["state"] for p in run(images, out, model).predictions] == ["written"] * 3
+    run(images, tmp_path / "clean", model)
     assert contents(out) == contents(tmp_path / "clean")
 
 
 def test_a_place_that_cannot_be_written_is_told(
-    images: dict[str, Path], tmp_path: Path, ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch
+    images: dict[str, Path], tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"output: expected a writable place, got .*file/out"):
-        run(images, tmp_path / "file" / "out", ensemble)
+        run(images, tmp_path / "file" / "out", model)
 
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    batch = run({"a": images["a"]}, tmp_path / "out", ensemble, Options(preview=full))
+    batch = run({"a": images["a"]}, tmp_path / "out", model, BatchOptions(preview=full))
     assert "No space left on device" in batch.failed[0]["reason"]
 
 
@@ -324,21 +325,21 @@ def check_sound(out: Path) -> None:
 
 @pytest.mark.parametrize("anew", [False, True])
 def test_a_batch_killed_before_any_change_to_the_file_system_ends_as_if_it_had_not_been(
-    anew: bool, images: dict[str, Path], tmp_path: Path, ensemble: Ensemble
+    anew: bool, images: dict[str, Path], tmp_path: Path, model: Model
 ) -> None:
     two = {case: images[case] for case in "ab"}
-    few = Options(probabilities=True)
-    run(two, tmp_path / "clean", ensemble, few)
+    few = BatchOptions(probabilities=True)
+    run(two, tmp_path / "clean", model, few)
     wanted = contents(tmp_path / "clean")
     at = 0
     while True:
         out = tmp_path / f"out-{at}"
         if anew:
-            run(two, out, ensemble, replace(few, threshold=0.999999))
-        if not killed_at(at, lambda out=out: run(two, out, ensemble, few, overwrite=anew)):  # type: ignore[misc]
+            run(two, out, model, replace(few, threshold=0.999999))
+        if not killed_at(at, lambda out=out: run(two, out, model, few, overwrite=anew)):  # type: ignore[misc]
             break
         check_sound(out)
-        batch = run(two, out, ensemble, few, overwrite=anew)
+        batch = run(two, out, model, few, overwrite=anew)
         assert not batch.failed
         assert contents(out) == wanted, at
         at += 1
@@ -363,7 +364,7 @@ def test_a_process_killed_at_any_moment_goes_on(
         images_in(tmp_path / "in"),
         clean,
         load(run_folder),
-        Options(threshold=0.1, preview=draw_preview, probabilities=True),
+        BatchOptions(threshold=0.1, preview=draw_preview, probabilities=True),
     )
     process = subprocess.Popen(command(out), env=environment, stdout=subprocess.PIPE, cwd=tmp_path)
     until = time.monotonic() + 120
@@ -386,11 +387,11 @@ def test_a_process_killed_at_any_moment_goes_on(
 def test_another_run_of_the_same_network_is_another_model(
     tmp_path: Path, run_folder: Path, images: dict[str, Path]
 ) -> None:
-    run({"a": images["a"]}, tmp_path / "out", load(run_folder), Options())
+    run({"a": images["a"]}, tmp_path / "out", load(run_folder), BatchOptions())
     with safe_open(run_folder / "model.safetensors", "pt") as opened:
         metadata = opened.metadata()
     tensors = load_file(run_folder / "model.safetensors")
     next(iter(tensors.values())).view(-1)[0] += 1
     save_file(tensors, tmp_path / "other.safetensors", metadata)
     with pytest.raises(InputError, match="expected the weights_sha256 it was made with"):
-        run({"a": images["a"]}, tmp_path / "out", load(tmp_path / "other.safetensors"), Options())
+        run({"a": images["a"]}, tmp_path / "out", load(tmp_path / "other.safetensors"), BatchOptions())

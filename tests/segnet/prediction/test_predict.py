@@ -18,18 +18,9 @@ from segnet.config import Config
 from segnet.errors import InputError
 from segnet.io.volumes import read_image
 from segnet.prediction.clicks import click_index
-from segnet.prediction.predict import (
-    BOXED,
-    CUT,
-    MISSED,
-    _field_of_view,
-    _is_cut,
-    images_in,
-    predict_array,
-    predict_file,
-    require_several,
-)
-from segnet.prediction.voi import VoiSize
+from segnet.prediction.model import Model
+from segnet.prediction.options import VoiSize
+from segnet.prediction.predict import BOXED, CUT, MISSED, _field_of_view, _is_cut, require_several
 
 CONFIG = Config.model_validate({"data": {"patch_px": 32, "input_px": 32}})
 
@@ -44,7 +35,8 @@ def scan(tmp_path: Path, write_nifti: Callable[..., Path]) -> Path:
 
 def test_the_mask_lies_on_the_image_own_grid(scan: Path, tmp_path: Path) -> None:
     out = tmp_path / "mask.nii.gz"
-    result = predict_file(scan, out, Threshold(), CONFIG, probabilities=tmp_path / "p.nii.gz")
+    result = Model.of(Threshold(), CONFIG).predict(scan)
+    result.save(out, probability=tmp_path / "p.nii.gz")
     source, mask = nib.load(scan), nib.load(out)
     assert mask.shape == source.shape
     assert np.array_equal(mask.affine, source.affine)
@@ -52,12 +44,12 @@ def test_the_mask_lies_on_the_image_own_grid(scan: Path, tmp_path: Path) -> None
     wanted = np.zeros(source.shape, bool)
     wanted[10:16, 20:24, 1:3] = True
     assert np.array_equal(np.asarray(mask.dataobj) > 0, wanted)
-    assert result.lesion_voxels == 48
+    assert result.whole.voxels == 48
     voxel_ml = abs(np.linalg.det(source.affine[:3, :3])) / 1000
-    assert result.volume_ml == pytest.approx(48 * voxel_ml, rel=1e-5)
+    assert result.whole.volume_ml == pytest.approx(48 * voxel_ml, rel=1e-5)
     # a box of 4.8 x 3.2 mm: its long axis is about its diagonal, and both are right to one pixel of 0.8 mm
-    assert abs(result.long_axis_mm - np.hypot(4.8, 3.2)) < 0.8
-    assert 3.2 - 0.8 < result.short_axis_mm < 4.8
+    assert abs(result.whole.long_axis_mm - np.hypot(4.8, 3.2)) < 0.8
+    assert 3.2 - 0.8 < result.whole.short_axis_mm < 4.8
     assert np.asarray(nib.load(tmp_path / "p.nii.gz").dataobj)[12, 21, 1] == pytest.approx(1)
 
 
@@ -81,20 +73,9 @@ def test_the_centre_and_no_click(scan: Path) -> None:
     assert click_index(None, "voxel", volume) is None
 
 
-def test_a_click_outside_is_refused_and_nothing_is_written(scan: Path, tmp_path: Path) -> None:
+def test_a_click_outside_is_refused(scan: Path) -> None:
     with pytest.raises(InputError, match=r"click: expected a point inside the image of \(40, 36, 5\) voxels"):
-        predict_file(scan, tmp_path / "mask.nii.gz", Threshold(), CONFIG, click=(40, 3, 3))
-    assert not (tmp_path / "mask.nii.gz").exists()
-
-
-def test_images_of_a_folder(scan: Path, tmp_path: Path, pairs_folder: Path) -> None:
-    assert images_in(tmp_path) == images_in(tmp_path, ["scan"]) == images_in(scan) == {"scan": scan}
-    with pytest.raises(InputError, match="expected an image of case other, got none"):
-        images_in(tmp_path, ["other"])
-    (tmp_path / "empty").mkdir()
-    assert set(images_in(pairs_folder)) == {f"bone_{i:05d}_lesion_01" for i in range(10)}
-    with pytest.raises(InputError, match=r"expected at least one file ending in .* or DICOM series, got none"):
-        images_in(tmp_path / "empty")
+        Model.of(Threshold(), CONFIG).predict(scan, click=(40, 3, 3))
 
 
 class Tilted(nn.Module):
@@ -108,61 +89,53 @@ class Tilted(nn.Module):
 def test_uncertainty_is_the_standard_deviation_on_the_image_own_grid(scan: Path, tmp_path: Path) -> None:
     files = tmp_path / "p.nii.gz", tmp_path / "u.nii.gz"
     models = [Threshold(), Tilted()]
-    predict_file(scan, tmp_path / "m.nii.gz", models, CONFIG, probabilities=files[0], uncertainty=files[1])
+    found = Model.of(models, CONFIG).predict(scan, uncertainty=True)
+    found.save(tmp_path / "m.nii.gz", probability=files[0], uncertainty=files[1])
     each = []
     for number, model in enumerate(models):
-        predict_file(scan, tmp_path / "m.nii.gz", model, CONFIG, probabilities=tmp_path / f"{number}.nii.gz")
+        Model.of(model, CONFIG).predict(scan).save(tmp_path / "m.nii.gz", probability=tmp_path / f"{number}.nii.gz")
         each.append(np.asarray(nib.load(tmp_path / f"{number}.nii.gz").dataobj, np.float64))
-    found = [nib.load(file) for file in files]
-    assert all(image.get_data_dtype() == np.float32 for image in found)
-    assert all(np.array_equal(image.affine, nib.load(scan).affine) for image in found)
-    np.testing.assert_allclose(np.asarray(found[0].dataobj), np.mean(each, 0), atol=1e-6)
-    np.testing.assert_allclose(np.asarray(found[1].dataobj), np.std(each, 0), atol=1e-6)
+    maps = [nib.load(file) for file in files]
+    assert all(image.get_data_dtype() == np.float32 for image in maps)
+    assert all(np.array_equal(image.affine, nib.load(scan).affine) for image in maps)
+    np.testing.assert_allclose(np.asarray(maps[0].dataobj), np.mean(each, 0), atol=1e-6)
+    np.testing.assert_allclose(np.asarray(maps[1].dataobj), np.std(each, 0), atol=1e-6)
 
 
 def test_one_network_and_one_view_have_no_uncertainty(scan: Path, tmp_path: Path) -> None:
-    for model in (Threshold(), [Threshold()]):
-        with pytest.raises(InputError, match=r"uncertainty: expected several members or views .* or add --tta"):
-            predict_file(
-                scan,
-                tmp_path / "m.nii.gz",
-                model,
-                CONFIG,
-                probabilities=tmp_path / "p.nii.gz",
-                uncertainty=tmp_path / "u.nii.gz",
-            )
+    one = Model.of(Threshold(), CONFIG)
+    with pytest.raises(InputError, match=r"uncertainty: expected several members or views .* or add --tta"):
+        one.predict(scan, uncertainty=True)
+    with pytest.raises(InputError, match="uncertainty: expected a prediction with uncertainty"):
+        one.predict(scan).save(tmp_path / "m.nii.gz", uncertainty=tmp_path / "u.nii.gz")
     assert [p.name for p in tmp_path.iterdir()] == ["scan.nii.gz"]
-    require_several([Threshold(), Threshold()], tta=False)
-    require_several(Threshold(), tta=True)
+    require_several(Model.of([Threshold(), Threshold()], CONFIG), tta=False)
+    require_several(one, tta=True)
 
 
-def test_the_precision_used_and_the_difference_are_told(scan: Path, tmp_path: Path) -> None:
-    out = tmp_path / "mask.nii.gz"
-    plain = predict_file(scan, out, Threshold(), CONFIG)
+def test_the_precision_used_and_the_difference_are_told(scan: Path) -> None:
+    plain = Model.of(Threshold(), CONFIG).predict(scan)
     assert (plain.precision, plain.bfloat16_difference) == ("float32", None)
-    wanted = out.read_bytes()
-    agreed = predict_file(scan, out, Threshold(), CONFIG, half=Threshold())
+    agreed = Model.of(Threshold(), CONFIG, halves=Threshold()).predict(scan)
     assert agreed.precision == "bfloat16"
     assert agreed.as_dict()["bfloat16_difference"] == {"slices": 5, "probability": 0.0, "dice": 1.0}
-    assert out.read_bytes() == wanted
-    differing = predict_file(scan, out, Threshold(), CONFIG, half=[Tilted()])
+    assert np.array_equal(agreed.mask, plain.mask)
+    differing = Model.of(Threshold(), CONFIG, halves=[Tilted()]).predict(scan)
     assert differing.precision == "float32"
     assert differing.as_dict()["bfloat16_difference"]["dice"] < 0.1
-    assert out.read_bytes() == wanted
+    assert np.array_equal(differing.mask, plain.mask)
 
 
-def test_a_volume_in_memory(scan: Path, tmp_path: Path) -> None:
+def test_a_volume_in_memory(scan: Path) -> None:
     volume = read_image(scan)
-    options: Any = {"spacing_zyx_mm": volume.spacing_zyx_mm, "threshold": 0.4}
-    found = predict_array(volume.array_zyx, [Threshold(), Tilted()], CONFIG, tta=True, uncertainty=True, **options)
-    assert found.mask_zyx.dtype == bool
-    assert np.array_equal(found.mask_zyx, found.probability_zyx > 0.4)
-    assert found.uncertainty_zyx is not None
-    assert found.uncertainty_zyx.max() > 0.1
-    at = click_index((12, 21, 1), "voxel", volume)
-    clicked = predict_array(volume.array_zyx, Threshold(), CONFIG, click_zyx=at, **options)
-    assert clicked.mask_zyx.sum() == 48
-    assert clicked.uncertainty_zyx is None
+    found = Model.of([Threshold(), Tilted()], CONFIG).predict(volume, tta=True, uncertainty=True, threshold=0.4)
+    assert found.mask.dtype == bool
+    assert np.array_equal(found.mask, found.probability > 0.4)
+    assert found.uncertainty is not None
+    assert found.uncertainty.max() > 0.1
+    clicked = Model.of(Threshold(), CONFIG).predict(volume, click=(12, 21, 1), threshold=0.4)
+    assert clicked.mask.sum() == 48
+    assert clicked.uncertainty is None
 
 
 def test_a_network_of_the_paper_route_is_shown_what_it_was_trained_on(tmp_path: Path) -> None:
@@ -174,8 +147,8 @@ def test_a_network_of_the_paper_route_is_shown_what_it_was_trained_on(tmp_path: 
     image[wanted] += 900
     image[3] += 2000  # another scale, outside of every window
     config = Config.model_validate({"data": {"route": "paper", "patch_px": 64, "input_px": 64}})
-    options: dict[str, Any] = {"spacing_zyx_mm": (2.0, 0.7, 0.7)}
-    found = predict_array(image, Threshold(), config, **options).mask_zyx
+    options: dict[str, Any] = {"spacing_mm": (2.0, 0.7, 0.7)}
+    found = Model.of(Threshold(), config).predict(image, **options).mask
     inner = ndimage.binary_erosion(wanted[2:4], np.ones((1, 3, 3)))
     outer = ndimage.binary_dilation(wanted[2:4], np.ones((1, 3, 3)))
     assert (found[2:4] >= inner).all()
@@ -184,14 +157,14 @@ def test_a_network_of_the_paper_route_is_shown_what_it_was_trained_on(tmp_path: 
     # around a click the slices are the same, whatever part of them is asked for
     click = (3, 40, 130)
     voi = VoiSize((2, 40, 80))
-    near = predict_array(image, Threshold(), config, click_zyx=click, voi=voi, **options)
-    assert near.mask_zyx[click]
+    near = Model.of(Threshold(), config).predict(image, click=click, voi=voi, **options)
+    assert near.mask[click]
     box = near.voi_zyx
     far = np.ones(image.shape, bool)
     far[box] = False
-    assert not near.mask_zyx[far].any()
-    whole = predict_array(image, Threshold(), config, click_zyx=click, **options)
-    np.testing.assert_array_equal(near.probability_zyx[box], whole.probability_zyx[box])
+    assert not near.mask[far].any()
+    whole = Model.of(Threshold(), config).predict(image, click=click, **options)
+    np.testing.assert_array_equal(near.probability[box], whole.probability[box])
 
 
 def test_a_click_in_the_padding_is_one_that_missed() -> None:
@@ -200,10 +173,8 @@ def test_a_click_in_the_padding_is_one_that_missed() -> None:
     image[:, 20:40, 20:40] = np.random.default_rng(0).normal(-900, 5, (6, 20, 20))
     image[2:4, 28:32, 28:32] = 300
     for click in ((3, 18, 30), (3, 42, 30), (3, 30, 43)):
-        found = predict_array(
-            image, Threshold(), CONFIG, spacing_zyx_mm=(2.0, 0.7, 0.7), click_zyx=click, skip_padding=True
-        )
-        assert found.mask_zyx.any()
+        found = Model.of(Threshold(), CONFIG).predict(image, spacing_mm=(2.0, 0.7, 0.7), click=click, skip_padding=True)
+        assert found.mask.any()
         assert MISSED in found.warnings
 
 
@@ -212,8 +183,8 @@ def test_a_mask_that_reaches_the_edge_of_what_is_seen_says_so() -> None:
     for width, y, cut in ((40, 40, True), (20, 40, False), (20, 5, False)):
         image = np.full((3, 80, 80), -900, np.float32)
         image[1, max(y - width // 2, 0) : y + width // 2, 38:42] = 300
-        found = predict_array(image, Threshold(), CONFIG, spacing_zyx_mm=(2.0, 0.7, 0.7), click_zyx=(1, y, 40))
-        assert found.mask_zyx.any()
+        found = Model.of(Threshold(), CONFIG).predict(image, spacing_mm=(2.0, 0.7, 0.7), click=(1, y, 40))
+        assert found.mask.any()
         assert (CUT in found.warnings) == cut
 
 
@@ -233,45 +204,13 @@ def test_a_mask_that_reaches_the_edge_of_the_volume_of_interest_says_so() -> Non
     image = np.full((9, 40, 40), -900, np.float32)
     image[1:8, 18:22, 18:22] = 300
     for slices, boxed in ((4, True), (7, True), (9, False)):
-        options: Any = {"spacing_zyx_mm": (2.0, 0.7, 0.7), "click_zyx": (4, 20, 20), "voi": VoiSize((slices, 32, 32))}
-        found = predict_array(image, Threshold(), CONFIG, **options)
-        assert found.mask_zyx.any()
+        options: Any = {"spacing_mm": (2.0, 0.7, 0.7), "click": (4, 20, 20), "voi": VoiSize((slices, 32, 32))}
+        found = Model.of(Threshold(), CONFIG).predict(image, **options)
+        assert found.mask.any()
         assert (BOXED in found.warnings) == boxed
-
-
-def test_an_image_beside_pairs_is_not_passed_over(tmp_path: Path, scan: Path) -> None:
-    """It is one without a mask where names tell which is what, and has no place beside folders of images and masks."""
-    cohort = tmp_path / "cohort"
-    for name in ("A/a_ct", "A/a_mask", "A/b", "A/c_seg"):
-        (cohort / name).parent.mkdir(parents=True, exist_ok=True)
-        (cohort / f"{name}.nii.gz").write_bytes(scan.read_bytes())
-    assert list(images_in(cohort / "A")) == list(images_in(cohort)) == ["a", "b"]
-    (cohort / "d.nii.gz").write_bytes(scan.read_bytes())
-    with pytest.raises(InputError, match=r"expected images and masks in one layout, got d\.nii\.gz"):
-        images_in(cohort)
-
-
-def test_cases_of_one_name_in_two_sets_are_told(tmp_path: Path, scan: Path) -> None:
-    for name in ("A/images/p1", "A/labels/p1", "B/images/p1", "B/labels/p2", "B/images/p2"):
-        path = tmp_path / "cohort" / f"{name}.nii.gz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(scan.read_bytes())
-    with pytest.raises(InputError, match=r"expected one image for each case, got .*A/images/p1.* and .*B/images/p1"):
-        images_in(tmp_path / "cohort")
 
 
 def test_a_wrong_ending_is_found_before_anything_is_written(scan: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"mask: expected a name ending in \.nii"):
-        predict_file(scan, tmp_path / "m.mha", Threshold(), CONFIG, probabilities=tmp_path / "p.nii.gz")
+        Model.of(Threshold(), CONFIG).predict(scan).save(tmp_path / "m.mha", probability=tmp_path / "p.nii.gz")
     assert not (tmp_path / "p.nii.gz").exists()
-
-
-def test_images_need_no_mask_and_masks_are_no_images(tmp_path: Path, scan: Path) -> None:
-    folder = tmp_path / "in"
-    folder.mkdir()
-    for name in ("a_ct", "a_mask", "b_ct"):
-        (folder / f"{name}.nii.gz").write_bytes(scan.read_bytes())
-    assert list(images_in(folder)) == ["a", "b"]
-    (folder / "a_seg.nii.gz").write_bytes(scan.read_bytes())
-    with pytest.raises(InputError, match="expected one file"):
-        images_in(folder)

@@ -16,7 +16,7 @@ from segnet.config import Config
 from segnet.errors import InputError
 from segnet.io.metaimage import read_metaimage, write_metaimage
 from segnet.io.volumes import read_image
-from segnet.prediction.ensemble import Ensemble, load
+from segnet.prediction.model import Model, load
 from segnet.prediction.uls23 import IMAGES, MASKS, SPACINGS, Failure, process, read_spacings
 
 CONFIG = Config.model_validate({"data": {"patch_px": 32, "input_px": 32}})
@@ -26,8 +26,8 @@ LESION, OTHER = 27, 8
 ORIGIN = (-12.5, 30.0, 7.25)
 
 
-def threshold_ensemble() -> Ensemble:
-    return Ensemble((), (Threshold(),), (), CONFIG, ("threshold",))
+def threshold() -> Model:
+    return Model.of(Threshold(), CONFIG)
 
 
 def stack(count: int, seed: int, padding: float = -2000) -> np.ndarray:
@@ -57,7 +57,7 @@ def test_each_volume_gets_the_mask_of_its_central_lesion_in_the_stacks_geometry(
     done, failed = process(
         source,
         tmp_path / "output",
-        threshold_ensemble(),
+        threshold(),
         voi_slices=SLICES,
         progress=lambda name: lambda k, of: steps.append((name, k, of)),
     )
@@ -86,7 +86,7 @@ def test_the_lesion_is_the_one_at_the_centre_of_the_files_axes_whatever_they_poi
         image[4, 20, 20], image[4, 18, 19] = 300, 300
         write_metaimage(tmp_path / name / IMAGES / "a.mha", image, spacing_xyz_mm=(1, 1, 1), direction=direction)
         (tmp_path / name / SPACINGS).write_text("[[1, 1, 1]]")
-        process(tmp_path / name, tmp_path / name / "out", threshold_ensemble(), voi_slices=SLICES)
+        process(tmp_path / name, tmp_path / name / "out", threshold(), voi_slices=SLICES)
         mask = read_metaimage(tmp_path / name / "out" / MASKS / "a.mha").array_zyx
         assert np.argwhere(mask).tolist() == [[4, 20, 20]]
 
@@ -109,8 +109,7 @@ def test_networks_see_the_patient_as_in_training_whatever_the_files_direction(tm
         direction = np.diag([sign, sign, 1])
         write_metaimage(tmp_path / name / IMAGES / "a.mha", image, spacing_xyz_mm=(1, 1, 1), direction=direction)
         (tmp_path / name / SPACINGS).write_text("[[1, 1, 1]]")
-        ensemble = Ensemble((), (RightHalf(),), (), CONFIG, ("right-half",))
-        process(tmp_path / name, tmp_path / name / "out", ensemble, voi_slices=SLICES)
+        process(tmp_path / name, tmp_path / name / "out", Model.of(RightHalf(), CONFIG), voi_slices=SLICES)
         mask = read_metaimage(tmp_path / name / "out" / MASKS / "a.mha").array_zyx
         columns[name] = np.flatnonzero(mask.any((0, 1))).tolist()
     # the field of view begins 16 columns before the click, and in LPS columns run to the left
@@ -124,7 +123,7 @@ def test_padding_of_any_value_holds_no_lesion(tmp_path: Path) -> None:
     image[:-1, 3:20, 20] = 300  # a bridge from the lesion to the border
     write_metaimage(tmp_path / IMAGES / "a.mha", image, spacing_xyz_mm=(1, 1, 1))
     (tmp_path / SPACINGS).write_text("[[1, 1, 1]]")
-    process(tmp_path, tmp_path / "out", threshold_ensemble(), voi_slices=SLICES)
+    process(tmp_path, tmp_path / "out", threshold(), voi_slices=SLICES)
     mask = read_metaimage(tmp_path / "out" / MASKS / "a.mha").array_zyx
     assert mask[:, 3:].any()
     assert not mask[:, :3].any()
@@ -136,7 +135,7 @@ def test_a_volume_of_one_value_gets_an_empty_mask_and_a_warning(tmp_path: Path) 
     image = np.concatenate([stack(1, 0), np.full((SLICES, SIDE, SIDE), 400, np.int16)])
     write_metaimage(tmp_path / IMAGES / "a.mha", image, spacing_xyz_mm=(1, 1, 1))
     (tmp_path / SPACINGS).write_text("[[1, 1, 1], [1, 1, 1]]")
-    ((done,), _) = process(tmp_path, tmp_path / "out", threshold_ensemble(), voi_slices=SLICES)
+    ((done,), _) = process(tmp_path, tmp_path / "out", threshold(), voi_slices=SLICES)
     assert done.lesion_voxels == (LESION, 0)
     assert done.warnings[0] == ()
     assert "single value" in done.warnings[1][0]
@@ -163,7 +162,7 @@ def test_spacings_that_do_not_fit_are_refused_and_nothing_is_written(
     source = laid_out(tmp_path / "input", counts)
     (source / SPACINGS).write_text(text)
     with pytest.raises(InputError, match=says):
-        process(source, tmp_path / "output", threshold_ensemble(), voi_slices=SLICES)
+        process(source, tmp_path / "output", threshold(), voi_slices=SLICES)
     assert not list((tmp_path / "output").rglob("*.mha"))
 
 
@@ -179,7 +178,7 @@ def test_a_stack_that_cannot_be_read_stops_those_whose_spacings_it_hides(tmp_pat
     file = source / IMAGES / "b.mha"
     file.write_bytes(file.read_bytes()[:-100])
     told: list[Failure] = []
-    done, failed = process(source, tmp_path / "output", threshold_ensemble(), voi_slices=SLICES, on_failed=told.append)
+    done, failed = process(source, tmp_path / "output", threshold(), voi_slices=SLICES, on_failed=told.append)
     assert [Path(p.image).name for p in done] == ["a.mha"]
     assert [Path(f.image).name for f in failed] == ["b.mha", "c.mha"]
     assert failed == told
@@ -189,9 +188,9 @@ def test_a_stack_that_cannot_be_read_stops_those_whose_spacings_it_hides(tmp_pat
 def test_slices_of_half_a_volume_and_an_empty_folder_are_refused(tmp_path: Path) -> None:
     source = laid_out(tmp_path / "input", {"a.mha": 2})
     with pytest.raises(InputError, match="expected volumes of 7 slices, got 16 slices"):
-        process(source, tmp_path / "output", threshold_ensemble(), voi_slices=7)
+        process(source, tmp_path / "output", threshold(), voi_slices=7)
     with pytest.raises(InputError, match=r"expected .mha files in"):
-        process(tmp_path, tmp_path / "output", threshold_ensemble())
+        process(tmp_path, tmp_path / "output", threshold())
 
 
 @pytest.mark.slow

@@ -12,8 +12,8 @@ from torch import nn
 
 from segnet.config import Config
 from segnet.errors import InputError
-from segnet.prediction.predict import predict_array
-from segnet.prediction.voi import VoiSize, around
+from segnet.prediction.model import Model
+from segnet.prediction.options import VoiSize, around
 
 SPACING = (2.5, 0.8, 0.8)
 
@@ -57,20 +57,20 @@ class Blurred(nn.Module):
 def test_inside_a_volume_of_interest_all_is_as_in_the_whole_volume_and_outside_nothing(slices: int, click: Any) -> None:
     config = Config.model_validate({"model": {"in_channels": slices}, "data": {"patch_px": 32, "input_px": 32}})
     image = np.random.default_rng(1).normal(-300, 300, (40, 50, 64)).astype(np.float32)
-    options: Any = {"spacing_zyx_mm": SPACING, "click_zyx": click}
-    whole = predict_array(
-        image, [Blurred(), Blurred()], config, voi=VoiSize((100, 200, 200)), uncertainty=True, **options
+    options: Any = {"spacing_mm": SPACING, "click": click}
+    whole = Model.of([Blurred(), Blurred()], config).predict(
+        image, voi=VoiSize((100, 200, 200)), uncertainty=True, **options
     )
     for size in (VoiSize((7, 20, 50)), VoiSize(size_zyx_mm=(20, 16, 40))):
-        found = predict_array(image, [Blurred(), Blurred()], config, voi=size, uncertainty=True, **options)
+        found = Model.of([Blurred(), Blurred()], config).predict(image, voi=size, uncertainty=True, **options)
         box = around(click, size.voxels_zyx(SPACING), image.shape)
         assert found.voi_zyx == box
         outside = np.ones(image.shape, bool)
         outside[box] = False
-        assert np.array_equal(found.probability_zyx[box], whole.probability_zyx[box])
-        assert not found.probability_zyx[outside].any()
-        assert not found.mask_zyx[outside].any()
-        assert found.mask_zyx.shape == image.shape
+        assert np.array_equal(found.probability[box], whole.probability[box])
+        assert not found.probability[outside].any()
+        assert not found.mask[outside].any()
+        assert found.mask.shape == image.shape
 
 
 def test_far_slices_are_not_computed() -> None:
@@ -78,42 +78,42 @@ def test_far_slices_are_not_computed() -> None:
     image = np.full((600, 40, 40), -900, np.float32)
     image[300:303, 18:22, 18:22] = image[10:12, 18:22, 18:22] = 300
     network = Seen()
-    found = predict_array(image, network, config, spacing_zyx_mm=SPACING, click_zyx=(301, 20, 20))
+    found = Model.of(network, config).predict(image, spacing_mm=SPACING, click=(301, 20, 20))
     assert network.patches == 128
     assert found.voi_zyx[0] == slice(301 - 64, 301 + 64)
-    assert found.mask_zyx.sum() == 3 * 4 * 4
+    assert found.mask.sum() == 3 * 4 * 4
     network = Seen()
-    predict_array(image, network, config, spacing_zyx_mm=SPACING, click_zyx=(301, 20, 20), voi=VoiSize((9, 32, 32)))
+    Model.of(network, config).predict(image, spacing_mm=SPACING, click=(301, 20, 20), voi=VoiSize((9, 32, 32)))
     assert network.patches == 9
 
 
 def test_bfloat16_is_checked_within_the_volume_of_interest() -> None:
     config = Config.model_validate({"model": {"in_channels": 3}, "data": {"patch_px": 32, "input_px": 32}})
     image = np.random.default_rng(1).normal(-300, 300, (40, 32, 32)).astype(np.float32)
-    options: Any = {"spacing_zyx_mm": SPACING, "click_zyx": (20, 16, 16), "voi": VoiSize((6, 32, 32))}
+    options: Any = {"spacing_mm": SPACING, "click": (20, 16, 16), "voi": VoiSize((6, 32, 32))}
     network, half = Seen(), Seen()
-    found = predict_array(image, network, config, half=half, **options)
+    found = Model.of(network, config, halves=half).predict(image, **options)
     assert found.precision == "bfloat16"
     assert found.bfloat16_difference is not None
     assert (half.patches, network.patches) == (6, found.bfloat16_difference.slices)
-    assert np.array_equal(found.mask_zyx, predict_array(image, Seen(), config, **options).mask_zyx)
+    assert np.array_equal(found.mask, Model.of(Seen(), config).predict(image, **options).mask)
 
 
 def test_nothing_found_is_an_empty_mask_and_a_warning_and_a_missed_click_the_nearest_component() -> None:
     config = Config.model_validate({"data": {"patch_px": 32, "input_px": 32}})
     image = np.random.default_rng(1).normal(-900, 10, (12, 32, 32)).astype(np.float32)
-    options: Any = {"spacing_zyx_mm": SPACING, "click_zyx": (6, 16, 16)}
-    empty = predict_array(image, Threshold(), config, **options)
-    assert not empty.mask_zyx.any()
+    options: Any = {"spacing_mm": SPACING, "click": (6, 16, 16)}
+    empty = Model.of(Threshold(), config).predict(image, **options)
+    assert not empty.mask.any()
     assert empty.warnings == ("no voxel is above the threshold: the mask is empty",)
     # 3 voxels off in plane are 2.4 mm, 1 slice is 2.5 mm
     image[6, 16, 19] = image[7, 16, 16] = 300
-    missed = predict_array(image, Threshold(), config, **options)
-    assert np.argwhere(missed.mask_zyx).tolist() == [[6, 16, 19]]
+    missed = Model.of(Threshold(), config).predict(image, **options)
+    assert np.argwhere(missed.mask).tolist() == [[6, 16, 19]]
     assert "nothing at the click" in missed.warnings[0]
     image[6, 16, 16] = 300
-    hit = predict_array(image, Threshold(), config, **options)
-    assert np.argwhere(hit.mask_zyx).tolist() == [[6, 16, 16], [7, 16, 16]]
+    hit = Model.of(Threshold(), config).predict(image, **options)
+    assert np.argwhere(hit.mask).tolist() == [[6, 16, 16], [7, 16, 16]]
     assert hit.warnings == ()
 
 
@@ -122,14 +122,14 @@ def test_padding_is_not_shown_to_the_network_where_it_is_left_out() -> None:
     image = np.random.default_rng(1).normal(-900, 10, (12, 32, 32)).astype(np.float32)
     image[:, :8], image[9:] = 300, 300
     for click in (None, (6, 16, 16), (6, 2, 16)):
-        options: Any = {"spacing_zyx_mm": SPACING, "click_zyx": click}
+        options: Any = {"spacing_mm": SPACING, "click": click}
         network = Seen()
-        found = predict_array(image, network, config, skip_padding=True, **options)
+        found = Model.of(network, config).predict(image, skip_padding=True, **options)
         assert found.voi_zyx == (slice(0, 9), slice(8, 32), slice(0, 32))
         assert network.patches == 9
-        assert not found.probability_zyx.round(3).any()
-        assert predict_array(image, Threshold(), config, **options).mask_zyx.any()
+        assert not found.probability.round(3).any()
+        assert Model.of(Threshold(), config).predict(image, **options).mask.any()
     image[:] = 300
-    nothing = predict_array(image, Threshold(), config, skip_padding=True, **options)
-    assert not nothing.mask_zyx.any()
+    nothing = Model.of(Threshold(), config).predict(image, skip_padding=True, **options)
+    assert not nothing.mask.any()
     assert "single value" in nothing.warnings[0]

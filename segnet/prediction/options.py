@@ -1,19 +1,25 @@
-"""The volume of interest around a click: all that is looked at of a scan, however large it is."""
+"""How an image is segmented, and how large the volume of interest around a click is."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from segnet.errors import InputError
 from segnet.io.boxes import Box
 
+Progress = Callable[[int, int], None]
+"""Called with the work done and all work."""
+MASK_ENDINGS = (".nii.gz", ".nii")
+THRESHOLD = 0.5
+"""Of the lesion probability."""
 ULS23_VOI_ZYX = (128, 256, 256)
-"""Voxels of the challenge's volumes, the lesion voxel at index (64, 128, 128)."""
+"""Voxels of the challenge's volumes. The lesion voxel is at index (64, 128, 128)."""
 
 
 @dataclass(frozen=True)
 class VoiSize:
-    """How large a volume of interest is.
+    """The size of a volume of interest.
 
     Attributes
     ----------
@@ -46,8 +52,28 @@ class VoiSize:
 ULS23_VOI = VoiSize()
 
 
+@dataclass(frozen=True)
+class Options:
+    """How an image is segmented.
+
+    Attributes
+    ----------
+    voi : with a click, only this volume around it is segmented; the rest costs neither time nor memory
+    skip_padding : hide a constant border (`segnet.io.padding`) from the network, as if the image ended there
+    tta : mean over eight views of each slice (test-time augmentation)
+    threshold : of the lesion probability
+    uncertainty : also the standard deviation of the probability over networks and views
+    """
+
+    voi: VoiSize = ULS23_VOI
+    skip_padding: bool = False
+    tta: bool = False
+    threshold: float = THRESHOLD
+    uncertainty: bool = False
+
+
 def around(click_zyx: tuple[int, int, int], voxels_zyx: tuple[int, int, int], shape_zyx: tuple[int, ...]) -> Box:
-    """The part of a volume of interest that lies in an image, the click at index size // 2 as in ULS23.
+    """The part of a volume of interest that lies in an image. The click is at index size // 2, as in ULS23.
 
     Examples
     --------

@@ -14,7 +14,7 @@ from torch import nn
 from segnet.config import Config
 from segnet.errors import InputError
 from segnet.models import checkpoint
-from segnet.prediction.ensemble import load, members
+from segnet.prediction.model import load, members
 from segnet.prediction.windows import segment
 
 SMALL = {"base_width": 4, "depths": (1, 1, 1, 1), "dstate": 4}
@@ -37,23 +37,21 @@ def test_one_network_is_the_checkpoint_made_fast(tmp_path: Path) -> None:
     assert one.config == by_file.config == config
     assert one.paths == (folder,)
     assert one.halves == ()
-    left = [sum(isinstance(m, nn.BatchNorm2d) for m in model.modules()) for model in (one.models[0], plain)]
+    left = [sum(isinstance(m, nn.BatchNorm2d) for m in model.modules()) for model in (one.networks[0], plain)]
     assert left[0] < left[1]
     x = torch.rand(1, 1, 32, 32)
     with torch.inference_mode():
-        torch.testing.assert_close(one.models[0](x)[0], plain(x)[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(one.networks[0](x)[0], plain(x)[0], rtol=0, atol=1e-5)
         (half,) = load(folder, bfloat16=True).halves
         torch.testing.assert_close(half(x)[0], plain(x)[0], rtol=0, atol=0.05)
 
 
 def test_probabilities_are_averaged(tmp_path: Path) -> None:
-    ensemble = load(
-        [run(tmp_path / "a"), run(tmp_path / "b", "unet"), run(tmp_path / "c", "ahnet", gate_target="skip")]
-    )
+    model = load([run(tmp_path / "a"), run(tmp_path / "b", "unet"), run(tmp_path / "c", "ahnet", gate_target="skip")])
     image = np.random.default_rng(0).uniform(-1000, 400, (2, 32, 32))
-    each = [segment(model, image, ensemble.config.data) for model in ensemble.models]
+    each = [segment(network, image, model.config.data) for network in model.networks]
     assert np.std(each, 0).max() > 0.05
-    np.testing.assert_allclose(segment(ensemble.models, image, ensemble.config.data), np.mean(each, 0), atol=1e-6)
+    np.testing.assert_allclose(segment(model.networks, image, model.config.data), np.mean(each, 0), atol=1e-6)
 
 
 def test_a_folder_of_folds_is_its_members_by_number(tmp_path: Path) -> None:
