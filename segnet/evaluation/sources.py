@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from segnet.config import PrepareConfig
 from segnet.dataset.prepared import INDEX, load_dataset
 from segnet.errors import InputError
 from segnet.io.names import ENDINGS, PROBABILITY, beside, case_of, files_in, nfc, readings, role_of, stem_of
@@ -35,7 +36,7 @@ class Truth:
     Attributes
     ----------
     collection : where the case is from, see `segnet.io.pairs.set_of`
-    prepared : whether `mask` is an HDF5 file with a group of the case's name
+    prepared : how the dataset was prepared, if `mask` is one of its HDF5 files
     image : file of the image, None where none is known or the case is prepared
     """
 
@@ -43,7 +44,7 @@ class Truth:
     patient: str
     collection: str
     mask: Path
-    prepared: bool = False
+    prepared: PrepareConfig | None = None
     image: Path | None = None
 
     def load(self) -> Grid:
@@ -59,7 +60,7 @@ class Truth:
             It cannot be read or lies on another grid than the mask.
         """
         if self.prepared:
-            return _prepared_image(self.mask, self.case)
+            return _prepared_image(self.mask, self.case, self.prepared)
         return None if self.image is None else read_map(self.image, grid, self.case)
 
 
@@ -157,7 +158,7 @@ def _from_prepared(root: Path, patient_regex: str | None) -> list[Truth]:
             c.patient if patient_regex is None else patient_id(c.case, patient_regex),
             c.set or set_of(c.case),
             dataset.path_of(c),
-            prepared=True,
+            prepared=dataset.config,
         )
         for c in dataset.cases
     ]
@@ -177,16 +178,24 @@ def _prepared_mask(path: Path, case: str) -> Grid:
         raise InputError(f"truths: expected case {case} in {path}, got {error}; prepare the data again") from error
 
 
-def _prepared_image(path: Path, case: str) -> NDArray[np.float32]:
+def _prepared_image(path: Path, case: str, config: PrepareConfig) -> NDArray[np.float32]:
+    """The stored image in HU."""
     import h5py
+
+    if config.values == "zscore":
+        raise InputError(
+            f"values: expected a dataset of hu or unit, got zscore in {path}; prepare it again without --values"
+        )
 
     try:
         with h5py.File(path, "r") as file:
-            return np.asarray(file[case]["image"]).astype(np.float32)
+            stored = np.asarray(file[case]["image"]).astype(np.float32)
     except (OSError, KeyError, ValueError) as error:
         raise InputError(
             f"truths: expected the image of {case} in {path}, got {error}; prepare the data again"
         ) from error
+    low, high = config.window_hu
+    return stored * (high - low) + low if config.values == "unit" else stored
 
 
 def match(predictions: Path, truths: Sequence[Truth], *, single: bool) -> tuple[dict[str, Path], list[str]]:

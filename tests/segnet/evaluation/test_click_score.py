@@ -12,12 +12,13 @@ import pytest
 from networks import Threshold
 
 from segnet import metrics
-from segnet.config import Config
+from segnet.config import Config, PrepareConfig
+from segnet.dataset.prepare import prepare
 from segnet.errors import InputError
 from segnet.evaluation.click_score import VOI_ZYX, challenge_score, click_positions, cut_voi, network, put_back
 from segnet.evaluation.evaluate import truths_of
 from segnet.evaluation.sources import Truth
-from segnet.io.pairs import Pair
+from segnet.io.pairs import Pair, find_pairs
 from segnet.prediction.model import Model
 
 SPACING = (2.5, 0.8, 0.8)
@@ -180,6 +181,21 @@ def test_prepared_cases_bring_their_images(prepared: Path) -> None:
     found = challenge_score(truths[:3], lambda voi, spacing, click: voi > -375, clicks=2, voi=(16, 64, 64))
     assert found["unreadable"] == []
     assert found["dice"] > 0.99
+
+
+def test_prepared_images_are_clicked_on_in_hu_however_they_are_stored(pairs_folder: Path, tmp_path: Path) -> None:
+    """From 0 to 1 they are converted by the dataset's window; z-scores cannot be, and are refused by name."""
+    pairs = find_pairs(pairs_folder)[:2]
+    found = {}
+    for values in ("hu", "unit", "zscore"):
+        prepare(pairs, tmp_path / values, PrepareConfig(values=values, window_hu=(-900, 300)), workers=1)  # type: ignore[arg-type]
+        truths = truths_of(tmp_path / values)
+        assert all(truth.load().mask.any() for truth in truths)
+        if values != "zscore":
+            found[values] = challenge_score(truths, lambda voi, spacing, click: voi > -375, clicks=2, voi=(16, 64, 64))
+    assert found["unit"]["dice"] == found["hu"]["dice"] > 0.99
+    with pytest.raises(InputError, match="values: expected a dataset of hu or unit, got zscore"):
+        challenge_score(truths, lambda voi, spacing, click: voi > 0, clicks=2, voi=VOI)
 
 
 def test_a_constant_border_is_hidden_from_the_network_as_in_the_challenges_container(tmp_path: Path) -> None:
