@@ -101,7 +101,7 @@ BEFORE ?= HEAD~1
 AFTER ?= HEAD
 WORDS ?=
 bench-compare: $(BIN)/.ready
-	$(BIN)/python bench/compare.py $(BEFORE) $(AFTER) "$(WORDS)"
+	$(BIN)/python bench/commits.py $(BEFORE) $(AFTER) "$(WORDS)"
 
 clean:
 	rm -rf $(VENV) build demo-out *.egg-info

@@ -46,8 +46,8 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score masks against the truth: Dice per lesion with its conventions, beside the all-background baseline."""
-    from segnet.evaluation.comparison import compare
     from segnet.evaluation.evaluate import evaluate as run
+    from segnet.evaluation.paired import pair
 
     if part is not None and model is None:
         raise typer.BadParameter("--part: expected --model beside it; name the run whose split is meant")
@@ -71,7 +71,7 @@ def evaluate(
     other = comparison = None
     if against is not None:
         other = run(against, truths, **options, workers=workers, progress=bar("against", quiet))
-        comparison = compare(evaluation, other)
+        comparison = pair(evaluation, other)
     if clicks is not None and model is not None:
         evaluation = _with_clicks(evaluation, truths, model, clicks, seed, options, quiet)
     if out is not None:

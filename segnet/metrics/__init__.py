@@ -24,7 +24,7 @@ from segnet.metrics.lesion import (
     score_lesion,
 )
 from segnet.metrics.overlap import Empty, dice, iou, ravd, volume_ml
-from segnet.metrics.paired import PairedComparison, compare_paired
+from segnet.metrics.paired import PairedDifference, paired_difference
 from segnet.metrics.paper import SliceScores, paper_slice_scores
 from segnet.metrics.roc import RocCounts, auc
 from segnet.metrics.surface import asd_mm, assd_mm, hd95_mm, hd_mm, surface_distances_mm
@@ -37,7 +37,7 @@ __all__ = [
     "HuStatistics",
     "LesionScores",
     "LesionStatistics",
-    "PairedComparison",
+    "PairedDifference",
     "RecistAxes",
     "ReliabilityBin",
     "RocCounts",
@@ -51,7 +51,6 @@ __all__ = [
     "bootstrap_ci",
     "bootstrap_ratio_ci",
     "check_consistency",
-    "compare_paired",
     "component_statistics",
     "components",
     "dice",
@@ -60,6 +59,7 @@ __all__ = [
     "iou",
     "iou_bounds",
     "lesion_statistics",
+    "paired_difference",
     "paper_slice_scores",
     "ravd",
     "recist",

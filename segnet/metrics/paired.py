@@ -18,7 +18,7 @@ _TIE = 1e-12  # differences of scores closer than this are one in ranks, and a s
 
 
 @dataclass(frozen=True)
-class PairedComparison:
+class PairedDifference:
     """First less second, over the lesions where both are finite.
 
     Attributes
@@ -51,7 +51,7 @@ class PairedComparison:
     equal: int
 
 
-def compare_paired(
+def paired_difference(
     first: Sequence[float],
     second: Sequence[float],
     patients: Sequence[str],
@@ -59,7 +59,7 @@ def compare_paired(
     larger_is_better: bool = True,
     n: int = 10_000,
     seed: int = 0,
-) -> PairedComparison:
+) -> PairedDifference:
     """Compare two scores of the same lesions.
 
     Parameters
@@ -93,12 +93,12 @@ def compare_paired(
     gaps = [np.array(v) for _, v in sorted(by_patient.items())]
     left_out = int((~finite).sum())
     if not gaps:
-        return PairedComparison(0, 0, left_out, *(None,) * 9, better, worse, equal)
+        return PairedDifference(0, 0, left_out, *(None,) * 9, better, worse, equal)
     difference, lo, hi = bootstrap_ci(by_patient, seed=seed)
     means = np.array([g.mean() for g in gaps])
     several = len(means) > 1
     sd = float(means.std(ddof=1)) if several else 0.0
-    return PairedComparison(
+    return PairedDifference(
         n_lesions=len(a),
         n_patients=len(means),
         n_left_out=left_out,

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from segnet.dataset.split import FILE as SPLIT_FILE
 from segnet.errors import InputError
-from segnet.evaluation.comparison import FORMAT as COMPARISON_FORMAT
+from segnet.evaluation.paired import FORMAT as COMPARISON_FORMAT
 from segnet.evaluation.result import FORMAT
 from segnet.evaluation.summary import source_of, spread
 from segnet.metrics import check_consistency, iou_bounds

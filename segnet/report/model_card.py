@@ -1,4 +1,4 @@
-"""A model card: what a run's files say of its network, and what nobody should take it for."""
+"""A model card: facts from a run's files about its network, and its limits."""
 
 from __future__ import annotations
 
@@ -12,31 +12,29 @@ from segnet.dataset.split import FILE as SPLIT_FILE
 from segnet.errors import InputError
 from segnet.io.pairs import patient_id
 from segnet.models import checkpoint
-from segnet.runtime.files import write_text
 from segnet.runtime.table import format_value
 from segnet.training import log
 
 FILE = "MODEL_CARD.md"
 PARTS = {"train": "training", "val": "validation", "test": "test, never seen in training"}
-LICENCE = "none stated: add one, and the attributions that the training data ask for, before the weights go to others"
-
-
-def write_model_card(run_folder: Path, *, licence: str = LICENCE) -> Path:
-    """Writes `MODEL_CARD.md` into a finished run's folder and returns its path.
-
-    Parameters and Raises as in `model_card`.
-    """
-    path = run_folder / FILE
-    write_text(path, model_card(run_folder, licence=licence))
-    return path
+LICENCE = "none stated: before you pass the weights on, add one, and the attributions that the training data require"
+USE = "Research on the segmentation of lesions in CT: outlining a lesion that a reader has clicked, whose mask a reader then checks."
+LIMITS = [
+    "No medical device: not for diagnosis, therapy or any decision on a patient.",
+    "Made for CT in Hounsfield units. Nothing is known of its results on MR, on other windows, or on sites, scanners and kinds of lesion"
+    " that the training data lack.",
+    "It segments slice by slice whatever resembles its training lesions, and marks other structures too, above all without a click.",
+    "Lesions much larger than its field of view are cut off or missed.",
+    "Validation Dice chose the weights, so it is optimistic; measure on the test part with `segnet evaluate`.",
+]
 
 
 def model_card(run_folder: Path, *, licence: str = LICENCE) -> str:
-    """Markdown from a run's checkpoint, split and log; no number in it is from elsewhere.
+    """Markdown from a run's checkpoint, split and log.
 
     Parameters
     ----------
-    run_folder : holds `model.safetensors`; what `split.json` and `log.jsonl` would tell is said to be unknown without them
+    run_folder : holds `model.safetensors`; without `split.json` or `log.jsonl` their facts are called unknown
     licence : of the weights, one line
 
     Raises
@@ -52,17 +50,8 @@ def model_card(run_folder: Path, *, licence: str = LICENCE) -> str:
         "Training data": _data(_split(run_folder), config),
         "Training": _training(rows, config),
         "Validation": _validation(rows),
-        "Intended use": [
-            "Research on the segmentation of lesions in CT: outlining a lesion that a reader has clicked, whose mask a reader then checks.",
-        ],
-        "Limits": [
-            "No medical device: not for diagnosis, therapy or any decision on a patient.",
-            "Made for CT in Hounsfield units. On MR, on other windows and on sites, scanners and kinds of lesion that the training data lack, nothing"
-            " is known of it.",
-            "It segments slice by slice what looks like the lesions it was trained on, and marks structures that are none, above all without a click.",
-            "Lesions much larger than its field of view are cut off or missed.",
-            "Validation Dice chose the weights, so it is optimistic; measure on the test part with `segnet evaluate`.",
-        ],
+        "Intended use": [USE],
+        "Limits": LIMITS,
         "Licence": [licence],
     }
     body = "\n\n".join(
@@ -79,7 +68,7 @@ def _network(config: Config, parameters: int) -> list[str]:
         f"`{model.name}`, width {model.base_width}, {parameters / 1e6:.2f} M parameters",
         f"in: {model.in_channels} axial slice{'s' if model.in_channels > 1 else ''} of {data.patch_px} x {data.patch_px} pixels of the image,"
         f" resampled to {data.input_px} x {data.input_px}; {shown}",
-        f"out: probabilities of {model.classes} classes, of which the first is background",
+        f"out: probabilities of {model.classes} classes, the first of them background",
     ]
 
 
@@ -99,16 +88,17 @@ def _split(run_folder: Path) -> dict[str, list[str]]:
 def _data(split: dict[str, list[str]], config: Config) -> list[str]:
     if not split:
         return ["unknown: the run has no split.json"]
-    lines = []
-    if config.data.split == "slice-paper":
-        lines.append(
-            "split by slice: slices of one lesion are in all parts, so that scores on the others say nothing about new patients"
-        )
+    by_slice = config.data.split == "slice-paper"
+    lines = (
+        ["split by slice: slices of one lesion are in all parts, so scores carry no information on new patients"]
+        if by_slice
+        else []
+    )
     for part, name in PARTS.items():
-        if config.data.split == "slice-paper":
-            name = part
         patients = len({patient_id(case) for case in split[part]})
-        lines.append(f"{name}: {len(split[part])} lesions of {patients} patients, as case names tell patients")
+        lines.append(
+            f"{part if by_slice else name}: {len(split[part])} lesions of {patients} patients, by the names of cases"
+        )
     if config.data.folds is not None:
         lines.append(f"fold {config.data.fold} of {config.data.folds} is the test part")
     return lines
@@ -116,15 +106,16 @@ def _data(split: dict[str, list[str]], config: Config) -> list[str]:
 
 def _training(rows: list[dict[str, Any]], config: Config) -> list[str]:
     settings = config.train
-    lines = [
+    recipe = (
         f"AdamW, peak rate {settings.learning_rate:g}, weight decay {settings.weight_decay:g}, batches of {settings.batch_size},"
-        f" seed {settings.seed}; averaged weights",
+        f" seed {settings.seed}; averaged weights"
+    )
+    if not rows:
+        return [recipe, "steps and time unknown: the run has no log.jsonl"]
+    return [
+        recipe,
+        f"{rows[-1]['step']} steps in {max(row.get('elapsed_s', 0) for row in rows) / 60:.1f} minutes",
     ]
-    if rows:
-        lines.append(f"{rows[-1]['step']} steps in {max(row.get('elapsed_s', 0) for row in rows) / 60:.1f} minutes")
-    else:
-        lines.append("steps and time unknown: the run has no log.jsonl")
-    return lines
 
 
 def _validation(rows: list[dict[str, Any]]) -> list[str]:
@@ -133,5 +124,5 @@ def _validation(rows: list[dict[str, Any]]) -> list[str]:
         return ["none was made, or the run has no log.jsonl"]
     best = max(found, key=lambda row: float(row["val_dice"]))
     return [
-        f"mean 3-D Dice per lesion {format_value(best['val_dice'])}, without a click, at step {best['step']}, the best of {len(found)} validations",
+        f"mean 3-D Dice per lesion {format_value(best['val_dice'])}, without a click, at step {best['step']}, the best of {len(found)} validations"
     ]

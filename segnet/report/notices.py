@@ -1,4 +1,4 @@
-"""What a reader must know before the numbers: flags, missing predictions, leaks, and the checks that found nothing."""
+"""Remarks that stand before the numbers: flags, missing predictions, leaks, and checks that found nothing."""
 
 from __future__ import annotations
 
@@ -16,50 +16,47 @@ if TYPE_CHECKING:
     from segnet.report.pictures import LesionPictures
 
 FEW = 8
-"""So many names are told of a finding."""
+"""The most names given in a remark."""
 ALL = "all lesions"
-"""What a flag of the evaluation begins with where it is of all lesions, see `segnet.evaluation.summary.consistency`."""
+"""Prefix of an evaluation's flag on all lesions, see `segnet.evaluation.summary.consistency`."""
 
 
 @dataclass(frozen=True)
 class Notice:
-    """One line; `kind` is "warning" or "passed"."""
+    """One line. `kind` is "warning" or "passed"."""
 
     kind: str
     text: str
 
 
 def notices(
-    documents: Mapping[str, Document],
-    originals: Mapping[str, Document],
-    runs: Mapping[str, Run],
+    documents: Mapping[str, Document], originals: Mapping[str, Document], runs: Mapping[str, Run]
 ) -> list[Notice]:
-    """Warnings first, then what was checked and found in order.
+    """Warnings first, then the checks that passed.
 
     Parameters
     ----------
-    documents : what the report shows, on the common cases
-    originals : the evaluations as they were read
+    documents : evaluations on the common cases, as shown
+    originals : evaluations as read
     runs : training runs of models, where given
     """
     warnings, passed = _case_sets(documents, originals)
     for name, document in documents.items():
-        said, fine = _of_model(name, document, originals[name])
-        warnings += said
-        passed += fine
+        warned, fine = _of_model(document, originals[name])
         if name in runs:
-            said, fine = _leaks(name, document, runs[name])
-            warnings += said
-            passed += fine
+            leaks = _leaks(document, runs[name])
+            warned += leaks
+            if not leaks:
+                fine.append("none of these lesions or their patients is in its training or validation part")
         else:
-            warnings.append(
-                f"{name}: no training run was given, so whether evaluated lesions were trained on was not checked."
-            )
+            warned.append("no training run was given, so whether evaluated lesions were trained on was not checked")
+        warnings += [f"{name}: {text}." for text in warned]
+        passed += [f"{name}: {text}." for text in fine]
     return [Notice("warning", w) for w in warnings] + [Notice("passed", p) for p in passed]
 
 
 def unlike(drawn: Mapping[str, LesionPictures]) -> list[Notice]:
-    """Warnings of masks that are not those that were scored, and so are not drawn; `drawn` by case."""
+    """Warnings on masks that are not drawn because they are not the scored ones; `drawn` by case."""
     cases: dict[str, list[str]] = {}
     for case, pictures in drawn.items():
         for name in pictures.unlike:
@@ -67,8 +64,8 @@ def unlike(drawn: Mapping[str, LesionPictures]) -> list[Notice]:
     return [
         Notice(
             "warning",
-            f"{name}: masks of {count(len(found), 'lesion')} have another Dice than those that were scored, so they are not drawn:"
-            f" {few(found, FEW)}. Name the folder of the scored masks and that of their truths.",
+            f"{name}: masks of {count(len(found), 'lesion')} have another Dice than the scored ones, so they are not drawn:"
+            f" {few(found, FEW)}. Name the folder of the scored masks and the folder of their truths.",
         )
         for name, found in cases.items()
     ]
@@ -82,53 +79,52 @@ def _case_sets(documents: Mapping[str, Document], originals: Mapping[str, Docume
         return [], [f"{len(documents)} models, evaluated on the same {count(len(shown), 'lesion')}."] if several else []
     told = "; ".join(f"{n} also has {count(len(c), 'other')}: {few(c, FEW)}" for n, c in left_out.items() if c)
     return [
-        f"The models were evaluated on different lesions. Everything here is on the {count(len(shown), 'lesion')} they share, computed"
-        f" anew from the rows of each evaluation; {told}. Numbers that rows do not hold (pooled, the paper's convention, the baseline,"
+        f"The models were evaluated on different lesions. All numbers here are of the {count(len(shown), 'lesion')} they share, recomputed"
+        f" from the rows of each evaluation; {told}. Numbers that rows do not hold (pooled, the paper's convention, the baseline,"
         " calibration, the challenge's score) are left out where an evaluation had other lesions too."
     ], []
 
 
-def _of_model(name: str, document: Document, original: Document) -> tuple[list[str], list[str]]:
-    warnings, passed = [], []
+def _of_model(document: Document, original: Document) -> tuple[list[str], list[str]]:
+    """Warnings and passed checks of one model, without its name and full stop."""
+    warnings: list[str] = []
+    passed: list[str] = []
     c = document.consistency
-    if any(flag.startswith(f"{ALL}:") for flag in c.flags):
-        pass  # said among the flags
-    elif c.dice_and_iou_agree is False:
-        bounds = "" if c.iou_bounds is None else f" [{fixed(c.iou_bounds[0], 4)}, {fixed(c.iou_bounds[1], 4)}]"
-        warnings.append(f"{name}: the mean IoU lies outside of what the mean Dice allows{bounds}.")
-    elif c.dice_and_iou_agree:
-        passed.append(f"{name}: mean Dice and mean IoU can hold together.")
-    else:
-        warnings.append(f"{name}: whether Dice and IoU can hold together could not be checked; a mean is missing.")
-    warnings += [f"{name}: {flag}." for flag in c.flags]
+    if not any(flag.startswith(f"{ALL}:") for flag in c.flags):
+        if c.dice_and_iou_agree is None:
+            warnings.append("whether Dice and IoU can hold together could not be checked; a mean is missing")
+        elif c.dice_and_iou_agree:
+            passed.append("mean Dice and mean IoU can hold together")
+        else:
+            bounds = "" if c.iou_bounds is None else f" [{fixed(c.iou_bounds[0], 4)}, {fixed(c.iou_bounds[1], 4)}]"
+            warnings.append(f"the mean IoU lies outside the bounds that the mean Dice allows{bounds}")
+    warnings += c.flags
     missing = document.missing_predictions
     if missing:
-        warnings.append(f"{name}: {count(len(missing), 'prediction')} missing, counted as empty: {few(missing, FEW)}.")
+        warnings.append(f"{count(len(missing), 'prediction')} missing, counted as empty: {few(missing, FEW)}")
     else:
-        passed.append(f"{name}: every lesion has a prediction.")
-    warnings += [
-        f"{name}: a file of {e.get('case')} could not be used: {e.get('reason')}." for e in document.unreadable[:FEW]
-    ]
-    if len(document.unreadable) > FEW:
-        warnings.append(f"{name}: {count(len(document.unreadable) - FEW, 'more file')} could not be used.")
-    warnings += [f"{name}, the challenge's score: {told}." for told in _of_clicks(document.uls23 or {})]
+        passed.append("every lesion has a prediction")
+    bad = document.unreadable
+    warnings += [f"a file of {e.get('case')} could not be used: {e.get('reason')}" for e in bad[:FEW]]
+    if len(bad) > FEW:
+        warnings.append(f"{count(len(bad) - FEW, 'more file')} could not be used")
+    warnings += [f"the challenge's score: {told}" for told in _of_clicks(document.uls23 or {})]
     unmatched = original.unmatched_predictions
     if unmatched:
-        warnings.append(
-            f"{name}: {count(len(unmatched), 'prediction')} without a truth, not scored: {few(unmatched, FEW)}."
-        )
+        warnings.append(f"{count(len(unmatched), 'prediction')} without a truth, not scored: {few(unmatched, FEW)}")
     dice = document.summary.get("dice")
     if dice is None or dice.mean is None:
-        warnings.append(f"{name}: no lesion has a Dice.")
-    elif dice.n_left_out:
-        warnings.append(f"{name}: {count(dice.n_left_out, 'lesion')} without a Dice, both masks empty, left out.")
-    if dice is not None and dice.mean is not None and dice.ci95_lo is None:
-        warnings.append(f"{name}: too few patients for an interval.")
+        warnings.append("no lesion has a Dice")
+        return warnings, passed
+    if dice.n_left_out:
+        warnings.append(f"{count(dice.n_left_out, 'lesion')} without a Dice, both masks empty, left out")
+    if dice.ci95_lo is None:
+        warnings.append("too few patients for an interval")
     return warnings, passed
 
 
 def _of_clicks(uls23: Mapping[str, Any]) -> list[str]:
-    """What of the lesions could not be clicked on."""
+    """Lesions that could not be clicked on."""
     told = []
     left_out, unreadable = uls23.get("n_left_out"), uls23.get("unreadable")
     if isinstance(left_out, int) and left_out:
@@ -141,53 +137,51 @@ def _of_clicks(uls23: Mapping[str, Any]) -> list[str]:
     return told
 
 
-def _leaks(name: str, document: Document, run: Run) -> tuple[list[str], list[str]]:
+def _leaks(document: Document, run: Run) -> list[str]:
+    """Warnings on evaluated lesions and patients in training, or on checks that could not be made."""
     if "train" not in run.split:
-        return [f"{name}: its run has no split, so whether evaluated lesions were trained on was not checked."], []
+        return ["its run has no split, so whether evaluated lesions were trained on was not checked"]
     warnings = []
     told = document.provenance.get("patient_regex")
     regex = told if isinstance(told, str) else None
     patients = {row.patient for row in document.lesions if row.patient}
+    of_slices, why = "", ""
+    if run.by_slice:
+        of_slices = "slices of "
+        why = ". Its run was split by slice, so its scores carry no information on new patients"
     for part, verb in (("train", "trained on"), ("val", "chosen by")):
         cases = set(run.split.get(part, []))
         seen = [row.case for row in document.lesions if row.case in cases]
-        if seen:
-            what = "slices of " if run.by_slice else ""
-            why = " Its run was split by slice, so its scores say nothing about new patients." if run.by_slice else ""
-            warnings.append(f"{name}: {what}{count(len(seen), 'evaluated lesion')} were {verb}: {few(seen, FEW)}.{why}")
-            continue
         shared = sorted(patients & {_patient(case, regex) for case in cases})
-        if shared:
-            warnings.append(
-                f"{name}: of {count(len(shared), 'patient')} other lesions were {verb}: {few(shared, FEW)}."
-            )
-    if not warnings and (why := _patients_unknown(document, run, regex)):
+        if seen:
+            warnings.append(f"{of_slices}{count(len(seen), 'evaluated lesion')} were {verb}: {few(seen, FEW)}{why}")
+        elif shared:
+            warnings.append(f"other lesions of {count(len(shared), 'patient')} were {verb}: {few(shared, FEW)}")
+    if not warnings and (unknown := _patients_unknown(document, run, regex)):
         warnings.append(
-            f"{name}: none of these lesions is in its training or validation part, but whether other lesions of their patients are"
-            f" could not be checked: {why}."
+            "none of these lesions is in its training or validation part, but whether other lesions of their patients are"
+            f" could not be checked: {unknown}"
         )
-    if warnings:
-        return warnings, []
-    return [], [f"{name}: none of these lesions or their patients is in its training or validation part."]
+    return warnings
 
 
 def _patients_unknown(document: Document, run: Run, regex: str | None) -> str:
-    """Why a run's patients cannot be told by the rule that told the evaluation's, empty where they can."""
+    """The reason why a run's patients cannot be found by the evaluation's rule, empty where they can."""
     rows = document.lesions
     elsewhere = [row.case for row in rows if row.patient != _patient(row.case, regex)]
     if elsewhere:
-        return f"the evaluation's patients are not those that the names of cases tell ({few(elsewhere, FEW)})"
+        return f"the evaluation's patients are not the ones in the names of cases ({few(elsewhere, FEW)})"
     if regex is None:
         untold = [row.case for row in rows if row.patient == row.case]
         return (
-            f"the names of cases tell no patient ({few(untold, FEW)}); evaluate with a patient regex" if untold else ""
+            f"the names of cases hold no patient ({few(untold, FEW)}); evaluate with --patient-regex" if untold else ""
         )
     untold = [case for part in ("train", "val") for case in run.split.get(part, []) if not _patient(case, regex)]
-    return f"{regex!r}, which told the evaluation's patients, tells none of {few(untold, FEW)}" if untold else ""
+    return f"{regex!r}, the rule of the evaluation, finds no patient in {few(untold, FEW)}" if untold else ""
 
 
 def _patient(case: str, regex: str | None) -> str:
-    """The patient by the rule of the evaluation, empty where it tells none."""
+    """The patient by the rule of the evaluation, empty where it finds none."""
     try:
         return patient_id(case, regex)
     except InputError:

@@ -17,7 +17,6 @@ from segnet.evaluation.sources import Truth, match
 from segnet.io.pairs import Pair, find_pairs
 from segnet.report import charts, figures, lesion_list, tables
 from segnet.report.cases import telling_cases
-from segnet.report.comparison import comparison_tables
 from segnet.report.defaults import LESIONS, WINDOW_HU
 from segnet.report.documents import (
     Document,
@@ -33,6 +32,7 @@ from segnet.report.documents import (
 from segnet.report.notices import Notice, notices, unlike
 from segnet.report.numbers import METRICS, MISSING, count, fixed, span
 from segnet.report.overlay import PRED_RGB, TRUTH_RGB, require_window
+from segnet.report.paired import paired_tables
 from segnet.report.pictures import SIDE_PX, LesionPictures, lesion_pictures
 from segnet.runtime.files import write_text
 
@@ -138,9 +138,7 @@ def write_report(
     numbers = {case: k for k, case in enumerate(ordered[:lesions], 1)}
     telling = telling_cases({row.case: d for row in leading.lesions if (d := row.number("dice")) is not None})
     drawn, reasons = _draw(sources, documents, [*telling.values(), *numbers], window_hu, progress)
-    compared, left_out = comparison_tables(
-        documents, read_comparison(sources.comparison) if sources.comparison else None
-    )
+    compared, left_out = paired_tables(documents, read_comparison(sources.comparison) if sources.comparison else None)
     remarks = [*notices(documents, originals, runs), *unlike(drawn), *(Notice("warning", text) for text in left_out)]
     sets = list(dict.fromkeys(name for d in documents.values() for name in d.by_set))
     n_patients = len({row.patient for row in leading.lesions})

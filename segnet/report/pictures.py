@@ -1,4 +1,4 @@
-"""Slices of a lesion as JPEG inside the page: the image, the truth, and what each model predicted."""
+"""Slices of a lesion as JPEG inside the page: image, truth and predictions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from segnet.io.pairs import Pair
 from segnet.io.volumes import Volume, read_image, read_mask
 from segnet.metrics import RecistAxes, dice, recist
 from segnet.report import overlay
-from segnet.report.numbers import fixed
+from segnet.report.numbers import MISSING, fixed
 
 SIDE_PX, QUALITY = 272, 70
 SLICES = 4
@@ -27,14 +27,9 @@ SMOOTH = 4  # axes are drawn this much larger and reduced, which smooths them
 
 @dataclass(frozen=True)
 class Picture:
-    """One slice with its outlines.
+    """One slice with its outlines: a data URI, a description, and the place of the slice in the volume.
 
-    Attributes
-    ----------
-    source : data URI
-    text : what it shows
-    where : its place in the volume
-    nothing : whether the model marks nothing in it
+    `nothing` says that the model marks nothing in this slice.
     """
 
     source: str
@@ -49,12 +44,12 @@ class LesionPictures:
 
     Attributes
     ----------
-    image, truth : the slice of the largest area, plain and with the truth's outline
-    main : that slice with prediction and truth, by model
-    slices : several slices with prediction and truth, by model
-    absent : why there is no picture, by model
-    unlike : models whose mask is not the one that was scored
-    where : place of that slice
+    image, truth : slice of the largest area, plain and with the outline of the truth
+    main : by model: that slice with prediction and truth
+    slices : by model: several slices with prediction and truth
+    absent : by model: the reason why there is no picture
+    unlike : models whose mask is not the scored one
+    where : place of the slice of the largest area
     field_mm : side of the field of view
     """
 
@@ -76,25 +71,26 @@ def lesion_pictures(
     scored: Mapping[str, float | None] | None = None,
     slices: int = SLICES,
 ) -> LesionPictures:
-    """Draw one lesion: up to `slices` axial slices, among them the one of the truth's largest area and the one of its long axis.
+    """Draw up to `slices` axial slices, among them the slices of the truth's largest area and of its long axis.
 
-    Long and short axes are drawn in the slices that they are measured in, in the colours of their masks.
+    Long and short axes are drawn in the slices they are measured in, in the colours of their masks.
     The field of view is that of `overlay_png` around the truth, or around all predictions where the truth is empty.
 
     Parameters
     ----------
     pair : image and true mask
-    predictions : file of each model's mask; None where there is none
+    predictions : file of each model's mask, or None
     window_hu : grey levels from black to white
-    scored : Dice of each model's mask as it was scored, None of two empty masks; a mask of another Dice is not drawn
-    slices : of each model
+    scored : Dice of each model's scored mask, None of two empty masks; a mask with another Dice is not drawn
+    slices : pictures of each model
 
     Raises
     ------
     InputError
-        If the image or the true mask cannot be read.
+        The image or the true mask cannot be read.
     """
     image = read_image(pair.image)
+    hu, spacing = image.array_zyx, np.asarray(image.spacing_zyx_mm)
     truth = _mask(pair.mask, image)
     masks: dict[str, NDArray[np.bool_]] = {}
     absent: dict[str, str] = {}
@@ -114,51 +110,44 @@ def lesion_pictures(
         else:
             masks[name] = mask
     shown = truth if truth.any() else np.any([*masks.values(), truth], axis=0)
-    spacing = np.asarray(image.spacing_zyx_mm)
     axes = {name: recist(mask, image.spacing_zyx_mm) for name, mask in masks.items()}
     true_axes = recist(truth, image.spacing_zyx_mm)
     box = overlay.field_of_view(shown, spacing[1:])
     field_mm = overlay.side_mm(box, spacing[1:])
-    areas = shown.sum(axis=(1, 2))
-    largest = int(areas.argmax()) if areas.any() else len(shown) // 2
-    chosen = _chosen(shown, slices, largest, true_axes)
-    hu = image.array_zyx
+    largest = int(shown.sum(axis=(1, 2)).argmax()) if shown.any() else len(shown) // 2
 
-    def place(z: int) -> str:
-        offset_mm = (z - largest) * float(spacing[0])
-        return f"slice {z + 1} of {len(hu)}, " + (
-            "largest area" if z == largest else f"{offset_mm:+.1f} mm".replace("-", "−")
-        )
-
-    def draw(z: int, name: str | None, true: NDArray[np.bool_] | None, what: str) -> Picture:
-        pred = None if name is None else masks[name][z]
-        panel = overlay.panel(hu[z], pred, None if true is None else true[z], box, window_hu, SIDE_PX)
-        if true is not None:
+    def draw(z: int, what: str, name: str | None = None, *, with_truth: bool = True) -> Picture:
+        pred, true = None if name is None else masks[name][z], truth[z] if with_truth else None
+        panel = overlay.panel(hu[z], pred, true, box, window_hu, SIDE_PX)
+        if with_truth:
             _axes(panel, true_axes, z, box, overlay.TRUTH_RGB)
         if name is not None:
             _axes(panel, axes[name], z, box, overlay.PRED_RGB)
         pen = ImageDraw.Draw(panel)
         overlay.orientation(pen, 0, 0, SIDE_PX)
         overlay.scale_bar(pen, 0, 0, field_mm, SIDE_PX)
-        return Picture(
-            data_uri(panel), f"{pair.case}, {place(z)}: {what}", place(z), pred is not None and not pred.any()
-        )
+        offset = f"{(z - largest) * spacing[0]:+.1f} mm".replace("-", "−")
+        where = f"slice {z + 1} of {len(hu)}, {'largest area' if z == largest else offset}"
+        nothing = pred is not None and not pred.any()
+        return Picture(data_uri(panel), f"{pair.case}, {where}: {what}", where, nothing)
 
+    chosen = _chosen(shown, slices, largest, true_axes)
     both = {name: f"outlines of {name} and of the truth" for name in masks}
+    plain = draw(largest, "image", with_truth=False)
     return LesionPictures(
-        image=draw(largest, None, None, "image"),
-        truth=draw(largest, None, truth, "outline of the truth"),
-        main={name: draw(largest, name, truth, text) for name, text in both.items()},
-        slices={name: [draw(z, name, truth, text) for z in chosen] for name, text in both.items()},
+        image=plain,
+        truth=draw(largest, "outline of the truth"),
+        main={name: draw(largest, text, name) for name, text in both.items()},
+        slices={name: [draw(z, text, name) for z in chosen] for name, text in both.items()},
         absent=absent,
         unlike=tuple(unlike),
-        where=place(largest),
+        where=plain.where,
         field_mm=field_mm,
     )
 
 
 def _chosen(shown: NDArray[np.bool_], n: int, largest: int, axes: RecistAxes | None) -> list[int]:
-    """Slices spread over the lesion; the one of the long axis takes the place of the nearest that is not the largest."""
+    """Slices spread over the lesion. The slice of the long axis replaces its nearest neighbour other than the largest."""
     chosen = overlay.choose_slices(shown, shown, n)
     if axes is not None and axes.z not in chosen:
         others = [z for z in chosen if z != largest]
@@ -169,7 +158,7 @@ def _chosen(shown: NDArray[np.bool_], n: int, largest: int, axes: RecistAxes | N
 
 
 def _axes(panel: Image.Image, axes: RecistAxes | None, z: int, box: overlay.Box, rgb: tuple[int, int, int]) -> None:
-    """Draw both axes where `z` is the slice they lie in."""
+    """Draw both axes if they lie in slice `z`."""
     if axes is None or axes.z != z:
         return
     layer = Image.new("L", (panel.width * SMOOTH, panel.height * SMOOTH))
@@ -180,7 +169,7 @@ def _axes(panel: Image.Image, axes: RecistAxes | None, z: int, box: overlay.Box,
 
 
 def at_pixel(y: float, x: float, box: overlay.Box, side: int) -> tuple[float, float]:
-    """Where a voxel's position in a slice lies in a panel, (right, down): anterior up, patient's right on the left.
+    """Position in a panel, (right, down), of a voxel's position in a slice: anterior up, patient's right on the left.
 
     Examples
     --------
@@ -195,21 +184,20 @@ def at_pixel(y: float, x: float, box: overlay.Box, side: int) -> tuple[float, fl
 
 
 def data_uri(image: Image.Image) -> str:
-    """A picture as ``data:image/jpeg``, its colours at full resolution: halved, as WebP has them, thin outlines turn grey."""
+    """A picture as ``data:image/jpeg``. Colours keep full resolution: halved, as in WebP, they turn thin outlines grey."""
     file = io.BytesIO()
     image.save(file, format="JPEG", quality=QUALITY, subsampling=0, optimize=True, progressive=True)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def _unlike(here: float, scored: float | None) -> str:
-    """Why a mask is not the one that was scored, empty where it may be."""
+    """The reason why a mask is not the scored one, empty where it may be."""
     if math.isnan(here) if scored is None else abs(here - scored) < 1e-9:
         return ""
-    return f"these masks have {_dice(here)}, the ones that were scored {_dice(scored)}"
-
-
-def _dice(value: float | None) -> str:
-    return "no Dice" if value is None or math.isnan(value) else f"a Dice of {fixed(value, 4)}"
+    here_text, scored_text = (
+        "no Dice" if fixed(v, 4) == MISSING else f"a Dice of {fixed(v, 4)}" for v in (here, scored)
+    )
+    return f"these masks have {here_text}, the ones that were scored {scored_text}"
 
 
 def _mask(path: Path, image: Volume) -> NDArray[np.bool_]:

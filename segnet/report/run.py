@@ -5,8 +5,10 @@ from __future__ import annotations
 from segnet.models import checkpoint
 from segnet.prediction.windows import segment
 from segnet.report.cases import telling_cases
-from segnet.report.model_card import write_model_card
+from segnet.report.model_card import FILE as CARD_FILE
+from segnet.report.model_card import model_card
 from segnet.report.overlay import overlay_png
+from segnet.runtime.files import write_text
 from segnet.training.loop import FinishedRun
 
 CURVES_FILE, CASES_FOLDER = "curves.png", "cases"
@@ -33,4 +35,4 @@ def draw_run(run: FinishedRun) -> None:
             spacing_zyx_mm=case.spacing_zyx_mm,
             title=f"{name} ({rank})",
         )
-    write_model_card(run.folder)
+    write_text(run.folder / CARD_FILE, model_card(run.folder))

@@ -15,8 +15,8 @@ import pytest
 
 from segnet.errors import InputError
 from segnet.evaluation.click_score import challenge_score
-from segnet.evaluation.comparison import compare
 from segnet.evaluation.evaluate import Evaluation, evaluate, truths_of
+from segnet.evaluation.paired import pair
 from segnet.evaluation.rows import MARGIN_MM, box_around
 from segnet.metrics import auc, bootstrap_ci, hd95_mm, surface_distances_mm
 from segnet.metrics.calibration import Calibration
@@ -276,7 +276,7 @@ def test_comparison_by_lesion(tmp_path: Path) -> None:
         mask = load(tmp_path, f"masks/{case}.nii.gz")
         write(tmp_path / "other" / f"{case}.nii.gz", np.roll(mask, 1, axis=2))
     first, second = evaluate(masks, pairs), evaluate(tmp_path / "other", pairs)
-    found = compare(first, second)
+    found = pair(first, second)
     document = json.loads(found.to_json())
     dice = document["metrics"]["dice"]
     assert (dice["better"], dice["worse"], dice["equal"]) == (3, 0, 2)
@@ -293,7 +293,7 @@ def test_comparison_by_lesion(tmp_path: Path) -> None:
     found.write(tmp_path / "out")
     assert json.loads((tmp_path / "out" / "comparison.json").read_text()) == document
     with pytest.raises(InputError, match=r"second: expected the 5 cases of the first, got others: .*R_1"):
-        compare(first, replace(second, rows=second.rows[1:]))
+        pair(first, replace(second, rows=second.rows[1:]))
 
 
 def test_text_and_report_round_alike() -> None:

@@ -10,13 +10,13 @@ import pytest
 from scipy import stats
 
 from segnet.errors import InputError
-from segnet.metrics import bootstrap_ci, bootstrap_ratio_ci, compare_paired
+from segnet.metrics import bootstrap_ci, bootstrap_ratio_ci, paired_difference
 from segnet.metrics.paired import EXACT_PATIENTS, sign_flip_p
 
 
 def test_by_hand() -> None:
     first, second = [0.9, 0.8, 0.7, 0.5], [0.8, 0.6, 0.7, 0.6]
-    found = compare_paired(first, second, ["a", "a", "b", "c"])
+    found = paired_difference(first, second, ["a", "a", "b", "c"])
     assert (found.n_lesions, found.n_patients, found.n_left_out) == (4, 3, 0)
     assert found.difference == pytest.approx(0.05, rel=1e-12)
     assert (found.mean_first, found.mean_second) == (pytest.approx(0.725), pytest.approx(0.675))
@@ -28,18 +28,20 @@ def test_by_hand() -> None:
     assert found.p_sign_flip == 1.0
     interval = bootstrap_ci({"a": [0.1, 0.2], "b": [0.0], "c": [-0.1]})[1:]
     assert (found.ci95_lo, found.ci95_hi) == pytest.approx(interval, rel=1e-12)
-    mirrored = compare_paired(second, first, ["a", "a", "b", "c"])
+    mirrored = paired_difference(second, first, ["a", "a", "b", "c"])
     assert mirrored.difference == pytest.approx(-0.05)
     assert (mirrored.better, mirrored.worse) == (1, 2)
 
 
 def test_smaller_may_be_better_and_infinity_is_worst() -> None:
     inf, nan = math.inf, math.nan
-    found = compare_paired([1.0, inf, 2.0, inf, nan], [2.0, 3.0, inf, inf, 1.0], list("abcde"), larger_is_better=False)
+    found = paired_difference(
+        [1.0, inf, 2.0, inf, nan], [2.0, 3.0, inf, inf, 1.0], list("abcde"), larger_is_better=False
+    )
     assert (found.better, found.worse, found.equal) == (2, 1, 1)
     assert (found.n_lesions, found.n_left_out, found.difference) == (1, 4, -1.0)
     assert (found.ci95_lo, found.p_sign_flip, found.p_wilcoxon, found.cohens_dz) == (None, None, None, None)
-    nothing = compare_paired([nan], [1.0], ["a"])
+    nothing = paired_difference([nan], [1.0], ["a"])
     assert (nothing.n_lesions, nothing.difference, nothing.better) == (0, None, 0)
 
 
@@ -65,7 +67,7 @@ def test_drawn_signs_agree_with_all_of_them_and_are_never_0() -> None:
 
 def test_no_difference_is_no_evidence() -> None:
     same = [0.5, 0.6, 0.7]
-    found = compare_paired(same, same, list("abc"))
+    found = paired_difference(same, same, list("abc"))
     assert (found.difference, found.p_sign_flip, found.p_wilcoxon) == (0.0, 1.0, 1.0)
     assert (found.cohens_dz, found.rank_biserial, found.equal) == (None, None, 3)
 
@@ -77,7 +79,7 @@ def test_the_test_keeps_its_level() -> None:
     for _ in range(300):
         effects = rng.normal(0, 0.1, 8)
         gaps = np.repeat(effects, 4) + rng.normal(0, 0.01, 32)
-        found = compare_paired(gaps.tolist(), [0.0] * 32, [str(i // 4) for i in range(32)])
+        found = paired_difference(gaps.tolist(), [0.0] * 32, [str(i // 4) for i in range(32)])
         assert found.p_sign_flip is not None
         hits += found.p_sign_flip <= 0.05
     # 15 expected with a standard deviation of 3.8; tests by lesion would give over a hundred
@@ -89,10 +91,10 @@ def test_wilcoxon_is_of_patients() -> None:
     first, second = rng.random(30), rng.random(30)
     patients = [f"p{i // 3}" for i in range(30)]
     means = (first - second).reshape(10, 3).mean(axis=1)
-    found = compare_paired(first.tolist(), second.tolist(), patients)
+    found = paired_difference(first.tolist(), second.tolist(), patients)
     assert found.p_wilcoxon == pytest.approx(stats.wilcoxon(means).pvalue, rel=1e-12)
     with pytest.raises(InputError, match="expected equal lengths, got 1, 2, 1"):
-        compare_paired([1.0], [1.0, 2.0], ["a"])
+        paired_difference([1.0], [1.0, 2.0], ["a"])
 
 
 def test_ratio_of_sums_by_patient() -> None:

@@ -61,7 +61,7 @@ def named_by(first: Document, cases: dict[str, str], regex: str | None) -> Docum
 def test_a_runs_patients_are_told_by_the_rule_of_the_evaluation(first: Document) -> None:
     found = named_by(first, {"p1-a": "p1", "p2-a": "p2"}, r"(.+)-")
     told = warnings({"a": found}, {"a": Run(split={"train": ["p1-c", "p2-b"], "val": []})})
-    assert any("2 patients other lesions were trained on: p1, p2" in w for w in told)
+    assert any("other lesions of 2 patients were trained on: p1, p2" in w for w in told)
     apart = notices({"a": found}, {"a": found}, {"a": Run(split={"train": ["p3-c"], "val": []})})
     assert any(n.kind == "passed" and "training or validation part" in n.text for n in apart)
 
@@ -69,9 +69,9 @@ def test_a_runs_patients_are_told_by_the_rule_of_the_evaluation(first: Document)
 @pytest.mark.parametrize(
     ("cases", "regex", "train", "why"),
     [
-        ({"p1-a": "p1"}, None, ["p1-c"], "not those that the names of cases tell (p1-a)"),
-        ({"p1-a": "p1-a"}, None, ["p1-c"], "tell no patient (p1-a)"),
-        ({"p1-a": "p1"}, r"(.+)-", ["q"], "tells none of q"),
+        ({"p1-a": "p1"}, None, ["p1-c"], "not the ones in the names of cases (p1-a)"),
+        ({"p1-a": "p1-a"}, None, ["p1-c"], "hold no patient (p1-a)"),
+        ({"p1-a": "p1"}, r"(.+)-", ["q"], "finds no patient in q"),
     ],
 )
 def test_patients_that_no_rule_tells_are_never_passed(

@@ -341,11 +341,11 @@ def test_different_cases_are_compared_on_what_they_share(material: Any, document
 
 
 def test_a_comparison_is_shown_as_its_file_has_it(material: Any, tmp_path: Path) -> None:
-    from segnet.evaluation.comparison import compare
     from segnet.evaluation.evaluate import evaluate
+    from segnet.evaluation.paired import pair
 
     first, second = (evaluate(material.predictions[n], material.pairs) for n in ("first", "second"))
-    comparison = compare(first, second)
+    comparison = pair(first, second)
     comparison.write(tmp_path)
     sources = Sources(material.evaluations, comparison=tmp_path / "comparison.json")
     from_file, _ = written(tmp_path / "a.html", sources)
@@ -368,11 +368,11 @@ def test_a_comparison_is_shown_as_its_file_has_it(material: Any, tmp_path: Path)
 def test_a_comparison_of_other_lesions_is_left_out_and_every_model_has_its_table(
     material: Any, document: Any, tmp_path: Path
 ) -> None:
-    from segnet.evaluation.comparison import compare
     from segnet.evaluation.evaluate import evaluate
+    from segnet.evaluation.paired import pair
 
     first, second = (evaluate(material.predictions[n], material.pairs) for n in ("first", "second"))
-    compare(first, second).write(tmp_path)
+    pair(first, second).write(tmp_path)
     some = changed(tmp_path, document, lesions=document["lesions"][:6])
     sources = Sources({**material.evaluations, "third": some}, comparison=tmp_path / "comparison.json")
     found, told = written(tmp_path / "a.html", sources)

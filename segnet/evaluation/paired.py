@@ -13,7 +13,7 @@ from segnet.evaluation.conventions import METRICS
 from segnet.evaluation.result import Evaluation, finite, interval_text
 from segnet.evaluation.rows import LesionRow
 from segnet.evaluation.sources import few
-from segnet.metrics import PairedComparison, compare_paired
+from segnet.metrics import PairedDifference, paired_difference
 from segnet.runtime.files import write_text
 from segnet.runtime.table import format_table, rounded
 
@@ -34,10 +34,10 @@ CONVENTIONS = {
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedEvaluation:
     """A first set of predictions less a second, by score."""
 
-    metrics: dict[str, PairedComparison]
+    metrics: dict[str, PairedDifference]
     lesions: tuple[dict[str, Any], ...]
     provenance: dict[str, Any]
 
@@ -101,7 +101,7 @@ class Comparison:
         write_text(folder / "comparison.txt", self.to_table())
 
 
-def compare(first: Evaluation, second: Evaluation) -> Comparison:
+def pair(first: Evaluation, second: Evaluation) -> PairedEvaluation:
     """Pair two evaluations by lesion.
 
     Raises
@@ -119,7 +119,7 @@ def compare(first: Evaluation, second: Evaluation) -> Comparison:
     metrics = {}
     for name, metric in METRICS.items():
         values = [_values(a, b, name) for a, b in pairs]
-        metrics[name] = compare_paired(
+        metrics[name] = paired_difference(
             [a for a, _ in values],
             [b for _, b in values],
             [a.patient for a, _ in pairs],
@@ -137,7 +137,7 @@ def compare(first: Evaluation, second: Evaluation) -> Comparison:
         }
         for a, b in pairs
     )
-    return Comparison(metrics, lesions, {"first": first.provenance, "second": second.provenance})
+    return PairedEvaluation(metrics, lesions, {"first": first.provenance, "second": second.provenance})
 
 
 def _values(first: LesionRow, second: LesionRow, name: str) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """Two commits, or two results of `--benchmark-json`, side by side.
 
-python bench/compare.py before.json after.json
-python bench/compare.py HEAD~1 HEAD [words for pytest -k]
+python bench/commits.py before.json after.json
+python bench/commits.py HEAD~1 HEAD [words for pytest -k]
 
 A commit is checked out beside this one, built, and timed with its own benchmarks by this interpreter.
 """
