@@ -61,7 +61,7 @@ def load_series(folder: str | Path, *, max_voxels: int = MAX_VOXELS) -> Stored:
         As `read_series`.
     """
     folder = Path(folder)
-    slices = _one_series(folder)
+    slices, warnings = _one_series(folder)
     for one in slices:
         one.check_kind()
         one.check_decoder()
@@ -74,21 +74,22 @@ def load_series(folder: str | Path, *, max_voxels: int = MAX_VOXELS) -> Stored:
     array = np.empty(shape[::-1], dtype=np.float32)
     for plane, index in zip(array, order, strict=True):
         plane[:] = slices[index].values()
-    return Stored(array.transpose(2, 1, 0), shape, affine, folder, header_of(shape, affine))
+    return Stored(array.transpose(2, 1, 0), shape, affine, folder, header_of(shape, affine), warnings=warnings)
 
 
 def _files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.is_file())
 
 
-def _one_series(folder: Path) -> list[Slice]:
-    """The slices of the only series of images in a folder."""
+def _one_series(folder: Path) -> tuple[list[Slice], tuple[str, ...]]:
+    """The slices of the only series of images in a folder, and warnings of odd files."""
     if not folder.is_dir():
         raise InputError(f"folder: expected a folder with a DICOM series, got {folder}; name the folder of its files")
     files = _files(folder)
     if len(files) > _MAX_FILES:
         raise InputError(f"folder: expected at most {_MAX_FILES} files, got {len(files)} in {folder}; split it")
-    objects = [one for one in map(read_slice, files) if one is not None]
+    read = [read_slice(file) for file in files]
+    objects = [one for one in read if one is not None]
     images = [one for one in objects if one.is_image]
     if not images:
         others = Counter(one.modality for one in objects)
@@ -104,7 +105,17 @@ def _one_series(folder: Path) -> list[Slice]:
         raise InputError(
             f"folder: expected one DICOM series, got {len(series)} in {folder}: {held}{more}; give each its own folder"
         )
-    return images
+    odd = Counter(one.oddity for one in images if one.oddity)
+    warnings = [f"{n} of {len(images)} files have {oddity}" for oddity, n in sorted(odd.items())]
+    left_out = [
+        file.name
+        for file, one in zip(files, read, strict=True)
+        if one is None or not (one.is_image or one.is_known_other)
+    ]
+    if left_out:
+        more = f" and {len(left_out) - 4} more" if len(left_out) > 4 else ""
+        warnings.append(f"left out as no image of the DICOM series: {', '.join(left_out[:4])}{more}")
+    return images, tuple(warnings)
 
 
 def _described(slices: list[Slice]) -> str:

@@ -1,7 +1,6 @@
-"""One DICOM object of a series: what its header says of the grid, and its pixels.
+"""One DICOM object of a series: its grid and its pixels.
 
-Only the attributes named here are read; none of them names the patient. What pydicom says of a damaged file may
-quote it, so its words go into no message.
+Only the attributes named here are read; none of them names the patient. Messages of pydicom may quote the file, so they are not repeated.
 """
 
 from __future__ import annotations
@@ -24,10 +23,11 @@ from segnet.io.streams import opened
 from segnet.io.volume import FloatArray
 
 MAX_INFLATED_BYTES = 2**26
-"""Of one deflated object. A slice of 4096 x 4096 pixels of 16 bits has half of it."""
+"""Of one deflated object: twice a slice of 4096 x 4096 pixels of 16 bits."""
 
+_IMPLICIT, _EXPLICIT, _BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
-_NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", _DEFLATED)
+_NATIVE = (_IMPLICIT, _EXPLICIT, _BIG_ENDIAN, _DEFLATED)
 _RLE = "1.2.840.10008.1.2.5"
 _FRAMED = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70, 80, 81, 90, 91, 201, 202, 203))
 _TAGS = [
@@ -54,24 +54,28 @@ _TAGS = [
 ]
 _NO_IMAGE = ("SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "SR", "PR", "KO", "REG", "FID")
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_DICOMDIR = "1.2.840.10008.1.3.10"
+_HEAD_BYTES = 256
+_ITEM = b"\xfe\xff\x00\xe0"
 
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """What is known of one object without its pixels.
+    """One object without its pixels.
 
     Attributes
     ----------
-    path : its file
     n_bytes : size of the file
-    syntax : UID of the transfer syntax
+    syntax : UID of the transfer syntax; a guess from the first element if the file names none
     header : pydicom's data set of the attributes that are read here
+    oddity : a deviation from the DICOM file format, empty if there is none
     """
 
     path: Path
     n_bytes: int
     syntax: str
     header: Any
+    oddity: str = ""
 
     @property
     def modality(self) -> str:
@@ -86,13 +90,18 @@ class Slice:
         return self.modality in ("CT", "MR") or ("Rows" in self.header and self.modality not in _NO_IMAGE)
 
     @property
+    def is_known_other(self) -> bool:
+        """Whether this is an object of a kind that lies beside images, such as a contour or a DICOMDIR."""
+        return self.modality in _NO_IMAGE or self.text("SOPClassUID") == _DICOMDIR
+
+    @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns."""
         return self._integer("Rows"), self._integer("Columns")
 
     @property
     def bits(self) -> tuple[int, int]:
-        """Bits that a pixel takes, and bits that hold its value."""
+        """Bits allocated for a pixel, and bits that hold its value."""
         return self._integer("BitsAllocated"), self._integer("BitsStored")
 
     @property
@@ -100,7 +109,7 @@ class Slice:
         return self.syntax in _NATIVE
 
     def text(self, keyword: str) -> str:
-        """An attribute's text, printable; empty where there is none."""
+        """An attribute's printable text; empty if there is none."""
         with _parsing(self.path, keyword):
             return _printable(self.header.get(keyword))
 
@@ -198,6 +207,11 @@ class Slice:
         rows, columns = self.shape
         expected = rows * columns * self.bits[0] // 8
         if self.is_native:
+            if self.oddity and pixel_bytes.startswith(_ITEM):
+                raise InputError(
+                    f"TransferSyntaxUID: expected the name of the compression, got none in {self.path}; "
+                    "export the series anew with file meta information"
+                )
             if len(pixel_bytes) != expected + expected % 2:
                 raise InputError(
                     f"PixelData: expected {expected} bytes, got {len(pixel_bytes)} in {self.path}: the file is "
@@ -227,25 +241,48 @@ class Slice:
 
 
 def read_slice(path: Path) -> Slice | None:
-    """An object's header; None for a file that is no DICOM and does not look as if it had been.
+    """An object's header; None for a file that is no DICOM object by its content and name.
 
     Raises
     ------
     InputError
-        The header is damaged, or the object inflates to more than `MAX_INFLATED_BYTES`.
+        The file is empty, is called .dcm but holds something else, has a damaged header, or inflates to more than `MAX_INFLATED_BYTES`.
     """
     if is_dicom(path):
         return _open(path, pixels=False)
-    if path.suffix.lower() == ".dcm" or path.stat().st_size == 0:
-        # ignored, it might be the last slice of a series, which nothing else would miss
-        raise InputError(f"path: expected a DICOM object, got other content in {path}; copy it again, or take it out")
+    # It may be the last slice of a series, and nothing else would miss that.
+    if path.stat().st_size == 0:
+        raise InputError(f"path: expected a DICOM object, got the empty file {path}; copy it again, or take it out")
+    if path.suffix.lower() == ".dcm":
+        raise InputError(
+            f"path: expected a DICOM object, got other content in {path}: neither a preamble nor an element of group 0002 or "
+            "0008 at its start; copy it again, or take it out"
+        )
     return None
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file's content is a DICOM object."""
+    """Whether a file's content is a DICOM object, with or without preamble and file meta information."""
     with opened(path) as (stream, _):
-        return stream.read(132)[128:] == b"DICM"
+        head = stream.read(_HEAD_BYTES)
+    return head[128:132] == b"DICM" or _guessed_syntax(head) is not None
+
+
+def _guessed_syntax(head: bytes) -> str | None:
+    """The transfer syntax of a data set by its first elements, of group 0002 or 0008; None if it does not start so."""
+    if len(head) < 8:
+        return None
+    little, big = (struct.unpack_from(f"{order}HH", head) for order in "<>")
+    vr = head[4:6]
+    if vr.isalpha() and vr.isupper():
+        return _EXPLICIT if little[0] in (2, 8) else _BIG_ENDIAN if big[0] in (2, 8) else None
+    (length,) = struct.unpack_from("<I", head, 4)
+    if little[0] not in (2, 8) or length % 2 or length > 2**16:
+        return None
+    if len(head) < 12 + length:
+        return _IMPLICIT
+    following = struct.unpack_from("<HH", head, 8 + length)
+    return _IMPLICIT if little < following < (0x1000, 0) else None
 
 
 def frame_size(frame: bytes) -> tuple[int, int, int] | None:
@@ -271,36 +308,47 @@ def frame_size(frame: bytes) -> tuple[int, int, int] | None:
 
 
 def _open(path: Path, *, pixels: bool) -> Slice:
-    import pydicom
-    from pydicom.filereader import read_dataset, read_file_meta_info
-    from pydicom.tag import Tag
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.filereader import read_dataset
+    from pydicom.tag import BaseTag, Tag
 
-    tags = [Tag(keyword) for keyword in (*_TAGS, *(["PixelData"] if pixels else []))]
-    with _parsing(path, "header"):
-        meta = read_file_meta_info(path)
-        syntax = _printable(meta.get("TransferSyntaxUID", ""))
-        if syntax == _DEFLATED:
-            # pydicom would inflate without a bound
-            inflated = _inflated(path, 144 + int(meta.FileMetaInformationGroupLength))
-            header: Any = read_dataset(io.BytesIO(inflated), False, True, specific_tags=list(tags))
-            header.set_original_encoding(False, True)
-            header.file_meta = meta
-        else:
-            header = pydicom.dcmread(path, stop_before_pixels=not pixels, specific_tags=tags)
+    tags: list[BaseTag | int] = [Tag(keyword) for keyword in (*_TAGS, *(["PixelData"] if pixels else []))]
+    with _parsing(path, "header"), path.open("rb") as stream:
+        has_preamble = stream.read(132)[128:] == b"DICM"
+        stream.seek(132 if has_preamble else 0)
+        meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+        read_dataset(stream, True, True, stop_when=lambda tag, vr, length: tag >> 16 != 0)  # a network's command
+        named = _printable(meta.get("TransferSyntaxUID", ""))
+        start = stream.tell()
+        syntax = named or _guessed_syntax(stream.read(_HEAD_BYTES)) or _IMPLICIT
+        stream.seek(start)
+        source = stream if syntax != _DEFLATED else io.BytesIO(_inflated(path, stream.read()))
+        header: Any = read_dataset(
+            source,
+            syntax == _IMPLICIT,
+            syntax != _BIG_ENDIAN,
+            stop_when=None if pixels else lambda tag, vr, length: tag >> 16 == 0x7FE0,
+            specific_tags=tags,
+        )
+        meta.TransferSyntaxUID = syntax
+        header.file_meta = FileMetaDataset(meta)
         if not header.get("SOPClassUID"):
             header.SOPClassUID = meta.get("MediaStorageSOPClassUID", "")
-    return Slice(path, path.stat().st_size, syntax, header)
+    oddity = "" if has_preamble else "no DICOM preamble"
+    if not named:
+        oddity = f"no transfer syntax, read as {_name_of(syntax)}"
+    return Slice(path, path.stat().st_size, syntax, header, oddity)
 
 
 def _printable(value: object) -> str:
     return "" if value is None else "".join(c for c in str(value) if c.isprintable())[:64]
 
 
-def _inflated(path: Path, offset: int) -> bytes:
-    """What stands deflated behind the file's meta information."""
+def _inflated(path: Path, packed: bytes) -> bytes:
+    """The deflated data set behind a file's meta information."""
     member = zlib.decompressobj(wbits=-15)
     try:
-        out = member.decompress(path.read_bytes()[offset:], MAX_INFLATED_BYTES)
+        out = member.decompress(packed, MAX_INFLATED_BYTES)
     except zlib.error as error:
         raise InputError(
             f"path: expected a sound deflated DICOM object, got damaged data in {path}; copy or download it again"
@@ -317,12 +365,12 @@ def _inflated(path: Path, offset: int) -> bytes:
 
 @contextmanager
 def _parsing(path: Path, what: str) -> Iterator[None]:
-    """Turns whatever pydicom or a decoder raises into an error of the input, without its words."""
+    """Turns every exception of pydicom or a decoder into an `InputError`, without its words."""
     from pydicom import config
 
     try:
         with config.disable_value_validation(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they quote the file too
+            warnings.simplefilter("ignore")  # they may quote the file
             yield
     except (InputError, MemoryError):
         raise

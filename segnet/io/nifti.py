@@ -1,7 +1,7 @@
-"""NIfTI files in and out, checked where nibabel is silent.
+"""NIfTI files in and out.
 
-nibabel accepts a wrong gzip checksum, axes of length zero, NaN affines and voxels and infinite slopes. Here
-each is refused in one line, the header is judged before the voxels are inflated, and inflation is bounded.
+nibabel accepts a wrong gzip checksum, axes of length zero, NaN affines and voxels, and infinite slopes. Each is refused here, in one line.
+The header is judged before the voxels are inflated, and inflation is bounded. nifti1.h and nibabel's own repairs decide what a header means.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _FOREIGN_UNITS = {1: "metres", 3: "micrometres"}
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where the voxels lie in the inflated file, and what they mean."""
+    """Place of the voxels in the inflated file, and their meaning."""
 
     header: Any
     shape: tuple[int, ...]
@@ -73,6 +73,7 @@ class _Layout:
     slope: float
     inter: float
     affine: FloatArray
+    warnings: tuple[str, ...]
 
     @property
     def n_voxels(self) -> int:
@@ -89,7 +90,7 @@ def load(path: str | Path, *, max_voxels: int = MAX_VOXELS) -> Stored:
     Raises
     ------
     InputError
-        As `read_image`, but for the voxels' values.
+        As `read_image`, except for the values of voxels.
     """
     path = Path(path)
     if not path.exists():
@@ -121,7 +122,7 @@ def load_stream(
     check_size(layout.end, path, file_bytes, packed=packed)
     buffer = read_body(stream, head, layout.end, path)
     raw = np.frombuffer(buffer, layout.dtype, layout.n_voxels, layout.offset).reshape(layout.shape[:3], order="F")
-    return Stored(raw, layout.shape, layout.affine, path, layout.header, layout.slope, layout.inter)
+    return Stored(raw, layout.shape, layout.affine, path, layout.header, layout.slope, layout.inter, layout.warnings)
 
 
 def write_mask(path: str | Path, mask_xyz: ArrayLike, like: Volume) -> None:
@@ -222,7 +223,7 @@ def _image_class(header: Any) -> Any:
 
 
 def _layout(head: bytes, path: Path, max_voxels: int) -> _Layout:
-    """Judge the header alone: nothing behind it has been inflated yet."""
+    """Judges the header alone: nothing behind it is inflated yet."""
     header = _header(head, path)
     shape = _shape(header, path, max_voxels)
     code = int(header["datatype"])
@@ -231,12 +232,10 @@ def _layout(head: bytes, path: Path, max_voxels: int) -> _Layout:
         raise InputError(
             f"datatype: expected integers or floats of at most 64 bits, got {name} in {path}; convert it to int16"
         )
-    single = int(header.single_vox_offset)
     start = float(header["vox_offset"])
-    if not single <= start <= _MAX_OFFSET:
-        raise InputError(
-            f"vox_offset: expected {single} to {_MAX_OFFSET} bytes, got {start} in {path}; save the volume anew"
-        )
+    if not 0 <= start <= _MAX_OFFSET:
+        raise InputError(f"vox_offset: expected 0 to {_MAX_OFFSET} bytes, got {start} in {path}; save the volume anew")
+    start = max(int(start), int(header.single_vox_offset))  # by nifti1.h, smaller offsets are equivalent
     unit = int(header["xyzt_units"]) & 7
     if unit in _FOREIGN_UNITS:
         raise InputError(
@@ -251,7 +250,8 @@ def _layout(head: bytes, path: Path, max_voxels: int) -> _Layout:
     if not math.isfinite(inter):
         raise InputError(f"scl_inter: expected a finite number, got {inter} in {path}; save it with intercept 0")
     dtype = np.dtype(header.endianness + _DTYPES[code])
-    return _Layout(header, shape, dtype, int(start), slope, inter, _affine(header, path))
+    affine, warnings = _affine(header, path)
+    return _Layout(header, shape, dtype, start, slope, inter, affine, warnings)
 
 
 def is_nifti(head: bytes) -> bool:
@@ -280,7 +280,20 @@ def _shape(header: Any, path: Path, max_voxels: int) -> tuple[int, ...]:
     return shape
 
 
-def _affine(header: Any, path: Path) -> FloatArray:
+def _affine(header: Any, path: Path) -> tuple[FloatArray, tuple[str, ...]]:
+    """The affine, and warnings of the fields of a qform that were repaired."""
+    warnings = []
+    qfac, lengths = header["pixdim"][0], header["pixdim"][1:4]
+    if header["sform_code"] <= 0:  # an sform does not need these fields
+        if header["qform_code"] > 0 and (qfac < 0) != (qfac == -1):
+            raise InputError(f"pixdim[0]: expected 1 or -1, got {qfac} in {path}; save the volume with an sform")
+        if header["qform_code"] > 0 and qfac not in (-1, 0, 1):
+            warnings.append(f"qfac (pixdim[0]) is {qfac}, read as 1")
+        if (lengths < 0).any():
+            warnings.append(f"pixdim holds negative lengths {lengths.tolist()}, read as positive")
+    if qfac != -1:
+        header["pixdim"][0] = 1  # by nifti1.h, 0 means 1
+    header["pixdim"][1:4] = np.abs(lengths)
     try:
         with np.errstate(all="ignore"):
             affine = np.asarray(header.get_best_affine(), dtype=np.float64)
@@ -289,4 +302,4 @@ def _affine(header: Any, path: Path) -> FloatArray:
             f"affine: expected a rotation in qform, got none in {path} ({error}); save the volume with an sform"
         ) from error
     check_affine(affine, path)
-    return affine
+    return affine, tuple(warnings)

@@ -39,6 +39,7 @@ class Volume:
     source_shape : the file's own shape, trailing axes of length 1 included
     source_affine : (4, 4) float64, voxel index in the file to mm
     orientation : (3, 2) float64, nibabel's orientation of the file's axes
+    warnings : oddities of the file, to be shown with every result
     """
 
     array: NDArray[Any]
@@ -49,6 +50,7 @@ class Volume:
     source_shape: tuple[int, ...]
     source_affine: FloatArray
     orientation: FloatArray
+    warnings: tuple[str, ...] = ()
 
     @property
     def array_zyx(self) -> NDArray[Any]:
@@ -80,6 +82,7 @@ class Stored:
     path : the file or folder
     header : nibabel's header of the file's grid
     slope, inter : value = stored * slope + inter
+    warnings : oddities of the file
     """
 
     array: NDArray[Any]
@@ -89,6 +92,7 @@ class Stored:
     header: Any
     slope: float = 1.0
     inter: float = 0.0
+    warnings: tuple[str, ...] = ()
 
 
 def as_image(stored: Stored) -> Volume:
@@ -146,6 +150,8 @@ def as_mask(stored: Stored, like: Volume | None = None) -> Volume:
     """
     scaled = _scaled(stored)
     _check_finite(scaled, stored.path)
+    if scaled is not stored.array:
+        scaled = _without_rounding(scaled, stored)
     check_binary(scaled, f"mask {stored.path}", "choose one label and save it as 0 and 1")
     mask = _canonical(scaled.astype(np.uint8), stored)
     if like is not None:
@@ -244,7 +250,7 @@ def check_binary(array: NDArray[Any], name: str, remedy: str) -> None:
     other = (array != 0) & (array != 1)
     if other.any():
         values = np.unique(array[other])
-        shown = ", ".join(f"{v:g}" for v in values[:5]) + (", ..." if len(values) > 5 else "")
+        shown = ", ".join(f"{v!s}".removesuffix(".0") for v in values[:5]) + (", ..." if len(values) > 5 else "")
         raise InputError(f"{name}: expected only 0 and 1, got also {shown} in {int(other.sum())} voxels; {remedy}")
 
 
@@ -253,6 +259,13 @@ def _scaled(stored: Stored) -> NDArray[Any]:
         return stored.array
     with np.errstate(all="ignore"):
         return stored.array.astype(np.float64) * stored.slope + stored.inter
+
+
+def _without_rounding(scaled: FloatArray, stored: Stored) -> FloatArray:
+    """Scaled values, with those that are whole but for the rounding of slope and intercept to float32 made whole."""
+    error = (np.abs(scaled - stored.inter) + abs(stored.inter)) * np.finfo(np.float32).eps
+    whole = np.rint(scaled)
+    return np.where(np.abs(scaled - whole) <= error, whole, scaled)
 
 
 def _check_finite(array: NDArray[Any], path: Path) -> None:
@@ -279,7 +292,15 @@ def _canonical(array: NDArray[Any], stored: Stored) -> Volume:
     # Fortran order makes (Z, Y, X) contiguous, which is what slices are cut from.
     turned = np.asfortranarray(_orientations.apply_orientation(array, orientation))
     return Volume(
-        turned, affine, spacing_of(affine), stored.path, stored.header, stored.shape, stored.affine, orientation
+        turned,
+        affine,
+        spacing_of(affine),
+        stored.path,
+        stored.header,
+        stored.shape,
+        stored.affine,
+        orientation,
+        stored.warnings,
     )
 
 

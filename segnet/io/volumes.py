@@ -8,6 +8,7 @@ from pathlib import Path
 from segnet.errors import InputError
 from segnet.io import metaimage, nifti, nrrd, zipped
 from segnet.io.dicom import is_dicom_series, load_series, series_files
+from segnet.io.dicom_slice import is_dicom
 from segnet.io.streams import opened
 from segnet.io.volume import MAX_VOXELS, Stored, Volume, as_image, as_mask
 from segnet.runtime.files import sha256_of
@@ -91,7 +92,7 @@ def _load(path: Path, max_voxels: int) -> Stored:
         return nrrd.read_nrrd(path, max_voxels=max_voxels)
     if metaimage.is_metaimage(head):
         return metaimage.read_metaimage(path, max_voxels=max_voxels).stored()
-    if head[128:132] == b"DICM":
+    if is_dicom(path):
         raise InputError(f"path: expected a volume, got the single DICOM file {path}; name the folder of its series")
     if head.startswith(b"\x1f\x8b") or nifti.is_nifti(head):
         return nifti.load(path, max_voxels=max_voxels)

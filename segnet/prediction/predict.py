@@ -183,7 +183,7 @@ def predict_volume(
         window_hu=config.data.window_hu,
         field_of_view_px=config.data.patch_px,
         bfloat16_difference=None,
-        warnings=(CONSTANT,),
+        warnings=(*volume.warnings, CONSTANT),
     )
     if is_empty(box):
         return prediction
@@ -198,7 +198,9 @@ def predict_volume(
     mask[box], probability[box] = found[inner] > options.threshold, found[inner]
     if uncertainty is not None and deviation is not None:
         uncertainty[box] = deviation[inner]
-    warnings = [] if mask[box].any() else [NOTHING]
+    warnings = [*volume.warnings]
+    if not mask[box].any():
+        warnings.append(NOTHING)
     if click_zyx is not None:
         at = _less(click_zyx, box)
         mask[box] = clicked = keep_clicked(mask[box], at, spacing)

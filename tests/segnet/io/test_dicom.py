@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,12 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_series import PATIENT, deflate, deflated, make_series, save, write_series
+from pydicom import dcmwrite
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEGLSLossless, RLELossless
 
 from segnet.errors import InputError
-from segnet.io.dicom import is_dicom_series, load_series, read_series
+from segnet.io.dicom import is_dicom_series, load_series, read_series, series_files
 from segnet.io.dicom_slice import frame_size
 
 RAMP = np.arange(6 * 5 * 4).reshape(6, 5, 4) - 1000  # (Z, Y, X) in HU
@@ -118,6 +121,84 @@ def test_rounded_positions_are_one_grid(tmp_path: Path) -> None:
         one.ImagePositionPatient = [0, 0, f"{one.ImagePositionPatient[2]:.2f}"]
     affine = load_series(save(tmp_path / "a", slices)).affine
     assert affine[2, 2] == pytest.approx(3.12 / 5, abs=1e-12)  # 5 * 0.625 rounded to even
+
+
+def plain(one: Dataset, syntax: str) -> bytes:
+    """A data set without preamble and file meta information."""
+    one = Dataset(one)
+    if syntax == BIG_ENDIAN:
+        one.PixelData = np.frombuffer(one.PixelData, "<u2").byteswap().tobytes()
+    out = BytesIO()
+    dcmwrite(out, one, implicit_vr=syntax == IMPLICIT, little_endian=syntax != BIG_ENDIAN)
+    return out.getvalue()
+
+
+IMPLICIT, EXPLICIT, BIG_ENDIAN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+COMMAND = struct.pack("<HHIIHHIH", 0, 0, 4, 10, 0, 0x100, 2, 1)  # group length, C-STORE-RQ
+HEADLESS: dict[str, tuple[Callable[[Dataset, bytes], bytes], str]] = {
+    "no preamble": (lambda one, raw: raw[132:], "no DICOM preamble"),
+    "implicit": (lambda one, raw: plain(one, IMPLICIT), "no transfer syntax, read as Implicit VR Little Endian"),
+    "explicit": (lambda one, raw: plain(one, EXPLICIT), "no transfer syntax, read as Explicit VR Little Endian"),
+    "big endian": (lambda one, raw: plain(one, BIG_ENDIAN), "no transfer syntax, read as Explicit VR Big Endian"),
+    "a preamble alone": (lambda one, raw: raw[:132] + plain(one, IMPLICIT), "no transfer syntax, read as Implicit"),
+    "a command before": (
+        lambda one, raw: raw[:132] + COMMAND + plain(one, EXPLICIT),
+        "no transfer syntax, read as Explicit",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HEADLESS)
+@pytest.mark.parametrize("every", [1, 2])
+def test_slices_without_preamble_or_meta_information_are_read(tmp_path: Path, name: str, every: int) -> None:
+    """Were every second one left out, the volume would have half its slices, twice as far apart."""
+    change, oddity = HEADLESS[name]
+    slices = make_series(RAMP)
+    folder = save(tmp_path / "a", slices)
+    for path in sorted(folder.iterdir())[::every]:
+        path.write_bytes(change(pydicom.dcmread(path), path.read_bytes()))
+    assert is_dicom_series(folder)
+    assert len(series_files(folder)) == len(RAMP)
+    volume = read_series(folder)
+    np.testing.assert_array_equal(load_series(folder).array.transpose(2, 1, 0), RAMP)
+    assert volume.spacing_mm == (1.0, 1.0, 2.0)
+    (warning,) = volume.warnings
+    assert warning.startswith(f"{len(RAMP) // every} of {len(RAMP)} files have {oddity}")
+
+
+def test_a_sound_series_has_no_warning(tmp_path: Path) -> None:
+    folder = save(tmp_path / "a", [*make_series(RAMP), contour(), segmentation()])
+    assert read_series(folder).warnings == ()
+
+
+def test_files_that_are_left_out_are_told(tmp_path: Path) -> None:
+    odd = contour()
+    odd.Modality = "OT"
+    folder = save(tmp_path / "a", [*make_series(RAMP), odd])
+    for name, content in (("zeros", bytes(500)), ("notes.txt", b"hello"), ("short", b"\x08\0")):
+        (folder / name).write_bytes(content)
+    (warning,) = read_series(folder).warnings
+    assert warning == "left out as no image of the DICOM series: I0001, notes.txt, short, zeros"
+
+
+def test_a_deflated_slice_without_preamble_is_read(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "a", RAMP)
+    for path in folder.iterdir():
+        deflated(path, deflate)
+        path.write_bytes(path.read_bytes()[132:])
+    np.testing.assert_array_equal(load_series(folder).array.transpose(2, 1, 0), RAMP)
+
+
+def test_compressed_pixels_without_a_transfer_syntax_are_refused(tmp_path: Path) -> None:
+    slices = make_series(RAMP)
+    for one in slices:
+        one.compress(RLELossless, generate_instance_uid=False)
+    folder = save(tmp_path / "a", slices)
+    for path in folder.iterdir():
+        raw = path.read_bytes()
+        path.write_bytes(raw[144 + int.from_bytes(raw[140:144], "little") :])
+    with pytest.raises(InputError, match="TransferSyntaxUID: expected the name of the compression, got none"):
+        read_series(folder)
 
 
 def without(index: int) -> Callable[[list[Dataset]], list[Dataset]]:
@@ -235,9 +316,13 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
 
 def test_a_damaged_slice_is_not_taken_for_another_file(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "a", RAMP)
-    for name, content in (("empty", b""), ("a.dcm", b"hello"), ("b.DCM", bytes(200))):
+    for name, content, got in (
+        ("empty", b"", "the empty file"),
+        ("a.dcm", b"hello", "other content"),
+        ("b.DCM", bytes(200), "neither a preamble nor an element"),
+    ):
         (folder / name).write_bytes(content)
-        with pytest.raises(InputError, match=f"other content in .*{name}"):
+        with pytest.raises(InputError, match=f"{name}.*{got}|{got}.*{name}"):
             read_series(folder)
         (folder / name).unlink()
     read_series(folder)

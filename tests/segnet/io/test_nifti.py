@@ -21,7 +21,17 @@ from segnet.io.volumes import Volume, read_image, read_mask
 
 SHAPE = (5, 6, 7)
 # Byte positions in a NIfTI-1 header.
-DIM, DATATYPE, VOX_OFFSET, SCL_SLOPE, SCL_INTER, XYZT_UNITS, SROW_X = 40, 70, 108, 112, 116, 123, 280
+DIM, DATATYPE, BITPIX, PIXDIM, VOX_OFFSET, SCL_SLOPE, SCL_INTER, XYZT_UNITS, SROW_X = (
+    40,
+    70,
+    72,
+    76,
+    108,
+    112,
+    116,
+    123,
+    280,
+)
 
 
 def nifti_bytes(array: np.ndarray, affine: np.ndarray | None = None, cls: Any = nib.Nifti1Image) -> bytes:
@@ -161,6 +171,71 @@ def test_big_endian_scaled_and_nifti2_files_are_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(saved(tmp_path / "u.nii", unscaled)).array, ramp())
 
 
+@pytest.mark.parametrize(
+    ("at", "value", "warning"),
+    [
+        (PIXDIM, 0, None),
+        (PIXDIM, 2, "qfac (pixdim[0]) is 2.0, read as 1"),
+        (PIXDIM, np.nan, "qfac (pixdim[0]) is nan, read as 1"),
+        (PIXDIM + 4, -0.7, "pixdim holds negative lengths"),
+        (VOX_OFFSET, 0, None),
+        (VOX_OFFSET, 100, None),
+        (BITPIX, 0, None),
+    ],
+)
+def test_fields_that_the_standard_or_nibabel_repairs(
+    tmp_path: Path, at: int, value: float, warning: str | None
+) -> None:
+    sound = read_image(saved(tmp_path / "sound.nii", qform_alone()))
+    volume = read_image(saved(tmp_path / "a.nii", patched(qform_alone(), at, "h" if at == BITPIX else "f", value)))
+    np.testing.assert_array_equal(volume.array, sound.array)
+    np.testing.assert_array_equal(volume.affine, sound.affine)
+    assert [text.startswith(warning or " ") for text in volume.warnings] == [True] * (warning is not None)
+    write_mask(tmp_path / "m.nii.gz", volume.array > 0, volume)
+    np.testing.assert_array_equal(nib.load(tmp_path / "m.nii.gz").affine, nib.load(tmp_path / "sound.nii").affine)
+
+
+def test_an_sform_makes_the_lengths_of_a_qform_matter_not(tmp_path: Path) -> None:
+    raw = patched(patched(nifti_bytes(ramp(), oriented("LAS")), PIXDIM, "f", -3), PIXDIM + 4, "f", -1)
+    volume = read_image(saved(tmp_path / "a.nii", raw))
+    np.testing.assert_array_equal(
+        volume.affine, read_image(saved(tmp_path / "b.nii", nifti_bytes(ramp(), oriented("LAS")))).affine
+    )
+    assert volume.warnings == ()
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "i2", "u2", "i4"])
+@pytest.mark.parametrize("low", [0.0, -1.0])
+def test_a_float_mask_under_an_integer_header_is_a_mask(tmp_path: Path, dtype: str, low: float) -> None:
+    """nibabel scales it over the whole range of the type; slope and intercept are rounded to float32."""
+    header = nib.Nifti1Header()
+    header.set_data_dtype(dtype)
+    mask = blob(np.float64)
+    image = nib.Nifti1Image(mask, np.eye(4), header)
+    nib.save(image, tmp_path / "m.nii.gz")
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.nii.gz").array, mask)
+    image = nib.Nifti1Image(np.where(mask == 0, low, 1.0), np.eye(4), header)
+    nib.save(image, tmp_path / "m.nii.gz")
+    if low:
+        with pytest.raises(InputError, match="expected only 0 and 1, got also -1 in"):
+            read_mask(tmp_path / "m.nii.gz")
+
+
+def test_values_of_a_mask_are_shown_with_the_digits_that_differ(tmp_path: Path) -> None:
+    for dtype, value, shown in (
+        (np.float32, np.nextafter(np.float32(1), np.float32(2)), r"1\.0000001 in"),
+        (np.float64, 1 + 2**-50, r"1\.0000000000000009 in"),
+        (np.int16, 2, "2 in"),
+    ):
+        array = blob(dtype)
+        array[0, 0, 0] = value
+        with pytest.raises(InputError, match=f"got also {shown} 1 voxels"):
+            read_mask(saved(tmp_path / "m.nii", nifti_bytes(array)))
+    stepped = patched(patched(nifti_bytes(blob(np.int16) * 2), SCL_SLOPE, "f", 0.4999), SCL_INTER, "f", 0)
+    with pytest.raises(InputError, match=r"got also 0\.99980"):
+        read_mask(saved(tmp_path / "m.nii", stepped))
+
+
 def test_zero_padding_and_several_gzip_members_are_no_fault(tmp_path: Path) -> None:
     raw = nifti_bytes(ramp())
     files = {
@@ -205,6 +280,14 @@ def with_voxel(value: float) -> bytes:
     return nifti_bytes(array)
 
 
+def qform_alone() -> bytes:
+    """A file with a turned qform and no sform."""
+    image = nib.Nifti1Image(ramp(), None)
+    image.set_qform(oriented("PIR"), 1)
+    image.set_sform(None, 0)
+    return bytes(image.to_bytes())
+
+
 RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "not a NIfTI": (lambda: b"NRRD0004\n" * 100, "no such header"),
@@ -234,7 +317,8 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "complex": (lambda: nifti_bytes(ramp(np.complex64)), "complex64"),
     "RGB": (lambda: nifti_bytes(np.zeros(SHAPE, RGB)), "RGB"),
     "unknown type": (lambda: patched(nifti_bytes(ramp()), DATATYPE, "h", 77), "unknown code 77"),
-    "offset inside the header": (lambda: patched(nifti_bytes(ramp()), VOX_OFFSET, "f", 100), "vox_offset"),
+    "negative offset": (lambda: patched(nifti_bytes(ramp()), VOX_OFFSET, "f", -1), "vox_offset"),
+    "qfac of no sign": (lambda: patched(qform_alone(), PIXDIM, "f", -2), r"pixdim\[0\]: expected 1 or -1, got -2"),
     "NaN offset": (lambda: patched(nifti_bytes(ramp()), VOX_OFFSET, "f", np.nan), "vox_offset"),
     "huge offset": (lambda: patched(nifti_bytes(ramp()), VOX_OFFSET, "f", 1e9), "vox_offset"),
     "metres": (lambda: patched(nifti_bytes(ramp()), XYZT_UNITS, "B", 1), "metres"),

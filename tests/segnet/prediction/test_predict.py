@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from dicom_series import write_series
 from networks import Threshold
 from scipy import ndimage
 from torch import nn
@@ -208,6 +209,14 @@ def test_a_mask_that_reaches_the_edge_of_the_volume_of_interest_says_so() -> Non
         found = Model.of(Threshold(), CONFIG).predict(image, **options)
         assert found.mask.any()
         assert (BOXED in found.warnings) == boxed
+
+
+def test_oddities_of_the_image_are_warnings_of_the_result(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "series", np.zeros((3, 40, 40)))
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes()[132:])
+    found = Model.of(Threshold(), CONFIG).predict(folder)
+    assert "3 of 3 files have no DICOM preamble" in found.as_dict()["warnings"]
 
 
 def test_a_wrong_ending_is_found_before_anything_is_written(scan: Path, tmp_path: Path) -> None:
