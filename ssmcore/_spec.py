@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import numpy as np
@@ -49,6 +49,25 @@ class Argument:
     shapes: tuple[str, ...]
     meaning: str
     optional: bool = False
+    differentiable: bool = True
+
+
+@dataclass(frozen=True)
+class Output:
+    """An array result of the kernels, with its axis names.
+
+    Parameters
+    ----------
+    wide : float32, or float64 for float64 input; the default is the dtype of the first argument
+    kept : saved for the backward pass; it has no gradient of its own
+    public : returned to the caller; the others are computed only if a gradient is wanted
+    """
+
+    name: str
+    axes: str
+    wide: bool = False
+    kept: bool = False
+    public: bool = True
 
 
 @dataclass(frozen=True)
@@ -112,12 +131,18 @@ class OpSpec:
     source: str
     entries: tuple[str, ...]
     arguments: tuple[Argument, ...]
+    outputs: tuple[Output, ...]
     options: Mapping[str, tuple[Any, ...]]
     forward: Tolerance
     gradient: Tolerance
     samples: tuple[Sample, ...]
     error_samples: tuple[ErrorSample, ...]
     benchmarks: tuple[Sample, ...] = ()
+    derived: Mapping[str, Callable[[Sizes], int]] = field(default_factory=dict)
+    """Sizes of those output axes that no argument has."""
+
+    def shape_of(self, output: Output, sizes: Sizes) -> tuple[int, ...]:
+        return tuple(self.derived[axis](sizes) if axis in self.derived else sizes[axis] for axis in output.axes.split())
 
     def fail(
         self, argument: str, expected: str, got: object, remedy: str, *, kind: type[ArgumentError] = ArgumentError

@@ -1,7 +1,7 @@
-"""Drop-ins: other packages' models on ssmcore's kernels.
+"""Drop-ins: models of other packages on ssmcore's kernels.
 
-`install` stands in for mamba_ssm, causal_conv1d and VMamba's extensions, so that code written against them runs on a CPU untouched;
-`patch_transformers` puts the kernels into Mamba models of transformers.
+`install` stands in for mamba_ssm, causal_conv1d and VMamba's extensions: code written for these runs on a CPU unchanged.
+`patch_transformers` puts the kernels into the Mamba models of transformers.
 
 >>> import ssmcore.compat
 >>> report = ssmcore.compat.install()

@@ -42,17 +42,17 @@ def mamba_chunk_scan_combined(
     Parameters
     ----------
     chunk_size : at least 1
-        Without effect: the result does not depend on it, and the kernels have their own.
+        Without effect: the kernels have their own, and the result does not depend on it.
     initial_states : (batch, nheads, headdim, dstate); with cu_seqlens also one for each sequence
     cu_seqlens : (nsequences + 1,) integers
-        Where the sequences of a batch of 1 begin, and the end. A seq_idx beside it must say the same.
+        The first step of each sequence in a batch of 1, and the end. A `seq_idx` beside it must agree.
     return_varlen_states : also return the state after each sequence of cu_seqlens, (nsequences, nheads, headdim, dstate)
-    state_dtype : of the states returned; where None float32, or float64 for float64 x
+    state_dtype : dtype of the returned states; None is float32, or float64 for float64 x
     Others as in `ssmcore.torch.chunk_scan`.
 
     Returns
     -------
-    out, then final_states and varlen_states where they are asked for
+    out, then final_states and varlen_states as asked for
 
     Raises
     ------
@@ -75,9 +75,8 @@ def mamba_chunk_scan_combined(
             told = [steps for _, runs in pieces_of(_OP, sizes, seq_idx, None) for steps in runs]
             if told != [steps for _, (steps,) in pieces if steps.start < steps.stop]:
                 got = [steps.start for steps in told]
-                fail(
-                    _OP, "seq_idx", "the sequences of cu_seqlens", f"sequences that begin at {got}", "pass one of them"
-                )
+                begin = f"sequences that begin at {got}"
+                fail(_OP, "seq_idx", "the sequences of cu_seqlens", begin, "pass one of them")
         count = len(pieces)
         if initial_states is not None and len(initial_states) not in (1, count):
             expected = f"one state, or one for each of {count} sequences"
@@ -87,8 +86,8 @@ def mamba_chunk_scan_combined(
             first = None
             if initial_states is not None and (number == 0 or len(initial_states) == count):
                 first = initial_states[number : number + 1]
-            part = [t if t is None else t[:, steps] for t in (x, dt, B, C, z)]
-            y, last = st.chunk_scan(part[0], part[1], A, part[2], part[3], D, part[4], dt_bias, first, **options)  # type: ignore[arg-type]
+            part: list[Any] = [t if t is None else t[:, steps] for t in (x, dt, B, C, z)]
+            y, last = st.chunk_scan(part[0], part[1], A, part[2], part[3], D, part[4], dt_bias, first, **options)
             outs.append(y)
             states.append(last)
         out = torch.cat(outs, dim=1) if outs else x
@@ -123,23 +122,23 @@ def mamba_split_conv1d_scan_combined(
     ngroups: int = 1,
     norm_before_gate: bool = True,
 ) -> Any:
-    """The inside of a Mamba-2 block: convolution of x, B and C, scan, gate by z, norm and outer projection where they are given.
+    """The inside of a Mamba-2 block: convolution of x, B and C; scan; gate by z; optional norm; optional output projection.
 
     Parameters
     ----------
     zxbcdt : (batch, seqlen, 2 channels + 2 ngroups dstate + nheads)
-        What is not scanned, twice its width, may stand before.
+        Channels that are not scanned may stand before, twice their number.
     conv1d_weight, conv1d_bias : (channels + 2 ngroups dstate, taps), (channels + 2 ngroups dstate,)
     dt_bias, A : (nheads,)
-    D : (nheads,), or (nheads, headdim), by which headdim is told
-    headdim : channels of a head, where D does not tell
+    D : (nheads,) or (nheads, headdim)
+    headdim : channels of a head, needed for D of (nheads,)
     rmsnorm_weight : (channels,), or None for a gate alone
-    outproj_weight, outproj_bias : of the outer projection, or None for none
+    outproj_weight, outproj_bias : output projection, or None for none
     Others as in `mamba_chunk_scan_combined`.
 
     Returns
     -------
-    out (batch, seqlen, features), then final_states where asked for
+    out (batch, seqlen, features), then final_states as asked for
 
     Raises
     ------

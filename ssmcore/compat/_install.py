@@ -1,107 +1,82 @@
-"""Which modules stand in for which packages, and putting them in and out of sys.modules."""
+"""Modules that stand in for packages, put into sys.modules and taken out."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-Contents = dict[str, dict[str, Any]]
+_NORMS = "_norms: RMSNorm layer_norm_fn rms_norm_fn"
+_STEPS = "_steps: causal_conv1d_fn causal_conv1d_update"
+_SCANS = (
+    "_scan_interface: bimamba_inner_fn mamba_inner_fn mamba_inner_fn_no_out_proj mamba_inner_ref selective_scan_fn "
+    "selective_scan_ref"
+)
 
-
-def _mamba_ssm() -> Contents:
-    from . import _mamba2, _mamba_simple, _norms, _scan_interface, _steps
-    from ._chunk_scan import mamba_chunk_scan_combined, mamba_split_conv1d_scan_combined
-
-    scans = {name: getattr(_scan_interface, name) for name in _scan_interface.__all__}
-    norms = {
-        "RMSNorm": _norms.RMSNorm,
-        "layer_norm_fn": _norms.layer_norm_fn,
-        "rms_norm_fn": _norms.rms_norm_fn,
-    }
-    gated = {
-        "LayerNorm": _norms.GatedLayerNorm,
-        "RMSNorm": _norms.GatedRMSNorm,
-        "layernorm_fn": _norms.layernorm_fn,
-        "rmsnorm_fn": _norms.rmsnorm_fn,
-    }
-    return {
-        "mamba_ssm": {
-            "Mamba": _mamba_simple.Mamba,
-            "Mamba2": _mamba2.Mamba2,
-            "selective_scan_fn": scans["selective_scan_fn"],
-            "mamba_inner_fn": scans["mamba_inner_fn"],
+# The release whose interface each package has (VMamba's modules have none), and the names in its modules. A name that differs
+# here stands behind "=".
+_PACKAGES: dict[str, tuple[str, dict[str, str]]] = {
+    "mamba_ssm": (
+        "2.2.4",
+        {
+            "mamba_ssm": "_mamba_simple: Mamba; _mamba2: Mamba2; _scan_interface: selective_scan_fn mamba_inner_fn",
+            "mamba_ssm.modules": "",
+            "mamba_ssm.modules.mamba_simple": "_mamba_simple: Mamba",
+            "mamba_ssm.modules.mamba2": "_mamba2: Mamba2",
+            "mamba_ssm.ops": "",
+            "mamba_ssm.ops.selective_scan_interface": _SCANS,
+            "mamba_ssm.ops.triton": "",
+            "mamba_ssm.ops.triton.layer_norm": _NORMS,
+            "mamba_ssm.ops.triton.layernorm": _NORMS,
+            "mamba_ssm.ops.triton.layernorm_gated": "_norms: LayerNorm=GatedLayerNorm RMSNorm=GatedRMSNorm "
+            "layernorm_fn rmsnorm_fn",
+            "mamba_ssm.ops.triton.selective_state_update": "_steps: selective_state_update",
+            "mamba_ssm.ops.triton.ssd_combined": "_chunk_scan: mamba_chunk_scan_combined mamba_split_conv1d_scan_combined",
+            "mamba_ssm.utils": "",
+            "mamba_ssm.utils.generation": "_mamba_simple: InferenceParams",
         },
-        "mamba_ssm.modules": {},
-        "mamba_ssm.modules.mamba_simple": {"Mamba": _mamba_simple.Mamba},
-        "mamba_ssm.modules.mamba2": {"Mamba2": _mamba2.Mamba2},
-        "mamba_ssm.ops": {},
-        "mamba_ssm.ops.selective_scan_interface": scans,
-        "mamba_ssm.ops.triton": {},
-        "mamba_ssm.ops.triton.layer_norm": norms,
-        "mamba_ssm.ops.triton.layernorm": norms,
-        "mamba_ssm.ops.triton.layernorm_gated": gated,
-        "mamba_ssm.ops.triton.selective_state_update": {"selective_state_update": _steps.selective_state_update},
-        "mamba_ssm.ops.triton.ssd_combined": {
-            "mamba_chunk_scan_combined": mamba_chunk_scan_combined,
-            "mamba_split_conv1d_scan_combined": mamba_split_conv1d_scan_combined,
-        },
-        "mamba_ssm.utils": {},
-        "mamba_ssm.utils.generation": {"InferenceParams": _mamba_simple.InferenceParams},
-    }
-
-
-def _causal_conv1d() -> Contents:
-    from . import _steps
-
-    functions = {
-        "causal_conv1d_fn": _steps.causal_conv1d_fn,
-        "causal_conv1d_ref": _steps.causal_conv1d_ref,
-        "causal_conv1d_update": _steps.causal_conv1d_update,
-    }
-    public = {name: functions[name] for name in ("causal_conv1d_fn", "causal_conv1d_update")}
-    return {"causal_conv1d": public, "causal_conv1d.causal_conv1d_interface": functions}
-
-
-def _scan_extension(name: str, forward: str, backward: str) -> Callable[[], Contents]:
-    def contents() -> Contents:
-        from . import _vmamba
-
-        return {name: {"fwd": getattr(_vmamba, forward), "bwd": getattr(_vmamba, backward)}}
-
-    return contents
-
-
-def _csms6s() -> Contents:
-    from . import _vmamba
-
-    return {"csms6s": {name: getattr(_vmamba, name) for name in _vmamba.CSMS6S}}
-
-
-def _csm_triton() -> Contents:
-    from . import _vmamba
-
-    return {"csm_triton": {name: getattr(_vmamba, name) for name in _vmamba.CSM_TRITON}}
-
-
-# the release whose interface each package has; VMamba's modules have none
-_PACKAGES: dict[str, tuple[str, Callable[[], Contents]]] = {
-    "mamba_ssm": ("2.2.4", _mamba_ssm),
-    "causal_conv1d": ("1.5.0", _causal_conv1d),
-    "selective_scan_cuda": ("2.2.4", _scan_extension("selective_scan_cuda", "mamba_fwd", "mamba_bwd")),
-    "selective_scan_cuda_core": ("0.0.2", _scan_extension("selective_scan_cuda_core", "core_fwd", "core_bwd")),
-    "selective_scan_cuda_oflex": ("0.0.2", _scan_extension("selective_scan_cuda_oflex", "oflex_fwd", "core_bwd")),
+    ),
+    "causal_conv1d": (
+        "1.5.0",
+        {"causal_conv1d": _STEPS, "causal_conv1d.causal_conv1d_interface": f"{_STEPS} causal_conv1d_ref"},
+    ),
+    "selective_scan_cuda": ("2.2.4", {"selective_scan_cuda": "_vmamba: fwd=mamba_fwd bwd=mamba_bwd"}),
+    "selective_scan_cuda_core": ("0.0.2", {"selective_scan_cuda_core": "_vmamba: fwd=core_fwd bwd=core_bwd"}),
+    "selective_scan_cuda_oflex": ("0.0.2", {"selective_scan_cuda_oflex": "_vmamba: fwd=oflex_fwd bwd=core_bwd"}),
     "selective_scan_cuda_ndstate": (
         "0.0.2",
-        _scan_extension("selective_scan_cuda_ndstate", "ndstate_fwd", "ndstate_bwd"),
+        {"selective_scan_cuda_ndstate": "_vmamba: fwd=ndstate_fwd bwd=ndstate_bwd"},
     ),
-    "csms6s": ("0.0.2", _csms6s),
-    "csm_triton": ("0.0.2", _csm_triton),
+    "csms6s": (
+        "0.0.2",
+        {
+            "csms6s": "_vmamba: CrossMerge CrossMerge_Ab_1direction CrossMerge_Ab_2direction CrossScan "
+            "CrossScan_Ab_1direction CrossScan_Ab_2direction SelectiveScanCore SelectiveScanMamba SelectiveScanOflex "
+            "flops_selective_scan_fn selective_scan_flop_jit selective_scan_fn selective_scan_torch"
+        },
+    ),
+    "csm_triton": (
+        "0.0.2",
+        {"csm_triton": "_vmamba: CrossMergeTriton CrossScanTriton CrossScanTriton1b1 cross_merge_fn cross_scan_fn"},
+    ),
 }
+
+
+def _contents(sources: str) -> dict[str, Any]:
+    """The objects that a row of the table names."""
+    found = {}
+    for source in filter(None, sources.split("; ")):
+        file, names = source.split(": ")
+        module = importlib.import_module(f".{file}", __package__)
+        for name in names.split():
+            public, _, here = name.partition("=")
+            found[public] = getattr(module, here or public)
+    return found
+
 
 _ours: dict[str, ModuleType] = {}
 _displaced: dict[str, ModuleType] = {}
@@ -109,7 +84,7 @@ _displaced: dict[str, ModuleType] = {}
 
 @dataclass(frozen=True)
 class Installation:
-    """What `install` did: packages that ssmcore now stands in for, and others with the reason why they were left alone."""
+    """What `install` did: packages that ssmcore stands in for, and packages left alone with the reason."""
 
     installed: tuple[str, ...]
     left_alone: tuple[tuple[str, str], ...]
@@ -124,7 +99,7 @@ def _is_ours(package: str) -> bool:
 
 
 def _real(package: str) -> str | None:
-    """Where a package that is not ours lies, or None where there is none."""
+    """The file of an installed package that is not ours, or None."""
     module = sys.modules.get(package)
     if module is not None and not _is_ours(package):
         return getattr(module, "__file__", None) or "already imported"
@@ -145,8 +120,8 @@ def _module(name: str, names: dict[str, Any], version: str, *, is_package: bool)
 
 
 def _put(package: str) -> None:
-    version, contents_of = _PACKAGES[package]
-    contents = contents_of()  # before anything changes: its imports may fail
+    version, table = _PACKAGES[package]
+    contents = {name: _contents(sources) for name, sources in table.items()}  # before any change: imports may fail
     for name in [n for n in sys.modules if n == package or n.startswith(f"{package}.")]:
         _displaced[name] = sys.modules.pop(name)
     for name, names in contents.items():
@@ -158,17 +133,17 @@ def _put(package: str) -> None:
 
 
 def install(*, force: bool = False) -> Installation:
-    """Registers modules of the names of mamba_ssm, causal_conv1d and VMamba's extensions, for those of them that are not installed.
+    """Registers modules named mamba_ssm, causal_conv1d and as VMamba's extensions, unless these are installed.
 
     Parameters
     ----------
     force : bool
-        Also stand in for packages that are installed; `uninstall` puts them back. Import theirs after this call.
+        Also replace installed packages; `uninstall` puts them back. Import from them after this call.
 
     Returns
     -------
     Installation
-        What was put in and what was left alone, with reasons. Calling again changes nothing.
+        Packages replaced, and packages left alone with the reason. A second call changes nothing.
 
     Source: the interfaces of state-spaces' mamba, Dao-AILab's causal-conv1d, VMamba and SegMamba.
 
@@ -195,7 +170,7 @@ def install(*, force: bool = False) -> Installation:
 
 
 def uninstall() -> None:
-    """Takes ssmcore's modules out of sys.modules, and puts back those that `install(force=True)` displaced. What was imported stays."""
+    """Takes ssmcore's modules out of sys.modules and puts displaced packages back. Names imported before stay as they are."""
     for name, module in _ours.items():
         if sys.modules.get(name) is module:
             del sys.modules[name]

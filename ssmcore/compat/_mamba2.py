@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch.nn import functional as F
 from .. import torch as st
 from .._spec import fail
 from ._chunk_scan import mamba_split_conv1d_scan_combined
-from ._mamba_simple import StatesInCache, kept_parameter
+from ._mamba_simple import StatesInCache, check_token, initial_dt_bias, kept_parameter
 from ._norms import GatedRMSNorm
 from ._steps import causal_conv1d_update
 
@@ -24,15 +23,15 @@ class Mamba2(StatesInCache, nn.Module):
     ----------
     d_model : channels in and out
     d_state, d_conv, expand : states of a head's channel, taps of the convolution, factor of the inner channels
-    conv_init : half the width of the convolution's uniform weights at first, or None for torch's own
+    conv_init : bound of the convolution's initial uniform weights, or None for torch's own
     headdim, ngroups : channels of a head; groups of heads that share B and C
-    d_ssm : inner channels that are scanned, all where None; the others pass through a gate alone
-    A_init_range, dt_min, dt_max, dt_init_floor : the rates of decay, and the steps, at first
-    dt_limit : where steps are clamped to
+    d_ssm : scanned inner channels, None for all; the others pass through a gate alone
+    A_init_range, dt_min, dt_max, dt_init_floor : initial rates of decay and initial steps
+    dt_limit : bounds of the steps
     D_has_hdim : one skip for each channel instead of for each head
-    rmsnorm, norm_before_gate : whether there is a norm after the scan, and whether the gate comes after it
+    rmsnorm, norm_before_gate : whether a norm follows the scan, and whether the gate follows the norm
     bias, conv_bias : whether the outer projections, and the convolution, have one
-    chunk_size, use_mem_eff_path, process_group, sequence_parallel : accepted and without effect
+    chunk_size, use_mem_eff_path, process_group, sequence_parallel : without effect
     layer_idx : key of the layer's states in an `InferenceParams`
 
     Raises
@@ -91,10 +90,8 @@ class Mamba2(StatesInCache, nn.Module):
         )
         if conv_init is not None:
             nn.init.uniform_(self.conv1d.weight, -conv_init, conv_init)
-        # softplus(bias) is log-uniform between dt_min and dt_max
-        spread = torch.rand(nheads, device=device) * math.log(dt_max / dt_min) + math.log(dt_min)
-        dt = spread.exp().clamp(min=dt_init_floor)
-        self.dt_bias = kept_parameter((dt + torch.log(-torch.expm1(-dt))).to(dtype), _no_weight_decay=True)
+        dt_bias = initial_dt_bias(nheads, dt_min, dt_max, dt_init_floor, device)
+        self.dt_bias = kept_parameter(dt_bias.to(dtype), _no_weight_decay=True)
         rates = torch.empty(nheads, device=device).uniform_(*A_init_range)
         self.A_log = kept_parameter(rates.log().to(dtype), _no_weight_decay=True)
         self.D = kept_parameter(torch.ones(scanned if D_has_hdim else nheads, device=device), _no_weight_decay=True)
@@ -129,8 +126,8 @@ class Mamba2(StatesInCache, nn.Module):
     ) -> Tensor:
         """(batch, seqlen, d_model), or (batch seqlen, d_model) with `seqlen`, to the same.
 
-        With `inference_params`, states are kept in it, and from the second call on one step is done. Sequences packed into one row are
-        told apart by `seq_idx` (batch, seqlen) or `cu_seqlens`; then no states can be kept.
+        `inference_params` keeps the states; the second and later calls do one step. `seq_idx` (batch, seqlen) or `cu_seqlens` name
+        the sequences packed into a row; no states can be kept of these.
         """
         if inference_params is not None and (cu_seqlens is not None or seq_idx is not None):
             remedy = "a cache holds one sequence a row; pass them as rows of a batch"
@@ -174,10 +171,8 @@ class Mamba2(StatesInCache, nn.Module):
         return out.flatten(0, 1) if flat else out
 
     def step(self, hidden_states: Tensor, conv_state: Tensor, ssm_state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One token, (batch, 1, d_model), going on from the states, which are changed in place. No gradient."""
-        if hidden_states.ndim != 3 or hidden_states.shape[1] != 1:
-            got = tuple(hidden_states.shape)
-            fail("Mamba2.step", "hidden_states", "shape (batch, 1, d_model)", got, "pass one token")
+        """One token, (batch, 1, d_model), from the states, which change in place. No gradient."""
+        check_token("Mamba2.step", hidden_states)
         z0, x0, z, xBC, dt = self._split(self.in_proj(hidden_states[:, 0]))
         weight = self.conv1d.weight[:, 0]
         xBC = causal_conv1d_update(xBC, conv_state, weight, self.conv1d.bias, self.activation)

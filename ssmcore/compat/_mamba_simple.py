@@ -43,6 +43,18 @@ def kept_parameter(value: Tensor, **marks: bool) -> nn.Parameter:
     return parameter
 
 
+def initial_dt_bias(count: int, dt_min: float, dt_max: float, floor: float, device: Any) -> Tensor:
+    """Biases whose softplus is log-uniform between dt_min and dt_max, and at least `floor`."""
+    spread = torch.rand(count, device=device) * math.log(dt_max / dt_min) + math.log(dt_min)
+    dt = spread.exp().clamp(min=floor)
+    return dt + torch.log(-torch.expm1(-dt))
+
+
+def check_token(operation: str, hidden_states: Tensor) -> None:
+    if hidden_states.ndim != 3 or hidden_states.shape[1] != 1:
+        fail(operation, "hidden_states", "shape (batch, 1, d_model)", tuple(hidden_states.shape), "pass one token")
+
+
 class StatesInCache:
     """Finds a layer's states in an `InferenceParams`, or puts them there."""
 
@@ -55,13 +67,8 @@ class StatesInCache:
         self, inference_params: Any, batch_size: int, initialize_states: bool = False
     ) -> tuple[Tensor, Tensor]:
         if self.layer_idx is None:
-            fail(
-                type(self).__name__,
-                "layer_idx",
-                "an integer where states are kept",
-                None,
-                "number the layers when building them",
-            )
+            expected = "an integer where states are kept"
+            fail(type(self).__name__, "layer_idx", expected, None, "number the layers when building them")
         cache = inference_params.key_value_memory_dict
         if self.layer_idx not in cache:
             cache[self.layer_idx] = self.allocate_inference_cache(batch_size, inference_params.max_seqlen)
@@ -78,13 +85,13 @@ class Mamba(StatesInCache, nn.Module):
     Parameters
     ----------
     d_model : channels in and out
-    d_state, d_conv, expand : states a channel, taps of the convolution, factor of the inner channels
-    dt_rank : width of the bottleneck of delta; "auto" is d_model / 16, rounded up
-    dt_min, dt_max, dt_init, dt_scale, dt_init_floor : delta's projection at first; `dt_init` is "random" or "constant"
+    d_state, d_conv, expand : states of a channel, taps of the convolution, factor of the inner channels
+    dt_rank : width of delta's bottleneck; "auto" is d_model / 16, rounded up
+    dt_min, dt_max, dt_init, dt_scale, dt_init_floor : delta's initial projection; `dt_init` is "random" or "constant"
     conv_bias, bias : whether the convolution, and the outer projections, have one
-    use_fast_path : accepted and without effect, there being one path
+    use_fast_path : without effect, since there is one path
     layer_idx : key of the layer's states in an `InferenceParams`
-    bimamba_type : None or "none"; "v2" adds a backward direction; "v3" another that takes every (seqlen / nslices)-th step in turn
+    bimamba_type : None or "none"; "v2" adds a backward direction; "v3" adds to that a direction across `nslices` slices
     nslices : slices of the sequence for "v3"
 
     Raises
@@ -149,11 +156,8 @@ class Mamba(StatesInCache, nn.Module):
             nn.init.constant_(self.dt_proj.weight, bound)
         else:
             nn.init.uniform_(self.dt_proj.weight, -bound, bound)
-        # softplus(bias) is log-uniform between dt_min and dt_max
-        spread = torch.rand(inner, device=device) * math.log(dt_max / dt_min) + math.log(dt_min)
-        dt = spread.exp().clamp(min=dt_init_floor)
         with torch.no_grad():
-            self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+            self.dt_proj.bias.copy_(initial_dt_bias(inner, dt_min, dt_max, dt_init_floor, device))
         self.dt_proj.bias._no_reinit = True  # type: ignore[attr-defined]
 
     def _direction(self, suffix: str) -> dict[str, Any]:
@@ -171,7 +175,7 @@ class Mamba(StatesInCache, nn.Module):
         }
 
     def forward(self, hidden_states: Tensor, inference_params: Any = None) -> Tensor:
-        """(batch, seqlen, d_model) to the same. With `inference_params`, states are kept in it, and from the second call on one step is done."""
+        """(batch, seqlen, d_model) to the same. `inference_params` keeps the states; the second and later calls do one step."""
         if inference_params is not None:
             if _DIRECTIONS[self.bimamba_type]:
                 remedy = "generate with a block of one direction"
@@ -190,9 +194,8 @@ class Mamba(StatesInCache, nn.Module):
         if self.bimamba_type == "v3":
             slices, seqlen = self.nslices, xz.shape[2]
             if seqlen % slices:
-                fail(
-                    "Mamba", "nslices", f"a divisor of seqlen = {seqlen}", slices, "choose another, or pad the sequence"
-                )
+                remedy = "choose another, or pad the sequence"
+                fail("Mamba", "nslices", f"a divisor of seqlen = {seqlen}", slices, remedy)
             # step i of every slice, then step i + 1: across the slices of a volume
             across = xz.unflatten(-1, (slices, seqlen // slices)).transpose(-1, -2).flatten(-2)
             found = mamba_inner_fn_no_out_proj(across, **self._direction("_s"))
@@ -209,17 +212,15 @@ class Mamba(StatesInCache, nn.Module):
         rank, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         delta = F.linear(rank, self.dt_proj.weight)
         bias = given["delta_bias"]
-        y, last_state = st.selective_scan(u, delta, given["A"], B, C, given["D"], z, bias, True, True, layout="bld")
+        scanned = (u, delta, given["A"], B, C, given["D"], z, bias, True)
+        y, last_state = st.selective_scan(*scanned, return_last_state=True, layout="bld")
         with torch.no_grad():
             ssm_state.copy_(last_state)
         return self.out_proj(y)
 
     def step(self, hidden_states: Tensor, conv_state: Tensor, ssm_state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One token, (batch, 1, d_model), going on from the states, which are changed in place. No gradient."""
-        if hidden_states.ndim != 3 or hidden_states.shape[1] != 1:
-            fail(
-                "Mamba.step", "hidden_states", "shape (batch, 1, d_model)", tuple(hidden_states.shape), "pass one token"
-            )
+        """One token, (batch, 1, d_model), from the states, which change in place. No gradient."""
+        check_token("Mamba.step", hidden_states)
         x, z = self.in_proj(hidden_states[:, 0]).chunk(2, dim=-1)
         x = causal_conv1d_update(x, conv_state, self.conv1d.weight[:, 0], self.conv1d.bias, self.activation)
         rank, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)

@@ -1,8 +1,7 @@
 """The functions that Mamba mixers of transformers call, on ssmcore's kernels.
 
-Each is made from the function whose place it takes, has its arguments, and calls it where the kernels do not apply:
-elsewhere than on a CPU, and for arguments that are unknown here. Sequences are (batch, dim, seqlen) views of memory laid
-out as (batch, seqlen, dim), which the kernels read, and write, as it lies.
+Each replaces a function and has its arguments. It calls the original for tensors outside the CPU and for unknown arguments.
+Sequences are (batch, dim, seqlen) views of memory laid out as (batch, seqlen, dim), which the kernels use in place.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ def _applies(x: Tensor, others: dict[str, Any]) -> bool:
 
 
 def _recorded(*tensors: Tensor | None) -> bool:
-    """Whether autograd has to see what becomes of the tensors."""
+    """Whether autograd records operations on the tensors."""
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
 
 def _wide(x: Tensor) -> Tensor:
-    """x in the dtype that is computed in: float32 where x is bfloat16 or float16."""
+    """x in the dtype of computation: float32 for bfloat16 and float16."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -51,12 +50,11 @@ def _state_step(
         before = state.clone()  # the gradient needs it, and state is about to change
         x, dt, B, C = (t.unsqueeze(1) for t in (_wide(x), dt, B, C))
         z = None if z is None else z.unsqueeze(1)
-        out, last = ops.selective_scan(
-            x, dt, A, B, C, D, z, dt_bias, dt_softplus, True, initial_state=before, layout="bld"
-        )
+        arguments = (x, dt, A, B, C, D, z, dt_bias, dt_softplus)
+        out, last = ops.selective_scan(*arguments, return_last_state=True, initial_state=before, layout="bld")
         state.copy_(last)
         return out.squeeze(1)
-    with torch.no_grad():  # nothing is recorded, yet grad may be enabled
+    with torch.no_grad():  # grad may be enabled although nothing is recorded
         y = ops.selective_state_update(state, _wide(x), dt, A, B, C, D, z, dt_bias, dt_softplus)
     return y
 
@@ -174,7 +172,7 @@ def _mamba_selective_scan(original: Function) -> Function:
             None if z is None else z.transpose(1, 2),
             delta_bias,
             delta_softplus,
-            True,
+            return_last_state=True,
             layout="bld",
         )
         return (out.transpose(1, 2), last_state) if return_last_state else out.transpose(1, 2)

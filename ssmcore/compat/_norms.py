@@ -37,12 +37,14 @@ def layer_norm_fn(
     is_rms_norm: bool = False,
     return_dropout_mask: bool = False,
 ) -> Any:
-    """``norm(dropout(rowscale x) + dropout(x1) + residual)``, over the last axis, computed in float32 (float64 for float64).
+    """``norm(dropout(rowscale x) + dropout(x1) + residual)`` over the last axis, computed in float32 (float64 for float64).
 
     Returns
     -------
-    out, and in this order where they are asked for: a second norm of the same by weight1; with `prenorm` the sum itself, in
-    the dtype of `residual`, else float32 where `residual_in_fp32`, else x's; with `return_dropout_mask` what each dropout kept.
+    out, then as asked for
+        with weight1, a second norm of the same sum;
+        with `prenorm`, the sum itself, in the dtype of `residual`, else in float32 if `residual_in_fp32`, else in x's;
+        with `return_dropout_mask`, the masks of both dropouts.
     """
     masks: list[Tensor | None] = []
 
@@ -107,7 +109,7 @@ def rms_norm_fn(
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm of the last axis, of x and a residual added before it.
+    """Root-mean-square norm over the last axis of x plus a residual.
 
     Parameters
     ----------
@@ -155,7 +157,7 @@ def layernorm_fn(
     norm_before_gate: bool = True,
     is_rms_norm: bool = False,
 ) -> Tensor:
-    """``norm(x) silu(z)``, or ``norm(x silu(z))`` unless `norm_before_gate`, each `group_size` entries of the last axis by themselves.
+    """``norm(x) silu(z)``, or ``norm(x silu(z))`` unless `norm_before_gate`, over each `group_size` entries of the last axis.
 
     Raises
     ------
@@ -192,30 +194,12 @@ def rmsnorm_fn(
     return layernorm_fn(x, weight, bias, z, eps, group_size, norm_before_gate, True)
 
 
-class GatedRMSNorm(nn.Module):
-    """`rmsnorm_fn` with its weight: RMSNorm of mamba_ssm.ops.triton.layernorm_gated."""
-
-    def __init__(
-        self,
-        hidden_size: int,
-        eps: float = 1e-5,
-        group_size: int | None = None,
-        norm_before_gate: bool = True,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        self.eps, self.group_size, self.norm_before_gate = eps, group_size, norm_before_gate
-        self.weight = nn.Parameter(torch.ones(hidden_size, device=device, dtype=dtype))
-        self.register_parameter("bias", None)
-
-    def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
-        return rmsnorm_fn(x, self.weight, None, z, self.eps, self.group_size, self.norm_before_gate)
-
-
 class GatedLayerNorm(nn.Module):
     """`layernorm_fn` with its weight and bias: LayerNorm of mamba_ssm.ops.triton.layernorm_gated."""
 
+    rms = False
+    bias: nn.Parameter | None
+
     def __init__(
         self,
         hidden_size: int,
@@ -228,7 +212,14 @@ class GatedLayerNorm(nn.Module):
         super().__init__()
         self.eps, self.group_size, self.norm_before_gate = eps, group_size, norm_before_gate
         self.weight = nn.Parameter(torch.ones(hidden_size, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.zeros(hidden_size, device=device, dtype=dtype))
+        bias = None if self.rms else nn.Parameter(torch.zeros(hidden_size, device=device, dtype=dtype))
+        self.register_parameter("bias", bias)
 
     def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
-        return layernorm_fn(x, self.weight, self.bias, z, self.eps, self.group_size, self.norm_before_gate)
+        return layernorm_fn(x, self.weight, self.bias, z, self.eps, self.group_size, self.norm_before_gate, self.rms)
+
+
+class GatedRMSNorm(GatedLayerNorm):
+    """`rmsnorm_fn` with its weight: RMSNorm of mamba_ssm.ops.triton.layernorm_gated."""
+
+    rms = True

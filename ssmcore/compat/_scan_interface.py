@@ -13,15 +13,6 @@ from ..backends.torch_ import selective_scan_tensors
 from ..ops.selective_scan import ARGUMENTS, canonical
 from ._steps import causal_conv1d_ref
 
-__all__ = [
-    "bimamba_inner_fn",
-    "mamba_inner_fn",
-    "mamba_inner_fn_no_out_proj",
-    "mamba_inner_ref",
-    "selective_scan_fn",
-    "selective_scan_ref",
-]
-
 mamba_inner_fn = st.mamba_inner
 
 
@@ -45,14 +36,14 @@ def selective_scan_fn(
     delta_softplus: bool = False,
     return_last_state: bool = False,
 ) -> Any:
-    """`ssmcore.torch.selective_scan`. The last state is float32 (float64 for float64 u).
+    """`ssmcore.torch.selective_scan`, differentiable through the last state too, which upstream's is not.
 
-    A : (dim, dstate), real or complex. With complex A, varying B and C are real with a last axis of 2 seqlen, real and imaginary
-    parts in turns, and the output is twice the real part. Differentiable through the last state too, which upstream's is not.
+    With a complex A, varying B and C are real with a last axis of 2 seqlen: real and imaginary parts take turns.
     """
     if A.is_complex():
         B, C = _complex_steps(B), _complex_steps(C)
-    return st.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state)
+    options: dict[str, Any] = {"return_last_state": return_last_state}
+    return st.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, **options)
 
 
 def selective_scan_ref(
@@ -67,7 +58,7 @@ def selective_scan_ref(
     delta_softplus: bool = False,
     return_last_state: bool = False,
 ) -> Any:
-    """`selective_scan_fn` as a loop of torch's operations, differentiable by autograd."""
+    """`selective_scan_fn` as a loop of torch's own operations."""
     if A.is_complex():
         B, C = _complex_steps(B), _complex_steps(C)
     wide = u.to(torch.promote_types(u.dtype, torch.float32))
@@ -84,35 +75,14 @@ def mamba_inner_fn_no_out_proj(
     conv1d_bias: Tensor | None,
     x_proj_weight: Tensor,
     delta_proj_weight: Tensor,
-    A: Tensor,
-    B: Tensor | None = None,
-    C: Tensor | None = None,
-    D: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    B_proj_bias: Tensor | None = None,
-    C_proj_bias: Tensor | None = None,
-    delta_softplus: bool = True,
-    checkpoint_lvl: int = 1,
+    *others: Any,
+    **options: Any,
 ) -> Tensor:
-    """`mamba_inner_fn` before its last product: (batch, dim, seqlen)."""
-    return st.mamba_inner(
-        xz,
-        conv1d_weight,
-        conv1d_bias,
-        x_proj_weight,
-        delta_proj_weight,
-        None,
-        None,
-        A,
-        B,
-        C,
-        D,
-        delta_bias,
-        B_proj_bias,
-        C_proj_bias,
-        delta_softplus,
-        checkpoint_lvl,
-    )
+    """`mamba_inner_fn` without its output projection: (batch, dim, seqlen)."""
+    options |= {"out_proj_weight": None, "out_proj_bias": None}
+    names = ("A", "B", "C", "D", "delta_bias", "B_proj_bias", "C_proj_bias", "delta_softplus", "checkpoint_lvl")
+    named = dict(zip(names, others, strict=False))
+    return st.mamba_inner(xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, **named, **options)
 
 
 def _projected(
@@ -155,7 +125,7 @@ def mamba_inner_ref(
     C_proj_bias: Tensor | None = None,
     delta_softplus: bool = True,
 ) -> Tensor:
-    """`mamba_inner_fn` by torch's operations alone."""
+    """`mamba_inner_fn` in torch's own operations."""
     x, z = xz.chunk(2, dim=1)
     u = causal_conv1d_ref(x, conv1d_weight.flatten(1), conv1d_bias, activation="silu")
     projections = (x_proj_weight, delta_proj_weight, A.shape[1], B, C, B_proj_bias, C_proj_bias)
@@ -182,7 +152,7 @@ def bimamba_inner_fn(
     C_proj_bias: Tensor | None = None,
     delta_softplus: bool = True,
 ) -> Tensor:
-    """One convolution and one projection, scanned forwards with A and backwards with A_b; the sum goes through the last product.
+    """`mamba_inner_fn` whose scan runs forwards with A and backwards with A_b. The output projection takes the sum.
 
     Source: Zhu et al., Vision Mamba (2024), the first of its bidirectional blocks.
     """

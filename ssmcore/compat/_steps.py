@@ -1,4 +1,4 @@
-"""Convolution and steps under their names in causal_conv1d and mamba_ssm."""
+"""Convolution and decoding steps under their names in causal_conv1d and mamba_ssm."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import torch as st
+
+# upstream records no gradient of a step
+causal_conv1d_update = torch.no_grad()(st.causal_conv1d_update)
+selective_state_update = torch.no_grad()(st.selective_state_update)
 
 
 def causal_conv1d_fn(
@@ -23,12 +27,12 @@ def causal_conv1d_fn(
 ) -> Any:
     """`ssmcore.torch.causal_conv1d` with causal_conv1d's arguments. Its first releases had `activation` in the place of `seq_idx`.
 
-    `final_states_out` is filled with the final states, and makes them be returned.
+    `final_states_out` is filled with the final states, which are then returned too.
     """
     if isinstance(seq_idx, str):
         seq_idx, activation = None, seq_idx
-    return_final_states = return_final_states or final_states_out is not None
-    found = st.causal_conv1d(x, weight, bias, initial_states, return_final_states, activation, seq_idx=seq_idx)
+    options: dict[str, Any] = {"return_final_states": return_final_states or final_states_out is not None}
+    found = st.causal_conv1d(x, weight, bias, initial_states, activation=activation, seq_idx=seq_idx, **options)
     if final_states_out is None:
         return found
     out, states = found
@@ -46,7 +50,7 @@ def causal_conv1d_ref(
     final_states_out: Tensor | None = None,
     activation: str | None = None,
 ) -> Any:
-    """The same by torch's own convolution."""
+    """The same in torch's own convolution."""
     past, dtype = weight.shape[1] - 1, torch.promote_types(x.dtype, weight.dtype)
     before = x.new_zeros((*x.shape[:2], past)) if initial_states is None else initial_states
     extended = torch.cat([before.to(dtype), x.to(dtype)], dim=-1)
@@ -56,35 +60,3 @@ def causal_conv1d_ref(
         return out
     states = extended[:, :, extended.shape[2] - past :].to(x.dtype)
     return out, states if final_states_out is None else final_states_out.copy_(states)
-
-
-@torch.no_grad()
-def causal_conv1d_update(
-    x: Tensor,
-    conv_state: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    activation: str | None = None,
-    cache_seqlens: Tensor | None = None,
-    conv_state_indices: Tensor | None = None,
-) -> Tensor:
-    """`ssmcore.torch.causal_conv1d_update`; no gradient is recorded, as upstream records none."""
-    return st.causal_conv1d_update(x, conv_state, weight, bias, activation, cache_seqlens, conv_state_indices)
-
-
-@torch.no_grad()
-def selective_state_update(
-    state: Tensor,
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    z: Tensor | None = None,
-    dt_bias: Tensor | None = None,
-    dt_softplus: bool = False,
-    state_batch_indices: Tensor | None = None,
-) -> Tensor:
-    """`ssmcore.torch.selective_state_update`; no gradient is recorded, as upstream records none."""
-    return st.selective_state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices)

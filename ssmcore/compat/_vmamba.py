@@ -10,26 +10,6 @@ from torch import Tensor
 
 from .. import torch as st
 from .._spec import check_option, fail
-from ..ops import selective_scan as _scan
-from ..torch._selective_scan import _scan_bwd, _scan_fwd
-
-CSMS6S = (
-    "CrossMerge",
-    "CrossMerge_Ab_1direction",
-    "CrossMerge_Ab_2direction",
-    "CrossScan",
-    "CrossScan_Ab_1direction",
-    "CrossScan_Ab_2direction",
-    "SelectiveScanCore",
-    "SelectiveScanMamba",
-    "SelectiveScanOflex",
-    "flops_selective_scan_fn",
-    "selective_scan_flop_jit",
-    "selective_scan_fn",
-    "selective_scan_torch",
-)
-CSM_TRITON = ("CrossMergeTriton", "CrossScanTriton", "CrossScanTriton1b1", "cross_merge_fn", "cross_scan_fn")
-
 
 # ---- the extensions ----
 
@@ -40,50 +20,30 @@ def _as_states(last_state: Tensor) -> Tensor:
     return torch.stack([torch.zeros_like(wide), wide], dim=-1).flatten(-2)[:, :, None]
 
 
-def _forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-) -> tuple[Tensor, Tensor]:
+def _forward(*arguments: Any) -> tuple[Tensor, Tensor]:
+    options: dict[str, Any] = {"return_last_state": True}
     with torch.no_grad():
-        out, last = st.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, True)
-    return out, last
+        return st.selective_scan(*arguments, **options)
 
 
 def _backward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    dout: Tensor,
-    delta_softplus: bool,
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *others: Any, dout: Tensor, delta_softplus: bool
 ) -> list[Tensor | None]:
-    """Gradients of u, delta, A, B, C, D, z and delta_bias. The states on the way are computed again."""
-    tensors = (u, delta, A, B, C, D, z, delta_bias, None)
-    shapes = {name: None if t is None else tuple(t.shape) for name, t in zip(_scan.ARGUMENTS, tensors, strict=True)}
-    _scan.check(shapes, discretization="mamba", layout="bdl")
+    """Gradients of u, delta, A, B, C, D, z and delta_bias, by a second forward pass."""
     if dout.shape != u.shape:
-        fail(
-            "mamba_bwd",
-            "dout",
-            f"shape {tuple(u.shape)} like u",
-            tuple(dout.shape),
-            "pass the gradient of out as it came",
-        )
-    with torch.no_grad():
-        _, _, checkpoints = _scan_fwd(*tensors, bool(delta_softplus), "mamba", "bdl", True)
-        grads = _scan_bwd(dout, None, *tensors, checkpoints, bool(delta_softplus), "mamba", "bdl")
-    return [g if t is not None else None for g, t in zip(grads[:8], tensors, strict=False)]
+        expected, got = f"shape {tuple(u.shape)} like u", tuple(dout.shape)
+        fail("mamba_bwd", "dout", expected, got, "pass the gradient of out as it came")
+    tensors = (u, delta, A, B, C, *others)
+    # wide, so that a wide dout of half-precision u is not rounded
+    leaves: list[Any] = [
+        None if t is None else t.detach().to(torch.promote_types(t.dtype, torch.float32)).requires_grad_()
+        for t in tensors
+    ]
+    with torch.enable_grad():
+        out: Tensor = st.selective_scan(*[*leaves, delta_softplus])
+    given = [leaf for leaf in leaves if leaf is not None]
+    found = iter(torch.autograd.grad(out, given, dout.to(out.dtype)))
+    return [None if t is None else next(found).to(t.dtype) for t in tensors]
 
 
 def mamba_fwd(
@@ -97,7 +57,7 @@ def mamba_fwd(
     delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
 ) -> list[Tensor]:
-    """[out, x], or [out, x, out_z] with z: the output before and after the gate, and the states."""
+    """[out, x], or with z [out, x, out_z]: the output before the gate, the states, the output after the gate."""
     out, last = _forward(u, delta, A, B, C, D, None, delta_bias, delta_softplus)
     if z is None:
         return [out, _as_states(last)]
@@ -121,14 +81,15 @@ def mamba_bwd(
     delta_softplus: bool = False,
     recompute_out_z: bool = False,
 ) -> list[Tensor | None]:
-    """[du, ddelta, dA, dB, dC, dD, ddelta_bias], with z also dz, written to the one given, and where asked out_z."""
-    *grads, found_dz, ddelta_bias = _backward(u, delta, A, B, C, D, z, delta_bias, dout, delta_softplus)
+    """[du, ddelta, dA, dB, dC, dD, ddelta_bias]; with z also dz, written into a given one, and out_z as asked for."""
+    arguments = (u, delta, A, B, C, D, z, delta_bias)
+    *grads, found_dz, ddelta_bias = _backward(*arguments, dout=dout, delta_softplus=delta_softplus)
     found = [*grads, ddelta_bias]
     if z is None or found_dz is None:
         return found
     found.append(found_dz if dz is None else dz.copy_(found_dz))
     if recompute_out_z:
-        found.append(_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus)[0])
+        found.append(_forward(*arguments, delta_softplus)[0])
     return found
 
 
@@ -143,7 +104,7 @@ def core_fwd(
     delta_softplus: bool = False,
     nrows: int = 1,
 ) -> list[Tensor]:
-    """[out, x]: the output in u's dtype, and the states. `nrows` chose among CUDA kernels and chooses nothing here."""
+    """[out, x]: the output in u's dtype, and the states. `nrows` has no effect."""
     return mamba_fwd(u, delta, A, B, C, D, None, delta_bias, delta_softplus)
 
 
@@ -176,7 +137,7 @@ def oflex_fwd(
     nrows: int = 1,
     out_float: bool = True,
 ) -> list[Tensor]:
-    """`core_fwd`, whose output is float32 where `out_float`, of half-precision u too."""
+    """`core_fwd`; with `out_float`, the output of half-precision u is float32."""
     wide = u.float() if out_float and u.dtype != torch.float64 else u
     return core_fwd(wide, delta, A, B, C, D, delta_bias, delta_softplus, nrows)
 
@@ -234,8 +195,8 @@ def selective_scan_fn(
     oflex: bool = True,
     backend: str | None = None,
 ) -> Tensor:
-    """The scan with VMamba's arguments: of half-precision u the output is float32 where `oflex`. `backend` named a CUDA extension and
-    chooses nothing here; ssmcore's are chosen by `ssmcore.use_backend`."""
+    """The scan with VMamba's arguments. With `oflex`, the output of half-precision u is float32. `backend` names a CUDA extension
+    and has no effect; `ssmcore.use_backend` chooses among ssmcore's."""
     wide = u.float() if oflex and u.dtype != torch.float64 else u
     out: Tensor = st.selective_scan(wide, delta, A, B, C, D, None, delta_bias, delta_softplus)
     return out
@@ -268,20 +229,8 @@ class SelectiveScanCore:
     """The same, with the output in u's dtype."""
 
     @staticmethod
-    def apply(
-        u: Tensor,
-        delta: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor | None = None,
-        delta_bias: Tensor | None = None,
-        delta_softplus: bool = False,
-        nrows: int = 1,
-        backnrows: int = 1,
-        oflex: bool = True,
-    ) -> Tensor:
-        return selective_scan_fn(u, delta, A, B, C, D, delta_bias, delta_softplus, oflex=False)
+    def apply(*arguments: Any, **options: Any) -> Tensor:
+        return SelectiveScanOflex.apply(*arguments[:10], **(options | {"oflex": False}))
 
 
 SelectiveScanMamba = SelectiveScanCore
@@ -290,7 +239,7 @@ SelectiveScanMamba = SelectiveScanCore
 def flops_selective_scan_fn(
     B: int = 1, L: int = 256, D: int = 768, N: int = 16, with_D: bool = True, with_Z: bool = False
 ) -> int:
-    """Operations of a scan as the field counts them: 9 for each batch, step, channel and state, 1 each for D and z."""
+    """Operations of a scan as VMamba counts them: 9 for each batch, step, channel and state, 1 each for D and z."""
     return B * D * L * (9 * N + with_D + with_Z)
 
 
@@ -352,7 +301,7 @@ def cross_scan_fn(
         Unless `in_channel_first`: (batch, height, width, dim), (batch, height, width, 4, dim).
     scans : 0 by rows and by columns, then both backwards; 1 four times by rows; 2 twice by rows, twice backwards; 3 the grid turned
         by 0, 90, 180 and 270 degrees
-    force_torch : chose between Triton and torch and chooses nothing here
+    force_torch : without effect
 
     Returns
     -------
@@ -386,10 +335,9 @@ def cross_merge_fn(
     scans: int = 0,
     force_torch: bool = False,
 ) -> Tensor:
-    """Four sequences laid back and summed at every position, or, with `one_by_one`, not summed: the adjoint of `cross_scan_fn`.
+    """The adjoint of `cross_scan_fn`: lays four sequences back and sums them at every position, unless `one_by_one`.
 
-    Its options are those of the `cross_scan_fn` it undoes, so that `out_channel_first` says how y lies and `in_channel_first` how
-    the result does.
+    The options are those of the `cross_scan_fn` to undo: `out_channel_first` is the layout of y, `in_channel_first` of the result.
 
     Parameters
     ----------
@@ -416,13 +364,13 @@ def cross_merge_fn(
     if one_by_one:
         x = torch.stack(grids, dim=1)
         return x if in_channel_first else x.permute(0, 3, 1, 2).contiguous()
-    # backwards directions first onto their forward ones, as upstream adds them
+    # each backward direction first joins its forward one, in upstream's order
     x = (grids[0] + grids[2]) + (grids[1] + grids[3])
     return x if in_channel_first else x.transpose(1, 2).contiguous()
 
 
 def _applied(name: str, function: Callable[..., Tensor], **options: Any) -> Any:
-    """A class whose `apply` is the function with some options: how VMamba names the same."""
+    """A class whose `apply` is the function with these options, as VMamba has it."""
     return type(name, (), {"apply": staticmethod(lambda x: function(x, **options)), "__doc__": function.__doc__})
 
 

@@ -1,8 +1,8 @@
 """Mamba models of Hugging Face transformers on ssmcore's kernels.
 
-On a CPU transformers runs its mixers in torch alone, which loops over time in Python. A mixer's `forward` finds its
-convolution and its scan by name in its module; `patch_transformers` puts functions on ssmcore's kernels there. Projections,
-norms, masks and caches stay those of transformers.
+On a CPU, transformers runs its mixers in torch alone, with a loop over time in Python. A mixer's `forward` looks up its
+convolution and its scan by name in its module; `patch_transformers` replaces these functions. Projections, norms, masks and
+caches stay as they are.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _originals: dict[str, dict[str, Any]] = {}
 
 
 def patch_transformers(models: str | Iterable[str] = tuple(MIXERS)) -> None:
-    """Runs the Mamba mixers of transformers on ssmcore's kernels where their tensors are on a CPU.
+    """Runs the Mamba mixers of transformers on ssmcore's kernels for tensors on the CPU.
 
-    Prefill, steps with a cache, and training with gradients, for models that exist already and new ones, within rounding of
-    what transformers computes: bfloat16 and float16 models are scanned in float32, float64 models in float64 throughout.
-    Tensors elsewhere go where they went before. Patching twice is patching once. Models built on Mamba-2 (Mamba2, Bamba, Zamba2,
-    Nemotron-H, Granite hybrids) are not covered.
+    Covers prefill, steps with a cache and training, in existing and new models. Results are those of transformers within
+    rounding: bfloat16 and float16 models are scanned in float32, float64 models in float64. Tensors on other devices run as
+    before. A second call changes nothing. Models built on Mamba-2 (Mamba2, Bamba, Zamba2, Nemotron-H, Granite hybrids) are not
+    covered.
 
     Parameters
     ----------
@@ -46,8 +46,7 @@ def patch_transformers(models: str | Iterable[str] = tuple(MIXERS)) -> None:
     ArgumentError
         A model is unknown.
     ImportError
-        transformers or torch is not installed, or a version of transformers whose mixers are built otherwise; nothing is
-        patched then.
+        transformers or torch is not installed, or the mixers of this transformers are built differently. Nothing is patched.
 
     Source: Gu and Dao, Mamba (2023), section 3.4, for the mixer; transformers 5.24 for its functions.
 
@@ -69,7 +68,7 @@ def patch_transformers(models: str | Iterable[str] = tuple(MIXERS)) -> None:
 
 
 def unpatch_transformers() -> None:
-    """Puts the functions of transformers back, the very objects that `patch_transformers` found; none where nothing is patched."""
+    """Puts the original functions of transformers back."""
     for name in list(_originals):
         module = _module(name)
         for function, original in _originals.pop(name).items():
@@ -88,7 +87,7 @@ def _module(name: str) -> ModuleType:
 
 
 def _replacements(name: str) -> dict[str, Callable[..., Any]]:
-    """The model's functions on ssmcore's kernels, by name. Raises ImportError unless its mixer calls functions like these."""
+    """The model's functions on ssmcore's kernels, by name. Raises ImportError unless its mixer calls functions with these names."""
     version = getattr(_installed("transformers", "pip install transformers"), "__version__", "of no version")
     _installed("torch", "pip install 'ssmcore[torch]'")
     from ._mixers import REPLACEMENTS
@@ -124,6 +123,6 @@ def _replacements(name: str) -> dict[str, Callable[..., Any]]:
 
 
 def _parameters(function: Callable[..., Any]) -> list[str]:
-    """Names of the parameters that can be given by position."""
+    """Names of the parameters that can be passed by position."""
     by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return [p.name for p in inspect.signature(function).parameters.values() if p.kind in by_position]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import backends
-from .._spec import Argument, Case, Cases, OpSpec, Sizes, Tolerance
+from .._spec import Argument, Case, Cases, OpSpec, Output, Sizes, Tolerance
 from ..backends._threads import resolve
 
 Array = NDArray[Any]
@@ -81,7 +81,12 @@ SPEC = OpSpec(
         Argument("psi", ("dim",), "1x1 convolution to one channel"),
         Argument("psi_weight", ("one",), "scale of psi's norm"),
         Argument("psi_shift", ("one",), "shift of psi's norm"),
-        Argument("statistics", ("norms two",), "means and variances to use", optional=True),
+        Argument("statistics", ("norms two",), "means and variances to use", optional=True, differentiable=False),
+    ),
+    outputs=(
+        Output("out", "batch height width channels"),
+        Output("q", "batch height width", wide=True, kept=True, public=False),
+        Output("statistics", "norms two", wide=True, kept=True),
     ),
     options={},
     forward=Tolerance(
@@ -121,6 +126,7 @@ SPEC = OpSpec(
         _sample("B8 64x64 C64 dim 32", batch=8, height=64, width=64, channels=64, dim=32),
         _sample("B16 16x16 C128 dim 64", batch=16, height=16, width=16, channels=128, dim=64),
     ),
+    derived={"norms": lambda sizes: 2 * sizes["dim"] + 1, "two": lambda sizes: 2},
 )  # fmt: skip
 
 ARGUMENTS = tuple(argument.name for argument in SPEC.arguments)

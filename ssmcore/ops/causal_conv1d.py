@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .. import backends
 from .._conventions import spread_sequences
-from .._spec import Argument, ArgumentTypeError, Case, Cases, OpSpec, Sizes, Tolerance
+from .._spec import Argument, ArgumentTypeError, Case, Cases, OpSpec, Output, Sizes, Tolerance
 from ..backends._threads import resolve
 
 Array = NDArray[Any]
@@ -66,6 +66,7 @@ SPEC = OpSpec(
         Argument("bias", ("dim",), "added to the sum", optional=True),
         Argument("initial_states", ("batch dim past",), "the taps - 1 inputs before the first", optional=True),
     ),
+    outputs=(Output("out", "batch seqlen dim"),),
     options={"activation": (None, "silu", "swish"), "layout": ("bdl", "bld")},
     forward=Tolerance(
         float32=2e-6, float64=2e-15, reason="a sum of at most 16 terms in the samples, and a sigmoid of a few roundings"

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import backends
-from .._conventions import sequence_starts, sigmoid, softplus
-from .._spec import Argument, ArgumentTypeError, Case, Cases, OpSpec, Sizes, Tolerance
+from .._conventions import CHECKPOINT_STEPS, sequence_starts, sigmoid, softplus
+from .._spec import Argument, ArgumentTypeError, Case, Cases, OpSpec, Output, Sizes, Tolerance
 from ..backends._threads import resolve
 
 Array = NDArray[Any]
@@ -87,6 +87,11 @@ SPEC = OpSpec(
         Argument("dt_bias", ("nheads",), "added to dt", optional=True),
         Argument("initial_states", ("batch nheads headdim dstate",), "states before the first step", optional=True),
     ),
+    outputs=(
+        Output("out", "batch seqlen nheads headdim"),
+        Output("last_state", "batch nheads headdim dstate", wide=True),
+        Output("checkpoints", "batch chunks nheads dstate headdim", wide=True, kept=True, public=False),
+    ),
     options={},
     forward=Tolerance(
         float32=8e-6,
@@ -148,6 +153,7 @@ SPEC = OpSpec(
         _sample("Mamba-2 130m: B1 L2048 H24 P64 N128", batch=1, seqlen=2048, nheads=24, headdim=64, dstate=128, ngroups=1,
                 extras=False),
     ),
+    derived={"chunks": lambda sizes: -(-sizes["seqlen"] // CHECKPOINT_STEPS)},
 )  # fmt: skip
 
 ARGUMENTS = tuple(argument.name for argument in SPEC.arguments)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import backends
-from .._spec import Argument, Case, Cases, OpSpec, Sizes, Tolerance
+from .._spec import Argument, Case, Cases, OpSpec, Output, Sizes, Tolerance
 from ..backends._threads import resolve
 
 Array = NDArray[Any]
@@ -58,6 +58,7 @@ SPEC = OpSpec(
         Argument("weight", ("dim rows columns",), "3x3 weights of each channel"),
         Argument("bias", ("dim",), "added to the sum", optional=True),
     ),
+    outputs=(Output("out", "batch height width dim"),),
     options={"activation": (None, "silu", "swish")},
     forward=Tolerance(float32=2e-6, float64=2e-15, reason="a sum of ten terms, and a sigmoid of a few roundings"),
     gradient=Tolerance(

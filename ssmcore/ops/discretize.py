@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import backends
-from .._spec import Argument, ArgumentError, Case, ErrorSample, OpSpec, Sample, Tolerance
+from .._spec import Argument, ArgumentError, Case, ErrorSample, OpSpec, Output, Sample, Tolerance
 from ..backends._threads import resolve
 
 Array = NDArray[Any]
@@ -87,6 +87,7 @@ SPEC = OpSpec(
         Argument("B", ("... dstate", "... dstate inputs"), "input matrix"),
         Argument("delta", ("...",), "step"),
     ),
+    outputs=(Output("A_bar", "... dstate"), Output("B_bar", "... dstate")),
     options={"method": _METHODS, "structure": ("diagonal", "dense")},
     forward=Tolerance(float32=2e-6, float64=1e-13, reason="element-wise functions in double precision, rounded; dense: scaling and "
                       "squaring doubles the rounding at each of at most ten squarings"),

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import backends
-from .._spec import Argument, ArgumentError, Case, ErrorSample, OpSpec, Sample, Tolerance
+from .._spec import Argument, ArgumentError, Case, ErrorSample, OpSpec, Output, Sample, Tolerance
 
 Array = NDArray[Any]
 ENTRIES = ("gate_crop", "gate_crop_vjp")
@@ -32,6 +32,7 @@ SPEC = OpSpec(
     source="Mamba-AHNet IV, algorithm 3, steps 1-4",
     entries=ENTRIES,
     arguments=(Argument("g", ("...",), "gating features"),),
+    outputs=(Output("out", "..."),),
     options={},
     forward=Tolerance(float32=0.0, float64=0.0, reason="a copy"),
     gradient=Tolerance(float32=0.0, float64=0.0, reason="a copy"),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .. import backends
 from .._conventions import CHECKPOINT_STEPS
-from .._spec import Argument, ArgumentTypeError, Case, Cases, OpSpec, Sizes, Tolerance
+from .._spec import Argument, ArgumentTypeError, Case, Cases, OpSpec, Output, Sizes, Tolerance
 from ..backends._threads import resolve
 
 Array = NDArray[Any]
@@ -104,6 +104,11 @@ SPEC = OpSpec(
         Argument("delta_bias", ("dim",), "added to delta", optional=True),
         Argument("initial_state", ("batch dim dstate",), "state before the first step", optional=True),
     ),
+    outputs=(
+        Output("out", "batch seqlen dim"),
+        Output("last_state", "batch dim dstate", wide=True),
+        Output("checkpoints", "batch chunks dstate dim", wide=True, kept=True, public=False),
+    ),
     options={"discretization": ("mamba", "bilinear", "zoh"), "layout": ("bdl", "bld")},
     forward=Tolerance(
         float32=4e-6,
@@ -184,6 +189,7 @@ SPEC = OpSpec(
         _sample("Mamba-130m decode step: B1 D1536 L1 N16 softplus D z", batch=1, dim=1536, seqlen=1, dstate=16,
                 delta_softplus=True),
     ),
+    derived={"chunks": lambda sizes: -(-sizes["seqlen"] // CHECKPOINT_STEPS)},
 )  # fmt: skip
 
 

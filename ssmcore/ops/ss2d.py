@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import backends
-from .._conventions import DIRECTIONS, roll_up, unroll
-from .._spec import Argument, ArgumentError, Case, Cases, OpSpec, Sizes, Tolerance
+from .._conventions import CHECKPOINT_STEPS, DIRECTIONS, roll_up, unroll
+from .._spec import Argument, ArgumentError, Case, Cases, OpSpec, Output, Sizes, Tolerance
 from ..backends._threads import resolve
 
 Array = NDArray[Any]
@@ -80,6 +80,10 @@ SPEC = OpSpec(
         Argument("D", ("directions dim",), "skip", optional=True),
         Argument("delta_bias", ("directions dim",), "added to delta", optional=True),
     ),
+    outputs=(
+        Output("out", "batch height width dim"),
+        Output("checkpoints", "directions batch chunks dstate dim", wide=True, kept=True, public=False),
+    ),
     options={"discretization": ("mamba", "bilinear", "zoh")},
     forward=Tolerance(
         float32=8e-6, float64=2e-13, reason="that of selective_scan, and four results that may cancel are added"
@@ -139,6 +143,7 @@ SPEC = OpSpec(
         _sample("segnet 64 px stage 4: B16 2x2 D768 N16 bilinear", batch=16, height=2, width=2, dim=768, dstate=16,
                 delta_softplus=True, discretization="bilinear"),
     ),
+    derived={"chunks": lambda sizes: -(-sizes["height"] * sizes["width"] // CHECKPOINT_STEPS)},
 )  # fmt: skip
 
 ARGUMENTS = tuple(argument.name for argument in SPEC.arguments)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from .. import backends
 from .._lti import STRUCTURES, broadcast, check_floats, lead_of
-from .._spec import Argument, Case, Cases, OpSpec, Tolerance
+from .._spec import Argument, Case, Cases, OpSpec, Output, Tolerance
 from ..backends._threads import resolve
 
 Array = NDArray[Any]
@@ -67,6 +67,7 @@ SPEC = OpSpec(
         Argument("D", ("...",), "way past the states", optional=True),
         Argument("initial_state", ("... dstate",), "state before the first step", optional=True),
     ),
+    outputs=(Output("y", "... seqlen"), Output("last_state", "... dstate")),
     options={"structure": STRUCTURES},
     forward=Tolerance(
         float32=4e-6,

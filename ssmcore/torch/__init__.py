@@ -1,7 +1,7 @@
-"""The operations for tensors: custom ops with fake kernels and gradients, for eager, `torch.compile` and `torch.export`.
+"""The operations for tensors: custom ops with fake kernels and gradients, for eager mode, `torch.compile` and `torch.export`.
 
-On CPU tensors the NumPy backends run on the tensors' own memory; elsewhere plain torch runs. Gradients of gradients are
-not offered and raise.
+On the CPU the backends of `ssmcore` run on the tensors' own memory. On other devices torch's own operations run. A gradient
+of a gradient raises.
 
 >>> import torch, ssmcore.torch
 >>> one = torch.ones(1, 1, 3, dtype=torch.float64)

@@ -1,10 +1,9 @@
-"""What the custom ops share: tensors as arrays and back, and checks of dtype and device."""
+"""Tensors as arrays, and the checks that all functions share."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,30 +13,29 @@ _REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def as_array(x: Tensor | None) -> Any:
-    """The tensor's memory as an array; bfloat16, which NumPy lacks, and float16, whose gradients of wider arguments would be rounded
-    to it, widened to float32."""
+    """The tensor's memory as an array. bfloat16 and float16 become float32, so that gradients of wider arguments are not rounded."""
     if x is None:
         return None
     x = x.detach()
     return (x.float() if x.dtype in (torch.bfloat16, torch.float16) else x).numpy()
 
 
-def as_tensor(array: Any, like: Tensor) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).to(like.dtype)
-
-
-def as_state(array: Any, like: Tensor) -> Tensor:
-    """A state as it is carried on: in the dtype that a scan of `like` is computed in."""
-    return torch.from_numpy(np.ascontiguousarray(array)).to(wide(like))
-
-
 def wide(x: Tensor) -> torch.dtype:
-    """The dtype a scan of x is computed in."""
+    """The dtype that results for x are computed in."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def check_dtypes(op: str, tensors: dict[str, Tensor | None], *, complex_too: tuple[str, ...] = ()) -> None:
-    """Raises ArgumentTypeError unless all are tensors of one device and of real floats, or complex where that is allowed."""
+def check_tensors(
+    op: str, tensors: dict[str, Tensor | None], *, complex_too: tuple[str, ...] = ()
+) -> dict[str, tuple[int, ...] | None]:
+    """Checks the arguments of an operation and returns their shapes by name, None for an absent one.
+
+    Raises
+    ------
+    ArgumentTypeError
+        An argument is not a tensor, is on another device than the first, or has no real floating dtype. The arguments in
+        `complex_too` may be complex.
+    """
     name, first = next(iter(tensors.items()))
     if first is None:
         raise ArgumentTypeError(f"{op}: {name}: expected a tensor, got None; it is not optional")
@@ -56,3 +54,4 @@ def check_dtypes(op: str, tensors: dict[str, Tensor | None], *, complex_too: tup
             raise ArgumentTypeError(
                 f"{op}: {name}: expected device {first.device} like the first argument, got {x.device}; move it there"
             )
+    return {name: None if x is None else tuple(x.shape) for name, x in tensors.items()}

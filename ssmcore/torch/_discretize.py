@@ -7,13 +7,13 @@ from torch import Tensor
 
 from ..backends.torch_ import discretize_tensors
 from ..ops import discretize as _discretize
-from ._common import check_dtypes
+from ._common import check_tensors
 
 
 def discretize(
     A: Tensor, B: Tensor, delta: Tensor, *, method: str = "zoh", structure: str = "diagonal"
 ) -> tuple[Tensor, Tensor]:
-    """A_bar and B_bar of x' = A x + B u at step delta, as `ssmcore.discretize`, in torch's own operations on any device.
+    """`ssmcore.discretize` of tensors, in torch's own operations on any device.
 
     Raises
     ------
@@ -22,7 +22,7 @@ def discretize(
 
     Source: Mamba-AHNet, eq. 2.
     """
-    check_dtypes("discretize", {"A": A, "B": B, "delta": delta}, complex_too=("A", "B"))
+    check_tensors("discretize", {"A": A, "B": B, "delta": delta}, complex_too=("A", "B"))
     _discretize.SPEC.check_option("method", method)
     _discretize.SPEC.check_option("structure", structure)
     A_bar, B_bar = discretize_tensors(A, B, delta, method=method, structure=structure)

@@ -5,81 +5,83 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .. import backends
 from ..backends.torch_ import gate_crop_tensors
 from ..ops import gate_crop as _gate_crop
-from ._common import as_array, as_tensor, check_dtypes
+from ._common import as_array, check_tensors
+from ._register import as_result, choose, define
+
+_SPEC = _gate_crop.SPEC
 
 
-@torch.library.custom_op("ssmcore::gate_crop", mutates_args=())
-def _crop(g: Tensor, size: Sequence[int]) -> Tensor:
-    if g.device.type != "cpu":
+def _crop(g: Tensor, size: Sequence[int], backend: str | None) -> Tensor:
+    choice = choose(_SPEC, g, backend)
+    if choice is None:
         return gate_crop_tensors(g, size)
-    choice = backends.choose("gate_crop", _gate_crop.ENTRIES)
-    return as_tensor(backends.entry(choice, "gate_crop")(as_array(g), tuple(size)), g)
+    return as_result(backends.entry(choice, "gate_crop")(as_array(g), tuple(size)), g.dtype)
 
 
-@_crop.register_fake
-def _(g: Tensor, size: Sequence[int]) -> Tensor:
-    return g.new_empty((*g.shape[: g.ndim - len(size)], *size))
-
-
-@torch.library.custom_op("ssmcore::gate_crop_vjp", mutates_args=())
-def _crop_vjp(dout: Tensor, g_size: Sequence[int]) -> Tensor:
-    if dout.device.type != "cpu":
+def _pad(dout: Tensor, g_size: Sequence[int], backend: str | None) -> Tensor:
+    """The adjoint of `_crop`."""
+    choice = choose(_SPEC, dout, backend)
+    if choice is None:
         pads: list[int] = []
         for full, part in zip(reversed(list(g_size)), reversed(dout.shape), strict=False):
             pads += [(full - part) // 2, full - part - (full - part) // 2]
-        return torch.nn.functional.pad(dout, pads)
-    choice = backends.choose("gate_crop", _gate_crop.ENTRIES)
-    return as_tensor(backends.entry(choice, "gate_crop_vjp")(as_array(dout), tuple(g_size)), dout)
+        return F.pad(dout, pads)
+    return as_result(backends.entry(choice, "gate_crop_vjp")(as_array(dout), tuple(g_size)), dout.dtype)
 
 
-@_crop_vjp.register_fake
-def _(dout: Tensor, g_size: Sequence[int]) -> Tensor:
-    return dout.new_empty((*dout.shape[: dout.ndim - len(g_size)], *g_size))
+def _fake(x: Tensor, size: Sequence[int], backend: str | None) -> Tensor:
+    return x.new_empty((*x.shape[: x.ndim - len(size)], *size))
 
 
-def _crop_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    g, size = inputs
-    ctx.g_size = list(g.shape[g.ndim - len(size) :])
-    ctx.size = list(size)
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, size, ctx.backend = inputs
+    ctx.size = list(x.shape[x.ndim - len(size) :])
 
 
-def _crop_backward(ctx: Any, dout: Tensor) -> tuple[Tensor, None]:
-    return _crop_vjp(dout, ctx.g_size), None
+def _crop_backward(ctx: Any, dout: Tensor) -> tuple[Tensor, None, None]:
+    return _crop_vjp_op(dout, ctx.size, ctx.backend), None, None
 
 
-def _crop_vjp_backward(ctx: Any, ddg: Tensor) -> tuple[Tensor, None]:
-    return _crop(ddg, ctx.size), None
+def _pad_backward(ctx: Any, ddg: Tensor) -> tuple[Tensor, None, None]:
+    return _crop_op(ddg, ctx.size, ctx.backend), None, None
 
 
-def _crop_vjp_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    dout, g_size = inputs
-    ctx.size = list(dout.shape[dout.ndim - len(g_size) :])
+_crop_op = define(
+    "gate_crop",
+    "(Tensor g, int[] size, str? backend) -> Tensor",
+    _crop,
+    _fake,
+    backward=_crop_backward,
+    setup_context=_setup,
+)
+_crop_vjp_op = define(
+    "gate_crop_vjp",
+    "(Tensor dout, int[] g_size, str? backend) -> Tensor",
+    _pad,
+    _fake,
+    backward=_pad_backward,
+    setup_context=_setup,
+)
 
 
-_crop.register_autograd(_crop_backward, setup_context=_crop_setup)
-_crop_vjp.register_autograd(_crop_vjp_backward, setup_context=_crop_vjp_setup)
-
-
-def gate_crop(g: Tensor, size: Sequence[int]) -> Tensor:
-    """Centre of the trailing axes of g, as `ssmcore.gate_crop`; differentiable any number of times.
-
-    Parameters
-    ----------
-    g : (..., *g_size)
-    size : trailing axes of the result, each at most that of g
+def gate_crop(g: Tensor, size: Sequence[int], *, backend: str | None = None) -> Tensor:
+    """`ssmcore.gate_crop` of a tensor, differentiable any number of times.
 
     Raises
     ------
     ArgumentError
         `size` is larger than g or has more axes.
+    BackendError
+        The backend named cannot run.
 
     Source: Mamba-AHNet, algorithm 3, steps 1 to 4.
     """
-    check_dtypes("gate_crop", {"g": g})
-    return _crop(g, list(_gate_crop.check(tuple(g.shape), tuple(size))))
+    check_tensors("gate_crop", {"g": g})
+    cropped: Tensor = _crop_op(g, list(_gate_crop.check(tuple(g.shape), tuple(size))), backend)
+    return cropped

@@ -1,4 +1,4 @@
-"""Linear time-invariant systems of tensors, in torch's own operations on any device, and the layer S4D made of them."""
+"""Linear time-invariant systems of tensors, in torch's own operations on any device, and the layer S4D."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .._hippo import s4d_diagonal
 from .._spec import check_count, check_option, fail
 from ..backends.torch_ import ssm_recurrence_tensors
-from ._common import check_dtypes
+from ._common import check_tensors
 from ._discretize import discretize
 
 _COMPLEX = ("A_bar", "B_bar", "C", "u", "kernel", "D", "initial_state")
@@ -45,17 +45,7 @@ def _powers(A: Tensor, vector: Tensor, count: int) -> Tensor:
 
 
 def ssm_kernel(A_bar: Tensor, B_bar: Tensor, C: Tensor, length: int) -> Tensor:
-    """The impulse response K[k] = C A_bar^k B_bar of a diagonal system; as `ssmcore.ssm_kernel`, differentiable.
-
-    Parameters
-    ----------
-    A_bar, B_bar, C : (..., dstate)
-        Real or complex. Leading axes broadcast.
-    length : number of steps, at least 0
-
-    Returns
-    -------
-    (..., length)
+    """`ssmcore.ssm_kernel` of a diagonal system of tensors, differentiable.
 
     Raises
     ------
@@ -64,7 +54,7 @@ def ssm_kernel(A_bar: Tensor, B_bar: Tensor, C: Tensor, length: int) -> Tensor:
 
     Source: Mamba-AHNet, eq. 4; Gu et al., On the parameterization and initialization of diagonal state space models (2022).
     """
-    check_dtypes("ssm_kernel", {"A_bar": A_bar, "B_bar": B_bar, "C": C}, complex_too=_COMPLEX)
+    check_tensors("ssm_kernel", {"A_bar": A_bar, "B_bar": B_bar, "C": C}, complex_too=_COMPLEX)
     _check_system("ssm_kernel", A_bar, B_bar, C)
     check_count("ssm_kernel", "length", length, 0, "steps")
     _lead("ssm_kernel", A_bar=A_bar.shape[:-1], B_bar=B_bar.shape[:-1], C=C.shape[:-1])
@@ -77,20 +67,16 @@ def ssm_kernel(A_bar: Tensor, B_bar: Tensor, C: Tensor, length: int) -> Tensor:
     return kernel.flatten(-2)[..., :length]
 
 
+def _fast_length(length: int, primes: tuple[int, ...]) -> int:
+    """The smallest number from `length` on without prime factors other than 2 and `primes`: Fourier transforms of it are fast."""
+    odd = [1]
+    for prime in primes:
+        odd = [n * prime**k for n in odd for k in range(length.bit_length()) if n * prime**k < 2 * length]
+    return min(n << (-(-length // n) - 1).bit_length() for n in odd)
+
+
 def ssm_convolve(u: Tensor, kernel: Tensor, *, D: Tensor | None = None) -> Tensor:
-    """The causal convolution y[k] = sum_j kernel[j] u[k - j] + D u[k] by Fourier transforms; as `ssmcore.ssm_convolve`, differentiable.
-
-    Parameters
-    ----------
-    u : (..., seqlen)
-    kernel : (..., length)
-        Real or complex. What of the kernel lies beyond seqlen has no effect.
-    D : (...), or None for no way past the states
-        All leading axes broadcast.
-
-    Returns
-    -------
-    (..., seqlen)
+    """`ssmcore.ssm_convolve` of tensors, differentiable.
 
     Raises
     ------
@@ -99,7 +85,7 @@ def ssm_convolve(u: Tensor, kernel: Tensor, *, D: Tensor | None = None) -> Tenso
 
     Source: Mamba-AHNet, eq. 3.
     """
-    check_dtypes("ssm_convolve", {"u": u, "kernel": kernel, "D": D}, complex_too=_COMPLEX)
+    check_tensors("ssm_convolve", {"u": u, "kernel": kernel, "D": D}, complex_too=_COMPLEX)
     for name, x in (("u", u), ("kernel", kernel)):
         if x.ndim < 1:
             fail("ssm_convolve", name, "at least one axis, time", tuple(x.shape), "pass a sequence")
@@ -110,10 +96,8 @@ def ssm_convolve(u: Tensor, kernel: Tensor, *, D: Tensor | None = None) -> Tenso
     if 0 in (seqlen, kernel.shape[-1], *lead):
         y = (u * kernel.sum(-1, keepdim=True)).expand(*lead, seqlen) * 0
     else:
-        from scipy.fft import next_fast_len
-
         real = not (u.is_complex() or kernel.is_complex())
-        size = next_fast_len(seqlen + kernel.shape[-1] - 1, real=real)
+        size = _fast_length(seqlen + kernel.shape[-1] - 1, (3, 5) if real else (3, 5, 7, 11))
         forward, back = (torch.fft.rfft, torch.fft.irfft) if real else (torch.fft.fft, torch.fft.ifft)
         y = back(forward(u, size) * forward(kernel, size), size)[..., :seqlen]
     return y if D is None else y + D[..., None] * u
@@ -122,20 +106,7 @@ def ssm_convolve(u: Tensor, kernel: Tensor, *, D: Tensor | None = None) -> Tenso
 def ssm_recurrence(
     A_bar: Tensor, B_bar: Tensor, C: Tensor, u: Tensor, *, D: Tensor | None = None, initial_state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """A diagonal system step by step; as `ssmcore.ssm_recurrence`, differentiable.
-
-    Parameters
-    ----------
-    A_bar, B_bar, C : (..., dstate)
-    u : (..., seqlen)
-    D : (...), or None for no way past the states
-    initial_state : (..., dstate) before the first step, or None for zeros
-        Real or complex. Leading axes broadcast.
-
-    Returns
-    -------
-    y : (..., seqlen)
-    last_state : (..., dstate)
+    """`ssmcore.ssm_recurrence` of a diagonal system of tensors, differentiable.
 
     Raises
     ------
@@ -145,7 +116,7 @@ def ssm_recurrence(
     Source: Mamba-AHNet, eq. 2, whose printed index is a misprint.
     """
     tensors = {"A_bar": A_bar, "B_bar": B_bar, "C": C, "u": u, "D": D, "initial_state": initial_state}
-    check_dtypes("ssm_recurrence", tensors, complex_too=_COMPLEX)
+    check_tensors("ssm_recurrence", tensors, complex_too=_COMPLEX)
     _check_system("ssm_recurrence", A_bar, B_bar, C)
     start = torch.zeros_like(A_bar) if initial_state is None else initial_state
     if u.ndim < 1 or start.shape[-1:] != A_bar.shape[-1:]:
@@ -163,19 +134,19 @@ def ssm_recurrence(
 
 
 class S4D(nn.Module):
-    """Structured state space layer with a diagonal system for each channel, and a learned step.
+    """Structured state space layer: a diagonal system and a learned step for each channel.
 
-    y = conv(u, K) + D u, where K[k] = 2 Re(C A_bar^k B_bar), A_bar and B_bar from A and B = 1 at step exp(log_delta). Sequences are
-    convolved by Fourier transforms; `step` goes on from a state, one step at a time, with the same output.
+    y = conv(u, K) + D u with K[k] = 2 Re(C A_bar^k B_bar). A_bar and B_bar discretise A and B = 1 at step exp(log_delta).
+    `forward` convolves by Fourier transforms. `step` computes the same output one step at a time, from a state.
 
     Parameters
     ----------
     dim : channels
-    dstate : states of a channel: pairs of conjugates, or single ones for init "real"
+    dstate : states of a channel: pairs of conjugates, or single states for init "real"
     init : "lin", "inv", "legs" or "real"
-        What A starts from, see `ssmcore.s4d_diagonal`.
+        Initial A, see `ssmcore.s4d_diagonal`.
     discretization : "zoh", "bilinear" or "mamba"
-    delta_range : smallest and largest step, between which the channels' steps are drawn, evenly in their logarithm
+    delta_range : smallest and largest initial step; the steps are drawn log-uniformly between them
 
     Shapes
     ------
@@ -223,7 +194,7 @@ class S4D(nn.Module):
             self.frequency = nn.Parameter(torch.from_numpy(A.imag.copy()).float())
         else:
             self.register_parameter("frequency", None)
-        # real and imaginary part, since optimisers and half precision know no complex numbers
+        # real and imaginary part: optimisers and half precision know no complex numbers
         self.C = nn.Parameter(torch.randn(dim, dstate, 1 if self.frequency is None else 2) / math.sqrt(2))
         self.D = nn.Parameter(torch.randn(dim))
 

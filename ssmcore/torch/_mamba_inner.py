@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,36 +10,34 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .._spec import check_option, fail
+from .._spec import ArgumentTypeError, check_option, fail
 from ..ops import selective_scan as _scan
-from ._causal_conv1d import _conv_bwd, causal_conv1d
-from ._common import check_dtypes
-from ._selective_scan import _scan_bwd, _scan_fwd, selective_scan
+from ._causal_conv1d import conv_op
+from ._common import check_tensors
+from ._selective_scan import scan_op
 
 _OP = "mamba_inner"
 
 
-def _check(tensors: dict[str, Tensor | None], checkpoint_lvl: int) -> None:
-    A = tensors["A"]
+def _check(tensors: dict[str, Any], checkpoint_lvl: int) -> None:
+    A, xz, delta_proj, conv = (tensors[name] for name in ("A", "xz", "delta_proj_weight", "conv1d_weight"))
+    for name in ("A", "conv1d_weight", "x_proj_weight", "delta_proj_weight"):
+        if tensors[name] is None:
+            fail(_OP, name, "a tensor", None, "it is not optional", ArgumentTypeError)
     if isinstance(A, Tensor) and A.is_complex():
         fail(_OP, "A", "a real tensor", A.dtype, "complex states are not offered; pass the real A of Mamba")
-    check_dtypes(_OP, tensors)
+    check_tensors(_OP, tensors)
     check_option(_OP, "checkpoint_lvl", checkpoint_lvl, (0, 1))
-    xz, delta_proj, conv = tensors["xz"], tensors["delta_proj_weight"], tensors["conv1d_weight"]
-    assert A is not None
-    assert xz is not None
-    assert delta_proj is not None
-    assert conv is not None
     if A.ndim != 2:
         fail(_OP, "A", "shape (dim, dstate)", tuple(A.shape), "pass -exp(A_log)")
     dim, dstate = A.shape
     if xz.ndim != 3 or xz.shape[1] != 2 * dim:
         fail(
-            _OP, "xz", f"shape (batch, {2 * dim}, seqlen)", tuple(xz.shape), "x and z lie one after the other in axis 1"
+            _OP, "xz", f"shape (batch, {2 * dim}, seqlen)", tuple(xz.shape), "put x and z one after the other in axis 1"
         )
     if delta_proj.ndim != 2 or delta_proj.shape[0] != dim:
         fail(_OP, "delta_proj_weight", f"shape ({dim}, dt_rank)", tuple(delta_proj.shape), "pass dt_proj.weight")
-    if conv.ndim not in (2, 3) or conv.shape[0] != dim or (conv.ndim == 3 and conv.shape[1] != 1):
+    if conv.ndim not in (2, 3) or conv.shape[0] != dim or (conv.ndim == 3 and conv.shape[1] != 1) or not conv.shape[-1]:
         fail(_OP, "conv1d_weight", f"shape ({dim}, 1, taps)", tuple(conv.shape), "pass conv1d.weight")
     rank, varying = delta_proj.shape[1], sum(tensors[name] is None for name in ("B", "C"))
     out_features = None if (out := tensors["out_proj_weight"]) is None else out.shape[0]
@@ -79,73 +78,82 @@ def _normed(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight).to(x.dtype)
 
 
-class _Projections:
-    """delta, B and C from x_proj's output: (batch, seqlen, dim) and (batch, seqlen, dstate), or B and C as given."""
-
-    def __init__(self, B: Tensor | None, C: Tensor | None, dstate: int, eps: float) -> None:
-        self.varies_B, self.varies_C, self.dstate, self.eps = B is None, C is None, dstate, eps
-
-    def __call__(
-        self,
-        projected: Tensor,
-        weight: Tensor,
-        B: Tensor | None,
-        C: Tensor | None,
-        B_bias: Tensor | None,
-        C_bias: Tensor | None,
-        b_rms: Tensor | None,
-        c_rms: Tensor | None,
-        dt_rms: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        rank, n = weight.shape[1], self.dstate
-        delta = _normed(F.linear(projected[..., :rank], weight), dt_rms, self.eps)
-        if self.varies_B:
-            B = projected[..., rank : rank + n]
-            B = _normed(B if B_bias is None else B + B_bias.to(B.dtype), b_rms, self.eps)
-        if self.varies_C:
-            C = projected[..., projected.shape[-1] - n :]
-            C = _normed(C if C_bias is None else C + C_bias.to(C.dtype), c_rms, self.eps)
-        assert B is not None
-        assert C is not None
-        return delta, B, C
+def _projections(
+    projected: Tensor,
+    dstate: int,
+    eps: float,
+    weight: Tensor,
+    B: Tensor | None,
+    C: Tensor | None,
+    B_bias: Tensor | None,
+    C_bias: Tensor | None,
+    b_rms: Tensor | None,
+    c_rms: Tensor | None,
+    dt_rms: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """delta (batch, seqlen, dim) from x_proj's output; B and C (batch, seqlen, 1, dstate) too, unless they are given."""
+    rank = weight.shape[1]
+    delta = _normed(F.linear(projected[..., :rank], weight), dt_rms, eps)
+    if B is None:
+        B = projected[..., rank : rank + dstate]
+        B = _normed(B if B_bias is None else B + B_bias.to(B.dtype), b_rms, eps)[:, :, None]
+    if C is None:
+        C = projected[..., projected.shape[-1] - dstate :]
+        C = _normed(C if C_bias is None else C + C_bias.to(C.dtype), c_rms, eps)[:, :, None]
+    return delta, B, C
 
 
-def _time_first(x: Tensor | None) -> Tensor | None:
-    """Varying B or C, channel-first as upstream has it, with the sequence first."""
-    if x is None or x.ndim == 2:
-        return x
-    return x.transpose(1, 2) if x.ndim == 3 else x.permute(0, 3, 1, 2)
+@dataclass(frozen=True)
+class _Settings:
+    eps: float
+    delta_softplus: bool
+    run: tuple[str | None, int | None]
+    """backend and num_threads"""
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
+        backend, num_threads = self.run
+        return conv_op(x, weight, bias, None, silu=True, channel_first=False, backend=backend, num_threads=num_threads)
+
+
+def _inner(
+    settings: _Settings,
+    keep: bool | None,
+    x: Tensor,
+    z: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor | None,
+    x_proj_weight: Tensor,
+    A: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    *others: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gated output (batch, seqlen, dim), x_proj's output and the scan's checkpoints."""
+    convolved = settings.convolve(x, conv_weight, conv_bias)
+    projected = F.linear(convolved, x_proj_weight)
+    delta, B, C = _projections(projected, A.shape[1], settings.eps, *others)
+    backend, num_threads = settings.run
+    y, _, checkpoints = scan_op(
+        *(convolved, delta, A, B, C, D, z, delta_bias, None),
+        delta_softplus=settings.delta_softplus,
+        discretization="mamba",
+        channel_first=False,
+        keep=keep,
+        backend=backend,
+        num_threads=num_threads,
+    )
+    return y, projected, checkpoints
 
 
 class _Recomputed(torch.autograd.Function):
-    """Keeps neither the convolution nor delta, of batch * seqlen * dim each, and computes both again in the backward pass."""
+    """`_inner`, which keeps neither the convolution nor delta: the backward pass computes them again."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        projections: _Projections,
-        delta_softplus: bool,
-        x: Tensor,
-        z: Tensor,
-        conv_weight: Tensor,
-        conv_bias: Tensor | None,
-        x_proj_weight: Tensor,
-        A: Tensor,
-        D: Tensor | None,
-        delta_bias: Tensor | None,
-        *others: Tensor | None,
-    ) -> Tensor:
-        convolved = causal_conv1d(x, conv_weight, conv_bias, activation="silu", layout="bld")
-        projected = F.linear(convolved, x_proj_weight)
-        delta, B, C = projections(projected, *others)  # type: ignore[arg-type]
-        y, _, checkpoints = _scan_fwd(
-            convolved, delta, A, B, C, D, z, delta_bias, None, delta_softplus, "mamba", "bld", True
-        )
-        ctx.projections, ctx.delta_softplus, ctx.others = projections, delta_softplus, len(others)
+    def forward(ctx: Any, settings: _Settings, x: Tensor, *tensors: Any) -> Tensor:
+        y, *kept = _inner(settings, True, x, *tensors)
+        ctx.settings = settings
         ctx.autocast = torch.is_autocast_enabled(x.device.type), torch.get_autocast_dtype(x.device.type)
-        ctx.save_for_backward(
-            x, z, conv_weight, conv_bias, x_proj_weight, A, D, delta_bias, *others, projected, checkpoints
-        )
+        ctx.save_for_backward(x, *tensors, *kept)
         return y
 
     @staticmethod
@@ -154,51 +162,30 @@ class _Recomputed(torch.autograd.Function):
         x, z, conv_weight, conv_bias, x_proj_weight, A, D, delta_bias, *others, projected, checkpoints = (
             ctx.saved_tensors
         )
-        enabled, dtype = ctx.autocast
-        with torch.autocast(x.device.type, dtype=dtype, enabled=enabled), torch.enable_grad():
-            convolved = causal_conv1d(x, conv_weight, conv_bias, activation="silu", layout="bld").detach()
-            leaves = [None if t is None else t.detach().requires_grad_() for t in (projected, *others)]
-            made = ctx.projections(*leaves)
-        grads = _scan_bwd(
-            dy,
-            None,
-            convolved,
-            made[0].detach(),
-            A,
-            made[1].detach(),
-            made[2].detach(),
-            D,
-            z,
-            delta_bias,
-            None,
-            checkpoints,
-            ctx.delta_softplus,
-            "mamba",
-            "bld",
-        )
+        settings, (enabled, dtype) = ctx.settings, ctx.autocast
+        with torch.autocast(x.device.type, dtype=dtype, enabled=enabled):
+            convolved = settings.convolve(x, conv_weight, conv_bias)
+            with torch.enable_grad():
+                leaves: list[Any] = [None if t is None else t.detach().requires_grad_() for t in (projected, *others)]
+                made = _projections(leaves[0], A.shape[1], settings.eps, *leaves[1:])
+        delta, B, C = (t.detach() for t in made)
+        arguments = (dy, None, convolved, delta, A, B, C, D, z, delta_bias, None, checkpoints)
+        grads = scan_op.backward(*arguments, settings.delta_softplus, "mamba", False, *settings.run)
         dconvolved, ddelta, dA, dB, dC, dD, dz, ddelta_bias, _ = grads
         wanted = [t for t in leaves if t is not None]
         found = iter(torch.autograd.grad(made, wanted, (ddelta, dB, dC), allow_unused=True))
         dprojected, *dothers = [None if t is None else next(found) for t in leaves]
         assert dprojected is not None
-        dtype = x_proj_weight.dtype
-        flat = dprojected.flatten(0, 1).to(dtype)
-        dx_proj_weight = flat.t() @ convolved.flatten(0, 1).to(dtype)
+        flat = dprojected.flatten(0, 1).to(x_proj_weight.dtype)
+        dx_proj_weight = flat.t() @ convolved.flatten(0, 1).to(x_proj_weight.dtype)
         dconvolved = dconvolved + (flat @ x_proj_weight).view_as(convolved).to(dconvolved.dtype)
-        dx, dconv_weight, dconv_bias, _ = _conv_bwd(dconvolved, x, conv_weight, conv_bias, None, True, "bld")
-        return (
-            None,
-            None,
-            dx,
-            dz,
-            dconv_weight,
-            None if conv_bias is None else dconv_bias,
-            dx_proj_weight,
-            dA,
-            None if D is None else dD,
-            None if delta_bias is None else ddelta_bias,
-            *dothers,
+        dx, dweight, dbias, _ = conv_op.backward(
+            dconvolved, x, conv_weight, conv_bias, None, True, False, *settings.run
         )
+        dbias, dD, ddelta_bias = (
+            None if t is None else g for t, g in ((conv_bias, dbias), (D, dD), (delta_bias, ddelta_bias))
+        )
+        return (None, dx, dz, dweight, dbias, dx_proj_weight, dA, dD, ddelta_bias, *dothers)
 
 
 def mamba_inner(
@@ -222,42 +209,46 @@ def mamba_inner(
     c_rms_weight: Tensor | None = None,
     dt_rms_weight: Tensor | None = None,
     b_c_dt_rms_eps: float = 1e-6,
+    *,
+    num_threads: int | None = None,
+    backend: str | None = None,
 ) -> Tensor:
     """The inside of a Mamba block: ``out_proj(scan(u, dt_proj(dt), A, B, C, D) silu(z))``, ``u = silu(conv(x))``, ``dt, B, C = x_proj(u)``.
 
     Parameters
     ----------
     xz : (batch, 2 dim, seqlen)
-        x, then z, along axis 1. Any strides; fastest as a transposed (batch, seqlen, 2 dim).
+        x, then z, along axis 1. Any strides; a transposed (batch, seqlen, 2 dim) is fastest.
     conv1d_weight : (dim, 1, taps) or (dim, taps)
     conv1d_bias : (dim,)
     x_proj_weight : (dt_rank + dstate, where B is None, + dstate, where C is None, dim)
     delta_proj_weight : (dim, dt_rank)
-    out_proj_weight : (features, dim), or None for what comes before it
+    out_proj_weight : (features, dim), or None for no output projection
     out_proj_bias : (features,)
     A : (dim, dstate), real
     B, C : None, from x_proj; else (dim, dstate), (batch, dstate, seqlen) or (batch, ngroups, dstate, seqlen)
     D, delta_bias : (dim,)
     B_proj_bias, C_proj_bias : (dstate,)
-        Added to what x_proj gives.
+        Added to the projections.
     checkpoint_lvl : 0 or 1
-        1 computes the convolution and delta again in the backward pass instead of keeping them.
+        1 computes the convolution and delta again in the backward pass instead of keeping them. No bit of the output changes.
     b_rms_weight, c_rms_weight : (dstate,)
-        Of a root-mean-square norm of B or C, after its bias.
+        Weights of a root-mean-square norm of B or C, after its bias.
     dt_rms_weight : (dim,)
-        Of a root-mean-square norm of delta, before delta_bias.
+        Weights of a root-mean-square norm of delta, before delta_bias.
+    num_threads, backend : as in `selective_scan`
 
     Returns
     -------
     out : (batch, seqlen, features), or (batch, dim, seqlen) where `out_proj_weight` is None
-        Differentiable in every tensor. `checkpoint_lvl` changes no bit of it.
+        Differentiable in every tensor.
 
     Raises
     ------
     ArgumentError
         A shape, dtype, device or option is wrong, or A is complex.
     BackendError
-        The backend named by `use_backend` or SSMCORE_BACKEND cannot run.
+        The backend named cannot run.
 
     Source: Gu and Dao, Mamba (2023), section 3.4 and appendix D; the interface follows state-spaces' mamba.
     """
@@ -282,27 +273,28 @@ def mamba_inner(
     }
     _check(tensors, checkpoint_lvl)
     x, z = xz.transpose(1, 2).chunk(2, dim=-1)
-    weight = conv1d_weight[:, 0] if conv1d_weight.ndim == 3 else conv1d_weight
-    projections = _Projections(B, C, A.shape[1], b_c_dt_rms_eps)
-    others = (
+    inputs = (
+        x,
+        z,
+        conv1d_weight[:, 0] if conv1d_weight.ndim == 3 else conv1d_weight,
+        conv1d_bias,
+        x_proj_weight,
+        A,
+        D,
+        delta_bias,
         delta_proj_weight,
-        _time_first(B),
-        _time_first(C),
+        _scan.canonical("B", B, "bdl"),
+        _scan.canonical("C", C, "bdl"),
         B_proj_bias,
         C_proj_bias,
         b_rms_weight,
         c_rms_weight,
         dt_rms_weight,
     )
-    # a compiler decides itself what to compute again
+    settings = _Settings(b_c_dt_rms_eps, bool(delta_softplus), (backend, num_threads))
+    # a compiler decides by itself which results it computes again
     if checkpoint_lvl == 1 and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        y = _Recomputed.apply(
-            projections, delta_softplus, x, z, weight, conv1d_bias, x_proj_weight, A, D, delta_bias, *others
-        )
+        y = _Recomputed.apply(settings, *inputs)
     else:
-        convolved = causal_conv1d(x, weight, conv1d_bias, activation="silu", layout="bld")
-        delta, B, C = projections(F.linear(convolved, x_proj_weight), *others)
-        y = selective_scan(convolved, delta, A, B, C, D, z, delta_bias, delta_softplus, layout="bld")
-    if out_proj_weight is None:
-        return y.transpose(1, 2)
-    return F.linear(y, out_proj_weight, out_proj_bias)
+        y, _, _ = _inner(settings, None, *inputs)
+    return y.transpose(1, 2) if out_proj_weight is None else F.linear(y, out_proj_weight, out_proj_bias)

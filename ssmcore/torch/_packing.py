@@ -1,4 +1,4 @@
-"""Where packed sequences begin and end."""
+"""Bounds of packed sequences."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import numpy as np
 from torch import Tensor
 
 from .._spec import ArgumentTypeError, Sizes, fail
+
+Pieces = list[tuple[slice, list[slice]]]
+"""Rows of a batch, with the steps of each of their sequences."""
 
 
 def _integers(operation: str, name: str, x: object, what: str) -> list[list[int]] | list[int]:
@@ -24,10 +27,8 @@ def _runs(row: list[int]) -> list[slice]:
     return [slice(a, b) for a, b in zip([0, *changes], [*changes, len(row)], strict=True)]
 
 
-def pieces_of(
-    operation: str, sizes: Sizes, seq_idx: Tensor | None, cu_seqlens: Tensor | None
-) -> list[tuple[slice, list[slice]]]:
-    """Rows of the batch with the steps of their sequences; neighbouring rows packed alike together, a sequence each for `cu_seqlens`.
+def pieces_of(operation: str, sizes: Sizes, seq_idx: Tensor | None, cu_seqlens: Tensor | None) -> Pieces:
+    """Pieces of the batch. Neighbouring rows with equal `seq_idx` make one; for `cu_seqlens` each sequence makes one.
 
     Raises
     ------
@@ -39,14 +40,9 @@ def pieces_of(
         fail(operation, "cu_seqlens", "None where seq_idx is given", "both", "pass one of them")
     if seq_idx is not None:
         if tuple(seq_idx.shape) != (batch, seqlen):
-            fail(
-                operation,
-                "seq_idx",
-                f"shape {(batch, seqlen)}",
-                tuple(seq_idx.shape),
-                "number the sequence of every step",
-            )
-        pieces: list[tuple[slice, list[slice]]] = []
+            expected, got = f"shape {(batch, seqlen)}", tuple(seq_idx.shape)
+            fail(operation, "seq_idx", expected, got, "number the sequence of every step")
+        pieces: Pieces = []
         for number, row in enumerate(_integers(operation, "seq_idx", seq_idx, "(batch, seqlen)")):
             assert isinstance(row, list)
             runs = _runs(row)
@@ -58,13 +54,8 @@ def pieces_of(
     ends = _integers(operation, "cu_seqlens", cu_seqlens, "(nsequences + 1,)")
     assert cu_seqlens is not None
     if batch != 1:
-        fail(
-            operation,
-            "cu_seqlens",
-            "a batch of 1",
-            f"a batch of {batch}",
-            "pack all sequences into one row, or pass seq_idx",
-        )
+        remedy = "pack all sequences into one row, or pass seq_idx"
+        fail(operation, "cu_seqlens", "a batch of 1", f"a batch of {batch}", remedy)
     sound = cu_seqlens.ndim == 1 and len(ends) > 0 and ends[0] == 0 and ends[-1] == seqlen and ends == sorted(ends)
     if not sound:
         expected = f"where each sequence begins, from 0 and never falling, and {seqlen} last"

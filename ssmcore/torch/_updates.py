@@ -1,4 +1,4 @@
-"""Steps on kept states of tensors."""
+"""Decoding steps of tensors: states that are kept and changed in place."""
 
 from __future__ import annotations
 
@@ -6,31 +6,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from .. import _updates
 from .._spec import ArgumentError, ArgumentTypeError
 from ..backends.torch_ import causal_conv1d_tensors, selective_scan_tensors
-from ._common import as_tensor, check_dtypes, wide
+from ._common import check_tensors, wide
+from ._register import as_result, define
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 _FAST = (torch.float32, torch.float64)
 
 
-def _refuse_gradients(op: str, tensors: dict[str, Tensor | None]) -> None:
-    for name, x in tensors.items():
-        if isinstance(x, Tensor) and x.requires_grad:
-            raise ArgumentError(
-                f"{op}: {name}: expected a tensor without gradient, got one that requires grad; a step has none, so call it "
-                f"under torch.no_grad(), or train with the whole sequence"
-            )
-
-
-def _check(op: str, state: str, tensors: dict[str, Tensor | None], integers: dict[str, Tensor | None]) -> None:
-    """Raises ArgumentError unless dtypes and devices agree and the state, first of `tensors`, is float32 or as x."""
-    check_dtypes(op, tensors)
+def _check(op: str, state: str, tensors: dict[str, Any], integers: dict[str, Tensor | None]) -> None:
+    """Raises ArgumentError unless dtypes and devices agree and the state is float32 or as x."""
+    check_tensors(op, tensors)
     kept, x = tensors[state], tensors["x"]
-    assert kept is not None
-    assert x is not None
     if kept.dtype not in (torch.float32, x.dtype):
         raise ArgumentTypeError(
             f"{op}: {state}: expected torch.float32 or {x.dtype} like x, got {kept.dtype}; keep it in float32"
@@ -47,8 +38,17 @@ def _check(op: str, state: str, tensors: dict[str, Tensor | None], integers: dic
             )
 
 
+def _refuse_gradients(op: str, tensors: dict[str, Any]) -> None:
+    for name, x in tensors.items() if torch.is_grad_enabled() else ():
+        if isinstance(x, Tensor) and x.requires_grad:
+            raise ArgumentError(
+                f"{op}: {name}: expected a tensor without gradient, got one that requires grad; a step has no gradient: "
+                f"call it under torch.no_grad(), or train with the whole sequence"
+            )
+
+
 def _direct(*tensors: Tensor | None) -> bool:
-    """Whether all are plain CPU tensors of one wide dtype and nothing watches: then no custom op is needed around NumPy."""
+    """Whether NumPy can run on the tensors' memory without a custom op: plain CPU tensors of one wide dtype, unobserved."""
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
         return False
     dtype = None
@@ -64,60 +64,41 @@ def _direct(*tensors: Tensor | None) -> bool:
 
 
 def _array(x: Tensor | None) -> Any:
-    """The tensor's memory. One that requires grad has come here with grad disabled, where NumPy may have it."""
+    """The tensor's memory. A tensor that requires grad comes here only while grad is disabled, where NumPy may have it."""
     return None if x is None else x.numpy()
 
 
-class _Kept:
-    """The state as an array of the compute dtype, and back where that is a copy."""
-
-    def __init__(self, state: Tensor, dtype: torch.dtype) -> None:
-        self.state = state.detach()
-        self.array: Any = self.state.to(dtype).numpy()
-
-    def keep(self) -> None:
-        if self.array.ctypes.data != self.state.data_ptr():
-            self.state.copy_(torch.from_numpy(self.array))
+def _wide_array(x: Tensor | None, dtype: torch.dtype) -> Any:
+    return None if x is None else x.detach().to(dtype).numpy()
 
 
-def _wide_arrays(dtype: torch.dtype, *tensors: Tensor | None) -> list[Any]:
-    return [None if x is None else x.detach().to(dtype).numpy() for x in tensors]
+def _changed(state: Tensor) -> None:
+    """Tells autograd that the memory of a state was written to."""
+    if not state.is_inference():
+        increment_version(state)
 
 
-@torch.library.custom_op("ssmcore::selective_state_update", mutates_args=("state",))
-def _state_update(
-    state: Tensor,
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_softplus: bool,
-    state_batch_indices: Tensor | None,
-    discretization: str,
-) -> Tensor:
+def _keep(state: Tensor, array: Any) -> None:
+    """Writes an array of the compute dtype back, if it is a copy of the state."""
+    if array.ctypes.data != state.data_ptr():
+        state.copy_(torch.from_numpy(array))
+    _changed(state)
+
+
+def _state_update(state: Tensor, x: Tensor, *given: Any) -> Tensor:
+    *tensors, dt_softplus, indices, discretization, backend, num_threads = given
     if x.device.type != "cpu":
-        return _state_update_tensors(
-            state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices, discretization
-        )
-    dtype = wide(x)
-    kept = _Kept(state, dtype)
-    arrays: tuple[Any, ...] = tuple(_wide_arrays(dtype, x, dt, A, B, C, D, z, dt_bias))
-    options: tuple[Any, ...] = (dt_softplus, _array(state_batch_indices))
-    out = _updates.selective_state_update(kept.array, *arrays, *options, discretization=discretization)
-    kept.keep()
-    return as_tensor(out, x)
-
-
-@_state_update.register_fake
-def _(state: Tensor, x: Tensor, *others: Any) -> Tensor:
-    return x.new_empty(x.shape)
+        return _state_update_plain(state, x, *given[:-2])
+    kept, *arrays = (_wide_array(t, wide(x)) for t in (state, x, *tensors))
+    arrays += [dt_softplus, _array(indices)]
+    options = {"discretization": discretization, "num_threads": num_threads, "backend": backend}
+    out = _updates.selective_state_update(kept, *arrays, **options)
+    _keep(state, kept)
+    return as_result(out, x.dtype)
 
 
 def _rows(indices: Tensor | None, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The entries of the batch that have a state, and the rows of these states."""
     if indices is None:
         return (torch.arange(batch, device=device),) * 2
     used = (indices >= 0).nonzero()[:, 0]
@@ -125,39 +106,27 @@ def _rows(indices: Tensor | None, batch: int, device: torch.device) -> tuple[Ten
 
 
 @torch.no_grad()
-def _state_update_tensors(
-    state: Tensor,
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_softplus: bool,
-    state_batch_indices: Tensor | None,
-    discretization: str,
-) -> Tensor:
-    """By plain torch, on any device."""
+def _state_update_plain(state: Tensor, *given: Any) -> Tensor:
+    """In torch's own operations, on any device."""
+    x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices, discretization = given
     used, rows = _rows(state_batch_indices, x.shape[0], x.device)
     channels, dstate = state.shape[1:-1], state.shape[-1]
     dim = channels.numel()
 
-    def a_step(t: Tensor | None) -> Tensor | None:
-        return None if t is None else t.reshape(t.shape[0], 1, dim)[used]
+    def a_step(t: Tensor) -> Tensor:
+        return t.reshape(t.shape[0], 1, dim)[used]
 
     def matrix(t: Tensor) -> Tensor:
         return t.reshape(t.shape[0], 1, -1, dstate)[used]
 
     y, last, _ = selective_scan_tensors(
-        a_step(x),  # type: ignore[arg-type]
-        a_step(dt),  # type: ignore[arg-type]
+        a_step(x),
+        a_step(dt),
         A.reshape(dim, dstate),
         matrix(B),
         matrix(C),
         None if D is None else D.reshape(dim),
-        a_step(z),
+        None if z is None else a_step(z),
         None if dt_bias is None else dt_bias.reshape(dim),
         state[rows].reshape(len(rows), dim, dstate).to(wide(x)),
         delta_softplus=dt_softplus,
@@ -165,6 +134,15 @@ def _state_update_tensors(
     )
     state.index_copy_(0, rows, last.reshape(-1, *channels, dstate).to(state.dtype))
     return torch.zeros_like(x, memory_format=torch.contiguous_format).index_copy_(0, used, y.reshape(-1, *channels))
+
+
+_state_op = define(
+    "selective_state_update",
+    "(Tensor(a!) state, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? dt_bias, "
+    "bool dt_softplus, Tensor? state_batch_indices, str discretization, str? backend, int? num_threads) -> Tensor",
+    _state_update,
+    lambda state, x, *_: x.new_empty(x.shape),
+)
 
 
 def selective_state_update(
@@ -181,46 +159,37 @@ def selective_state_update(
     state_batch_indices: Tensor | None = None,
     *,
     discretization: str = "mamba",
+    num_threads: int | None = None,
+    backend: str | None = None,
 ) -> Tensor:
-    """Advances `state`, in place, by one step; shapes, formula and options as in `ssmcore.selective_state_update`.
+    """`ssmcore.selective_state_update` of tensors: one step, which changes `state` in place. It has no gradient.
 
-    Computed in float32 (float64 for float64 x); `out` has the dtype and shape of x. `state` is float32 or as x. No gradient.
+    Computed in float32, or float64 for float64 x; out has the dtype of x. `state` is float32 or has the dtype of x.
 
     Raises
     ------
     ArgumentError
         A shape, dtype, device, index or option is wrong, or a tensor requires grad while grad is enabled.
     BackendError
-        The backend named by `use_backend` or SSMCORE_BACKEND cannot run.
+        The backend named cannot run.
 
     Source: Gu and Dao, Mamba (2023), section 3; Mamba-AHNet, eq. 2.
     """
     op = "selective_state_update"
-    if torch.is_grad_enabled():
-        names = ("state", "x", "dt", "A", "B", "C", "D", "z", "dt_bias")
-        _refuse_gradients(op, dict(zip(names, (state, x, dt, A, B, C, D, z, dt_bias), strict=True)))
-    if state_batch_indices is None and _direct(state, x, dt, A, B, C, D, z, dt_bias):
-        return torch.from_numpy(
-            _updates.selective_state_update(
-                _array(state),
-                _array(x),
-                _array(dt),
-                _array(A),
-                _array(B),
-                _array(C),
-                _array(D),
-                _array(z),
-                _array(dt_bias),
-                dt_softplus,
-                discretization=discretization,
-            )
-        )
     tensors = {"state": state, "x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D, "z": z, "dt_bias": dt_bias}
+    _refuse_gradients(op, tensors)
+    if state_batch_indices is None and _direct(*tensors.values()):
+        arrays: list[Any] = [*map(_array, tensors.values()), dt_softplus]
+        options: dict[str, Any] = {"discretization": discretization, "num_threads": num_threads, "backend": backend}
+        out = _updates.selective_state_update(*arrays, **options)
+        _changed(state)
+        return torch.from_numpy(out)
     _check(op, "state", tensors, {"state_batch_indices": state_batch_indices})
-    return _state_update(*tensors.values(), bool(dt_softplus), state_batch_indices, discretization)
+    run = (bool(dt_softplus), state_batch_indices, discretization, backend, num_threads)
+    made: Tensor = _state_op(*tensors.values(), *run)
+    return made
 
 
-@torch.library.custom_op("ssmcore::causal_conv1d_update", mutates_args=("conv_state",))
 def _conv_update(
     x: Tensor,
     conv_state: Tensor,
@@ -229,26 +198,22 @@ def _conv_update(
     activation: str | None,
     cache_seqlens: Tensor | None,
     conv_state_indices: Tensor | None,
+    backend: str | None,
+    num_threads: int | None,
 ) -> Tensor:
     if x.device.type != "cpu":
-        return _conv_update_tensors(x, conv_state, weight, bias, activation, cache_seqlens, conv_state_indices)
-    dtype = wide(x)
-    kept = _Kept(conv_state, dtype)
-    wide_x, wide_weight, wide_bias = _wide_arrays(dtype, x, weight, bias)
+        return _conv_update_plain(x, conv_state, weight, bias, activation, cache_seqlens, conv_state_indices)
+    wide_x, kept, wide_weight, wide_bias = (_wide_array(t, wide(x)) for t in (x, conv_state, weight, bias))
+    integers = _array(cache_seqlens), _array(conv_state_indices)
     out = _updates.causal_conv1d_update(
-        wide_x, kept.array, wide_weight, wide_bias, activation, _array(cache_seqlens), _array(conv_state_indices)
+        wide_x, kept, wide_weight, wide_bias, activation, *integers, num_threads=num_threads, backend=backend
     )
-    kept.keep()
-    return as_tensor(out, x)
-
-
-@_conv_update.register_fake
-def _(x: Tensor, *others: Any) -> Tensor:
-    return x.new_empty(x.shape)
+    _keep(conv_state, kept)
+    return as_result(out, x.dtype)
 
 
 @torch.no_grad()
-def _conv_update_tensors(
+def _conv_update_plain(
     x: Tensor,
     conv_state: Tensor,
     weight: Tensor,
@@ -257,7 +222,7 @@ def _conv_update_tensors(
     cache_seqlens: Tensor | None,
     conv_state_indices: Tensor | None,
 ) -> Tensor:
-    """By plain torch, on any device."""
+    """In torch's own operations, on any device."""
     used, rows = _rows(conv_state_indices, x.shape[0], x.device)
     new = (x if x.ndim == 3 else x[:, :, None])[used]
     past, taps, seqlen = conv_state.shape[2], weight.shape[1], new.shape[2]
@@ -276,6 +241,15 @@ def _conv_update_tensors(
     return out.index_copy_(0, used, y.reshape(-1, *x.shape[1:]))
 
 
+_conv_op = define(
+    "causal_conv1d_update",
+    "(Tensor x, Tensor(a!) conv_state, Tensor weight, Tensor? bias, str? activation, Tensor? cache_seqlens, "
+    "Tensor? conv_state_indices, str? backend, int? num_threads) -> Tensor",
+    _conv_update,
+    lambda x, *_: x.new_empty(x.shape),
+)
+
+
 def causal_conv1d_update(
     x: Tensor,
     conv_state: Tensor,
@@ -284,28 +258,32 @@ def causal_conv1d_update(
     activation: str | None = None,
     cache_seqlens: Tensor | None = None,
     conv_state_indices: Tensor | None = None,
+    *,
+    num_threads: int | None = None,
+    backend: str | None = None,
 ) -> Tensor:
-    """The causal convolution of new steps, `conv_state` changed in place; shapes and options as in `ssmcore.causal_conv1d_update`.
-
-    Computed and returned as `selective_state_update` is.
+    """`ssmcore.causal_conv1d_update` of tensors: new steps, which change `conv_state` in place. Dtypes as in `selective_state_update`.
 
     Raises
     ------
     ArgumentError
         A shape, dtype, device, index or option is wrong, or a tensor requires grad while grad is enabled.
     BackendError
-        The backend named by `use_backend` or SSMCORE_BACKEND cannot run.
+        The backend named cannot run.
 
     Source: Gu and Dao, Mamba (2023), section 3.4; the interface follows Dao-AILab's causal-conv1d.
     """
     op = "causal_conv1d_update"
-    if torch.is_grad_enabled():
-        _refuse_gradients(op, {"x": x, "conv_state": conv_state, "weight": weight, "bias": bias})
-    if cache_seqlens is None and conv_state_indices is None and _direct(x, conv_state, weight, bias):
-        return torch.from_numpy(
-            _updates.causal_conv1d_update(_array(x), _array(conv_state), _array(weight), _array(bias), activation)
-        )
     tensors = {"x": x, "conv_state": conv_state, "weight": weight, "bias": bias}
+    _refuse_gradients(op, tensors)
+    if cache_seqlens is None and conv_state_indices is None and _direct(*tensors.values()):
+        arrays: list[Any] = [*map(_array, tensors.values()), activation]
+        options: dict[str, Any] = {"num_threads": num_threads, "backend": backend}
+        out = _updates.causal_conv1d_update(*arrays, **options)
+        _changed(conv_state)
+        return torch.from_numpy(out)
     integers = {"cache_seqlens": cache_seqlens, "conv_state_indices": conv_state_indices}
     _check(op, "conv_state", tensors, integers)
-    return _conv_update(x, conv_state, weight, bias, activation, cache_seqlens, conv_state_indices)
+    run = (activation, cache_seqlens, conv_state_indices, backend, num_threads)
+    made: Tensor = _conv_op(*tensors.values(), *run)
+    return made

@@ -1,0 +1,300 @@
+"""Custom ops of torch from the record of an operation: schemas, kernels, fake kernels and gradients.
+
+Ops are registered by `torch.library.Library`. `torch.library.custom_op` imports torch's compiler at the first call.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import backends
+from .._spec import OpSpec, Output
+from ..backends._threads import resolve
+from ..backends.torch_ import gradients
+from ._common import as_array, wide
+
+_LIBRARY = torch.library.Library("ssmcore", "FRAGMENT")
+
+
+def _outside_compilation(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which torch.compile does not look into. The compiler is not loaded for that."""
+
+    @cache
+    def disabled() -> Callable[..., Any]:
+        return torch.compiler.disable(function)
+
+    def call(*args: Any) -> Any:
+        return (disabled() if "torch._dynamo" in sys.modules else function)(*args)
+
+    return call
+
+
+def define(
+    name: str,
+    schema: str,
+    kernel: Callable[..., Any],
+    fake: Callable[..., Any],
+    *,
+    backward: Callable[..., Any] | None = None,
+    setup_context: Callable[..., Any] | None = None,
+) -> Callable[..., Any]:
+    """Registers ``ssmcore::<name>`` for every device and returns it.
+
+    Parameters
+    ----------
+    schema : such as "(Tensor x, bool silu) -> Tensor", without defaults; a mutated argument is written "Tensor(a!)"
+    kernel, fake : the op itself, and what allocates its results from shapes alone
+    backward, setup_context : as in `torch.library.register_autograd`; without them a backward pass raises
+    """
+
+    def no_gradient(ctx: Any, *_: Any) -> None:
+        raise RuntimeError(
+            f"ssmcore::{name}: expected no gradient of its results, got one; it has none, so detach them"
+        )
+
+    qualified = f"ssmcore::{name}"
+    _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _LIBRARY.impl(name, _outside_compilation(kernel), "CompositeExplicitAutograd")
+    torch.library.register_fake(qualified, fake, lib=_LIBRARY)
+    if "!" not in schema:
+        torch.library.register_autograd(qualified, backward or no_gradient, setup_context=setup_context, lib=_LIBRARY)
+    op: Callable[..., Any] = getattr(torch.ops.ssmcore, name).default
+    return op
+
+
+class TensorOp:
+    """``ssmcore::<name>_fwd`` and ``ssmcore::<name>_bwd`` on tensors in the canonical shapes of the backends.
+
+    Parameters
+    ----------
+    spec : the record
+    plain : the forward pass in torch's own operations, for tensors outside the CPU and for the backend "torch"
+    options : the kernels' options as a schema declares them, such as "bool silu"
+    arguments : the kernels' arguments, unless they are those of the record; an argument that the record lacks has no gradient
+    """
+
+    def __init__(
+        self, spec: OpSpec, plain: Callable[..., Any], *options: str, arguments: tuple[str, ...] | None = None
+    ) -> None:
+        record = {argument.name: argument for argument in spec.arguments}
+        self.spec, self.plain = spec, plain
+        self.arguments = tuple(record) if arguments is None else arguments
+        self.wanted = tuple(n for n in self.arguments if n in record and record[n].differentiable)
+        self.axes = {name: record[name].shapes[0] for name in self.wanted}
+        self.options = tuple(option.split()[1] for option in options)
+        self.kept = [output for output in spec.outputs if output.kept]
+        first, *others = (f"d{output.name}" for output in spec.outputs if not output.kept)
+        self.douts = (first, *others)
+
+        tensors = [f"Tensor{'' if n in record and not record[n].optional else '?'} {n}" for n in self.arguments]
+        douts = [f"Tensor {first}", *(f"Tensor? {name}" for name in others)]
+        kept = [f"Tensor kept_{output.name}" for output in self.kept]
+        run = ["str? backend", "int? num_threads"]
+        self.backward = define(
+            f"{spec.name}_bwd",
+            _schema([*douts, *tensors, *kept, *options, *run], len(self.wanted)),
+            self._bwd,
+            self._fake_bwd,
+        )
+        self.forward = define(
+            f"{spec.name}_fwd",
+            _schema([*tensors, *options, "bool keep", *run], len(spec.outputs)),
+            self._fwd,
+            self._fake_fwd,
+            backward=self._gradient,
+            setup_context=self._setup,
+        )
+
+    def __call__(
+        self,
+        *tensors: Tensor | None,
+        backend: str | None,
+        num_threads: int | None,
+        keep: bool | None = None,
+        **options: Any,
+    ) -> Any:
+        """The outputs of the record, a tuple if there are several. Those that are not public are empty unless `keep`, by default
+        where a gradient is recorded."""
+        if keep is None:
+            keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+        return self.forward(*tensors, *(options[name] for name in self.options), keep, backend, num_threads)
+
+    # ---- forward ----
+
+    def _fwd(self, *given: Any) -> Any:
+        tensors, (*values, keep, backend, num_threads) = self._split(given, self.arguments)
+        options, x = dict(zip(self.options, values, strict=True)), tensors[0]
+        if self.spec.name in _KEEP:
+            options[_KEEP[self.spec.name]] = keep
+        choice = choose(self.spec, x, backend)
+        if choice is None:
+            with torch.no_grad():
+                found = self._run_plain(tensors, options)
+        else:
+            found = self._run(choice, "fwd", [as_array(t) for t in tensors], options, num_threads)
+        results = [
+            as_result(f, self._dtype(output, x), self._swapped(output.axes, options))
+            if output.public or keep
+            else x.new_empty(0, dtype=wide(x))
+            for output, f in zip(self.spec.outputs, found, strict=True)
+        ]
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def _fake_fwd(self, *given: Any) -> Any:
+        tensors, (*values, keep, _, _) = self._split(given, self.arguments)
+        options, x = dict(zip(self.options, values, strict=True)), tensors[0]
+        named = zip(self.arguments, tensors, strict=True)
+        sizes = self.spec.check_shapes({name: None if t is None else tuple(t.shape) for name, t in named})
+        results = [
+            _empty(x, self.spec.shape_of(output, sizes), self._dtype(output, x), self._swapped(output.axes, options))
+            if output.public or keep
+            else x.new_empty(0, dtype=wide(x))
+            for output in self.spec.outputs
+        ]
+        return results[0] if len(results) == 1 else tuple(results)
+
+    # ---- backward ----
+
+    def _bwd(self, *given: Any) -> tuple[Tensor, ...]:
+        douts, rest = self._split(given, self.douts)
+        tensors, rest = self._split(rest, self.arguments)
+        kept, (*values, backend, num_threads) = self._split(rest, self.kept)
+        options, x = dict(zip(self.options, values, strict=True)), tensors[0]
+        choice = choose(self.spec, x, backend)
+        if choice is None:
+            with torch.enable_grad():
+                named = list(zip(self.arguments, tensors, strict=True))
+                leaves = {n: t.detach().requires_grad_() for n, t in named if t is not None and n in self.wanted}
+                outputs = self._run_plain([leaves.get(n, t) for n, t in named], options)
+                differentiable = [o for o, output in zip(outputs, self.spec.outputs, strict=True) if not output.kept]
+                grads: Sequence[Any] = gradients(differentiable, [leaves.get(n) for n in self.wanted], douts)
+        else:
+            # kept results of a forward pass without gradient are empty: the backend computes them again
+            kept = [None if k.shape == (0,) else k for k in kept]
+            grads = self._run(choice, "bwd", [as_array(t) for t in (*douts, *tensors, *kept)], options, num_threads)
+        by_name = dict(zip(self.arguments, tensors, strict=True))
+        return tuple(
+            x.new_empty(0)
+            if (t := by_name[name]) is None
+            else as_result(g, t.dtype, self._swapped(self.axes[name], options))
+            for name, g in zip(self.wanted, grads, strict=True)
+        )
+
+    def _fake_bwd(self, *given: Any) -> tuple[Tensor, ...]:
+        tensors, rest = self._split(given[len(self.douts) :], self.arguments)
+        _, values = self._split(rest, self.kept)
+        options = dict(zip(self.options, values, strict=False))
+        by_name = dict(zip(self.arguments, tensors, strict=True))
+        return tuple(
+            tensors[0].new_empty(0)
+            if (t := by_name[name]) is None
+            else _empty(t, t.shape, t.dtype, self._swapped(self.axes[name], options))
+            for name in self.wanted
+        )
+
+    # ---- autograd ----
+
+    def _setup(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        tensors, (*ctx.options, _, ctx.backend, ctx.num_threads) = self._split(inputs, self.arguments)
+        outputs = zip(self.spec.outputs, output if isinstance(output, tuple) else (output,), strict=True)
+        kept = [result for entry, result in outputs if entry.kept]
+        ctx.mark_non_differentiable(*kept)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors, *kept)
+
+    def _gradient(self, ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        found: dict[str, Tensor] = {}
+        douts = [grad for output, grad in zip(self.spec.outputs, grads, strict=True) if not output.kept]
+        tensors, kept = self._split(ctx.saved_tensors, self.arguments)
+        if any(grad is not None for grad in douts):
+            douts[0] = torch.zeros_like(tensors[0]) if douts[0] is None else douts[0]
+            run = (*ctx.options, ctx.backend, ctx.num_threads)
+            found = dict(zip(self.wanted, self.backward(*douts, *tensors, *kept, *run), strict=True))
+        by_name = zip(self.arguments, tensors, strict=True)
+        return (*(None if t is None else found.get(name) for name, t in by_name), *[None] * (len(ctx.options) + 3))
+
+    # ---- what both passes share ----
+
+    @staticmethod
+    def _split(given: Sequence[Any], first: Sequence[Any]) -> tuple[list[Any], Sequence[Any]]:
+        """As many values as `first` has, and the rest."""
+        return list(given[: len(first)]), given[len(first) :]
+
+    def _run(
+        self,
+        choice: backends.Choice,
+        way: str,
+        arrays: list[Any],
+        options: dict[str, Any],
+        num_threads: int | None,
+    ) -> tuple[Any, ...]:
+        """Calls an entry of a backend."""
+        if self.spec.name == "attention_gate" and way == "bwd":
+            *arrays, given, q, used = arrays
+            arrays, options = [*arrays, used, q], {**options, "given": given is not None}
+        entry = backends.entry(choice, f"{self.spec.name}_{way}")
+        found = entry(*arrays, **options, num_threads=resolve(num_threads))
+        return found if isinstance(found, tuple) else (found,)
+
+    def _run_plain(self, tensors: Sequence[Tensor | None], options: dict[str, Any]) -> tuple[Tensor, ...]:
+        found = self.plain(*tensors, **{name: value for name, value in options.items() if name != "channel_first"})
+        return found if isinstance(found, tuple) else (found,)
+
+    @staticmethod
+    def _dtype(output: Output, x: Tensor) -> torch.dtype:
+        return wide(x) if output.wide else x.dtype
+
+    @staticmethod
+    def _swapped(axes: str, options: dict[str, Any]) -> bool:
+        """Whether a result with these axes lies in memory as (batch, dim, seqlen)."""
+        return axes == "batch seqlen dim" and bool(options.get("channel_first"))
+
+
+def _schema(given: list[str], results: int) -> str:
+    return f"({', '.join(given)}) -> " + ("Tensor" if results == 1 else f"({', '.join(['Tensor'] * results)})")
+
+
+_KEEP = {"selective_scan": "keep_checkpoints", "ss2d": "keep_checkpoints", "chunk_scan": "keep_states"}
+
+
+def choose(spec: OpSpec, x: Tensor, backend: str | None) -> backends.Choice | None:
+    """Who runs an operation on x and its other arguments; None for torch's own operations.
+
+    Raises
+    ------
+    BackendError
+        The backend named cannot run.
+    """
+    if x.device.type == "cpu":
+        choice = backends.choose(spec.name, spec.entries, backend)
+        return None if choice.backend == "torch" else choice
+    if backend not in (None, "auto", "torch"):
+        raise backends.BackendError(
+            f"{spec.name}: backend {backend!r}, named by argument, cannot run: expected tensors on the CPU, got {x.device}; "
+            f"move them there, or name no backend"
+        )
+    return None
+
+
+def as_result(found: Any, dtype: torch.dtype, swapped: bool = False) -> Tensor:
+    """An array or tensor as a contiguous tensor with memory of its own; `swapped` sequences lie as (batch, dim, seqlen)."""
+    found = found.swapaxes(1, 2) if swapped else found
+    if isinstance(found, Tensor):
+        own = found.to(dtype).clone(memory_format=torch.contiguous_format)
+    else:
+        own = torch.from_numpy(np.ascontiguousarray(found)).to(dtype)
+    return own.transpose(1, 2) if swapped else own
+
+
+def _empty(x: Tensor, shape: Sequence[int], dtype: torch.dtype, swapped: bool) -> Tensor:
+    """A result of `as_result` without its values."""
+    if swapped:
+        return x.new_empty((shape[0], shape[2], shape[1]), dtype=dtype).transpose(1, 2)
+    return x.new_empty(tuple(shape), dtype=dtype)
