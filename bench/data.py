@@ -23,8 +23,8 @@ import numpy as np
 
 from segnet.config import Config, DataConfig, PrepareConfig
 from segnet.dataset.batches import BatchSource
-from segnet.dataset.cases import Cases
 from segnet.dataset.prepare import prepare
+from segnet.dataset.store import Cases
 from segnet.io.pairs import find_pairs
 from segnet.runtime.memory import keep_freed_memory
 from segnet.study.speed import measure

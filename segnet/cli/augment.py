@@ -32,13 +32,14 @@ def augment(
 ) -> None:
     """Draw a sheet of pictures: a training slice under each transform of augmentation, from weak to strong."""
     from segnet.config import load_config
-    from segnet.dataset.prepared import load_dataset
+    from segnet.dataset.store import load_dataset
     from segnet.report.augmentation import augmentation_png
 
     data = {"patch_px": patch_px, "input_px": input_px, "window_hu": window}
     changes = {"preset": None if preset is None else preset.value, "shapes": shapes}
-    resolved = load_config(config, {"data": data, "augment": changes}, prepared=load_dataset(source).config)
-    shown = augmentation_png(out, source, resolved, case=case, seed=seed)
+    dataset = load_dataset(source)
+    resolved = load_config(config, {"data": data, "augment": changes}, prepared=dataset.config)
+    shown = augmentation_png(out, dataset, resolved, case=case, seed=seed)
     if as_json:
         print_json({"output": str(out), "case": shown})
     else:

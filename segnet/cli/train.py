@@ -70,7 +70,7 @@ def train(
 ) -> None:
     """Train a network; patients are split into training, validation and test. Under torchrun several processes train as one."""
     from segnet.config import load_config
-    from segnet.dataset.prepared import load_dataset
+    from segnet.dataset.store import load_dataset
     from segnet.report.run import draw_run
     from segnet.runtime.distributed import process_group, rank
     from segnet.runtime.memory import keep_freed_memory
@@ -102,7 +102,8 @@ def train(
             "tensorboard": tensorboard,
         },
     }
-    resolved = load_config(config, flags, prepared=load_dataset(source).config)
+    dataset = load_dataset(source)
+    resolved = load_config(config, flags, prepared=dataset.config)
     if fold is not None and resolved.data.folds is None:
         raise InputError(f"fold: expected --folds beside it, got --fold {fold} alone; say of how many it is one")
     whole = resolved.data.folds is not None and resolved.data.fold is None
@@ -112,7 +113,7 @@ def train(
         silent = quiet or rank() > 0
         for folder, settings in runs.items():
             progress = None if silent else step_bar(folder.name)
-            result = run(source, folder, settings, resume=resume, progress=progress, on_end=draw_run)
+            result = run(dataset, folder, settings, resume=resume, progress=progress, on_end=draw_run)
             done.append(
                 {
                     "output": str(folder),

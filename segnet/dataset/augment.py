@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,6 +63,19 @@ class Parameters:
         nothing = cls(zero, one, one, None, None, one, zero, zero, one, one, zero, one, zero, None, zero)
         return replace(nothing, **changes)  # type: ignore[arg-type]
 
+    @classmethod
+    def joined(cls, parts: Sequence[Parameters]) -> Parameters:
+        """Those of several batches, one after the other."""
+        return cls(**{f.name: _joined([getattr(part, f.name) for part in parts]) for f in fields(cls)})
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    if parts[0] is None:
+        return None
+    if isinstance(parts[0], Tensor):
+        return torch.cat(list(parts))
+    return Paste(**{f.name: _joined([getattr(part, f.name) for part in parts]) for f in fields(Paste)})
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -108,12 +123,19 @@ class Augmenter:
         """A batch, changed by chance; see `apply`. `geometry` is what shapes are scaled by."""
         return self.apply(images, masks, self.draw(rng, images.shape[0], images.shape[1], geometry))
 
-    def apply(self, images: Tensor, masks: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
+    def apply(
+        self,
+        images: Tensor,
+        masks: Tensor,
+        parameters: Parameters,
+        gather: Callable[[Tensor], Tensor] = lambda part: part,
+    ) -> tuple[Tensor, Tensor]:
         """The deterministic twin: geometry in one resampling, then lesions, grey levels, sharpness and noise.
 
         Parameters
         ----------
         images, masks : (count, slices, side, side) in [0, 1], and 0 or 1; `canvas` fields of view wide
+        gather : makes the whole batch, from which lesions are pasted, of the parts of all processes
 
         Returns
         -------
@@ -127,7 +149,7 @@ class Augmenter:
         grid = transforms.sampling_grid(p.angle_rad, p.scale / self.canvas, p.flip, size, displacement)
         images, masks = transforms.resample(images, masks, grid)
         if p.paste is not None:
-            images, masks = transforms.paste_lesions(images, masks, p.paste)
+            images, masks = transforms.paste_lesions(images, masks, p.paste, (gather(images), gather(masks)))
         some = p.kept < 1
         images[some] = transforms.fade(images[some], masks[some], p.kept[some])
         some = (p.tissue_hu != 0) | (p.lesion_hu != 0)

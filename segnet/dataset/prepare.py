@@ -1,7 +1,7 @@
 """Pairs of images and masks into a dataset: one HDF5 file for each patient, an index and a manifest written last.
 
-A patient is the unit of work: his file is written beside its place and renamed, so that a run that is killed at any moment leaves whole
-files only, and the next one goes on with the patients that are missing or whose images have changed since.
+A patient is the unit of work. Each file is written beside its place and renamed, so a run killed at any moment leaves whole files only.
+The next run goes on with patients that are missing or whose images have changed.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from segnet import __version__
 from segnet.config import PrepareConfig
-from segnet.dataset.patient_file import Record, left_out, read_record, write_patient
-from segnet.dataset.prepared import FORMAT, INDEX, MANIFEST, Index, LeftOut, PreparedCase
+from segnet.dataset.patient import left_out, made_from, write_patient
+from segnet.dataset.store import FORMAT, INDEX, MANIFEST, Index, LeftOut, PreparedCase, Record, read_record
 from segnet.errors import InputError
 from segnet.io.pairs import Pair
 from segnet.runtime.files import remove_leftovers, write_text
@@ -35,14 +34,14 @@ Shard = tuple[int, int]
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """What a run of `prepare` did.
+    """Outcome of `prepare`.
 
     Attributes
     ----------
     cases : of the dataset, or of the shard
     left_out : bad cases, with the reason
-    written, kept, removed : patients whose file was written, stood already, or was removed since none of their images was given
-    complete : whether the index was written; a shard leaves that to the run after it
+    written, kept, removed : patients whose file was written, was current, or was removed because no pair is theirs any more
+    complete : whether the index was written; a shard leaves it to the run after all shards
     """
 
     cases: list[PreparedCase]
@@ -66,24 +65,23 @@ def prepare(
     images_without_mask: int = 0,
     progress: Progress | None = None,
 ) -> PrepareResult:
-    """Write images and masks as a dataset (`segnet.dataset.prepared`), or bring one up to date.
+    """Writes images and masks as a dataset (`segnet.dataset.store`), or brings one up to date.
 
-    What stands in `out` already and was made from the same files in the same way is kept; a patient with a new, changed or bad
-    image is done again, and one that is no longer among `pairs` is removed. One case a worker is in memory at a time.
+    A patient's file made from the same images in the same way is kept. A patient with a new, changed or bad image is prepared
+    again. A patient without pairs is removed. Each worker has one case in memory at a time.
 
     Parameters
     ----------
     pairs : the cases
     out : a new or empty folder, or one that an earlier run wrote or began
     config : route, window, values stored
-    workers : processes; more than one need a main module that can be imported, as `multiprocessing` does
+    workers : processes; several need a main module that can be imported, as `multiprocessing` does
     scheduler : address of a Dask scheduler, whose workers see the same paths, instead of processes here
-    shard : (i, n): of the patients in order, only every n-th from the i-th on, 1 being the first; no index then. A run without it, after all
-        shards, finds them done and writes the index
+    shard : (i, n): every n-th patient from the i-th on, counted from 1, and no index. A run without `shard` after all shards writes it
     strict : stop at the first bad case instead of leaving it out
-    overwrite : write also into a folder that holds other files or a dataset prepared otherwise, which is replaced
+    overwrite : replace a dataset prepared otherwise, or write into a folder with other files
     images_without_mask : for the index
-    progress : called with (cases done, cases in all)
+    progress : called with (cases done, all cases)
 
     Raises
     ------
@@ -104,84 +102,60 @@ def prepare(
     except OSError as error:
         raise InputError(f"out: expected a writable folder, got {out} ({error.strerror}); check its rights") from error
     refusal = f"out: expected a folder in which nobody else prepares, got {out} with a run at work; wait for it to end"
-    with locked(out / SETTINGS, refusal, shared=shard is not None):  # shards share it
-        return _run(by_patient, out, config, workers, scheduler, shard, strict, images_without_mask, progress)
-
-
-def _run(
-    by_patient: dict[str, list[Pair]],
-    out: Path,
-    config: PrepareConfig,
-    workers: int,
-    scheduler: str | None,
-    shard: Shard | None,
-    strict: bool,
-    images_without_mask: int,
-    progress: Progress | None,
-) -> PrepareResult:
-    if shard is None:
-        remove_leftovers(out)
-    total = sum(map(len, by_patient.values()))
+    whole = shard is None
     records: dict[str, Record] = {}
-    done = 0
-
-    def tell(patient: str) -> None:
-        nonlocal done
-        done += len(by_patient[patient])
-        if progress is not None:
-            progress(done, total)
-
-    todo: dict[str, list[Pair]] = {}
-    for patient, record in _records(out, by_patient, config):
-        if record is None:
-            todo[patient] = by_patient[patient]
-        else:
+    written = done = 0
+    total = sum(map(len, by_patient.values()))
+    with locked(out / SETTINGS, refusal, shared=not whole):  # shards share it
+        if whole:
+            remove_leftovers(out)
+        for patient, record, is_new in _records(out, by_patient, config, workers, scheduler):
+            if strict and record.left_out:
+                raise InputError(f"{record.left_out[0].case}: {record.left_out[0].reason}")
             records[patient] = record
-            tell(patient)
-    kept = len(records)
-    if todo:
-        (out / INDEX).unlink(missing_ok=True)  # without an index the folder is visibly unfinished
-    for some, outcome in each(
-        partial(write_patient, out, config=config), todo.values(), workers=workers, scheduler=scheduler
-    ):
-        patient = some[0].patient
-        record = outcome if isinstance(outcome, Record) else _lost(out, some, config, outcome)
-        if strict and record.left_out:
-            raise InputError(f"{record.left_out[0].case}: {record.left_out[0].reason}")
-        records[patient] = record
-        tell(patient)
-    ordered = [records[patient] for patient in by_patient]
-    cases = [case for record in ordered for case in record.cases]
-    bad = [case for record in ordered for case in record.left_out]
-    if not cases and shard is None:
-        if [p.name for p in out.iterdir()] == [SETTINGS]:
-            (out / SETTINGS).unlink()
-            out.rmdir()
-        first = bad[0]
-        raise InputError(
-            f"pairs: expected at least one sound case, got none of {len(bad)}; the first, {first.case}: {first.reason}"
-        )
-    removed = 0
-    if shard is None:
-        removed = _finish(out, config, ordered, images_without_mask)
-    return PrepareResult(cases, bad, len(todo), kept, removed, shard is None)
+            written += is_new
+            done += len(by_patient[patient])
+            if progress is not None:
+                progress(done, total)
+        ordered = [records[patient] for patient in by_patient]
+        cases = [case for record in ordered for case in record.cases]
+        bad = [case for record in ordered for case in record.left_out]
+        if whole and not cases:
+            if [p.name for p in out.iterdir()] == [SETTINGS]:
+                (out / SETTINGS).unlink()
+                out.rmdir()
+            raise InputError(
+                f"pairs: expected at least one sound case, got none of {len(bad)}; the first, {bad[0].case}: {bad[0].reason}"
+            )
+        removed = _finish(out, config, ordered, images_without_mask) if whole else 0
+    return PrepareResult(cases, bad, written, len(records) - written, removed, whole)
 
 
 def _records(
-    out: Path, by_patient: dict[str, list[Pair]], config: PrepareConfig
-) -> Iterable[tuple[str, Record | None]]:
-    """The record of each patient whose file need not be written again."""
+    out: Path, by_patient: dict[str, list[Pair]], config: PrepareConfig, workers: int, scheduler: str | None
+) -> Iterator[tuple[str, Record, bool]]:
+    """Patient, record, and whether the file was written now; current files first, then the others as they are done."""
+    todo: list[list[Pair]] = []
     for patient, pairs in by_patient.items():
         record = read_record(out / f"{patient}.h5")
         try:
-            current = record is not None and record.made_from(pairs, config, out)
+            current = record is not None and made_from(record, pairs, config, out)
         except (OSError, InputError):  # an image is gone: writing says so
             current = False
-        yield patient, record if current else None
+        if record is not None and current:
+            yield patient, record, False
+        else:
+            todo.append(pairs)
+    if todo:
+        (out / INDEX).unlink(missing_ok=True)  # without an index the folder is visibly unfinished
+    write = partial(write_patient, out, config=config)
+    for pairs, outcome in each(write, todo, workers=workers, scheduler=scheduler):
+        new = outcome if isinstance(outcome, Record) else _lost(out, pairs, config, outcome)
+        yield pairs[0].patient, new, True
 
 
-def _lost(out: Path, pairs: Sequence[Pair], config: PrepareConfig, error: Any) -> Record:
-    """Of a patient whose process died or failed otherwise: his cases are left out."""
+def _lost(out: Path, pairs: Sequence[Pair], config: PrepareConfig, error: BaseException) -> Record:
+    """The record of a patient whose process died: all cases are left out."""
     (out / f"{pairs[0].patient}.h5").unlink(missing_ok=True)
     bad = tuple(left_out(pair, error) for pair in pairs)
     return Record(config=config, patient=pairs[0].patient, cases=(), sources=(), left_out=bad)
@@ -197,8 +171,7 @@ def _by_patient(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
     seen: set[str] = set()
     out: dict[str, list[Pair]] = {}
     for pair in ordered:
-        for what, name in (("patient", pair.patient), ("case", pair.case)):
-            # Both become names: of a file and of an HDF5 group.
+        for what, name in (("patient", pair.patient), ("case", pair.case)):  # names of a file and of an HDF5 group
             if not name or name.startswith(".") or set(name) & set("/\\\0"):
                 raise InputError(
                     f"{what}: expected a name without / and \\ that starts with no dot, got "
@@ -214,7 +187,7 @@ def _by_patient(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
 
 
 def _is_text(name: str) -> bool:
-    """Whether a name can be written down; one that is not UTF-8 on disk cannot."""
+    """Whether a name is UTF-8 on disk."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -232,7 +205,7 @@ def _of_shard(by_patient: dict[str, list[Pair]], shard: Shard) -> dict[str, list
 
 
 def _claim(out: Path, config: PrepareConfig, overwrite: bool) -> None:
-    """Makes the folder ours, or raises."""
+    """Marks the folder as a dataset prepared so, or raises."""
     if out.exists() and not out.is_dir():
         raise InputError(f"out: expected a folder, got the file {out}; choose another")
     out.mkdir(parents=True, exist_ok=True)
@@ -255,13 +228,8 @@ def _claim(out: Path, config: PrepareConfig, overwrite: bool) -> None:
     write_text(out / SETTINGS, json.dumps(written, indent=1) + "\n")
 
 
-def _finish(
-    out: Path,
-    config: PrepareConfig,
-    records: Sequence[Record],
-    images_without_mask: int,
-) -> int:
-    """Removes files of patients that are no longer in the dataset, and writes manifest and index; how many it removed."""
+def _finish(out: Path, config: PrepareConfig, records: Sequence[Record], images_without_mask: int) -> int:
+    """Removes files of patients that left the dataset, writes manifest and index, and returns the number of removed files."""
     cases = tuple(case for record in records for case in record.cases)
     unlisted = set(out.glob("*.h5")) - {out / case.file for case in cases}
     stale = [file for file in unlisted if read_record(file) is not None]
@@ -281,10 +249,10 @@ def _finish(
 
 
 def _manifest(records: Sequence[Record]) -> str:
-    """A line a case: what it is, where it came from, or why it is not there."""
+    """One line for each case: content, sources, or the reason for its absence."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    own = [name for name in PreparedCase.model_fields if name not in ("lesion_slices",)]
+    own = [name for name in PreparedCase.model_fields if name != "lesion_slices"]
     writer.writerow([*own, "image_bytes", "mask_bytes", "status", "reason"])
     for record in records:
         for case, (image, mask) in zip(record.cases, record.sources, strict=True):

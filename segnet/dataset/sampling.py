@@ -1,4 +1,4 @@
-"""Which slice of which volume is drawn for training, by what is known of each volume without its image."""
+"""Choice of training slices, from the index of the dataset alone."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from segnet.config import DataConfig
 from segnet.errors import InputError
 
 SIZE_EDGES_MM = (6.0, 10.0, 20.0, 30.0)
-"""Diameters that part lesions into classes of size: 6 mm, below which a lung nodule needs no follow-up; 10 mm, from which RECIST measures
-a lesion; 20 mm; and 30 mm, from which it is a mass and no nodule."""
+"""Diameters between size classes of lesions: 6 mm (smaller lung nodules need no follow-up), 10 mm (RECIST measures a lesion from here on),
+20 mm, and 30 mm (from here on a mass, not a nodule)."""
 BESIDE_MM = 5.0
-"""How far from the nearest slice with lesion one without still lies beside it; its direct neighbour always does."""
+"""Largest distance of a slice "beside" a lesion from the nearest slice with lesion. A direct neighbour is always beside it."""
 
 Slice = tuple[int, int]
 """Number of a volume in the list, and its slice z."""
@@ -46,15 +46,14 @@ class Slices(Sequence[Slice]):
 
 @dataclass(frozen=True)
 class Contents:
-    """What a volume holds.
+    """Content of a volume.
 
     Attributes
     ----------
-    case, patient : names
-    slices : those that may be drawn
-    lesion_slices : those of the volume that hold lesion
+    slices : slices that may be drawn
+    lesion_slices : slices with lesion, drawn or not
     lesion_ml : volume of the lesion
-    slice_mm : from slice to slice
+    slice_mm : distance between slices
     """
 
     case: str
@@ -66,19 +65,19 @@ class Contents:
 
     @property
     def drawn_lesion_slices(self) -> list[int]:
-        """Those with lesion that may be drawn."""
+        """Slices with lesion that may be drawn."""
         held = set(self.lesion_slices)
         return [z for z in self.slices if z in held]
 
     @property
     def drawn_background_slices(self) -> list[int]:
-        """Those without lesion that may be drawn."""
+        """Slices without lesion that may be drawn."""
         held = set(self.lesion_slices)
         return [z for z in self.slices if z not in held]
 
 
 def diameter_mm(volume_ml: float) -> float:
-    """Of the ball of that volume."""
+    """Diameter of a ball of that volume."""
     return float(10 * (6 * volume_ml / math.pi) ** (1 / 3))
 
 
@@ -88,11 +87,11 @@ def size_class(volume_ml: float) -> int:
 
 
 def slice_weights(contents: Sequence[Contents], balance: float) -> NDArray[np.float64]:
-    """Probability of each slice with lesion, volumes one behind the other.
+    """Probability of each slice with lesion, volume after volume.
 
-    A size class is drawn in proportion to n^(1 - balance), n its slices; so is, within it, a patient, and within the patient a volume;
-    of a volume each slice is as likely as another. With balance 0 that is each slice of all as likely as another; with 1 each class, and in it
-    each patient, and of the patient each volume.
+    A size class is drawn in proportion to n^(1 - balance), with n its number of slices; so is a patient within the class, and a volume
+    of the patient. Slices of a volume are equally likely. With balance 0 all slices are equally likely. With balance 1 all classes
+    are, and within each its patients, and of each patient the volumes.
 
     Parameters
     ----------
@@ -105,7 +104,7 @@ def slice_weights(contents: Sequence[Contents], balance: float) -> NDArray[np.fl
     for key, n in zip(keys, own, strict=True):
         for level in range(4):
             counts[key[:level]] = counts.get(key[:level], 0) + n
-    # of what a level is parted into, the sum that its shares are shares of
+    # the denominators: sums over the parts of each level
     sums: dict[tuple[object, ...], float] = {}
     for part, n in counts.items():
         if part and n > 0:
@@ -117,51 +116,15 @@ def slice_weights(contents: Sequence[Contents], balance: float) -> NDArray[np.fl
 
 
 @dataclass(frozen=True)
-class AliasTable:
-    """Draws a number k with probability p[k] in two draws, however many there are (Walker's method, as Vose builds it).
-
-    Attributes
-    ----------
-    keep : (n,) the share of column k that is k itself
-    other : (n,) what the rest of it is
-    """
-
-    keep: NDArray[np.float64]
-    other: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, probabilities: NDArray[np.float64]) -> AliasTable:
-        """Of probabilities (n,), in proportion."""
-        n = len(probabilities)
-        keep = probabilities * (n / probabilities.sum())
-        other = np.arange(n)
-        low = [k for k in range(n) if keep[k] < 1]
-        high = [k for k in range(n) if keep[k] >= 1]
-        while low and high:
-            small, large = low.pop(), high[-1]
-            other[small] = large
-            keep[large] -= 1 - keep[small]
-            if keep[large] < 1:
-                low.append(high.pop())
-        for k in low + high:  # what rounding left over
-            keep[k] = 1
-        return cls(keep, other)
-
-    def draw(self, rng: np.random.Generator) -> int:
-        column = int(rng.integers(len(self.keep)))
-        return column if rng.random() < self.keep[column] else int(self.other[column])
-
-
-@dataclass(frozen=True)
 class SliceSampler:
     """Draws slices; the same generator gives the same slices.
 
     Attributes
     ----------
-    lesion, background, beside : slices with lesion, without, and, where asked for, of these the ones close beside one with
-    lesion_fraction : share of the draws from those with lesion
-    beside_fraction : share of the draws without lesion that are from those beside one
-    table : which of those with lesion; None: each as likely as another
+    lesion, background, beside : slices with lesion, slices without, and those of the latter that lie beside a lesion
+    lesion_fraction : share of draws from `lesion`
+    beside_fraction : share of draws without lesion that are from `beside`
+    cumulative_weights : (len(lesion),) rising to 1; a slice with lesion is drawn by its step. None: all are equally likely
     """
 
     lesion: Sequence[Slice]
@@ -169,16 +132,16 @@ class SliceSampler:
     beside: Sequence[Slice]
     lesion_fraction: float
     beside_fraction: float = 0.0
-    table: AliasTable | None = None
+    cumulative_weights: NDArray[np.float64] | None = None
 
     @classmethod
     def of(cls, contents: Sequence[Contents], config: DataConfig) -> SliceSampler:
-        """Of volumes, by `lesion_fraction`, `balance` and `beside_fraction`.
+        """A sampler of volumes by `lesion_fraction`, `balance` and `beside_fraction` of the configuration.
 
         Raises
         ------
         InputError
-            No slice with lesion may be drawn; or a volume of lesion is none.
+            No slice with lesion may be drawn, or a lesion's volume is not positive.
         """
         for c in contents:
             if len(c.lesion_slices) and not (math.isfinite(c.lesion_ml) and c.lesion_ml > 0):
@@ -193,13 +156,17 @@ class SliceSampler:
         background = Slices(c.drawn_background_slices for c in contents)
         near = contents if config.beside_fraction > 0 else ()
         beside = Slices([z for z in c.drawn_background_slices if _lies_beside(c, z)] for c in near)
-        table = AliasTable.of(slice_weights(contents, config.balance)) if config.balance > 0 else None
-        return cls(lesion, background, beside, config.lesion_fraction, config.beside_fraction, table)
+        cumulative = slice_weights(contents, config.balance).cumsum() if config.balance > 0 else None
+        if cumulative is not None:
+            cumulative /= cumulative[-1]
+        return cls(lesion, background, beside, config.lesion_fraction, config.beside_fraction, cumulative)
 
     def draw(self, rng: np.random.Generator) -> Slice:
-        """One slice. With `balance` and `beside_fraction` 0 two numbers are drawn, one where all slices hold lesion."""
+        """One slice."""
         if not self.background or rng.random() < self.lesion_fraction:
-            return self.lesion[int(rng.integers(len(self.lesion))) if self.table is None else self.table.draw(rng)]
+            if self.cumulative_weights is None:
+                return self.lesion[int(rng.integers(len(self.lesion)))]
+            return self.lesion[int(np.searchsorted(self.cumulative_weights, rng.random(), side="right"))]
         near = self.beside_fraction > 0 and self.beside and rng.random() < self.beside_fraction
         pool = self.beside if near else self.background
         return pool[int(rng.integers(len(pool)))]

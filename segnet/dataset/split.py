@@ -1,28 +1,60 @@
-"""Splits by patient: neighbouring slices or lesions of one patient never lie on both sides. And the one that does not, to show what it hides."""
+"""Splits into training, validation and test, by patient; and the paper's split by slice, which leaks."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from segnet.config import Config
 from segnet.dataset.sampling import size_class
+from segnet.dataset.store import PreparedCase, PreparedDataset
 from segnet.errors import InputError
 
-if TYPE_CHECKING:
-    from segnet.dataset.prepared import PreparedCase
-
 FILE = "split.json"
-"""Of a run's folder: cases by part, or, by the paper's split, slices by part and case."""
+"""In a run's folder: cases by part; of the paper's split, slices by part and case."""
 
 _PARTS = ("train", "val", "test")
 
 
+def make_split(dataset: PreparedDataset, config: Config) -> dict[str, list[str]]:
+    """Cases of the training, validation and test patients. With folds, the test patients are those of the fold.
+
+    Raises
+    ------
+    InputError
+        `data.folds` is given without `data.fold`, or there are too few patients.
+    """
+    data, seed = config.data, config.train.seed
+    stratum = strata(dataset.cases) if data.split == "stratified" else None
+    if data.folds is None:
+        parts = split_patients(dataset.patients, stratum=stratum, fractions=data.split_fractions, seed=seed)
+    else:
+        if data.fold is None:
+            raise InputError(
+                f"data.fold: expected one of {data.folds} folds, got none; split one configuration of `Config.each_fold`"
+            )
+        fold = kfold_patients(dataset.patients, data.folds, seed, stratum)[data.fold]
+        train, val, _ = data.split_fractions
+        fractions = (train / (train + val), val / (train + val), 0.0)
+        parts = split_patients(fold["train"], stratum=stratum, fractions=fractions, seed=seed)
+        parts["test"] = fold["val"]
+    part_of = {patient: part for part, members in parts.items() for patient in members}
+    split: dict[str, list[str]] = {part: [] for part in parts}
+    for entry in dataset.cases:
+        split[part_of[entry.patient]].append(entry.case)
+    return {part: sorted(cases) for part, cases in split.items()}
+
+
+def make_slice_split(dataset: PreparedDataset, config: Config) -> dict[str, dict[str, list[int]]]:
+    """Slices of the paper's split, by part and case."""
+    return split_slices({entry.case: entry.shape_zyx[0] for entry in dataset.cases}, config.train.seed)
+
+
 def strata(cases: Iterable[PreparedCase]) -> dict[str, str]:
-    """The stratum of each patient: his set, and the size class of his largest lesion.
+    """The stratum of each patient: set, and size class of the largest lesion.
 
     Examples
     --------
@@ -42,18 +74,17 @@ def split_patients(
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
     seed: int,
 ) -> dict[str, list[str]]:
-    """Split patients into train, val and test.
+    """Splits patients into train, val and test.
 
-    Patients are ordered by a hash of `seed` and their name, so that the split is the same on every machine
-    and for every order of the input. Sizes follow `fractions` by largest remainder. With three patients or
-    more no part with a fraction above 0 is empty; with two, val is.
+    Patients are ordered by a hash of `seed` and their name, so the split is the same on every machine and for every order of the
+    input. Sizes follow `fractions` by largest remainder. With three or more patients no part with a fraction above 0 is empty; with
+    two, val is empty.
 
     Parameters
     ----------
     patients : patient ids; repeated ones count once
-    stratum : of each patient, as `strata` gives it: each stratum is dealt out by itself, in turns that go on from one to the next
+    stratum : of each patient, from `strata`; every stratum is spread evenly over the parts
     fractions : of train, val and test; they add up to 1
-    seed : another seed, another split
 
     Returns
     -------
@@ -63,7 +94,7 @@ def split_patients(
     Raises
     ------
     InputError
-        If there are fewer than two patients, or the fractions are no fractions.
+        There are fewer than two patients, or `fractions` are not fractions.
 
     Examples
     --------
@@ -86,36 +117,36 @@ def split_patients(
         size = sizes[_PARTS.index(part)]
         chosen = left[:size] if stratum is None else _spread(left, size)
         out[part] = sorted(chosen)
-        left = [patient for patient in left if patient not in set(chosen)]
+        taken = set(chosen)
+        left = [patient for patient in left if patient not in taken]
     return {part: out[part] for part in _PARTS}
 
 
 def _dealt(shuffled: list[str], stratum: Mapping[str, str] | None) -> list[str]:
-    """Patients by stratum, within one in the order they come."""
+    """Patients by stratum, in the given order within each."""
     return shuffled if stratum is None else sorted(shuffled, key=lambda patient: stratum[patient])
 
 
 def _spread(ordered: list[str], count: int) -> list[str]:
-    """So many, evenly spaced."""
+    """`count` of them, evenly spaced."""
     return [ordered[int((i + 0.5) * len(ordered) / count)] for i in range(count)]
 
 
 def split_slices(depths: Mapping[str, int], seed: int) -> dict[str, dict[str, list[int]]]:
-    """Split single slices, as the sample counts of the paper betray: a tenth for test, a fifth of the others for validation.
+    """Splits single slices: a tenth for test, a fifth of the others for validation.
 
-    Neighbours of a test slice, which look like it, are trained on: scores on such a test part say nothing about new patients.
+    Neighbours of a test slice look like it and are trained on. Scores on such a test part say nothing about new patients.
 
     Parameters
     ----------
     depths : number of slices by case
-    seed : another seed, another split
 
     Returns
     -------
     dict
         "train", "val", "test": slices by case; together every slice once.
 
-    Source: arXiv 2404.17235, V, whose counts (24580, 6145, 3414) are these shares, rounded up, of slices.
+    Source: arXiv 2404.17235, section V; its counts (24580, 6145, 3414) are these shares of slices, rounded up.
     """
     every = [(case, z) for case, depth in sorted(depths.items()) for z in range(depth)]
     order = np.random.default_rng(seed).permutation(len(every))
@@ -133,25 +164,22 @@ def split_slices(depths: Mapping[str, int], seed: int) -> dict[str, dict[str, li
 def kfold_patients(
     patients: Iterable[str], k: int, seed: int, stratum: Mapping[str, str] | None = None
 ) -> list[dict[str, list[str]]]:
-    """Split patients into `k` folds; each patient is in the "val" of exactly one.
+    """Splits patients into `k` folds; each patient is in the "val" of exactly one.
 
     Parameters
     ----------
-    patients : patient ids; repeated ones count once
+    patients, stratum : as in `split_patients`
     k : number of folds, from 2 to the number of patients
-    seed : another seed, other folds
-    stratum : as in `split_patients`
 
     Returns
     -------
     list of dict
-        For each fold "train" and "val": disjoint sorted lists that hold every patient. The sizes of two folds
-        differ by one patient at most.
+        "train" and "val" of each fold: disjoint sorted lists that hold every patient. Folds differ by one patient at most.
 
     Raises
     ------
     InputError
-        If `k` is below 2 or above the number of patients.
+        `k` is below 2 or above the number of patients.
     """
     ordered = _shuffled(patients, seed)
     if not 2 <= k <= len(ordered):

@@ -234,7 +234,9 @@ def whole_lesions(masks: Tensor) -> Tensor:
     return (masks[:, masks.shape[1] // 2] > 0).flatten(1).any(1) & ~(masks[..., edge] > 0).flatten(1).any(1)
 
 
-def paste_lesions(images: Tensor, masks: Tensor, paste: Paste) -> tuple[Tensor, Tensor]:
+def paste_lesions(
+    images: Tensor, masks: Tensor, paste: Paste, donors: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
     """Lesions blended into slices without one. Slices that hold one already stay as they are.
 
     A lesion comes to lie whole inside the picture, at one of the tenth of the places whose mean grey over the lesion's extent is most like
@@ -243,18 +245,19 @@ def paste_lesions(images: Tensor, masks: Tensor, paste: Paste) -> tuple[Tensor, 
     the lesion would differ from what it covers by less than `LEAST_CONTRAST`. All slices of an image get their part of it
     at the same place.
     """
+    from_images, from_masks = donors or (images, masks)
     out, marked = images.clone(), masks.clone()
-    sources = torch.nonzero(whole_lesions(masks)).flatten()
+    sources = torch.nonzero(whole_lesions(from_masks)).flatten()
     gets = paste.wanted & ~masks.flatten(1).any(1)
     for k in torch.nonzero(gets).flatten().tolist() if len(sources) else []:
         source = int(sources[int(paste.donor[k] * len(sources))])
-        lesion, texture = masks[source], images[source]
+        lesion, texture = from_masks[source], from_images[source]
         if paste.shape is not None and paste.shape[k].any():
             lesion = paste.shape[k]
-            mean, sd = core_grey(texture, masks[source])
+            mean, sd = core_grey(texture, from_masks[source])
             texture = mean + sd * (torch.zeros_like(texture) if paste.texture is None else paste.texture[k])
         middle = len(lesion) // 2
-        ground = float(surroundings(images[source][None], masks[source][None])[0, middle])
+        ground = float(surroundings(from_images[source][None], from_masks[source][None])[0, middle])
         shift = _place(images[k, middle], lesion.amax(0), ground, float(paste.place[k]))
         if shift is None:
             continue

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segnet.config import PrepareConfig
-from segnet.dataset.prepared import INDEX, load_dataset
+from segnet.dataset.store import INDEX, PatientFile, load_dataset
 from segnet.errors import InputError
 from segnet.io.names import ENDINGS, PROBABILITY, beside, case_of, files_in, nfc, readings, role_of, stem_of
 from segnet.io.pairs import NoPairs, Pair, find_pairs, patient_id, set_of
@@ -49,7 +49,11 @@ class Truth:
 
     def load(self) -> Grid:
         """Reads the mask; InputError where that fails."""
-        return _prepared_mask(self.mask, self.case) if self.prepared else read_grid(self.mask)
+        if self.prepared is None:
+            return read_grid(self.mask)
+        with PatientFile(self.mask, self.prepared) as file:
+            mask = file.mask(self.case).astype(bool)
+            return Grid(mask, file.affine(self.case), file.spacing_zyx_mm(self.case))
 
     def load_image(self, grid: Grid) -> NDArray[np.float32] | None:
         """The image in HU (Z, Y, X), None where there is none; that of a prepared case is clipped to its window.
@@ -59,8 +63,10 @@ class Truth:
         InputError
             It cannot be read or lies on another grid than the mask.
         """
-        if self.prepared:
-            return _prepared_image(self.mask, self.case, self.prepared)
+        if self.prepared is not None:
+            with PatientFile(self.mask, self.prepared) as file:
+                image: NDArray[np.float32] = file.image(self.case).astype(np.float32)
+                return image
         return None if self.image is None else read_map(self.image, grid, self.case)
 
 
@@ -162,40 +168,6 @@ def _from_prepared(root: Path, patient_regex: str | None) -> list[Truth]:
         )
         for c in dataset.cases
     ]
-
-
-def _prepared_mask(path: Path, case: str) -> Grid:
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            group = file[case]
-            z, y, x = (float(s) for s in group.attrs["spacing_zyx_mm"])
-            return Grid(
-                np.asarray(group["mask"]).astype(bool), np.asarray(group.attrs["affine"], np.float64), (z, y, x)
-            )
-    except (OSError, KeyError, ValueError) as error:
-        raise InputError(f"truths: expected case {case} in {path}, got {error}; prepare the data again") from error
-
-
-def _prepared_image(path: Path, case: str, config: PrepareConfig) -> NDArray[np.float32]:
-    """The stored image in HU."""
-    import h5py
-
-    if config.values == "zscore":
-        raise InputError(
-            f"values: expected a dataset of hu or unit, got zscore in {path}; prepare it again without --values"
-        )
-
-    try:
-        with h5py.File(path, "r") as file:
-            stored = np.asarray(file[case]["image"]).astype(np.float32)
-    except (OSError, KeyError, ValueError) as error:
-        raise InputError(
-            f"truths: expected the image of {case} in {path}, got {error}; prepare the data again"
-        ) from error
-    low, high = config.window_hu
-    return stored * (high - low) + low if config.values == "unit" else stored
 
 
 def match(predictions: Path, truths: Sequence[Truth], *, single: bool) -> tuple[dict[str, Path], list[str]]:

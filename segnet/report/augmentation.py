@@ -15,9 +15,8 @@ from torch import Tensor
 from segnet.config import AUGMENT_PRESETS, AugmentConfig, Config
 from segnet.dataset.augment import Augmenter, Geometry, Parameters
 from segnet.dataset.batches import CANVAS, cut, normalise
-from segnet.dataset.cases import Case, Cases
-from segnet.dataset.prepared import PreparedDataset, load_dataset
 from segnet.dataset.shapes import load_shapes
+from segnet.dataset.store import Case, Cases, PreparedDataset, load_dataset
 from segnet.dataset.transforms import control_points
 from segnet.report.overlay import BACKGROUND, INK, QUIET, TRUTH_RGB, _stroke, fit, font, save_png
 
@@ -50,7 +49,7 @@ class Scene:
 
 
 def augmentation_png(
-    path: str | Path, prepared: str | Path, config: Config, *, case: str | None = None, seed: int = 0
+    path: str | Path, prepared: str | Path | PreparedDataset, config: Config, *, case: str | None = None, seed: int = 0
 ) -> str:
     """Writes the sheet for a slice of a prepared dataset.
 

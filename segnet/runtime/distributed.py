@@ -1,7 +1,7 @@
-"""Several processes that train as one, by gloo: started by torchrun, each with its part of every batch.
+"""Several processes that train as one, over gloo. torchrun starts them, and each has its part of every batch.
 
-All of them draw the same random numbers and take their own part of what is drawn; sums over the batch are sums over all processes. So two
-processes with batches of b follow one process with batches of 2 b, but for rounding.
+All processes draw the same random numbers, and sums over a batch are sums over all processes. Two processes with batches of b
+therefore follow one process with batches of 2 b, except for rounding.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def world_size() -> int:
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Joins the processes that torchrun started, if it did; alone otherwise."""
+    """Joins the processes that torchrun started; does nothing without torchrun."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
         yield
         return
@@ -38,13 +38,19 @@ def process_group() -> Iterator[None]:
         distributed.destroy_process_group()
 
 
+def own_part(count: int) -> slice:
+    """This process's part of `count` samples, a multiple of the number of processes."""
+    each = count // world_size()
+    return slice(rank() * each, (rank() + 1) * each)
+
+
 def own(drawn: Tensor) -> Tensor:
-    """This process's part, along the first axis, of what all have drawn alike."""
-    return drawn.chunk(world_size())[rank()]
+    """This process's part, along the first axis, of numbers that all processes have drawn alike."""
+    return drawn[own_part(len(drawn))]
 
 
 def first_says(value: Value) -> Value:
-    """What the first process holds."""
+    """The value of the first process."""
     if world_size() == 1:
         return value
     held: list[Any] = [value]
@@ -53,7 +59,7 @@ def first_says(value: Value) -> Value:
 
 
 def gather_objects(values: list[Value]) -> list[Value]:
-    """The lists of all processes, one after the other."""
+    """The joined lists of all processes."""
     if world_size() == 1:
         return values
     held: list[Any] = [None] * world_size()
@@ -62,7 +68,7 @@ def gather_objects(values: list[Value]) -> list[Value]:
 
 
 def gather(x: Tensor) -> Tensor:
-    """The tensors of all processes along the first axis; the gradient reaches this process's own."""
+    """The tensors of all processes, joined along the first axis. The gradient reaches this process's own."""
     if world_size() == 1:
         return x
     parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(world_size())]
@@ -72,7 +78,7 @@ def gather(x: Tensor) -> Tensor:
 
 
 class _Total(torch.autograd.Function):
-    """A sum over processes. Each goes on with it, so the gradient is the sum of theirs."""
+    """A sum over processes. Each of them uses it, so its gradient is the sum of theirs."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -93,7 +99,7 @@ def total(x: Tensor) -> Tensor:
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Every process's gradients become their sum, in one message."""
+    """Replaces the gradients of every process by their sum, in one message."""
     if world_size() == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from segnet.config import FOLD_FOLDER, Config, PrepareConfig, load_config, read_value
-from segnet.dataset.cases import Cases
-from segnet.dataset.prepared import load_dataset
 from segnet.dataset.split import FILE as SPLIT_FILE
+from segnet.dataset.split import make_split
+from segnet.dataset.store import Cases, PreparedDataset, load_dataset
 from segnet.errors import InputError, reason
 from segnet.io.pairs import set_of
 from segnet.metrics import bootstrap_ci
@@ -31,7 +31,7 @@ from segnet.runtime.table import format_table
 from segnet.runtime.threads import threads
 from segnet.study.info import count
 from segnet.training import log, state
-from segnet.training.loop import check_split, make_split, scores, train
+from segnet.training.loop import check_split, scores, train
 
 SCORES_FILE, RESULTS_FILE, TABLE_FILE, LESIONS_FILE = "scores.json", "results.json", "results.md", "lesions.csv"
 CONVENTIONS = {
@@ -111,7 +111,7 @@ class Run:
         return f"{self.entry}, fold {self.fold}"
 
 
-def check_begun(prepared: Path, run: Run) -> None:
+def check_begun(dataset: PreparedDataset, run: Run) -> None:
     """Whether what there is of a run was made with the same configuration, on the same patients.
 
     Raises
@@ -132,19 +132,20 @@ def check_begun(prepared: Path, run: Run) -> None:
     elif (run.folder / checkpoint.FILE).exists():
         state.check_same(checkpoint.load(run.folder)[1], run.config)
     if (run.folder / SPLIT_FILE).exists():
-        check_split(run.folder, make_split(prepared, run.config))
+        check_split(run.folder, make_split(dataset, run.config))
 
 
-def run_one(prepared: Path, run: Run) -> None:
+def run_one(prepared: Path | PreparedDataset, run: Run) -> None:
     """Trains the network, or goes on with it, and scores the patients held out; what is done stays as it is."""
     out, config = run.folder, run.config
     if (out / SCORES_FILE).exists():
         return
+    dataset = load_dataset(prepared)
     with threads(config.train.threads or run.threads):
-        train(prepared, out, config, resume=True, on_end=draw_run)
+        train(dataset, out, config, resume=True, on_end=draw_run)
         model, _ = checkpoint.load(out)
         test = json.loads((out / SPLIT_FILE).read_text())["test"]
-        cases = Cases(prepared, test)
+        cases = Cases(dataset, test)
         found = scores(model, cases, config)
     steps = [row for row in log.read(out / log.FILE) if "val_dice" not in row]
     result = {
@@ -197,7 +198,8 @@ def compare(
         raise InputError(f"only-fold: expected 0 to {folds - 1}, got {chosen}; there are {folds} folds")
     given = flags or {}
     flags = {**given, "data": {**given.get("data", {}), "folds": folds}}
-    configs = configurations(entries, base, flags, load_dataset(prepared).config)
+    dataset = load_dataset(prepared)
+    configs = configurations(entries, base, flags, dataset.config)
     _check_folds(configs, folds)
     share = max(1, cores() // workers) if workers > 1 else None
     names = {fold: FOLD_FOLDER.format(fold) for fold in chosen}
@@ -207,10 +209,11 @@ def compare(
         for entry, config in configs.items()
     ]
     for run in runs:
-        check_begun(prepared, run)
+        check_begun(dataset, run)
     out.mkdir(parents=True, exist_ok=True)
+    given_to_runs = dataset if workers == 1 else dataset.root  # other processes read the index themselves
     failed: list[tuple[Run, BaseException]] = []
-    for number, (run, outcome) in enumerate(each(partial(run_one, prepared), runs, workers=workers), 1):
+    for number, (run, outcome) in enumerate(each(partial(run_one, given_to_runs), runs, workers=workers), 1):
         told = f"{number} of {len(runs)}: {run}"
         if isinstance(outcome, BaseException):
             failed.append((run, outcome))

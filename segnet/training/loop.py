@@ -19,10 +19,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from segnet.config import Config, TrainConfig
 from segnet.dataset.batches import BatchSource
-from segnet.dataset.cases import Cases
-from segnet.dataset.prepared import load_dataset
 from segnet.dataset.split import FILE as SPLIT_FILE
-from segnet.dataset.split import kfold_patients, split_patients, split_slices, strata
+from segnet.dataset.split import make_slice_split, make_split
+from segnet.dataset.store import Cases, PreparedDataset, load_dataset
 from segnet.errors import InputError
 from segnet.metrics import dice
 from segnet.models import build, channels_last, checkpoint
@@ -40,16 +39,16 @@ from segnet.training.losses import JointLoss
 from segnet.training.state import Progress
 
 AVERAGE_EVERY = 4
-"""Steps between two updates of the averaged weights, which cost about as much as the optimizer's."""
+"""Steps between two updates of the averaged weights. An update costs about as much as one of the optimizer."""
 VALIDATION_SHARE = 0.2
-"""Of a run of given minutes, the most that validation may take."""
+"""Largest share of a run of given minutes that validation takes."""
 Row = dict[str, Any]
 Report = Callable[[Row], None]
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run left. `best_dice` is the mean 3-D Dice per lesion on the validation patients, None without any."""
+    """Outcome of a run. `best_dice` is the mean 3-D Dice per lesion of the validation patients, None without any."""
 
     folder: Path
     steps: int
@@ -80,7 +79,7 @@ OnEnd = Callable[[FinishedRun], None]
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; biases, norms, A_log, D and the step bias do not."""
+    """Parameters with weight decay, the matrices; and without: biases, norms, A_log, D and the bias of delta."""
     decay: list[nn.Parameter] = []
     keep: list[nn.Parameter] = []
     for parameter in model.parameters():
@@ -92,7 +91,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 def scores(
     model: nn.Module, cases: Cases, config: Config, only: Mapping[str, Sequence[int]] | None = None
 ) -> dict[str, float]:
-    """3-D Dice by case, of its whole volume or `only` of these slices. Several processes share the cases out."""
+    """3-D Dice of each case, of the whole volume or of `only` these slices. Several processes share the cases."""
     was_training = model.training
     model.eval()
     found = []
@@ -105,40 +104,8 @@ def scores(
     return dict(sorted(distributed.gather_objects(found)))
 
 
-Slices = dict[str, dict[str, list[int]]]
-
-
-def make_split(prepared: Path, config: Config) -> dict[str, list[str]]:
-    """Cases of the training, validation and test patients; with folds, the test patients are those of the fold."""
-    entries = load_dataset(prepared).cases
-    patients = sorted({entry.patient for entry in entries})
-    seed, folds = config.train.seed, config.data.folds
-    stratum = strata(entries) if config.data.split == "stratified" else None
-    if folds is None:
-        parts = split_patients(patients, stratum=stratum, fractions=config.data.split_fractions, seed=seed)
-    else:
-        if config.data.fold is None:
-            raise InputError(
-                f"data.fold: expected one of {folds} folds, got none; a split is of one of `Config.each_fold`"
-            )
-        fold = kfold_patients(patients, folds, seed, stratum)[config.data.fold]
-        train, val, _ = config.data.split_fractions
-        fractions = (train / (train + val), val / (train + val), 0.0)
-        parts = {
-            **split_patients(fold["train"], stratum=stratum, fractions=fractions, seed=seed),
-            "test": fold["val"],
-        }
-    return {part: sorted(e.case for e in entries if e.patient in set(members)) for part, members in parts.items()}
-
-
-def make_slice_split(prepared: Path, config: Config) -> Slices:
-    """Slices of the paper's split by part and case."""
-    depths = {entry.case: entry.shape_zyx[0] for entry in load_dataset(prepared).cases}
-    return split_slices(depths, config.train.seed)
-
-
 def train(
-    prepared: Path,
+    prepared: Path | PreparedDataset,
     out: Path,
     config: Config,
     *,
@@ -172,18 +139,17 @@ def train(
         raise InputError(f"out {out}: expected a folder without a run, got {held} choose another folder")
     dataset = load_dataset(prepared)
     dataset.check(config.data)
-    by_slice = make_slice_split(prepared, config) if config.data.split == "slice-paper" else None
-    split = make_split(prepared, config) if by_slice is None else {part: sorted(by_slice[part]) for part in by_slice}
-    told = split if by_slice is None else by_slice
+    by_slice = config.data.split == "slice-paper"
+    split = make_slice_split(dataset, config) if by_slice else make_split(dataset, config)
     if run_exists:
         state.check_same(state.began_with(out / state.FILE), config)
     elif finished:
         state.check_same(checkpoint.load(out)[1], config)
     if run_exists or finished:
-        check_split(out, told)
+        check_split(out, split)
     if finished and not run_exists:
         return _finished(out)
-    if by_slice is not None:
+    if by_slice:
         warnings.warn(
             "data.split slice-paper: slices of one lesion are in training, validation and test; the scores say nothing about new patients",
             stacklevel=2,
@@ -195,10 +161,10 @@ def train(
     with _settings(config), locked(out, refusal) if first else nullcontext():
         if first and ((out / state.FILE).exists(), (out / checkpoint.FILE).exists()) != (run_exists, finished):
             raise InputError(refusal)  # it has just ended
-        run = _Run(prepared, split, out, config, by_slice)
+        run = _Run(dataset, split, out, config)
         if first:
             remove_leftovers(out)
-            write_text(out / SPLIT_FILE, json.dumps(told, indent=1))
+            write_text(out / SPLIT_FILE, json.dumps(split, indent=1))
         if resume and run_exists:
             run.load()
         run.go(progress, on_end)
@@ -206,22 +172,16 @@ def train(
 
 
 def check_split(out: Path, split: Mapping[str, Any]) -> None:
-    """Whether a run in `out` would go on with the split it began with.
-
-    Raises
-    ------
-    InputError
-        It would not.
-    """
+    """Raises InputError unless a run in `out` began with this split."""
     if (out / SPLIT_FILE).exists() and json.loads((out / SPLIT_FILE).read_text(encoding="utf-8")) != split:
         raise InputError(
-            f"resume: expected the split that the run began with, got another than {out / SPLIT_FILE}: cases have come, gone or changed size;"
-            " bring the dataset back to what it was, or begin another run"
+            f"resume: expected the split that the run began with, got another than {out / SPLIT_FILE}: cases were added, removed or resized;"
+            " restore the dataset, or begin another run"
         )
 
 
 def _finished(out: Path) -> TrainResult:
-    """What a finished run left, by its log."""
+    """The outcome of a finished run, from its log."""
     rows = [row for row in read(out / LOG_FILE) if "val_dice" in row]
     dices = [row["val_dice"] for row in rows if row["val_dice"] is not None]
     return TrainResult(out, rows[-1]["step"], rows[-1]["elapsed_s"], max(dices, default=None), rows)
@@ -229,7 +189,7 @@ def _finished(out: Path) -> TrainResult:
 
 @contextmanager
 def _settings(config: Config) -> Iterator[None]:
-    """The process as a run wants it, and back."""
+    """Sets threads and determinism of this process, and restores them."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(config.train.deterministic or before)
     try:
@@ -240,7 +200,7 @@ def _settings(config: Config) -> Iterator[None]:
 
 
 def _clock(settings: TrainConfig) -> Callable[[], float]:
-    """Seconds, as the run counts its minutes."""
+    """The seconds that count as the run's minutes."""
     if settings.clock == "wall":
         return time.monotonic
     threads = torch.get_num_threads()
@@ -248,8 +208,7 @@ def _clock(settings: TrainConfig) -> Callable[[], float]:
 
 
 def averaging(decay: float) -> Callable[[Any, Any, Any], None]:
-    """Exponential averages. The n-th keeps (1 + n) / (10 + n) of the one before where that is less than `decay`: over few steps the first ones
-    would outweigh the others."""
+    """Exponential moving averages whose n-th update keeps min(decay, (1 + n) / (10 + n)), so that the first steps do not dominate."""
 
     def update(averaged: Any, current: Any, count: Any) -> None:
         n = int(count)
@@ -259,24 +218,22 @@ def averaging(decay: float) -> Callable[[Any, Any, Any], None]:
 
 
 class _Run:
-    """One run: what it trains, on what, and how far it is."""
+    """Network, data, optimizer and progress of one run."""
 
-    def __init__(
-        self, prepared: Path, split: dict[str, list[str]], out: Path, config: Config, by_slice: Slices | None
-    ) -> None:
+    def __init__(self, dataset: PreparedDataset, split: Mapping[str, Any], out: Path, config: Config) -> None:
         settings = config.train
         self.out, self.config = out, config
         torch.manual_seed(settings.seed)
-        only = by_slice or {}
+        only = split if config.data.split == "slice-paper" else {}
         self.source = BatchSource(
-            Cases(prepared, split["train"]),
+            Cases(dataset, sorted(split["train"])),
             config.data,
             settings.seed,
             slices=config.model.in_channels,
             only=only.get("train"),
             augment=config.augment,
         )
-        self.val_cases, self.val_slices = Cases(prepared, split["val"]), only.get("val")
+        self.val_cases, self.val_slices = Cases(dataset, sorted(split["val"])), only.get("val")
         self.model = synchronised(channels_last(build(config.model)))
         average = averaging(settings.ema_decay**AVERAGE_EVERY)
         self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
@@ -297,7 +254,7 @@ class _Run:
         self.at = state.load(self.out / state.FILE, self.config, self._modules, self.optimizer, self.source.rng)
 
     def go(self, progress: Report | None, on_end: OnEnd | None) -> None:
-        """Steps until the time or the steps are over, or validation has long not improved."""
+        """Trains until time or steps are used up, or validation no longer improves."""
         settings, at = self.config.train, self.at
         first = distributed.rank() == 0
         log = Log(self.out, kept=at.rows, after=at.step, board=settings.tensorboard) if first else None
@@ -317,7 +274,7 @@ class _Run:
             done = at.step / settings.max_steps if settings.max_steps else at.elapsed_s / (settings.minutes * 60)
             validates = done >= min(1.0, (at.validations + 1) / at.planned)
             if validates and first and not (self.out / state.FILE).exists():
-                self.save()  # weights without it are those of a run that is over
+                self.save()  # weights without a state mean a finished run
             if done < 1:
                 row = self.step(_rate(done, settings.warmup_fraction))
                 tell(row)
@@ -341,12 +298,14 @@ class _Run:
             (self.out / state.FILE).unlink(missing_ok=True)
 
     def plan(self) -> int:
-        """Validations: as many as asked for; of a run of given minutes no more than need `VALIDATION_SHARE` of them, by the time that one case
-        takes now."""
+        """Number of validations: the number asked for, or fewer if they would take over `VALIDATION_SHARE` of the given minutes.
+
+        The time of one case, measured now, decides.
+        """
         settings, entries = self.config.train, self.val_cases.entries
         if settings.max_steps is not None or not entries:
             return settings.validations
-        for _ in range(2):  # the first one also warms up
+        for _ in range(2):  # the first one warms up
             began = self.now()
             scores(self.model, self.val_cases[:1], self.config, self.val_slices)
             one_s = self.now() - began
@@ -390,21 +349,23 @@ class _Run:
         return self.config.train.batch_size * self.config.train.accumulate * distributed.world_size()
 
     def _epoch(self) -> float:
-        """In slices with lesion."""
+        """Slices drawn, as a multiple of the training slices with lesion."""
         return round(self.at.step * self._slices_a_step / len(self.source.sampler.lesion), 3)
 
     def _backward(self) -> float:
-        """Loss of one batch, all processes' parts together; adds its gradients."""
-        settings = self.config.train
-        images, masks = self.source.draw(settings.batch_size * distributed.world_size())
-        mine = distributed.own(images).contiguous(memory_format=torch.channels_last)
+        """Loss of one batch, the parts of all processes together; adds its gradients."""
+        settings, gather = self.config.train, distributed.gather
+        count = settings.batch_size * distributed.world_size()
+        images, masks = self.source.draw(count, distributed.own_part(count), gather)
+        seen = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
-            outputs = self.model(mine)
-        logits, reconstruction = (None if x is None else distributed.gather(x) for x in outputs)
-        loss: Tensor = self.loss_of(logits, reconstruction, images, masks) / settings.accumulate
+            logits, reconstruction = self.model(seen)
+        if reconstruction is not None:
+            reconstruction, images = gather(reconstruction), gather(images)
+        loss: Tensor = self.loss_of(gather(logits), reconstruction, images, gather(masks)) / settings.accumulate
         value = float(loss.detach())
         if not math.isfinite(value):
-            layer = first_bad_layer(self.model, mine)
+            layer = first_bad_layer(self.model, seen)
             raise FloatingPointError(
                 f"loss: expected a finite number, got {value} at step {self.at.step}, first in {layer or 'the loss itself'};"
                 " begin another run with a lower train.learning_rate"
@@ -413,7 +374,7 @@ class _Run:
         return value
 
     def validate(self, *, save_best: bool) -> Row:
-        """Scores the averaged weights, and keeps them if none were better."""
+        """Scores the averaged weights, and keeps them if no earlier ones were better."""
         at = self.at
         by_case = scores(self.average.module, self.val_cases, self.config, self.val_slices)
         val_dice = float(np.mean(list(by_case.values()))) if by_case else None

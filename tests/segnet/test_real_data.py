@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 
 from segnet.dataset.prepare import prepare
-from segnet.dataset.prepared import load_dataset
+from segnet.dataset.store import load_dataset
 from segnet.io.dicom import read_series
 from segnet.io.pairs import find_pairs
 from segnet.io.volumes import read_image, read_mask

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from segnet.config import AugmentConfig, DataConfig
 from segnet.dataset.batches import BatchSource, cut, normalise, stack
-from segnet.dataset.cases import Cases
+from segnet.dataset.store import Cases
 from segnet.errors import InputError
 
 CONFIG = DataConfig(patch_px=32, input_px=64)
@@ -34,6 +35,58 @@ def test_batches_follow_the_seed(prepared: Path) -> None:
     first, again, other = (BatchSource(cases, CONFIG, seed).draw(4) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first[0], other[0])
+
+
+@pytest.mark.parametrize("slices", [1, 3])
+def test_parts_of_a_batch_are_loaded_by_themselves(
+    slices: int, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes draw the batch of one, and each reads its own slices alone."""
+    read: list[tuple[int, int]] = []
+    plane = Cases.plane
+
+    def counted(self: Cases, index: int, z: int) -> Any:
+        read.append((index, z))
+        return plane(self, index, z)
+
+    monkeypatch.setattr(Cases, "plane", counted)
+    sources = [BatchSource(Cases(prepared), CONFIG, 4, slices=slices) for _ in range(3)]
+    for _ in range(2):
+        whole, *parts = (
+            source.draw(6, own) for source, own in zip(sources, (slice(None), slice(0, 3), slice(3, 6)), strict=True)
+        )
+        for of_one, *of_parts in zip(whole, *parts, strict=True):
+            torch.testing.assert_close(torch.cat(of_parts), of_one, rtol=0, atol=1e-6)
+        n = 3 * slices
+        assert len(read) == 4 * n
+        assert read[: 2 * n] == read[2 * n :]
+        read.clear()
+
+
+def test_a_lesion_may_be_pasted_from_another_part(prepared: Path) -> None:
+    """Both parts are drawn twice: first to collect what processes would exchange, then with it."""
+    augment = AugmentConfig.model_validate({"preset": "strong", "paste_probability": 1.0})
+    config = CONFIG.model_copy(update={"lesion_fraction": 0.3})
+
+    def draw(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return BatchSource(Cases(prepared), config, 4, augment=augment).draw(8, *arguments)
+
+    def collected(part: slice) -> list[torch.Tensor]:
+        given: list[torch.Tensor] = []
+        draw(part, lambda own: (given.append(own), own)[1])
+        return given
+
+    halves = slice(0, 4), slice(4, 8)
+    exchanged = [torch.cat(both) for both in zip(*map(collected, halves), strict=True)]
+    parts = []
+    for half in halves:
+        whole = iter(exchanged)
+        parts.append(draw(half, lambda _, whole=whole: next(whole)))
+    alone = [draw(half) for half in halves]
+    for number, of_one in enumerate(draw()):
+        together, apart = (torch.cat([part[number] for part in drawn]) for drawn in (parts, alone))
+        torch.testing.assert_close(together, of_one, rtol=0, atol=1e-6)
+        assert not torch.equal(apart, of_one)
 
 
 def test_image_and_mask_stay_together(prepared: Path) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from segnet.config import PrepareConfig
-from segnet.dataset import cases as module
-from segnet.dataset.cases import Cases
+from segnet.dataset import store as module
 from segnet.dataset.prepare import prepare
+from segnet.dataset.store import Cases
 from segnet.errors import InputError
 from segnet.io.pairs import find_pairs
 
@@ -76,5 +76,5 @@ def test_a_file_that_is_gone_is_named(prepared: Path, tmp_path: Path) -> None:
     shutil.copytree(prepared, copy)
     cases: Any = Cases(copy)
     (copy / cases.entries[0].file).unlink()
-    with pytest.raises(InputError, match=cases.entries[0].case):
+    with pytest.raises(InputError, match=cases.entries[0].file):
         cases[0]

@@ -22,10 +22,8 @@ from dicom_series import write_series
 from pydicom import dcmread
 
 from segnet.config import PrepareConfig, checked_prepare_config
-from segnet.dataset.cases import Cases
-from segnet.dataset.patient_file import read_record
 from segnet.dataset.prepare import PrepareResult, prepare
-from segnet.dataset.prepared import load_dataset
+from segnet.dataset.store import Cases, load_dataset, read_record
 from segnet.errors import InputError
 from segnet.io.metaimage import write_metaimage
 from segnet.io.pairs import Pair, find_pairs

@@ -11,8 +11,8 @@ from PIL import Image
 
 from segnet.config import PrepareConfig
 from segnet.dataset.prepare import prepare
-from segnet.dataset.prepared import load_dataset
 from segnet.dataset.routes import grey_slices, mask_slices, paper_affine, windowed
+from segnet.dataset.store import load_dataset
 from segnet.errors import InputError
 from segnet.io.pairs import find_pairs
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from segnet.config import DataConfig
-from segnet.dataset.sampling import AliasTable, Contents, SliceSampler, diameter_mm, size_class, slice_weights
+from segnet.dataset.sampling import Contents, SliceSampler, diameter_mm, size_class, slice_weights
 from segnet.errors import InputError
 
 DRAWS = 20_000
@@ -118,14 +118,20 @@ def test_a_seed_fixes_the_slices(balance: float) -> None:
     assert first == again != other
 
 
-def test_an_alias_table_holds_its_probabilities() -> None:
-    """Column by column: what is kept and what is passed on sum to the probabilities."""
-    for weights in ([1.0], [0.5, 0.5], [0.9, 0.05, 0.03, 0.02], np.random.default_rng(0).random(257).tolist()):
-        probabilities = np.array(weights) / np.sum(weights)
-        table = AliasTable.of(probabilities)
-        found = table.keep.copy()
-        np.add.at(found, table.other, 1 - table.keep)
-        assert found / len(found) == pytest.approx(probabilities, abs=1e-12)
+class Fixed(np.random.Generator):
+    """Draws one number again and again."""
+
+    def __init__(self, number: float) -> None:
+        super().__init__(np.random.PCG64(0))
+        self.number = number
+
+    def random(self, *_: object) -> float:  # type: ignore[override]
+        return self.number
+
+
+def test_the_smallest_and_the_largest_number_draw_the_first_and_the_last_slice() -> None:
+    sampler = SliceSampler.of(CONTENTS, config(lesion_fraction=1.0, balance=0.7))
+    assert [sampler.draw(Fixed(number)) for number in (0.0, 1 - 2**-53)] == [LESION[0], LESION[-1]]
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,15 @@ from __future__ import annotations
 import random
 from collections import Counter
 from itertools import chain
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segnet.dataset.split import kfold_patients, split_patients, split_slices
+from segnet.config import Config, PrepareConfig
+from segnet.dataset.split import kfold_patients, make_split, split_patients, split_slices
+from segnet.dataset.store import PreparedCase, PreparedDataset
 from segnet.errors import InputError
 
 names = st.sets(st.text("abc012_", min_size=1, max_size=6), min_size=2, max_size=40)
@@ -118,3 +121,46 @@ def test_the_counts_of_the_paper_are_those_of_slices() -> None:
     for counts in ((24580, 6145, 3414), (62339, 15585, 8659), (9760, 2440, 1356)):
         parts = split_slices({"all": sum(counts)}, 0)
         assert tuple(len(parts[part]["all"]) for part in ("train", "val", "test")) == counts
+
+
+class Counted(str):
+    """A name that counts how often it is hashed."""
+
+    hashed = 0
+
+    def __hash__(self) -> int:
+        Counted.hashed += 1
+        return super().__hash__()
+
+
+def dataset_of(patients: int, lesions: int) -> PreparedDataset:
+    """Cases without files, the patients' sizes spread over the classes."""
+    cases = [
+        PreparedCase.model_construct(
+            case=f"p{p}_{k}", patient=Counted(f"p{p}"), set="a", lesion_ml=0.01 * 2 ** (p % 12), shape_zyx=(4, 4, 4)
+        )
+        for p in range(patients)
+        for k in range(lesions)
+    ]
+    return PreparedDataset(Path(), PrepareConfig(), tuple(cases))
+
+
+@pytest.mark.parametrize("data", [{}, {"split": "patient"}, {"folds": 3, "fold": 1}])
+def test_the_work_of_a_split_grows_with_the_number_of_cases(data: dict[str, object]) -> None:
+    config = Config.model_validate({"data": data})
+    hashes = []
+    for patients in (200, 400):
+        dataset = dataset_of(patients, 3)
+        Counted.hashed = 0
+        split = make_split(dataset, config)
+        hashes.append(Counted.hashed)
+        assert sorted(chain(*split.values())) == sorted(entry.case for entry in dataset.cases)
+    assert hashes[1] < 2.5 * hashes[0]
+
+
+def test_a_large_dataset_is_split_by_patient() -> None:
+    dataset = dataset_of(13_000, 3)
+    split = make_split(dataset, Config())
+    assert [len(cases) for cases in split.values()] == [27_300, 3_900, 7_800]
+    patients = [{case.partition("_")[0] for case in cases} for cases in split.values()]
+    assert len(set.union(*patients)) == sum(map(len, patients)) == 13_000

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from segnet.config import load_config
-from segnet.dataset.prepared import load_dataset
+from segnet.dataset.store import load_dataset
 from segnet.errors import InputError
 from segnet.report import augmentation
 from segnet.report.augmentation import augmentation_png

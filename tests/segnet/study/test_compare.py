@@ -19,7 +19,7 @@ import yaml
 import segnet.study.compare
 from segnet.config import Config
 from segnet.dataset.prepare import prepare
-from segnet.dataset.prepared import load_dataset
+from segnet.dataset.store import load_dataset
 from segnet.errors import InputError
 from segnet.io.pairs import find_pairs
 from segnet.study.compare import (

@@ -41,7 +41,7 @@ from segnet.training import loop
 
 build, draw = loop.build, BatchSource.draw
 loop.build = lambda config: build(config).double()
-BatchSource.draw = lambda self, count: tuple(x.double() for x in draw(self, count))
+BatchSource.draw = lambda self, *arguments: tuple(x.double() for x in draw(self, *arguments))
 loop.scores = lambda *_: {}
 prepared, out, config = map(Path, sys.argv[1:])
 with process_group():

@@ -16,15 +16,15 @@ from lesion_case import lesion_case
 
 from segnet.config import PrepareConfig
 from segnet.dataset.batches import BatchSource
-from segnet.dataset.cases import Cases
 from segnet.dataset.prepare import prepare
-from segnet.dataset.prepared import load_dataset
+from segnet.dataset.split import make_split
+from segnet.dataset.store import Cases, load_dataset
 from segnet.errors import InputError
 from segnet.io.pairs import find_pairs
 from segnet.models import build, checkpoint, names
 from segnet.runtime.locks import locked
 from segnet.training import log, loop
-from segnet.training.loop import averaging, make_split, train
+from segnet.training.loop import averaging, train
 
 
 def changed(config: Any, section: str, **values: Any) -> Any:
@@ -161,7 +161,7 @@ def test_the_same_seed_gives_the_same_weights(
 
 
 def test_no_patient_is_in_two_parts(prepared: Path, tiny_config: Any) -> None:
-    split = make_split(prepared, tiny_config)
+    split = make_split(load_dataset(prepared), tiny_config)
     assert sorted(split) == ["test", "train", "val"]
     patients = [{case.rsplit("_lesion", 1)[0] for case in cases} for cases in split.values()]
     assert sum(map(len, patients)) == len(set.union(*patients)) == 10
@@ -183,7 +183,7 @@ def test_lesions_of_a_patient_stay_together(split: str, tmp_path: Path, tiny_con
     config = changed(tiny_config, "data", split=split)
     folded = [changed(config, "data", folds=3, fold=fold) for fold in range(3)]
     for one in [config, *folded]:
-        parts = make_split(tmp_path / "data", one)
+        parts = make_split(load_dataset(tmp_path / "data"), one)
         patients = [{patient_of[case] for case in cases} for cases in parts.values()]
         assert sum(map(len, patients)) == len(set.union(*patients)) == 9
         assert sorted(case for cases in parts.values() for case in cases) == sorted(patient_of)
@@ -276,8 +276,8 @@ def test_gradients_of_several_batches_are_their_mean(
     once = losses_of(prepared, tmp_path / "once", config)
     draw = BatchSource.draw
 
-    def twice(self: BatchSource, count: int) -> Any:
-        self.drawn = getattr(self, "drawn", []) or [draw(self, count)] * 2  # type: ignore[attr-defined]
+    def twice(self: BatchSource, *arguments: Any) -> Any:
+        self.drawn = getattr(self, "drawn", []) or [draw(self, *arguments)] * 2  # type: ignore[attr-defined]
         return self.drawn.pop()  # type: ignore[attr-defined]
 
     monkeypatch.setattr(BatchSource, "draw", twice)
@@ -303,7 +303,7 @@ def test_a_run_that_no_longer_improves_stops(
 
 
 def test_folds_hold_every_patient_out_once(prepared: Path, tiny_config: Any) -> None:
-    splits = [make_split(prepared, changed(tiny_config, "data", folds=3, fold=k)) for k in range(3)]
+    splits = [make_split(load_dataset(prepared), changed(tiny_config, "data", folds=3, fold=k)) for k in range(3)]
     everyone = sorted(entry.case for entry in load_dataset(prepared).cases)
     assert sorted(case for split in splits for case in split["test"]) == everyone
     for split in splits:
