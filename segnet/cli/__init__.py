@@ -1,4 +1,7 @@
-"""The command line: parse, call, print. Exit codes: 0 done, 2 usage, 3 bad input, or a loss or gradient that is not finite, 4 part of a batch failed."""
+"""The command line: parse, call, print. Imports `study` and the floors below.
+
+Exit codes: 0 done; 2 usage; 3 bad input, or a loss or gradient that is not finite; 4 part of a batch failed.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 def main() -> None:
-    """Entry point: bad input, and a loss or gradient that is not finite, become one line on stderr and exit code 3."""
+    """Entry point. Bad input, and a loss or gradient that is not finite, become one line on stderr and exit code 3."""
     bound_spin()  # before a command imports torch
     try:
         app()

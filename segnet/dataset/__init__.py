@@ -1,1 +1,1 @@
-"""Pairs to prepared HDF5 files, and from these to batches. Imports `runtime` and `io`."""
+"""Image files to a prepared dataset, and from it to training batches. Imports `io` and the floors below."""

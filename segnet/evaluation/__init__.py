@@ -1,1 +1,1 @@
-"""Predicted masks against true masks. Imports `prediction`, `training` and the floors below them."""
+"""Predicted masks against true masks. Imports `training` and the floors below."""

@@ -1,1 +1,1 @@
-"""Images and masks from and to files. Imports `runtime`."""
+"""Images and masks from and to files. Imports `runtime` and the floors below."""

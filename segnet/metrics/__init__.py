@@ -1,4 +1,4 @@
-"""Overlap, volume and distance measures of two lesion masks, and honest summaries of them.
+"""Measures of masks against masks. Imports `dataset` and the floors below.
 
 Every measure takes boolean arrays (or arrays that hold only 0 and 1) of equal shape and any dimension,
 prediction first. What happens where a mask is empty is written at each function; NaN is returned only by

@@ -1,4 +1,4 @@
-"""The paper's networks and their peers, by name.
+"""The paper's networks and their peers, by name. Imports `metrics` and the floors below.
 
 Others register theirs under the entry point group ``segnet.models``: a function of a `ModelConfig` that makes a
 `segnet.models.network.Network`.

@@ -1,1 +1,1 @@
-"""From an image to a mask. Imports `models`, `metrics` and the floors below them."""
+"""From an image to a mask. Imports `models` and the floors below."""

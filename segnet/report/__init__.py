@@ -1,1 +1,1 @@
-"""Figures and pages. Imports every floor but `study` and `cli`."""
+"""Figures and pages. Imports `evaluation` and the floors below."""

@@ -1,1 +1,1 @@
-"""Files, locks, processes, threads. Imports `segnet.errors` alone."""
+"""Files, locks, processes, threads. Imports `config` and the floors below."""

@@ -1,1 +1,1 @@
-"""Networks compared, timed and described. Imports every floor but `cli`."""
+"""Networks compared, timed and described. Imports `report` and the floors below."""

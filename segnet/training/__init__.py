@@ -1,1 +1,1 @@
-"""The training loop. Imports `prediction` and the floors below it, and knows no report."""
+"""The training loop, its losses and its state. Imports `prediction` and the floors below."""
