@@ -1,24 +1,29 @@
-"""Under which conventions each score is made. They travel with every number."""
+"""The conventions of each score, which accompany every number, and the classes of lesion size."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 LESION = "lesion volume"
+CONVENTION_KEYS = ("level", "empty", "reduction", "classes", "units")
+SIZE_BOUNDS_MM = (10.0, 20.0, 50.0)
+"""Bounds of the classes of size. Each belongs to the class above it."""
+SIZE_CLASSES = ("<10 mm", "10-20 mm", "20-50 mm", ">=50 mm")
+NO_LESION = "no lesion"
 _DISTANCE = "either: left out"
 
 
 @dataclass(frozen=True)
 class Convention:
-    """What a number means.
+    """The meaning of a number.
 
     Attributes
     ----------
-    level : what one sample is
-    empty : what happens where a mask is empty
-    reduction : "macro", the mean over samples, or "pooled", one number of all samples' voxels
-    classes : "foreground", or "both" where the background counts as well
+    level : one sample
+    empty : the treatment of empty masks
+    reduction : "macro", the mean over samples, or "pooled", one number for all samples' voxels
+    classes : "foreground", or "both" if the background counts as well
     units : "1" or "mm"
     """
 
@@ -28,7 +33,7 @@ class Convention:
     classes: str
     units: str
 
-    def as_dict(self) -> dict[str, str]:
+    def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def text(self) -> str:
@@ -43,10 +48,10 @@ class Metric:
     Attributes
     ----------
     heading : in tables
-    empty : what happens where a mask is empty
+    empty : the treatment of empty masks
     units : "1" or "mm"
-    better : which of two is better
-    pooled_empty : what happens in the pooled form
+    better : the better one of two
+    pooled_empty : as `empty`, for the pooled form
     classes : as in `Convention`
     """
 
@@ -90,7 +95,7 @@ PAPER = {
         ("mhd_px", "either: left out", "px"),
     )
 } | {"auc": Convention("voxel of all slices", "its voxels are counted", "pooled", "both", "1")}
-"""The paper's measures as it seems to have made them."""
+"""The paper's measures, as it seems to have computed them."""
 
 CONVENTIONS = {
     "level": "lesion volume: one truth file is one lesion, scored in three dimensions",
@@ -106,3 +111,16 @@ CONVENTIONS = {
     "size_class": "by the long axis of the truth in mm; a bound belongs to the class above it",
     "quartiles": "median, q1 and q3 over the lesions the mean is of, interpolated linearly",
 }
+
+
+def size_class(long_axis_mm: float) -> str:
+    """Class of size by the long axis of the true lesion in mm; `NO_LESION` for 0.
+
+    Examples
+    --------
+    >>> size_class(9.99), size_class(10.0), size_class(50.0), size_class(0.0)
+    ('<10 mm', '10-20 mm', '>=50 mm', 'no lesion')
+    """
+    if long_axis_mm <= 0:
+        return NO_LESION
+    return SIZE_CLASSES[sum(long_axis_mm >= bound for bound in SIZE_BOUNDS_MM)]

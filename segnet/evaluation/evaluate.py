@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 
 from segnet import __version__
 from segnet.errors import InputError
-from segnet.evaluation.conventions import CONVENTIONS
-from segnet.evaluation.groups import SIZE_CLASSES
+from segnet.evaluation.conventions import CONVENTIONS, SIZE_CLASSES
 from segnet.evaluation.result import Evaluation
 from segnet.evaluation.rows import CaseResult, LesionRow, score_case
 from segnet.evaluation.sources import Truth, few, find_truths, images_of, match, require_text

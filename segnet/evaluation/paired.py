@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segnet.errors import InputError
-from segnet.evaluation.conventions import METRICS
+from segnet.evaluation.conventions import CONVENTION_KEYS, METRICS
 from segnet.evaluation.result import Evaluation, finite, interval_text
 from segnet.evaluation.rows import LesionRow
 from segnet.evaluation.sources import few
@@ -35,14 +35,14 @@ CONVENTIONS = {
 
 @dataclass(frozen=True)
 class PairedEvaluation:
-    """A first set of predictions less a second, by score."""
+    """A first set of predictions minus a second, by score."""
 
     metrics: dict[str, PairedDifference]
     lesions: tuple[dict[str, Any], ...]
     provenance: dict[str, Any]
 
     def to_json(self) -> str:
-        """Strict JSON, with null for what does not exist."""
+        """Strict JSON, with null for missing numbers."""
         document = {
             "format": FORMAT,
             "provenance": self.provenance,
@@ -85,17 +85,13 @@ class PairedEvaluation:
             "n_lesions": "lesions",
             "n_patients": "patients",
             "n_left_out": "left out",
-            "level": "level",
-            "empty": "empty",
-            "reduction": "reduction",
-            "classes": "classes",
-            "units": "units",
+            **{key: key for key in CONVENTION_KEYS},
         }
         head = f"first {self.provenance['first']['predictions']} less second {self.provenance['second']['predictions']}"
         return "\n".join([head, format_table(rows, columns), "", *(f"{k}: {v}" for k, v in CONVENTIONS.items())]) + "\n"
 
     def write(self, folder: Path) -> None:
-        """Writes comparison.json and comparison.txt into a folder, which is made where it is not there."""
+        """Writes comparison.json and comparison.txt into a folder, which is made if needed."""
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "comparison.json", self.to_json())
         write_text(folder / "comparison.txt", self.to_table())
@@ -147,5 +143,5 @@ def _values(first: LesionRow, second: LesionRow, name: str) -> tuple[float, floa
 
 
 def p_text(p: float | None, *, missing: str = "-") -> str:
-    """Never 0.000, for no p-value is 0."""
+    """Never 0.000, because no p-value is 0."""
     return missing if p is None else "<0.001" if p < 0.001 else rounded(p, 3)

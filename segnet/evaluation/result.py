@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from segnet.evaluation.conventions import LESION, METRICS, PAPER
+from segnet.evaluation.conventions import CONVENTION_KEYS, LESION, METRICS, PAPER, Convention
 from segnet.evaluation.rows import LesionRow
 from segnet.evaluation.sources import few
 from segnet.evaluation.summary import Summary
@@ -30,25 +30,41 @@ _SUMMARY_COLUMNS = {
     "n_lesions": "lesions",
     "n_patients": "patients",
     "n_left_out": "left out",
-    "level": "level",
-    "empty": "empty",
-    "reduction": "reduction",
-    "classes": "classes",
-    "units": "units",
+    **{key: key for key in CONVENTION_KEYS},
     "source": "from",
 }
-
-
+_LESION_COLUMNS = {
+    "case": "case",
+    "patient": "patient",
+    "dice": "Dice",
+    "iou": "IoU",
+    "ravd": "RAVD",
+    "assd_mm": "ASSD mm",
+    "hd95_mm": "HD95 mm",
+    "hd_mm": "HD mm",
+    "auc": "AUC",
+    "auc_source": "from",
+    "pred_volume_ml": "ml",
+    "truth_volume_ml": "true ml",
+    "pred_long_mm": "long mm",
+    "truth_long_mm": "true",
+    "pred_short_mm": "short mm",
+    "truth_short_mm": "true",
+    "size_class": "size",
+    "status": "status",
+}
+_CAPTION = (
+    "by lesion (level lesion volume; empty skip: two empty masks have no score (-), distances to one are inf;"
+    " classes foreground, AUC both; reduction none)"
+)
 _PLAIN = [f.name for f in fields(LesionRow) if not f.name.endswith("_hu")]
 _OF_HU = [f.name for f in fields(HuStatistics)]
-CONVENTION_KEYS = ("level", "empty", "reduction", "classes", "units")
 
 
 def _column(name: str) -> tuple[str, ...]:
-    """The convention of a column, by `CONVENTION_KEYS`; words have none but their level."""
+    """The convention of a column, by `CONVENTION_KEYS`; text has only a level."""
     if name in METRICS:
-        found = replace(METRICS[name].macro(), reduction="none").as_dict()
-        return tuple(found[key] for key in CONVENTION_KEYS)
+        return tuple(replace(METRICS[name].macro(), reduction="none").as_dict().values())
     if name.endswith(("_ml", "_mm")):
         return LESION, "0", "none", "foreground", name[-2:]
     if "_hu_" in name:
@@ -64,16 +80,16 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All rows, their summary, and what stands beside it so that the numbers cannot flatter.
+    """All rows, their summaries, and the checks beside them.
 
     Attributes
     ----------
-    pooled, by_set, by_size : as `summary`, see `segnet.evaluation.summary`
-    consistency : whether mean Dice and mean IoU can be of the same lesions, over all and in each group
+    pooled, by_set, by_size : as `summary` (`segnet.evaluation.summary`)
+    consistency : whether mean Dice and mean IoU can belong to the same lesions, over all and in each group
     missing : cases without a usable prediction, which counted as empty
-    unreadable : (case, reason) of files that could not be used; a mask's case is among `missing`
+    unreadable : (case, reason) of files that could not be used; a mask's case is also among `missing`
     calibration : by region, None without probabilities
-    uls23 : the challenge's score, None unless clicks were simulated
+    uls23 : the challenge's score, None without simulated clicks
     provenance : program, files, model and time
     """
 
@@ -95,6 +111,7 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """The document of evaluation.json, described in docs/evaluation.md."""
+        baseline = self.baseline
         document = {
             "format": FORMAT,
             "provenance": self.provenance,
@@ -105,10 +122,8 @@ class Evaluation:
             "by_size": {name: _plain(group) for name, group in self.by_size.items()},
             "consistency": self.consistency,
             "all_background_baseline": {
-                "lesion": _baseline(
-                    self.baseline.lesion_dice, self.baseline.n_lesions, level="lesion volume", empty="skip"
-                ),
-                "slice": _baseline(self.baseline.slice_dice, self.baseline.n_slices, level="slice", empty="one"),
+                "lesion": _baseline(baseline.lesion_dice, LESION, "skip", baseline.n_lesions),
+                "slice": _baseline(baseline.slice_dice, "slice", "one", baseline.n_slices),
             },
             "paper_convention": self.paper_convention,
             "uls23": self.uls23,
@@ -122,14 +137,11 @@ class Evaluation:
         return plain
 
     def to_json(self) -> str:
-        """Strict JSON: what is not finite (a distance to an empty mask, a skipped Dice) is null."""
+        """Strict JSON: a number that is not finite (a distance to an empty mask, a skipped Dice) is null."""
         return json.dumps(self.as_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def to_csv(self) -> str:
-        """One line per lesion under a heading; a skipped Dice is empty, an infinite distance ``inf``.
-
-        What each column means is in `conventions_csv`.
-        """
+        """One line per lesion under a heading (see `conventions_csv`); a skipped Dice is empty, an infinite distance ``inf``."""
         lines = []
         for row in self.rows:
             values = [getattr(row, name) for name in _PLAIN]
@@ -144,35 +156,10 @@ class Evaluation:
 
     def to_table(self) -> str:
         """Plain text for a terminal: lesions, summaries, baseline, warnings."""
-        lesions = format_table(
-            [asdict(r) for r in self.rows],
-            {
-                "case": "case",
-                "patient": "patient",
-                "dice": "Dice",
-                "iou": "IoU",
-                "ravd": "RAVD",
-                "assd_mm": "ASSD mm",
-                "hd95_mm": "HD95 mm",
-                "hd_mm": "HD mm",
-                "auc": "AUC",
-                "auc_source": "from",
-                "pred_volume_ml": "ml",
-                "truth_volume_ml": "true ml",
-                "pred_long_mm": "long mm",
-                "truth_long_mm": "true",
-                "pred_short_mm": "short mm",
-                "truth_short_mm": "true",
-                "size_class": "size",
-                "status": "status",
-            },
-        )
-        caption = (
-            "by lesion (level lesion volume; empty skip: two empty masks have no score (-), distances to one are inf;"
-            " classes foreground, AUC both; reduction none)"
-        )
-        parts = [caption, lesions, "", format_table(_summary_rows(self.summary), _SUMMARY_COLUMNS)]
-        parts += ["", format_table(_summary_rows(self.pooled), _without(_SUMMARY_COLUMNS, "median", "quartiles"))]
+        short = {key: heading for key, heading in _SUMMARY_COLUMNS.items() if key not in ("median", "quartiles")}
+        parts = [_CAPTION, format_table([asdict(row) for row in self.rows], _LESION_COLUMNS)]
+        parts += ["", format_table(_summary_rows(self.summary), _SUMMARY_COLUMNS)]
+        parts += ["", format_table(_summary_rows(self.pooled), short)]
         for title, groups in (("set", self.by_set), ("long axis of the truth", self.by_size)):
             if len(groups) > 1:
                 rows = [
@@ -210,7 +197,7 @@ class Evaluation:
         return lines
 
     def write(self, folder: Path) -> None:
-        """Writes evaluation.json, .csv and .txt, and conventions.csv, into a folder, which is made where it is not there."""
+        """Writes evaluation.json, .csv and .txt, and conventions.csv, into a folder, which is made if needed."""
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "conventions.csv", self.conventions_csv())
         for suffix, text in (("json", self.to_json()), ("csv", self.to_csv()), ("txt", self.to_table())):
@@ -238,20 +225,8 @@ def _plain(group: Mapping[str, Summary]) -> dict[str, Any]:
     return {name: asdict(summary) for name, summary in group.items()}
 
 
-def _baseline(dice: float | None, n: int, *, level: str, empty: str) -> dict[str, Any]:
-    return {
-        "dice": dice,
-        "level": level,
-        "empty": empty,
-        "reduction": "macro",
-        "classes": "foreground",
-        "units": "1",
-        "n": n,
-    }
-
-
-def _without(columns: Mapping[str, str], *names: str) -> dict[str, str]:
-    return {key: heading for key, heading in columns.items() if key not in names}
+def _baseline(dice: float | None, level: str, empty: str, n: int) -> dict[str, Any]:
+    return {"dice": dice, **Convention(level, empty, "macro", "foreground", "1").as_dict(), "n": n}
 
 
 def _summary_rows(group: Mapping[str, Summary]) -> list[dict[str, Any]]:
@@ -267,20 +242,20 @@ def _summary_rows(group: Mapping[str, Summary]) -> list[dict[str, Any]]:
 
 
 def _uls23_lines(uls23: Mapping[str, Any]) -> list[str]:
-    return [
-        f"ULS23 score {format_value(uls23['score'])} (95 % {interval_text(uls23['ci95_lo'], uls23['ci95_hi'])}; {uls23['clicks']} clicks,"
-        f" {uls23['n_lesions']} lesions): Dice {format_value(uls23['dice'])}, long axis error {format_value(uls23['long_axis_error'])}, short"
-        f" axis error {format_value(uls23['short_axis_error'])}, consistency {format_value(uls23['consistency'])}",
-        *(f"  {name}: {text}" for name, text in uls23["conventions"].items()),
-        *(
-            [f"  without lesion, so without clicks, left out: {uls23['n_left_out']} truths"]
-            if uls23["n_left_out"]
-            else []
-        ),
-        *(
-            f"  image could not be used, counted as nothing found: {u['case']}: {u['reason']}"
-            for u in uls23["unreadable"]
-        ),
+    value = {
+        key: format_value(uls23[key]) for key in ("score", "dice", "long_axis_error", "short_axis_error", "consistency")
+    }
+    lines = [
+        f"ULS23 score {value['score']} (95 % {interval_text(uls23['ci95_lo'], uls23['ci95_hi'])}; {uls23['clicks']} clicks,"
+        f" {uls23['n_lesions']} lesions): Dice {value['dice']}, long axis error {value['long_axis_error']}, short"
+        f" axis error {value['short_axis_error']}, consistency {value['consistency']}"
+    ]
+    lines += [f"  {name}: {text}" for name, text in uls23["conventions"].items()]
+    if uls23["n_left_out"]:
+        lines.append(f"  without lesion, so without clicks, left out: {uls23['n_left_out']} truths")
+    unreadable = uls23["unreadable"]
+    return lines + [
+        f"  image could not be used, counted as nothing found: {u['case']}: {u['reason']}" for u in unreadable
     ]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segnet.errors import InputError
-from segnet.evaluation.groups import size_class
+from segnet.evaluation.conventions import size_class
 from segnet.evaluation.sources import Grid, Truth, map_beside, read_grid, read_map, require_same_grid
 from segnet.io.boxes import Box, bounding_box, widened
 from segnet.metrics import HuStatistics, RocCounts, auc, axis_error, paper_slice_scores, recist_axes_mm
@@ -39,7 +39,7 @@ class LesionRow:
     ----------
     status : "scored", or "missing" or "unreadable" where an empty prediction stood in
     set : the collection the case is from, empty where its name tells none
-    size_class : by the long axis of the truth, see `segnet.evaluation.groups`
+    size_class : by the long axis of the truth, see `segnet.evaluation.conventions`
     auc, auc_box : over the whole volume, and over the box that reaches 10 mm beyond the truth; NaN where
         the truth is empty, `auc_box` also where it fills the box
     auc_source : "probability" where a map of it lay beside the mask, else "mask"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from segnet.evaluation.groups import size_class
+from segnet.evaluation.conventions import size_class
 
 
 def test_a_bound_belongs_to_the_class_above() -> None:
