@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -74,38 +76,12 @@ def layer_norm_fn(
     return found[0] if len(found) == 1 else tuple(found)
 
 
-def rms_norm_fn(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    residual: Tensor | None = None,
-    x1: Tensor | None = None,
-    weight1: Tensor | None = None,
-    bias1: Tensor | None = None,
-    eps: float = 1e-6,
-    dropout_p: float = 0.0,
-    rowscale: Tensor | None = None,
-    prenorm: bool = False,
-    residual_in_fp32: bool = False,
-    return_dropout_mask: bool = False,
-) -> Any:
-    """`layer_norm_fn` without the mean."""
-    return layer_norm_fn(
-        x,
-        weight,
-        bias,
-        residual,
-        x1,
-        weight1,
-        bias1,
-        eps,
-        dropout_p,
-        rowscale,
-        prenorm,
-        residual_in_fp32,
-        True,
-        return_dropout_mask,
-    )
+_NAMES = [name for name in signature(layer_norm_fn).parameters if name != "is_rms_norm"]
+
+
+def rms_norm_fn(*arguments: Any, **options: Any) -> Any:
+    """`layer_norm_fn` without the mean: its arguments without `is_rms_norm`, in their order."""
+    return layer_norm_fn(**dict(zip(_NAMES[: len(arguments)], arguments, strict=True)), **options, is_rms_norm=True)
 
 
 class RMSNorm(nn.Module):
@@ -135,16 +111,9 @@ class RMSNorm(nn.Module):
     def forward(
         self, x: Tensor, residual: Tensor | None = None, prenorm: bool = False, residual_in_fp32: bool = False
     ) -> Any:
-        return rms_norm_fn(
-            x,
-            self.weight,
-            None,
-            residual=residual,
-            eps=self.eps,
-            dropout_p=self.drop.p if self.drop is not None and self.training else 0.0,
-            prenorm=prenorm,
-            residual_in_fp32=residual_in_fp32,
-        )
+        dropout_p = self.drop.p if self.drop is not None and self.training else 0.0
+        options = {"prenorm": prenorm, "residual_in_fp32": residual_in_fp32}
+        return rms_norm_fn(x, self.weight, None, residual, eps=self.eps, dropout_p=dropout_p, **options)
 
 
 def layernorm_fn(
@@ -181,17 +150,7 @@ def layernorm_fn(
     return (out * gate if gate is not None and norm_before_gate else out).to(x.dtype)
 
 
-def rmsnorm_fn(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    z: Tensor | None = None,
-    eps: float = 1e-6,
-    group_size: int | None = None,
-    norm_before_gate: bool = True,
-) -> Tensor:
-    """`layernorm_fn` without the mean."""
-    return layernorm_fn(x, weight, bias, z, eps, group_size, norm_before_gate, True)
+rmsnorm_fn = partial(layernorm_fn, is_rms_norm=True)
 
 
 class GatedLayerNorm(nn.Module):

@@ -143,41 +143,16 @@ def oflex_fwd(
 
 
 def ndstate_fwd(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    delta_softplus: bool = False,
-    nrows: int = 1,
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *others: Any, **options: Any
 ) -> list[Tensor]:
-    """`core_fwd` of one state a channel, without an axis for it: A (dim,), B and C (batch, ngroups, seqlen)."""
-    return core_fwd(u, delta, A[:, None], B[:, :, None], C[:, :, None], D, delta_bias, delta_softplus, nrows)
+    """`core_fwd` of one state for each channel, without an axis for it: A (dim,), B and C (batch, ngroups, seqlen)."""
+    return core_fwd(u, delta, A[:, None], B[:, :, None], C[:, :, None], *others, **options)
 
 
-def ndstate_bwd(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    dout: Tensor,
-    x: Tensor | None = None,
-    delta_softplus: bool = False,
-    nrows: int = 1,
-) -> list[Tensor | None]:
+def ndstate_bwd(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *others: Any, **options: Any) -> list[Any]:
     """`core_bwd` of the same."""
-    du, ddelta, dA, dB, dC, *others = core_bwd(
-        u, delta, A[:, None], B[:, :, None], C[:, :, None], D, delta_bias, dout, x, delta_softplus, nrows
-    )
-    assert dA is not None
-    assert dB is not None
-    assert dC is not None
-    return [du, ddelta, dA[:, 0], dB[:, :, 0], dC[:, :, 0], *others]
+    grads: list[Any] = core_bwd(u, delta, A[:, None], B[:, :, None], C[:, :, None], *others, **options)
+    return [*grads[:2], grads[2][:, 0], grads[3][:, :, 0], grads[4][:, :, 0], *grads[5:]]
 
 
 # ---- csms6s ----
