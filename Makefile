@@ -24,7 +24,7 @@ ifndef OMP_WAIT_POLICY
 export GOMP_SPINCOUNT ?= 3000
 endif
 
-.PHONY: demo test test-slow faults lint docs bench roofline crossover instructions bench-compare build clean
+.PHONY: demo test test-slow faults lint docs bench performance roofline crossover instructions bench-compare build clean
 
 $(BIN)/.ready: pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
@@ -83,6 +83,10 @@ docs: $(BIN)/.ready
 bench: build
 	$(BIN)/python bench/ceilings.py
 	$(BIN)/pytest -q bench --benchmark-only --benchmark-columns=median,iqr,rounds --benchmark-json=build/bench.json
+
+# the tables beside the alternatives in docs/performance.md; needs 16 GB of memory and an idle machine
+performance: bench
+	$(BIN)/python bench/tables.py build/bench.json
 
 # ceilings of this machine, the roofline's picture and the table in docs/performance.md
 roofline: build

@@ -55,17 +55,6 @@ def test_the_examples_of_a_page_run(page: Path) -> None:
         exec(compile(block, f"{page.name}, block {number}", "exec"), names)
 
 
-def test_figures_of_the_choosing_page_are_those_of_the_performance_page() -> None:
-    """All but those of its own table, and of its examples."""
-    page = (DOCS / "choosing.md").read_text()
-    text, tables = re.subn(r"<!-- crossover -->.*<!-- /crossover -->", "", page, flags=re.DOTALL)
-    assert tables == 1
-    measured = re.findall(r"\d+\.\d+", (DOCS / "performance.md").read_text())
-    quoted = re.findall(r"\d+\.\d+", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
-    assert quoted
-    assert not set(quoted) - set(measured)
-
-
 def test_the_table_of_results_follows_from_the_dice_of_each_lesion() -> None:
     """Means, intervals and differences are made again from it."""
     from segnet.study.compare import columns_of, dice_rows
