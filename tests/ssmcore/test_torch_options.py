@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 import ssmcore
 import ssmcore.torch as st
-from ssmcore.ops import SPECS
 
-OPS = ("selective_scan", "ss2d", "chunk_scan", "causal_conv1d", "depthwise_conv2d", "attention_gate")
+SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
+    "selective_scan": {"u": (2, 6, 9), "delta": (2, 6, 9), "A": (6, 3), "B": (2, 3, 9), "C": (2, 3, 9)},
+    "ss2d": {"x": (2, 3, 4, 6), "delta": (2, 3, 4, 4, 6), "A": (4, 6, 3), "B": (2, 3, 4, 4, 3), "C": (2, 3, 4, 4, 3)},
+    "chunk_scan": {"x": (2, 9, 4, 3), "dt": (2, 9, 4), "A": (4,), "B": (2, 9, 2, 5), "C": (2, 9, 2, 5)},
+    "causal_conv1d": {"x": (2, 6, 9), "weight": (6, 4)},
+    "depthwise_conv2d": {"x": (2, 3, 4, 6), "weight": (6, 3, 3)},
+    "attention_gate": {"x": (2, 3, 4, 6), "theta": (2, 3, 4, 5), "phi": (2, 3, 4, 5)}
+    | dict.fromkeys(("theta_weight", "phi_weight", "shift", "psi"), (5,))
+    | dict.fromkeys(("psi_weight", "psi_shift"), (1,)),
+}
+OPS = tuple(SHAPES)
 
 
 def case(name: str) -> dict[str, Any]:
-    made = SPECS[name].samples[0].make(np.random.default_rng(0), np.float32)
-    return {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in made.items()}
+    g = torch.Generator().manual_seed(0)
+    given = {n: torch.randn(shape, generator=g) for n, shape in SHAPES[name].items()}
+    return given | {n: sign * given[n].abs() for n, sign in (("delta", 1), ("dt", 1), ("A", -1)) if n in given}
 
 
 def first(result: Any) -> torch.Tensor:
