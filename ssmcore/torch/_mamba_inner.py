@@ -17,6 +17,11 @@ from ._common import check_tensors
 from ._selective_scan import scan_op
 
 _OP = "mamba_inner"
+_ORDER = (
+    *("conv1d_bias", "x_proj_weight", "A", "D", "delta_bias", "delta_proj_weight", "B", "C"),
+    *("B_proj_bias", "C_proj_bias", "b_rms_weight", "c_rms_weight", "dt_rms_weight"),
+)
+"""Arguments of `_inner` after the first three."""
 
 
 def _check(tensors: dict[str, Any], checkpoint_lvl: int) -> None:
@@ -273,24 +278,9 @@ def mamba_inner(
     }
     _check(tensors, checkpoint_lvl)
     x, z = xz.transpose(1, 2).chunk(2, dim=-1)
-    inputs = (
-        x,
-        z,
-        conv1d_weight[:, 0] if conv1d_weight.ndim == 3 else conv1d_weight,
-        conv1d_bias,
-        x_proj_weight,
-        A,
-        D,
-        delta_bias,
-        delta_proj_weight,
-        _scan.canonical("B", B, "bdl"),
-        _scan.canonical("C", C, "bdl"),
-        B_proj_bias,
-        C_proj_bias,
-        b_rms_weight,
-        c_rms_weight,
-        dt_rms_weight,
-    )
+    tensors |= {name: _scan.canonical(name, tensors[name], "bdl") for name in ("B", "C")}
+    first = (x, z, conv1d_weight[:, 0] if conv1d_weight.ndim == 3 else conv1d_weight)
+    inputs: list[Any] = [*first, *(tensors[name] for name in _ORDER)]
     settings = _Settings(b_c_dt_rms_eps, bool(delta_softplus), (backend, num_threads))
     # a compiler decides by itself which results it computes again
     if checkpoint_lvl == 1 and torch.is_grad_enabled() and not torch.compiler.is_compiling():

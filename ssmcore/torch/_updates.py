@@ -190,19 +190,10 @@ def selective_state_update(
     return made
 
 
-def _conv_update(
-    x: Tensor,
-    conv_state: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    activation: str | None,
-    cache_seqlens: Tensor | None,
-    conv_state_indices: Tensor | None,
-    backend: str | None,
-    num_threads: int | None,
-) -> Tensor:
+def _conv_update(x: Tensor, conv_state: Tensor, weight: Tensor, bias: Tensor | None, *given: Any) -> Tensor:
+    activation, cache_seqlens, conv_state_indices, backend, num_threads = given
     if x.device.type != "cpu":
-        return _conv_update_plain(x, conv_state, weight, bias, activation, cache_seqlens, conv_state_indices)
+        return _conv_update_plain(x, conv_state, weight, bias, *given[:3])
     wide_x, kept, wide_weight, wide_bias = (_wide_array(t, wide(x)) for t in (x, conv_state, weight, bias))
     integers = _array(cache_seqlens), _array(conv_state_indices)
     out = _updates.causal_conv1d_update(
@@ -213,16 +204,9 @@ def _conv_update(
 
 
 @torch.no_grad()
-def _conv_update_plain(
-    x: Tensor,
-    conv_state: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    activation: str | None,
-    cache_seqlens: Tensor | None,
-    conv_state_indices: Tensor | None,
-) -> Tensor:
+def _conv_update_plain(x: Tensor, conv_state: Tensor, weight: Tensor, bias: Tensor | None, *given: Any) -> Tensor:
     """In torch's own operations, on any device."""
+    activation, cache_seqlens, conv_state_indices = given
     used, rows = _rows(conv_state_indices, x.shape[0], x.device)
     new = (x if x.ndim == 3 else x[:, :, None])[used]
     past, taps, seqlen = conv_state.shape[2], weight.shape[1], new.shape[2]
