@@ -1,13 +1,13 @@
 """MetaImage (.mha) in and out: one volume, its voxels in the same file, in LPS.
 
-A MetaImage may name other files to read its voxels from. That is refused without a look at them.
+Every field that ITK's MetaIO knows is read as it reads it; others are metadata and pass. A header that names another file for its voxels is
+refused, and that file is not opened.
 """
 
 from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from segnet.errors import InputError
-from segnet.io.fields import Fields, header_text
-from segnet.io.streams import Inflated, Readable, check_size, opened, read_body
+from segnet.io.streams import Readable, opened, writing
+from segnet.io.text_header import Fields, TextHeader
 from segnet.io.volume import MAX_VOXELS, FloatArray, Stored, check_affine, check_shape, header_of
-from segnet.runtime.files import replacing
 
-_MAX_HEADER = 2**20
-_CHUNK = 2**20
+_Triple = tuple[float, float, float]
 _TYPES = {
     "MET_CHAR": "i1",
     "MET_UCHAR": "u1",
@@ -41,12 +39,58 @@ _NAMES = {dtype: name for name, dtype in reversed(_TYPES.items())}
 _SYNONYMS = {
     "Position": "Offset",
     "Origin": "Offset",
+    "ImagePosition": "Offset",
     "Rotation": "TransformMatrix",
     "Orientation": "TransformMatrix",
     "ElementByteOrderMSB": "BinaryDataByteOrderMSB",
 }
-_LINE = re.compile(r"([A-Za-z0-9_|]+)[ \t]*=[ \t]*(.*)")
-_FIRST = re.compile(rb"\s*(ObjectType|NDims|Comment|Name|ID|AcquisitionDate|TransformType)[ \t]*=")
+_READ = frozenset(
+    [
+        "ObjectType",
+        "FileFormatVersion",
+        "NDims",
+        "CompressedData",
+        "CompressedDataSize",
+        "BinaryData",
+        "BinaryDataByteOrderMSB",
+        "Offset",
+        "ElementOrigin",
+        "TransformMatrix",
+        "ElementDirection",
+        "DistanceUnits",
+        "ElementSpacing",
+        "DimSize",
+        "HeaderSize",
+        "ElementNumberOfChannels",
+        "ElementSize",
+        "ElementToIntensityFunctionSlope",
+        "ElementToIntensityFunctionOffset",
+        "ElementType",
+        "ElementDataFile",
+    ]
+)
+_IGNORED = frozenset(
+    [
+        "ObjectSubType",
+        "Comment",
+        "AcquisitionDate",
+        "Name",
+        "ID",
+        "ParentID",
+        "Color",
+        "CenterOfRotation",
+        "AnatomicalOrientation",
+        "Modality",
+        "SequenceID",
+        "ElementMin",
+        "ElementMax",
+        "ElementNBits",
+        "TransformType",
+    ]
+)
+_LINE = re.compile(r"\s*([^=:\s][^=:]*?)[ \t]*[=:][=: \t]*(.*)", re.DOTALL)
+_BEGINS = re.compile(rf"\s*({'|'.join(sorted({*_READ, *_IGNORED, *_SYNONYMS}))})[ \t]*[=:]".encode())
+_END = re.compile(rb"(?:^|\n)ElementDataFile[ \t]*[=:][^\n]*\n")  # the last field by the format
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,14 +102,13 @@ class MetaImage:
     array_zyx : (Z, Y, X) in the type of the file, native byte order
     spacing_xyz_mm : lengths of a voxel
     origin_mm : centre of the first voxel in LPS
-    direction : (3, 3), the columns point along x, y and z in LPS
+    direction : (3, 3), unit columns along x, y and z in LPS
     shape_xyz : the file's own shape, trailing axes of length 1 included
-    path : the file
     """
 
     array_zyx: NDArray[Any]
-    spacing_xyz_mm: tuple[float, float, float]
-    origin_mm: tuple[float, float, float]
+    spacing_xyz_mm: _Triple
+    origin_mm: _Triple
     direction: FloatArray
     shape_xyz: tuple[int, ...]
     path: Path
@@ -76,19 +119,18 @@ class MetaImage:
         return _affine(self.spacing_xyz_mm, self.origin_mm, self.direction)
 
     def stored(self) -> Stored:
-        """The same as readers of every format give it."""
-        affine = self.affine
-        array = self.array_zyx.transpose(2, 1, 0)
+        """The same in the form of every reader."""
+        affine, array = self.affine, self.array_zyx.transpose(2, 1, 0)
         return Stored(array, self.shape_xyz, affine, self.path, header_of(self.shape_xyz, affine))
 
 
 def is_metaimage(head: bytes) -> bool:
-    """Whether the first bytes of a file are those of a MetaImage header."""
-    return _FIRST.match(head) is not None
+    """Whether a file starts with a MetaImage header."""
+    return _BEGINS.match(head) is not None
 
 
 def read_metaimage(path: str | Path, *, max_voxels: int = MAX_VOXELS) -> MetaImage:
-    """Read a .mha file whose voxels stand behind its header.
+    """Read a .mha file with its voxels behind its header.
 
     Parameters
     ----------
@@ -98,12 +140,10 @@ def read_metaimage(path: str | Path, *, max_voxels: int = MAX_VOXELS) -> MetaIma
     Raises
     ------
     InputError
-        If the file is missing, damaged, no MetaImage, larger than `max_voxels`, keeps its voxels in another
-        file, or if its fields cannot describe one volume in mm.
+        The file is missing, damaged, no MetaImage, or larger than `max_voxels`; its voxels are in another file; or its fields do not
+        describe one volume in mm.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"path: expected a MetaImage file, got {path}, which is no file; name one .mha")
     with opened(path) as (stream, n_bytes):
         return _read_stream(stream, path, n_bytes, max_voxels)
 
@@ -112,8 +152,8 @@ def write_metaimage(
     path: str | Path,
     array_zyx: ArrayLike,
     *,
-    spacing_xyz_mm: tuple[float, float, float],
-    origin_mm: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    spacing_xyz_mm: _Triple,
+    origin_mm: _Triple = (0.0, 0.0, 0.0),
     direction: ArrayLike | None = None,
     compressed: bool = True,
 ) -> None:
@@ -131,7 +171,7 @@ def write_metaimage(
     Raises
     ------
     InputError
-        If an argument is not as above, or the file cannot be written.
+        An argument is not as above, or the file cannot be written.
     """
     path = Path(path)
     if path.suffix != ".mha":
@@ -154,48 +194,33 @@ def write_metaimage(
     check_affine(_affine(spacing_xyz_mm, origin_mm, matrix), path, "origin_mm, direction")
 
     array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    voxels = array.reshape(-1).view(np.uint8).data
-    try:
-        with replacing(path) as temporary, temporary.open("wb") as stream:
-            deflated = list(_deflated(voxels)) if compressed else []
-            size = {"CompressedDataSize": str(sum(map(len, deflated)))} if compressed else {}
-            fields = {
-                "ObjectType": "Image",
-                "NDims": "3",
-                "BinaryData": "True",
-                "BinaryDataByteOrderMSB": "False",
-                "CompressedData": str(compressed),
-                **size,
-                "TransformMatrix": _joined(matrix.T.ravel()),  # a row for each axis
-                "Offset": _joined(origin_mm),
-                "CenterOfRotation": "0 0 0",
-                "ElementSpacing": _joined(spacing_xyz_mm),
-                "DimSize": " ".join(map(str, array.shape[::-1])),
-                "ElementType": name,
-                "ElementDataFile": "LOCAL",
-            }
-            stream.write("".join(f"{key} = {value}\n" for key, value in fields.items()).encode("ascii"))
-            stream.writelines(deflated if compressed else [voxels])
-    except OSError as error:
-        raise InputError(
-            f"path: expected a writable file, got {path} ({error.strerror or error}); check rights and free space"
-        ) from error
+    voxels: Any = array.reshape(-1).view(np.uint8).data
+    voxels = zlib.compress(voxels, 4) if compressed else voxels
+    header = {
+        "ObjectType": "Image",
+        "NDims": "3",
+        "BinaryData": "True",
+        "BinaryDataByteOrderMSB": "False",
+        "CompressedData": str(compressed),
+        **({"CompressedDataSize": str(len(voxels))} if compressed else {}),
+        "TransformMatrix": _joined(matrix.T.ravel()),  # a row for each axis
+        "Offset": _joined(origin_mm),
+        "CenterOfRotation": "0 0 0",
+        "ElementSpacing": _joined(spacing_xyz_mm),
+        "DimSize": " ".join(map(str, array.shape[::-1])),
+        "ElementType": name,
+        "ElementDataFile": "LOCAL",
+    }
+    with writing(path) as stream:
+        stream.write("".join(f"{key} = {value}\n" for key, value in header.items()).encode("ascii"))
+        stream.write(voxels)
 
 
 def _joined(values: Any) -> str:
     return " ".join(repr(float(value)) for value in values)
 
 
-def _deflated(voxels: memoryview) -> Iterator[bytes]:
-    packer = zlib.compressobj(4)
-    for start in range(0, len(voxels), _CHUNK):
-        yield packer.compress(voxels[start : start + _CHUNK])
-    yield packer.flush()
-
-
-def _affine(
-    spacing_xyz_mm: tuple[float, float, float], origin_mm: tuple[float, float, float], direction: FloatArray
-) -> FloatArray:
+def _affine(spacing_xyz_mm: _Triple, origin_mm: _Triple, direction: FloatArray) -> FloatArray:
     affine = np.eye(4)
     affine[:3, :3] = direction * np.asarray(spacing_xyz_mm)
     affine[:3, 3] = origin_mm
@@ -204,11 +229,27 @@ def _affine(
 
 
 def _read_stream(stream: Readable, path: Path, file_bytes: int, max_voxels: int) -> MetaImage:
-    fields, rest, n_header = _header(stream, path)
-    for name, expected in (("ObjectType", "Image"), ("BinaryData", "True"), ("DistanceUnits", "mm")):
-        if fields.text(name, expected).lower() != expected.lower():
-            raise fields.wrong(name, expected, "convert it to a binary image in mm")
-    fields.text("ObjectType")
+    header = TextHeader(
+        stream,
+        path,
+        file_bytes,
+        "MetaImage",
+        _BEGINS,
+        _END,
+        lambda head: (
+            f"ElementDataFile: expected this field at the end of the header, got none within {len(head)} bytes "
+            f"of {path}; the file is truncated or no MetaImage"
+        ),
+    )
+    fields = _fields(header)
+    if fields.text("ElementDataFile").upper() != "LOCAL":
+        raise fields.wrong("ElementDataFile", "LOCAL, the voxels in the same file", "save it as one .mha file")
+    if fields.text("ObjectType").lower() != "image":
+        raise fields.wrong("ObjectType", "Image")
+    if not _flag(fields, "BinaryData", "True"):
+        raise fields.wrong("BinaryData", "True", "convert it to a binary image")
+    if fields.text("DistanceUnits", "mm").lower() not in ("mm", "?", ""):
+        raise fields.wrong("DistanceUnits", "mm", "convert it to an image in mm")
     if "HeaderSize" in fields and fields.integers("HeaderSize", 1) != (0,):
         raise fields.wrong("HeaderSize", "0, the voxels right behind the header")
     for name, only in (
@@ -227,88 +268,66 @@ def _read_stream(stream: Readable, path: Path, file_bytes: int, max_voxels: int)
     kind = fields.text("ElementType")
     if kind not in _TYPES:
         raise fields.wrong("ElementType", f"one of {', '.join(_TYPES)}", "convert it to MET_SHORT")
-    spacing_name = "ElementSpacing" if "ElementSpacing" in fields else "ElementSize"
-    spacing_mm = fields.lengths_mm(spacing_name, fields.text(spacing_name).split(), ndim)[:3]
-    origin_mm = fields.numbers("Offset", ndim)[:3] if "Offset" in fields else np.zeros(3)
-    matrix = np.eye(ndim)
-    if "TransformMatrix" in fields:
-        matrix = fields.numbers("TransformMatrix", ndim * ndim).reshape(ndim, ndim).T
-    direction = np.ascontiguousarray(matrix[:3, :3])
-    spacing = (float(spacing_mm[0]), float(spacing_mm[1]), float(spacing_mm[2]))
-    origin = (float(origin_mm[0]), float(origin_mm[1]), float(origin_mm[2]))
-    _check_direction(direction, path, "TransformMatrix")
-    check_affine(_affine(spacing, origin, direction), path, "TransformMatrix")
+    spacing, origin, direction = _geometry(fields, ndim)
 
-    big = _flag(fields, "BinaryDataByteOrderMSB")
-    dtype = np.dtype((">" if big else "<") + _TYPES[kind])
-    n_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    dtype = np.dtype((">" if _flag(fields, "BinaryDataByteOrderMSB") else "<") + _TYPES[kind])
     packed = _flag(fields, "CompressedData")
-    check_size(n_bytes if packed else n_header + n_bytes, path, file_bytes, packed=packed)
-    if packed:
-        _check_packed_size(fields, file_bytes - n_header)
-        buffer = read_body(Inflated(stream, path, "zlib", head=rest), b"", n_bytes, path)
-    else:
-        buffer = read_body(stream, rest, n_bytes, path)
-    x, y, z = shape[:3]
-    array = np.frombuffer(buffer, dtype, x * y * z).reshape(z, y, x)
+    if packed and "CompressedDataSize" in fields and fields.integers("CompressedDataSize", 1) != (header.n_behind,):
+        raise fields.wrong(
+            "CompressedDataSize", f"{header.n_behind}, the bytes behind the header", "copy or download the file again"
+        )
+    array = header.voxels(dtype, shape, "zlib" if packed else None).transpose(2, 1, 0)
     return MetaImage(array.astype(dtype.newbyteorder("="), copy=False), spacing, origin, direction, shape, path)
 
 
-def _header(stream: Readable, path: Path) -> tuple[Fields, bytes, int]:
-    """The fields, the first bytes behind them, and how many bytes the header has."""
-    head = b""
-    end = None
-    while end is None:
-        chunk = stream.read(2**16)
-        head += chunk
-        if not is_metaimage(head):
-            raise InputError(f"path: expected a MetaImage, got {path}, which has no such header; convert it to .nii.gz")
-        # ElementDataFile is the last field by the format: the voxels start behind its line.
-        end = re.search(rb"(?:^|\n)ElementDataFile[ \t]*=[^\n]*\n", head)
-        if end is None and (not chunk or len(head) > _MAX_HEADER):
-            raise InputError(
-                f"ElementDataFile: expected this field at the end of the header, got none within {len(head)} bytes "
-                f"of {path}; the file is truncated or no MetaImage"
-            )
-    values: dict[str, str] = {}
-    for number, line in enumerate(header_text(head[: end.end()], path).replace("\r\n", "\n").split("\n"), 1):
+def _fields(header: TextHeader) -> Fields:
+    """The fields that are read. Metadata may hold anything, over several lines."""
+    fields, is_metadata = Fields(header.path), False
+    for number, line in enumerate(header.lines, 1):
         if not line.strip():
             continue
-        found = _LINE.fullmatch(line.strip())
+        found = _LINE.fullmatch(line)
         if found is None:
-            raise InputError(f"header: expected `name = value`, got another line {number} in {path}; save it anew")
+            if is_metadata:
+                continue
+            raise InputError(
+                f"header: expected `name = value`, got another line {number} in {header.path}; save it anew"
+            )
         name = _SYNONYMS.get(found[1], found[1])
-        if name in values:
-            raise InputError(f"{name}: expected this field once, got it again as {found[1]} in {path}; remove one")
-        values[name] = found[2].strip()
-    fields = Fields(values, path)
-    if fields.text("ElementDataFile").upper() != "LOCAL":
-        raise fields.wrong("ElementDataFile", "LOCAL, the voxels in the same file", "save it as one .mha file")
-    return fields, head[end.end() :], end.end()
+        is_metadata = name not in _READ and name not in _IGNORED
+        if not is_metadata:
+            header.check_text(found[2])
+        if name in _READ:
+            fields.add(name, found[2], found[1])
+    return fields
 
 
-def _flag(fields: Fields, name: str) -> bool:
-    value = fields.text(name, "False").lower()
-    if value not in ("true", "false"):
+def _geometry(fields: Fields, ndim: int) -> tuple[_Triple, _Triple, FloatArray]:
+    """Spacing (x, y, z) in mm, origin in LPS, and (3, 3) direction."""
+    is_new = fields.text("FileFormatVersion", "0") != "0"  # then two fields of their own place the voxels
+    name = "ElementSpacing" if "ElementSpacing" in fields else "ElementSize"
+    sx, sy, sz = (float(v) for v in fields.numbers(name, ndim, positive=True)[:3])
+    name = "ElementOrigin" if is_new and "ElementOrigin" in fields else "Offset"
+    x, y, z = (float(v) for v in fields.numbers(name, ndim)[:3]) if name in fields else (0.0, 0.0, 0.0)
+    name = "ElementDirection" if is_new and "ElementDirection" in fields else "TransformMatrix"
+    rows = fields.numbers(name, ndim * ndim).reshape(ndim, ndim) if name in fields else np.eye(ndim)
+    direction = np.ascontiguousarray(rows.T[:3, :3])  # a row for each axis
+    _check_direction(direction, fields.path, name)
+    check_affine(_affine((sx, sy, sz), (x, y, z), direction), fields.path, name)
+    return (sx, sy, sz), (x, y, z), direction
+
+
+def _flag(fields: Fields, name: str, default: str = "False") -> bool:
+    first = fields.text(name, default)[:1].lower()
+    if first not in ("t", "1", "f", "0"):
         raise fields.wrong(name, "True or False")
-    return value == "true"
-
-
-def _check_packed_size(fields: Fields, n_behind: int) -> None:
-    """The deflated voxels must fill what the header gives them; zero padding is found behind the stream itself."""
-    if "CompressedDataSize" not in fields:
-        return
-    (declared,) = fields.integers("CompressedDataSize", 1)
-    if declared != n_behind:
-        raise fields.wrong(
-            "CompressedDataSize", f"{n_behind}, the bytes behind the header", "copy or download the file again"
-        )
+    return first in ("t", "1")
 
 
 def _check_direction(direction: FloatArray, path: Path, name: str) -> None:
     with np.errstate(over="ignore", invalid="ignore"):
         lengths = np.linalg.norm(direction, axis=0)
-    # Headers print six digits or more; a column of another length would make the spacing ambiguous.
+    # Headers have six digits or more. A column of another length would make the spacing ambiguous.
     if not (np.abs(lengths - 1) < 1e-4).all():
         raise InputError(
             f"{name}: expected unit vectors, got lengths {lengths.tolist()} for {path}; put the lengths into the spacing"

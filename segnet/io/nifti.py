@@ -19,9 +19,8 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import ArrayLike, DTypeLike
 
 from segnet.errors import InputError
-from segnet.io.streams import Inflated, Readable, check_size, opened, read_body
+from segnet.io.streams import Inflated, Readable, check_size, opened, read_body, writing
 from segnet.io.volume import MAX_VOXELS, FloatArray, Stored, Volume, check_affine, check_binary, check_shape
-from segnet.runtime.files import replacing
 
 __all__ = [
     "MAX_VOXELS",
@@ -93,10 +92,6 @@ def load(path: str | Path, *, max_voxels: int = MAX_VOXELS) -> Stored:
         As `read_image`, except for the values of voxels.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"path: expected a NIfTI file, got {path}, which does not exist; check the name")
-    if not path.is_file():
-        raise InputError(f"path: expected a NIfTI file, got {path}, which is no file; name one .nii or .nii.gz")
     with opened(path) as (stream, n_bytes):
         return load_stream(stream, path, n_bytes, max_voxels=max_voxels)
 
@@ -205,17 +200,12 @@ def save_nifti(image: Any, path: str | Path) -> None:
     path = Path(path)
     if not path.name.endswith((".nii", ".nii.gz")):
         raise InputError(f"path: expected a name ending in .nii or .nii.gz, got {path.name}; add the ending")
-    try:
-        with replacing(path) as temporary, open(temporary, "wb") as stream:
-            if path.name.endswith(".gz"):
-                with gzip.GzipFile("", "wb", compresslevel=4, fileobj=stream, mtime=0) as zipped:
-                    image.to_stream(zipped)
-            else:
-                image.to_stream(stream)
-    except OSError as error:
-        raise InputError(
-            f"path: expected a writable file, got {path} ({error.strerror or error}); check rights and free space"
-        ) from error
+    with writing(path) as stream:
+        if path.name.endswith(".gz"):
+            with gzip.GzipFile("", "wb", compresslevel=4, fileobj=stream, mtime=0) as zipped:
+                image.to_stream(zipped)
+        else:
+            image.to_stream(stream)
 
 
 def _image_class(header: Any) -> Any:

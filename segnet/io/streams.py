@@ -1,4 +1,4 @@
-"""Bytes of a file that is not trusted: inflated no further than was asked for, and read to their end."""
+"""Files in and out by bytes. A file that is read is not trusted: it is inflated no further than asked for, and read to its end."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
 
 from segnet.errors import InputError
+from segnet.runtime.files import replacing
 
 SLACK_BYTES = 2**20
-"""Zero bytes that may follow the voxels, or a packed stream: what tools pad with. Nothing else may."""
+"""Zero bytes that may follow the voxels or a packed stream, as padding. Nothing else may."""
 FREE_BYTES = 2**29
-"""Voxels of so many bytes may be packed as tightly as they like: a mask of 2048 slices is."""
+"""Up to so many bytes of voxels, any compression is accepted: a mask of 2048 slices needs it."""
 MAX_RATIO = 100
-"""Beyond that, bytes declared for each byte of the file. Images stay below 10; deflate reaches 1032."""
+"""Above `FREE_BYTES`, the limit of voxel bytes for each byte of the file. Images stay below 10; deflate reaches 1032."""
 
 _CHUNK = 2**20
 _MAX_MEMBERS = 2**16  # blocked gzip has one for each 64 kB
@@ -24,13 +25,40 @@ _MAX_MEMBERS = 2**16  # blocked gzip has one for each 64 kB
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
-    """A file to read from, and its size in bytes; what the disk refuses is told in one line."""
+    """A file to read from, and its size in bytes.
+
+    Raises
+    ------
+    InputError
+        There is no such file, or it cannot be read.
+    """
+    if not path.is_file():
+        problem = "is no file" if path.exists() else "does not exist"
+        raise InputError(f"path: expected a file, got {path}, which {problem}; check the name")
     try:
         with path.open("rb") as stream:
             yield stream, os.fstat(stream.fileno()).st_size
     except OSError as error:
         raise InputError(
             f"path: expected a readable file, got {path} ({error.strerror or error}); check its rights and the disk"
+        ) from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes its place when it is whole. A failure leaves neither half a file nor a temporary one.
+
+    Raises
+    ------
+    InputError
+        It cannot be written.
+    """
+    try:
+        with replacing(path) as temporary, temporary.open("wb") as stream:
+            yield stream
+    except OSError as error:
+        raise InputError(
+            f"path: expected a writable file, got {path} ({error.strerror or error}); check rights and free space"
         ) from error
 
 
@@ -41,9 +69,9 @@ class Readable(Protocol):
 
 
 class Inflated:
-    """Reads a gzip or zlib stream, holding no more than was asked for, and checks its checksums.
+    """Reads a gzip or zlib stream, no further than asked for, and checks its checksums.
 
-    A gzip stream may have several members, as blocked gzip has. Behind the stream only zero padding is allowed.
+    A gzip stream may have several members, like blocked gzip. Only zero padding may follow the stream.
 
     Parameters
     ----------
@@ -107,13 +135,7 @@ class Inflated:
 
 
 def check_padding(source: Readable, path: Path, what: str, *, head: bytes | bytearray = b"") -> None:
-    """Reads `source` to its end, which must hold zeros alone, at most `SLACK_BYTES`.
-
-    Raises
-    ------
-    InputError
-        Something else follows `what`.
-    """
+    """Reads `source` to its end. Raises `InputError` unless at most `SLACK_BYTES` zeros follow `what`."""
     n_behind, chunk = 0, bytes(head) or source.read(_CHUNK)
     while chunk:
         n_behind += len(chunk)
@@ -127,7 +149,7 @@ def check_padding(source: Readable, path: Path, what: str, *, head: bytes | byte
 
 
 def check_size(n_bytes: int, path: Path, file_bytes: int, *, packed: bool) -> None:
-    """Holds what a header declares against the size of its file, before anything is inflated.
+    """Compares the size that a header declares with the size of its file, before anything is inflated.
 
     Parameters
     ----------

@@ -78,12 +78,8 @@ def sha256_of_volume(path: Path) -> str:
 
 
 def _load(path: Path, max_voxels: int) -> Stored:
-    if not path.exists():
-        raise InputError(f"path: expected a volume, got {path}, which does not exist; check the name")
     if path.is_dir():
         return load_series(path, max_voxels=max_voxels)
-    if not path.is_file():
-        raise InputError(f"path: expected a volume, got {path}, which is no file; name a file, or a DICOM folder")
     with opened(path) as (stream, _):
         head = stream.read(352)
     if head.startswith(b"PK"):

@@ -150,6 +150,65 @@ def test_other_ways_to_say_the_same(tmp_path: Path, changed: dict[str, str | Non
     np.testing.assert_array_equal(image.affine, plain.affine)
 
 
+ITK = {
+    "ObjectSubType": "x",
+    "Comment": "as = acquired",
+    "AcquisitionDate": "20200101",
+    "Name": "x",
+    "ID": "1",
+    "ParentID": "-1",
+    "Color": "1 1 1 1",
+    "CenterOfRotation": "0 0 0",
+    "AnatomicalOrientation": "RAI",
+    "DistanceUnits": "?",
+    "Modality": "MET_MOD_CT",
+    "SequenceID": "0 0 0",
+    "ElementMin": "-5",
+    "ElementMax": "18",
+    "ElementNBits": "16",
+    "ElementNumberOfChannels": "1",
+    "ElementToIntensityFunctionSlope": "1",
+    "ElementToIntensityFunctionOffset": "0",
+    "ElementSize": "1 1 1",  # ElementSpacing comes first
+    # metadata, as SimpleITK 2.5 writes the tags of a DICOM series and the fields of a NRRD
+    "0008|0005": "ISO_IR 100",
+    "0010|0010": "\x1b$B;3ED\x1b(B",
+    "0010|4000": "two\r\nlines\n and = more: text",
+    "ITK_InputFilterName": "MetaImageIO",
+    "NRRD_kinds[0]": "domain",
+    "NRRD_measurement frame": "x",
+    "Segment0_Name": "lesion",
+    "my key: with a colon": "x",
+    "long": "x" * 100_000,
+}
+
+
+def test_every_key_that_itk_writes_is_read(tmp_path: Path) -> None:
+    plain = read_metaimage(saved(tmp_path, header() + RAMP.tobytes()))
+    for name, value in ITK.items():
+        image = read_metaimage(saved(tmp_path, header(**{name: value}) + RAMP.tobytes()))
+        np.testing.assert_array_equal(image.array_zyx, RAMP, err_msg=name)
+        np.testing.assert_array_equal(image.affine, plain.affine, err_msg=name)
+    image = read_metaimage(saved(tmp_path, header(**ITK) + RAMP.tobytes()))
+    np.testing.assert_array_equal(image.affine, plain.affine)
+
+
+def test_flags_are_read_as_metaio_reads_them(tmp_path: Path) -> None:
+    for true, false in (("True", "False"), ("T", "F"), ("true", "0"), ("1", "false")):
+        flags = {"BinaryData": true, "BinaryDataByteOrderMSB": true, "CompressedData": false}
+        image = read_metaimage(saved(tmp_path, header(**flags) + RAMP.astype(">i2").tobytes()))
+        np.testing.assert_array_equal(image.array_zyx, RAMP)
+
+
+def test_the_second_version_of_the_format_has_fields_of_its_own_for_the_place(tmp_path: Path) -> None:
+    moved = {"ElementOrigin": "1 2 3", "ElementDirection": "0 1 0 0 0 1 1 0 0"}
+    new = read_metaimage(saved(tmp_path, header(FileFormatVersion="1", **moved) + RAMP.tobytes()))
+    assert new.origin_mm == (1, 2, 3)
+    np.testing.assert_array_equal(new.direction, [[0, 0, 1], [1, 0, 0], [0, 1, 0]])
+    old = read_metaimage(saved(tmp_path, header(**moved) + RAMP.tobytes()))
+    assert old.origin_mm == (-10, 20, 30.5)
+
+
 PACKED = zlib.compress(RAMP.tobytes())
 REFUSED: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "no such header"),

@@ -64,6 +64,49 @@ SAME: dict[str, bytes] = {
         dimension="4", sizes="4 3 2 1", kinds="domain domain domain none", space_directions=FOUR[5:] + " none"
     )
     + RAW,
+    "first axis of 1, of NaN": header(
+        dimension="4",
+        sizes="1 4 3 2",
+        kinds="list domain domain domain",
+        space_directions="(nan,nan,nan) (0.5, 0, 0) (0, 0.75, 0) (0, 0, 2)",
+    )
+    + RAW,
+    "a unit of time": header(
+        dimension="4",
+        sizes="4 3 2 1",
+        kinds="domain domain domain time",
+        units='"mm" "mm" "mm" "s"',
+        space_directions=FOUR[5:] + " none",
+    )
+    + RAW,
+    "every field of the format": header(
+        content="a:=b: c",
+        block_size="2",
+        thicknesses="nan nan 2",
+        centerings="cell cell cell",
+        labels='"x" "y" "z"',
+        axis_mins="0 0 nan",
+        axis_maxs="4 3 2",
+        min="-5",
+        max="18",
+        old_min="0",
+        oldmax="255",
+        sample_units='"HU"',
+        number="24",
+        line_skip="0",
+        byteskip="0",
+        measurement_frame="(1,0,0) (0,1,0) (0,0,1)",
+    )
+    + RAW,
+    "keys of 3D Slicer and of DICOM": header().replace(
+        b"a user's key:=its value",
+        b"Segment0_ID:=Segment_1\nSegment0_Layer:=0\nSegment0_LabelValue:=1\nSegmentation_ReferenceImageExtentOffset:=0 0 0\n"
+        b"Segmentation_ConversionParameters:=Collapse labelmaps|1|Merge the labelmaps: as few as possible&\n"
+        b"0010|0010:=\x1b$B;3ED\x1b(B\n0010|4000:=two \\nlines\nModality:=MET_MOD_CT\nempty:=",
+    )
+    + RAW,
+    "an old version": header("NRRD00.01") + RAW,
+    "a comment with control characters": header().replace(b"# a comment", b"# \x1b") + RAW,
     "a comment in UTF-8": header().replace(b"# a comment", "# Århus".encode()) + RAW,
     "line ends of another system": header().replace(b"\n", b"\r\n") + RAW,
 }
@@ -74,7 +117,7 @@ def test_ways_to_say_the_same(tmp_path: Path, name: str) -> None:
     stored = read_nrrd(saved(tmp_path, SAME[name]))
     np.testing.assert_array_equal(stored.array, RAMP)
     np.testing.assert_array_equal(stored.affine, AFFINE)
-    assert stored.shape == ((4, 3, 2, 1) if name == "last axis of 1" else (4, 3, 2))
+    assert stored.shape == ((4, 3, 2, 1) if name in ("last axis of 1", "a unit of time") else (4, 3, 2))
 
 
 def test_spacings_alone_are_a_straight_grid_at_the_origin(tmp_path: Path) -> None:
