@@ -1,13 +1,19 @@
-"""The arguments that benchmarks time: a spec's samples, where torch would have put them."""
+"""The arguments that benchmarks time: the samples of the tests, placed where torch would have put them."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ssmcore._spec import Sample
 from ssmcore.backends._compiled import LINE, empty
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))  # for programs that pytest does not start
+from samples import SAMPLES, Sample
+
+__all__ = ["SAMPLES", "Sample", "case_of", "placed"]
 
 
 def placed(array: np.ndarray[Any, Any], offset: int) -> np.ndarray[Any, Any]:

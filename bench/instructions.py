@@ -11,57 +11,35 @@ import os
 import subprocess
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
 
 FILE = Path(__file__).with_suffix(".json")
 ALLOWED = 0.02
+GRID = {"batch": 1, "height": 16, "width": 16}
+SCAN = {"batch": 1, "dim": 64, "seqlen": 256, "dstate": 16, "layout": "bld"}
+CHUNKS = {"batch": 1, "seqlen": 256, "nheads": 2, "headdim": 64, "dstate": 64, "ngroups": 1, "extras": False}
 KERNELS = {
-    "selective_scan mamba": ("ssm_scan", {"discretization": "mamba"}),
-    "selective_scan bilinear softplus D z": (
-        "ssm_scan",
-        {"discretization": "bilinear", "delta_softplus": True, "extras": True},
-    ),
-    "causal_conv1d silu": ("ssm_conv", {"activation": "silu"}),
-    "depthwise_conv2d silu": ("ssm_dwconv", {"activation": "silu"}),
-    "attention_gate": ("ssm_gate", {}),
-    "chunk_scan": ("ssm_chunks", {}),
-    "ssm_recurrence": ("ssm_linear", {}),
+    "selective_scan mamba": ("ssm_scan", SCAN | {"discretization": "mamba", "extras": False}),
+    "selective_scan bilinear softplus D z": ("ssm_scan", SCAN | {"discretization": "bilinear", "delta_softplus": True}),
+    "causal_conv1d silu": ("ssm_conv", {"batch": 1, "dim": 64, "seqlen": 256, "layout": "bld", "activation": "silu"}),
+    "depthwise_conv2d silu": ("ssm_dwconv", GRID | {"dim": 64, "activation": "silu"}),
+    "attention_gate": ("ssm_gate", GRID | {"channels": 64, "dim": 32}),
+    "chunk_scan": ("ssm_chunks", CHUNKS),
+    "ssm_recurrence": ("ssm_linear", {"systems": (8,), "seqlen": 256, "dstate": 16, "kind": "complex"}),
 }
+"""Symbol of the kernel and settings of its case, by name, which begins with the operation."""
 
 
 def run(name: str) -> None:
     """The forward and backward pass, in the process that callgrind watches."""
+    import cases  # noqa: F401, puts the tests' samples on the path
     import numpy as np
 
     import ssmcore
-    from ssmcore.ops import (
-        attention_gate,
-        causal_conv1d,
-        chunk_scan,
-        depthwise_conv2d,
-        selective_scan,
-        ssm_recurrence,
-    )
 
-    op, options = name.split()[0], KERNELS[name][1]
-    rng = np.random.default_rng(0)
-    if op == "selective_scan":
-        options = {"extras": False, **options}
-        case = selective_scan.make_case(
-            rng, np.float32, batch=1, dim=64, seqlen=256, dstate=16, layout="bld", **options
-        )
-    elif op == "causal_conv1d":
-        case = causal_conv1d.make_case(rng, np.float32, batch=1, dim=64, seqlen=256, layout="bld", **options)
-    elif op == "depthwise_conv2d":
-        case = depthwise_conv2d.make_case(rng, np.float32, batch=1, height=16, width=16, dim=64, **options)
-    elif op == "chunk_scan":
-        case = chunk_scan.make_case(
-            rng, np.float32, batch=1, seqlen=256, nheads=2, headdim=64, dstate=64, ngroups=1, extras=False
-        )
-    elif op == "ssm_recurrence":
-        case = ssm_recurrence.make_case(rng, np.float32, systems=(8,), seqlen=256, dstate=16, kind="complex")
-    else:
-        case = attention_gate.make_case(rng, np.float32, batch=1, height=16, width=16, channels=64, dim=32)
+    op = name.split()[0]
+    case = import_module(f"samples.{op}").make_case(np.random.default_rng(0), np.float32, **KERNELS[name][1])
     out = getattr(ssmcore, op)(**case, backend="cython", num_threads=1)
     if op == "ssm_recurrence":
         return

@@ -32,10 +32,10 @@ def peak_mb(way: str) -> float:
     """Runs in a fresh process: a small step first, so that libraries are loaded and warm."""
     import resource
 
+    import cases  # noqa: F401, puts the tests' samples on the path
     import numpy as np
     import torch
-
-    from ssmcore.ops.selective_scan import make_case
+    from samples.selective_scan import make_case
 
     def step(**sizes: int) -> None:
         case = make_case(np.random.default_rng(0), np.float32, extras=False, **sizes)

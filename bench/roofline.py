@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from cases import case_of
+from cases import SAMPLES, Sample, case_of
 from ceilings import ROOT, copy_gb_s, exp2_ns, fma_ns, tile_ns
 
 import ssmcore
-from ssmcore._spec import Sample
-from ssmcore.ops import SPECS
 
 FLOPS = {"mamba": 19, "bilinear": 13, "zoh": 60, "uniform A": 5}
 """Of one element of the recurrence forward, a multiply-add counting two: read off `coefficients` and `advance` in
@@ -81,7 +79,7 @@ def points_of(op: str, sample: Sample, isa: str) -> list[Point]:
 
 def points(isa: str) -> list[Point]:
     return [
-        p for op in ("selective_scan", "ss2d") for sample in SPECS[op].benchmarks for p in points_of(op, sample, isa)
+        p for op in ("selective_scan", "ss2d") for sample in SAMPLES[op].benchmarks for p in points_of(op, sample, isa)
     ]
 
 

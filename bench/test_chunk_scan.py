@@ -15,13 +15,14 @@ import pytest
 import torch
 from cases import case_of
 from oracles import relative_error, widened
+from samples import SAMPLES
 
 import ssmcore
 import ssmcore.torch as st
 from ssmcore.ops import SPECS
 
 SPEC = SPECS["chunk_scan"]
-CASES = {sample.name: sample for sample in SPEC.benchmarks}
+CASES = {sample.name: sample for sample in SAMPLES["chunk_scan"].benchmarks}
 CHUNK = 64
 
 

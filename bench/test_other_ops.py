@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import relative_error, widened
+from samples import SAMPLES
 
 import ssmcore
 from ssmcore.ops import SPECS
@@ -16,7 +17,7 @@ from ssmcore.ops import SPECS
 @pytest.mark.parametrize("backend", ["cython", "numba", "numpy"])
 def test_discretize(backend: str, measure: Any) -> None:
     spec = SPECS["discretize"]
-    case = spec.benchmarks[0].make(np.random.default_rng(0), np.float32)
+    case = SAMPLES["discretize"].benchmarks[0].make(np.random.default_rng(0), np.float32)
 
     def run() -> Any:
         return ssmcore.discretize(**case, backend=backend)
@@ -28,7 +29,7 @@ def test_discretize(backend: str, measure: Any) -> None:
 
 @pytest.mark.parametrize("backend", ["cython", "numba", "numpy"])
 def test_gate_crop(backend: str, measure: Any) -> None:
-    case = SPECS["gate_crop"].benchmarks[0].make(np.random.default_rng(0), np.float32)
+    case = SAMPLES["gate_crop"].benchmarks[0].make(np.random.default_rng(0), np.float32)
 
     def run() -> Any:
         return ssmcore.gate_crop(**case, backend=backend)
@@ -37,7 +38,7 @@ def test_gate_crop(backend: str, measure: Any) -> None:
     measure(run, elements=reference.size, error=relative_error(run(), reference), tolerance=0.0)
 
 
-CONVOLUTIONS = {sample.name: sample for sample in SPECS["causal_conv1d"].benchmarks}
+CONVOLUTIONS = {sample.name: sample for sample in SAMPLES["causal_conv1d"].benchmarks}
 
 
 def convolution(name: str) -> dict[str, Any]:
@@ -82,7 +83,7 @@ def test_torch_conv1d(name: str, measure: Any) -> None:
 
     @torch.inference_mode()
     def run() -> Any:
-        extended = torch.cat([case["initial_states"], x], -1)
+        extended = torch.cat([case["initial_state"], x], -1)
         y = torch.nn.functional.conv1d(extended, case["weight"][:, None], case["bias"], groups=x.shape[1])
         y = torch.nn.functional.silu(y)
         return y.transpose(1, 2).contiguous() if case["layout"] == "bld" else y
@@ -91,7 +92,7 @@ def test_torch_conv1d(name: str, measure: Any) -> None:
     measure(run, elements=x.numel(), error=error, tolerance=1e-4, rounds=7, moved=2 * x.numel() * 4)
 
 
-GRID_CONVOLUTIONS = {sample.name: sample for sample in SPECS["depthwise_conv2d"].benchmarks}
+GRID_CONVOLUTIONS = {sample.name: sample for sample in SAMPLES["depthwise_conv2d"].benchmarks}
 
 
 def grid_convolution(name: str) -> dict[str, Any]:
@@ -138,7 +139,7 @@ def test_depthwise_conv2d_training_step(name: str, way: str, measure: Any) -> No
     measure(run, elements=x.numel(), error=error, tolerance=1e-4, moved=5 * x.numel() * 4)
 
 
-GATES = {sample.name: sample for sample in SPECS["attention_gate"].benchmarks}
+GATES = {sample.name: sample for sample in SAMPLES["attention_gate"].benchmarks}
 
 
 def torch_gate(case: dict[str, torch.Tensor], *, training: bool) -> torch.Tensor:

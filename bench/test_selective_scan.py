@@ -12,11 +12,13 @@ from cases import case_of
 from ceilings import tile_ns
 from oracles import relative_error, widened
 from peers import PEERS
+from samples import SAMPLES
+from samples.selective_scan import make_case
 
 import ssmcore
-from ssmcore.ops.selective_scan import SPEC, make_case
+from ssmcore.ops.selective_scan import SPEC
 
-CASES = {sample.name: sample for sample in SPEC.benchmarks}
+CASES = {sample.name: sample for sample in SAMPLES["selective_scan"].benchmarks}
 FULL = "B1 D512 L4096 N16 channel-first"
 SHORT = "B1 D64 L512 N16"
 """Loops of Python take minutes at full length, so they are timed on this, beside ours on the same."""

@@ -10,15 +10,16 @@ import pytest
 from cases import case_of
 from ceilings import tile_ns
 from oracles import relative_error, widened
+from samples import SAMPLES
 
 import ssmcore
 from ssmcore._conventions import DIRECTIONS, unroll
-from ssmcore.backends import cython_
-from ssmcore.backends._by_scans import SS2DByScans
+from ssmcore._spec import Call
+from ssmcore.backends._by_scans import ss2d_by_scans
+from ssmcore.backends.cython_ import OPERATIONS
 from ssmcore.ops.ss2d import SPEC
 
-CASES = {sample.name: sample for sample in SPEC.benchmarks}
-BY_COPIES = SS2DByScans(cython_.selective_scan_fwd, cython_.selective_scan_bwd)
+CASES = {sample.name: sample for sample in SAMPLES["ss2d"].benchmarks}
 
 
 @cache
@@ -92,12 +93,12 @@ def test_four_scans_alone(name: str, threads: int, measure: Any) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_with_copies(name: str, threads: int, measure: Any) -> None:
     """Cross-scan, the same kernels, cross-merge."""
-    case = dict(arguments(name))
-    arrays = [case.pop(n) for n in ("x", "delta", "A", "B", "C", "D", "delta_bias")]
-    options = {"discretization": "mamba", **case, "keep_checkpoints": False, "num_threads": threads}
+    case = {"discretization": "mamba", **arguments(name)}
+    arrays = {n: case.pop(n) for n in ("x", "delta", "A", "B", "C", "D", "delta_bias")}
+    call = Call(SPEC, arrays, case, num_threads=threads)
 
     def run() -> Any:
-        return BY_COPIES.forward(*arrays, **options)[0]
+        return ss2d_by_scans(OPERATIONS["selective_scan"], call)[0]
 
     measure(run, elements=elements(name), error=relative_error(run(), in_float64(name)), tolerance=SPEC.forward.float32)
 

@@ -37,7 +37,7 @@ def explain(op: str, *, backend: str | None = None) -> backends.Choice:
     """
     if op not in SPECS:
         raise ValueError(f"explain: op: expected one of {', '.join(SPECS)}, got {op!r}; check its spelling")
-    return backends.choose(op, SPECS[op].entries, backend)
+    return backends.choose(SPECS[op], backend)
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,14 @@ def ssm_kernel(A_bar: Array, B_bar: Array, C: Array, length: int, *, structure: 
     return kernel.reshape(*kernel.shape[:-2], blocks * root)[..., :length].astype(dtype, copy=False)
 
 
+def fast_length(length: int, *, real: bool) -> int:
+    """The smallest number of at least `length` whose Fourier transforms are fast: it has small prime factors only."""
+    odd = [1]
+    for prime in (3, 5) if real else (3, 5, 7, 11):
+        odd = [n * prime**k for n in odd for k in range(length.bit_length()) if n * prime**k < 2 * length]
+    return min(n << (-(-length // n) - 1).bit_length() for n in odd)
+
+
 def ssm_convolve(u: Array, kernel: Array, *, D: Array | None = None, num_threads: int | None = None) -> Array:
     """The causal convolution y[k] = sum_j kernel[j] u[k - j] + D u[k], by Fourier transforms so long that nothing wraps round.
 
@@ -124,7 +132,7 @@ def ssm_convolve(u: Array, kernel: Array, *, D: Array | None = None, num_threads
         Real or complex floats. What of the kernel lies beyond seqlen has no effect.
     D : (...), or None for no way past the states
         All leading axes broadcast.
-    num_threads : workers of the transform; None follows torch or threadpoolctl
+    num_threads : checked as elsewhere; NumPy's transforms run on one thread
 
     Returns
     -------
@@ -144,12 +152,11 @@ def ssm_convolve(u: Array, kernel: Array, *, D: Array | None = None, num_threads
     >>> ssmcore.ssm_convolve(np.array([1.0, 0.0, 2.0]), np.array([1.0, 0.5])).round(12).tolist()
     [1.0, 0.5, 2.0]
     """
-    from scipy import fft  # not needed to import ssmcore
-
     for name, array in (("u", u), ("kernel", kernel)):
         check_floats("ssm_convolve", name, array)
         if array.ndim < 1:
             fail("ssm_convolve", name, "at least one axis, time", array.shape, "pass a sequence")
+    resolve(num_threads)
     leads = [u.shape[:-1], kernel.shape[:-1]]
     if D is not None:
         check_floats("ssm_convolve", "D", D)
@@ -161,9 +168,7 @@ def ssm_convolve(u: Array, kernel: Array, *, D: Array | None = None, num_threads
         y = np.zeros((*lead, seqlen), dtype)
     else:
         real = u.dtype.kind == kernel.dtype.kind == "f"
-        size = fft.next_fast_len(seqlen + kernel.shape[-1] - 1, real=real)
-        forward, back = (fft.rfft, fft.irfft) if real else (fft.fft, fft.ifft)
-        workers = resolve(num_threads)
-        spectrum = forward(u, size, workers=workers) * forward(kernel, size, workers=workers)
-        y = back(spectrum, size, workers=workers)[..., :seqlen].astype(dtype, copy=False)
+        size = fast_length(seqlen + kernel.shape[-1] - 1, real=real)
+        forward, back = (np.fft.rfft, np.fft.irfft) if real else (np.fft.fft, np.fft.ifft)
+        y = back(forward(u, size) * forward(kernel, size), size)[..., :seqlen].astype(dtype, copy=False)
     return y if D is None else y + D[..., None] * u

@@ -1,15 +1,14 @@
-"""One record per operation: arguments, shapes, dtypes, tolerances, samples. Tests, benchmarks and docs derive from it."""
+"""One record for each operation. Checks, choice of a backend, torch's ops, tests and the README's table are made from it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 import numpy as np
 
 Sizes = dict[str, int]
-Case = dict[str, Any]
 
 
 class ArgumentError(ValueError):
@@ -50,6 +49,7 @@ class Argument:
     meaning: str
     optional: bool = False
     differentiable: bool = True
+    complex_too: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,45 +83,6 @@ class Tolerance:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """A named case. `make(rng, dtype)` returns the keyword arguments of the operation."""
-
-    name: str
-    make: Callable[[np.random.Generator, Any], Case]
-
-
-@dataclass(frozen=True)
-class ErrorSample:
-    """A case every backend refuses in the same words: `says` are fragments of the message, in order."""
-
-    name: str
-    make: Callable[[np.random.Generator], Case]
-    error: type[Exception]
-    says: tuple[str, ...]
-
-
-class Cases:
-    """Samples of an operation from the one function that makes its arguments; `small` are the sizes of its error samples."""
-
-    def __init__(self, make: Callable[..., Case], **small: Any) -> None:
-        self._make, self._small = make, small
-
-    def sample(self, name: str, **settings: Any) -> Sample:
-        return Sample(name, lambda rng, dtype: self._make(rng, dtype, **settings))
-
-    def broken(
-        self, name: str, says: tuple[str, ...], error: type[Exception] = ArgumentError, **changes: Any
-    ) -> ErrorSample:
-        """A sound case with some arguments exchanged for wrong ones, or for what a function of the generator returns."""
-
-        def make(rng: np.random.Generator) -> Case:
-            case = self._make(rng, np.float32, **self._small)
-            return case | {k: (v(rng) if callable(v) else v) for k, v in changes.items()}
-
-        return ErrorSample(name, make, error, says)
-
-
-@dataclass(frozen=True)
 class OpSpec:
     """Everything the rest of the project needs to know of an operation."""
 
@@ -129,17 +90,31 @@ class OpSpec:
     summary: str
     formula: str
     source: str
-    entries: tuple[str, ...]
     arguments: tuple[Argument, ...]
     outputs: tuple[Output, ...]
     options: Mapping[str, tuple[Any, ...]]
     forward: Tolerance
     gradient: Tolerance
-    samples: tuple[Sample, ...]
-    error_samples: tuple[ErrorSample, ...]
-    benchmarks: tuple[Sample, ...] = ()
     derived: Mapping[str, Callable[[Sizes], int]] = field(default_factory=dict)
     """Sizes of those output axes that no argument has."""
+    differentiable: bool = True
+    traits: tuple[str, ...] = ()
+    """What a call may have that not every backend runs: "complex" arrays, "dense" systems."""
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        """Names of a backend's functions: the operation and, unless it has no gradient, its vector-Jacobian product."""
+        return (self.name, f"{self.name}_vjp") if self.differentiable else (self.name,)
+
+    def channel_first(self) -> OpSpec:
+        """The record with time as the last axis of every sequence."""
+
+        def moved(axes: str) -> str:
+            others = [axis for axis in axes.split() if axis != "seqlen"]
+            return " ".join([*others, "seqlen"]) if "seqlen" in axes.split() else axes
+
+        arguments = tuple(replace(a, shapes=tuple(moved(axes) for axes in a.shapes)) for a in self.arguments)
+        return replace(self, arguments=arguments, outputs=tuple(replace(o, axes=moved(o.axes)) for o in self.outputs))
 
     def shape_of(self, output: Output, sizes: Sizes) -> tuple[int, ...]:
         return tuple(self.derived[axis](sizes) if axis in self.derived else sizes[axis] for axis in output.axes.split())
@@ -180,14 +155,32 @@ class OpSpec:
                 kind=ArgumentTypeError,
             )
 
-    def shapes_of(
-        self, arrays: Mapping[str, Any], *, complex_too: tuple[str, ...] = ()
-    ) -> dict[str, tuple[int, ...] | None]:
+    def shapes_of(self, arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...] | None]:
         """Shapes of the arguments, None for an absent one. Raises ArgumentTypeError as `check_dtype` does."""
+        complex_too = {argument.name for argument in self.arguments if argument.complex_too}
         for name, array in arrays.items():
             if array is not None:
                 self.check_dtype(name, array, complex_too=name in complex_too)
         return {name: None if array is None else array.shape for name, array in arrays.items()}
+
+    def check_gradient(self, output: Output, dout: Any, sizes: Sizes, *, complex_too: bool = False) -> None:
+        """Raises ArgumentError unless `dout` is a sound gradient of the output."""
+        name, shape = f"d{output.name}", self.shape_of(output, sizes)
+        self.check_dtype(name, dout, complex_too=complex_too)
+        if dout.shape != shape:
+            like = next((f" like {a.name}" for a in self.arguments if output.axes in a.shapes), "")
+            axes = ", ".join(output.axes.split())
+            remedy = f"pass the gradient of {output.name} as it came out, ({axes})"
+            self.fail(name, f"shape {shape}{like}", dout.shape, remedy)
+
+    def check_gradients(self, sizes: Sizes, dout: Any, *others: Any, complex_too: bool = False) -> tuple[Any, ...]:
+        """The gradients of the outputs, in their order, checked; None for any but the first stands for zeros."""
+        first, *rest = (output for output in self.outputs if not output.kept)
+        self.check_gradient(first, dout, sizes)
+        for output, gradient in zip(rest, others, strict=True):
+            if gradient is not None:
+                self.check_gradient(output, gradient, sizes, complex_too=complex_too)
+        return dout, *others
 
     def check_shapes(
         self, shapes: Mapping[str, tuple[int, ...] | None], *, hint: str = "check the order of its axes"
@@ -226,3 +219,31 @@ class OpSpec:
                 sizes.setdefault(axis, size)
                 bound_by.setdefault(axis, argument.name)
         return sizes
+
+
+@dataclass(slots=True)
+class Call:
+    """One checked call of an operation, as it travels from `ssmcore.ops` to a backend.
+
+    `arrays` are in canonical axes, None for an absent one. Each array and option is an attribute as well: `call.u`, `call.layout`.
+
+    A call with `douts`, the gradients of the outputs, asks for the gradients of `arrays` instead of the outputs. `keep` asks the forward
+    pass for the outputs that only the gradient needs; `kept` hands them to the gradient. `into` are arrays that a backend may write
+    outputs to, in their order. They are C-contiguous in the caller's axes; a state may be both an argument and the target of an output.
+    """
+
+    spec: OpSpec
+    arrays: Mapping[str, Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    traits: frozenset[str] = frozenset()
+    douts: tuple[Any, ...] = ()
+    keep: bool = False
+    kept: tuple[Any, ...] = ()
+    into: tuple[Any, ...] = ()
+    num_threads: int = 1
+
+    def __getattr__(self, name: str) -> Any:
+        for held in (self.arrays, self.options):
+            if name in held:
+                return held[name]
+        raise AttributeError(f"a call of {self.spec.name} has no {name}")

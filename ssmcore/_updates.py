@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import backends
-from ._spec import ArgumentTypeError, check_option, fail
-from .backends._threads import resolve
+from ._spec import ArgumentTypeError, Call, check_option, fail
 from .ops import causal_conv1d as _conv
 from .ops import selective_scan as _scan
 from .ops.causal_conv1d import causal_conv1d
@@ -53,7 +52,7 @@ def _packed(array: Any, dtype: Any, shape: tuple[int, ...]) -> bool:
 def _usual_scan(
     state: Any, x: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, z: Any, dt_bias: Any, *, ngroups: int | None
 ) -> bool:
-    """Whether a backend's `selective_scan_step` takes all as they lie."""
+    """Whether all arrays are sound, of one wide dtype, and lie as the kernels read them."""
     dtype, shape = x.dtype, x.shape
     if dtype not in _WIDE or not x.flags.aligned or len(shape) != 2 or not shape[0] or not shape[1]:
         return False
@@ -76,7 +75,7 @@ def _usual_scan(
 
 
 def _usual_convolution(x: Array, conv_state: Array, weight: Any, bias: Any) -> bool:
-    """Whether a backend's `causal_conv1d_step` takes all as they lie."""
+    """Whether all arrays are sound, of one wide dtype, and lie as the kernels read them."""
     dtype = x.dtype
     if (
         dtype not in _WIDE
@@ -176,15 +175,16 @@ def selective_state_update(
     if state_batch_indices is None and type(x) is type(state) is type(B) is np.ndarray and state.ndim == 3:
         ngroups = B.shape[1] if B.ndim == 3 else None
         if _usual_scan(state, x, dt, A, B, C, D, z, dt_bias, ngroups=ngroups):
-            choice = backends.choose("selective_scan", _scan.ENTRIES, backend)
-            step = backends.optional_entry(choice, "selective_scan_step")
-            if step is not None:
-                if ngroups is None:
-                    B, C = B[:, None], C[:, None]
-                check_option("selective_scan", "discretization", discretization, _DISCRETIZATIONS)
-                options = {"dt_softplus": bool(dt_softplus), "discretization": discretization}
-                out: Array = step(state, x, dt, A, B, C, D, z, dt_bias, **options, num_threads=resolve(num_threads))
-                return out
+            check_option("selective_scan", "discretization", discretization, _DISCRETIZATIONS)
+            sequences = (x, dt, *((B, C) if ngroups else (B[:, None], C[:, None])))
+            u, delta, B, C = (array[:, None] for array in sequences)
+            given = (u, delta, A, B, C, D, None if z is None else z[:, None], dt_bias, state)
+            arrays = dict(zip(_scan.ARGUMENTS, given, strict=True))
+            options = {"delta_softplus": bool(dt_softplus), "discretization": discretization, "layout": "bld"}
+            out = np.empty(x.shape, x.dtype)
+            call = Call(_scan.SPEC, arrays, options, into=(out[:, None], state))
+            backends.run(call, backend=backend, num_threads=num_threads)
+            return out
     axes = {3: "(batch, dim, dstate)", 4: "(batch, nheads, headdim, dstate)"}
     _check_state(name, "state", state, axes)
     channels, dstate = state.shape[1:-1], state.shape[-1]
@@ -291,16 +291,16 @@ def causal_conv1d_update(
     name = "causal_conv1d_update"
     alone = cache_seqlens is None and conv_state_indices is None and type(x) is type(conv_state) is np.ndarray
     if alone and x.ndim == 2 and _usual_convolution(x, conv_state, weight, bias):
-        choice = backends.choose("causal_conv1d", _conv.ENTRIES, backend)
-        one_step = backends.optional_entry(choice, "causal_conv1d_step")
-        if one_step is not None:
-            check_option("causal_conv1d", "activation", activation, _ACTIVATIONS)
-            initial = np.ascontiguousarray(conv_state[:, :, conv_state.shape[2] - (weight.shape[1] - 1) :])
-            y: Array = one_step(x, initial, weight, bias, silu=activation is not None, num_threads=resolve(num_threads))
-            flat = conv_state.reshape(-1)
-            flat[:-1] = flat[1:]  # what crosses from one row into another is overwritten next
-            conv_state[:, :, -1] = x
-            return y
+        check_option("causal_conv1d", "activation", activation, _ACTIVATIONS)
+        initial = np.ascontiguousarray(conv_state[:, :, conv_state.shape[2] - (weight.shape[1] - 1) :])
+        arrays = dict(zip(_conv.ARGUMENTS, (x[:, None], weight, bias, initial), strict=True))
+        out = np.empty(x.shape, x.dtype)
+        call = Call(_conv.SPEC, arrays, {"activation": activation, "layout": "bld"}, into=(out[:, None],))
+        backends.run(call, backend=backend, num_threads=num_threads)
+        flat = conv_state.reshape(-1)
+        flat[:-1] = flat[1:]  # values that cross from one row into another are overwritten next
+        conv_state[:, :, -1] = x
+        return out
     _check_state(name, "conv_state", conv_state, {3: "(batch, dim, past)"})
     states, dim, past = conv_state.shape
     if not isinstance(x, np.ndarray) or x.ndim not in (2, 3):

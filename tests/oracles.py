@@ -105,23 +105,23 @@ def scalar_chunk_scan(
     D: Any = None,
     z: Any = None,
     dt_bias: Any = None,
-    initial_states: Any = None,
+    initial_state: Any = None,
     seq_idx: Any = None,
     *,
     dt_softplus: bool = False,
     dt_limit: tuple[float, float] = (0.0, np.inf),
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(out, final_states) by nested loops over numbers. Works for complex input, so that it can be differentiated."""
+    """(out, last_state) by nested loops over numbers. Works for complex input, so that it can be differentiated."""
     batch, seqlen, nheads, headdim = x.shape
     dstate = B.shape[3]
-    kind = np.result_type(np.float64, *(a for a in (x, dt, A, B, C, D, z, dt_bias, initial_states) if a is not None))
+    kind = np.result_type(np.float64, *(a for a in (x, dt, A, B, C, D, z, dt_bias, initial_state) if a is not None))
     out, final = np.zeros(x.shape, kind), np.zeros((batch, nheads, headdim, dstate), kind)
     for b in range(batch):
         for h in range(nheads):
             group = h * B.shape[2] // nheads
             for p in range(headdim):
                 state = [
-                    0 * kind.type(0) if initial_states is None else initial_states[b, h, p, n] for n in range(dstate)
+                    0 * kind.type(0) if initial_state is None else initial_state[b, h, p, n] for n in range(dstate)
                 ]
                 for t in range(seqlen):
                     step = dt[b, t, h] + (0 if dt_bias is None else dt_bias[h])

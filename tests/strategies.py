@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
-
-from ssmcore.ops.selective_scan import make_case
-from ssmcore.ops.ss2d import make_case as make_grid
+from samples.selective_scan import make_case
+from samples.ss2d import make_case as make_grid
 
 LENGTHS = (0, 1, 2, 3, 7, 16, 63, 64, 65, 66, 129)
 

@@ -1,8 +1,7 @@
-"""Backends: who runs an operation, chosen by name, by environment, or automatically.
+"""Choice of the backend that runs an operation: by name, by environment, or automatically.
 
-A backend is a module (or any object) with the functions an operation's spec lists under `entries`, and optionally
-`limits(op, **case)`, which returns why it cannot run a case, or None. Others register theirs under the entry point group
-``ssmcore.backends``. A named backend runs or raises; only the automatic choice passes one over, and `explain` says why.
+`protocol.py` says what a backend is. Other packages register theirs under the entry point group ``ssmcore.backends``.
+A named backend runs or raises; only the automatic choice passes one over, and `explain` says why.
 """
 
 from __future__ import annotations
@@ -10,13 +9,23 @@ from __future__ import annotations
 import importlib
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from .._spec import Call, OpSpec
+from ._threads import resolve
+from .protocol import Results
+
+if TYPE_CHECKING:
+    from . import cython_, numba_, numpy_, torch_
+    from .protocol import ExplainedBackend
+
+    _conforming: tuple[ExplainedBackend, ...] = (cython_, numba_, numpy_, torch_)
 
 BUILTIN = {
     "cython": "ssmcore.backends.cython_",
@@ -32,12 +41,12 @@ _chosen: ContextVar[str | None] = ContextVar("ssmcore_backend", default=None)
 
 
 class BackendError(RuntimeError):
-    """A named backend cannot run. The message says which, why, and what else there is."""
+    """A named backend cannot run. The message names it, the reason and the remedy."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Who runs an operation. `asked_by` says where the name came from; `skipped` holds (backend, reason)."""
+    """The backend of an operation. `asked_by` says where its name came from; `skipped` holds (backend, reason)."""
 
     op: str
     backend: str
@@ -65,34 +74,38 @@ def names() -> tuple[str, ...]:
 
 @cache
 def _loaded(name: str) -> tuple[Any, str | None]:
-    """(backend, None), or (None, why it cannot be loaded)."""
+    """(backend, None), or (None, the reason why it cannot be loaded)."""
     try:
         if name in BUILTIN:
             return importlib.import_module(BUILTIN[name]), None
         return _third_party()[name].load(), None
-    except Exception as error:  # whatever a backend's import raises is the reason it is not available
+    except Exception as error:  # any error of a backend's import is the reason that it is not available
         return None, f"{type(error).__name__}: {error}"
 
 
-def _refusal(name: str, entries: tuple[str, ...], op: str, case: dict[str, Any]) -> str | None:
+def refusal(name: str, spec: OpSpec, traits: frozenset[str]) -> str | None:
+    """Why a backend cannot run calls of an operation with these traits, or None."""
     backend, problem = _loaded(name)
     if problem is not None:
         return problem
-    missing = [entry for entry in entries if not hasattr(backend, entry)]
-    if missing:
-        return f"it has no {missing[0]}"
+    operations = getattr(backend, "OPERATIONS", {})
+    for entry in spec.entries:
+        if entry not in operations:
+            return f"it has no {entry}"
     limits = getattr(backend, "limits", None)
-    return None if limits is None else limits(op, **case)
+    reason: str | None = None if limits is None else limits(spec.name, traits)
+    return reason
 
 
-def choose(op: str, entries: tuple[str, ...], backend: str | None = None, **case: Any) -> Choice:
-    """Decides who runs `op` for this case.
+def choose(spec: OpSpec, backend: str | None = None, traits: frozenset[str] = frozenset()) -> Choice:
+    """The backend that runs a call of an operation with these traits.
 
     Raises
     ------
     BackendError
-        The name given (argument, `use_backend`, or SSMCORE_BACKEND, in this order) is unknown or cannot run the case.
+        The name given (argument, `use_backend`, or SSMCORE_BACKEND, in this order) is unknown or cannot run the call.
     """
+    op = spec.name
     for name, asked_by in (
         (backend, "by argument"),
         (_chosen.get(), "by use_backend"),
@@ -104,7 +117,7 @@ def choose(op: str, entries: tuple[str, ...], backend: str | None = None, **case
             raise BackendError(
                 f"{op}: backend: expected one of auto, {', '.join(names())}, got {name!r} {asked_by}; check its spelling"
             )
-        reason = _refusal(name, entries, op, case)
+        reason = refusal(name, spec, traits)
         if reason is not None:
             raise BackendError(
                 f"{op}: backend {name!r}, named {asked_by}, cannot run: {reason}; name another, or none for automatic choice"
@@ -112,9 +125,9 @@ def choose(op: str, entries: tuple[str, ...], backend: str | None = None, **case
         return Choice(op, name, asked_by)
     skipped: list[tuple[str, str]] = []
     for name in AUTOMATIC:
-        reason = _refusal(name, entries, op, case)
+        reason = refusal(name, spec, traits)
         if reason is None:
-            if name == "numpy" and not case:
+            if name == "numpy" and not traits:
                 _warn_slow(op, tuple(skipped))
             return Choice(op, name, "automatically", tuple(skipped))
         skipped.append((name, reason))
@@ -126,25 +139,31 @@ def _warn_slow(op: str, skipped: tuple[tuple[str, str], ...]) -> None:
     reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped)
     warnings.warn(
         f"{op} runs as NumPy loops, the slow reference ({reasons}). Install a C compiler and reinstall, or `pip install ssmcore[numba]`.",
-        stacklevel=4,
+        stacklevel=5,
     )
 
 
-def entry(choice: Choice, name: str) -> Callable[..., Any]:
-    """The function `name` of the chosen backend."""
-    function: Callable[..., Any] = getattr(_loaded(choice.backend)[0], name)
-    return function
+def run(call: Call, *, backend: str | None = None, num_threads: int | None = None) -> Results:
+    """Results of a checked call, on the backend that `choose` names.
 
-
-def optional_entry(choice: Choice, name: str) -> Callable[..., Any] | None:
-    """The function `name` of the chosen backend, or None where it has none: a shorter way to what its entries also do."""
-    function: Callable[..., Any] | None = getattr(_loaded(choice.backend)[0], name, None)
-    return function
+    Outputs with a target in `call.into` are written there, whatever the backend does with targets.
+    """
+    choice = choose(call.spec, backend, call.traits)
+    call.num_threads = resolve(num_threads)
+    function = _loaded(choice.backend)[0].OPERATIONS[call.spec.entries[bool(call.douts)]]
+    results: Results = function(call)
+    if not call.into:
+        return results
+    targets = (*call.into, *[None] * (len(results) - len(call.into)))
+    for result, target in zip(results, targets, strict=True):
+        if target is not None and result is not target:
+            target[...] = result
+    return tuple(result if target is None else target for result, target in zip(results, targets, strict=True))
 
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Runs the operations inside the block on one backend, or raises at the operation it cannot run.
+    """Runs the operations inside the block on one backend, or raises at the operation that it cannot run.
 
     Examples
     --------

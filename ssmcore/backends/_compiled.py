@@ -1,26 +1,106 @@
-"""What the cython and numba backends share: they allocate, hand plain arrays to kernels, and sum the partial gradients."""
+"""The operations of the cython and numba backends: they allocate, hand plain arrays to kernels, and sum the partial gradients."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._conventions import CHECKPOINT_STEPS, DIRECTIONS, centre
+from .._spec import Call
+from .protocol import Operation, Results
 
 Array = NDArray[Any]
+LINE = 64
+"""Bytes of a cache line, which is also the widest vector."""
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The kernels of one operation in one backend.
+
+    `contiguous` kernels want C-contiguous arrays; the others take any strides. `extra` gives the last arguments of every kernel.
+    """
+
+    module: Any
+    contiguous: bool = False
+    extra: Callable[[], tuple[int, ...]] = tuple
+
+    def cast(self, dtype: np.dtype[Any], *arrays: Array | None) -> list[Any]:
+        """The arrays as these kernels read them."""
+        return cast(dtype, *arrays, contiguous=self.contiguous)
+
+    def code(self, discretization: str) -> int:
+        return int(self.module.DISCRETIZATIONS.index(discretization))
+
+    def end(self, call: Call, *settings: Any) -> tuple[Any, ...]:
+        """The arguments after the arrays."""
+        return (*settings, call.num_threads, *self.extra())
+
+    def sequence(self, call: Call, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Unset (batch, seqlen, dim), in memory as the caller's layout is."""
+        if call.layout == "bdl" and not self.contiguous:
+            return empty((shape[0], shape[2], shape[1]), dtype).swapaxes(1, 2)
+        return empty(shape, dtype)
+
+    def target(self, call: Call, index: int, dtype: np.dtype[Any]) -> Array | None:
+        """The array that the caller wants an output in, where the kernels can write to it."""
+        wanted: Array | None = call.into[index] if index < len(call.into) else None
+        if wanted is None or wanted.dtype != dtype or (self.contiguous and not wanted.flags.c_contiguous):
+            return None
+        return wanted
+
+
+Run = Callable[[Kernels, Call], Results]
+_RUNS: dict[str, Run] = {}
+
+
+def _operation(run: Run) -> Run:
+    _RUNS[run.__name__] = run
+    return run
+
+
+_FOLDERS = {"ss2d": "selective_scan"}
+"""Folders of kernels that do not bear the operation's name."""
+
+
+def operations(
+    kind: str,
+    *,
+    contiguous: bool = False,
+    extra: Callable[[], tuple[int, ...]] = tuple,
+    without_extra: tuple[str, ...] = (),
+) -> dict[str, Operation]:
+    """The operations on the modules `kind`, one in each operation's folder of kernels."""
+    found: dict[str, Operation] = {}
+    for entry, run in _RUNS.items():
+        op = entry.removesuffix("_vjp")
+        module = import_module(f"ssmcore._kernels.{_FOLDERS.get(op, op)}.{kind}")
+        found[entry] = partial(run, Kernels(module, contiguous, tuple if op in without_extra else extra))
+    return found
+
+
+def limits(op: str, traits: frozenset[str]) -> str | None:
+    if op == "ssm_recurrence":
+        if "dense" in traits:
+            return "its kernels run diagonal systems; the numpy and torch backends also dense ones"
+    elif op == "discretize":
+        if traits:
+            return "its kernels discretise real diagonal systems; the numpy and torch backends also do dense and complex ones"
+    elif traits:
+        return "its kernels scan with a real A; the numpy and torch backends also with a complex one"
+    return None
 
 
 def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """float64 for float64, else float32."""
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
-
-
-LINE = 64
-"""Bytes of a cache line, which is also the widest vector."""
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -31,16 +111,20 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
-def aligned(array: Array) -> Array:
-    """The array, or a copy of one whose strides are no multiples of its numbers', such as a field of packed records."""
-    return array if array.flags.aligned else array.copy()
-
-
 def cast(dtype: np.dtype[Any], *arrays: Array | None, contiguous: bool = False) -> list[Any]:
-    """The arrays as `dtype`, copied only where they are not that already."""
-    if contiguous:
-        return [None if a is None else aligned(np.ascontiguousarray(a, dtype=dtype)) for a in arrays]
-    return [None if a is None else aligned(np.asarray(a, dtype=dtype)) for a in arrays]
+    """The arrays as `dtype`, copied only where they are not that already, or where strides are no multiples of the item size."""
+    convert = np.ascontiguousarray if contiguous else np.asarray
+    found = [None if a is None else convert(a, dtype=dtype) for a in arrays]
+    return [a if a is None or a.flags.aligned else a.copy() for a in found]
+
+
+def narrow(dtype: np.dtype[Any], *arrays: Array | None) -> Results:
+    return tuple(None if a is None else a.astype(dtype, copy=False) for a in arrays)
+
+
+def sum_first(parts: Array | None) -> Array | None:
+    """The sum over the first axis, without a copy where it has one entry."""
+    return parts if parts is None else parts[0] if len(parts) == 1 else parts.sum(axis=0)
 
 
 class MatrixGradient(NamedTuple):
@@ -56,10 +140,8 @@ class MatrixGradient(NamedTuple):
         # no block where there is no channel: the sum over none of them is the zero gradient
         return cls(empty((nblocks, *matrix.shape), matrix.dtype), None)
 
-    def total(self) -> Array:
-        partial = self.constant if self.varying is None else self.varying
-        assert partial is not None
-        return _sum_first(partial)
+    def total(self) -> Array | None:
+        return sum_first(self.constant if self.varying is None else self.varying)
 
 
 def split(matrix: Array) -> tuple[Array | None, Array | None]:
@@ -67,824 +149,409 @@ def split(matrix: Array) -> tuple[Array | None, Array | None]:
     return (None, np.ascontiguousarray(matrix)) if matrix.ndim == 2 else (matrix, None)
 
 
-def broadcast_diagonal(A: Array, B: Array, delta: Array) -> tuple[Array, Array, tuple[int, ...], np.dtype[Any]]:
-    """A and delta, flat and of the common shape (..., dstate), that shape, and the compute dtype."""
+# ---- discretize ----
+
+
+def _flat(array: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    return np.ascontiguousarray(np.broadcast_to(array, shape), dtype=dtype).reshape(-1)
+
+
+def _diagonal(kernels: Kernels, call: Call) -> tuple[Any, ...]:
+    """A and delta, flat and of the common shape (..., dstate), with A_bar and gain of them, and that shape."""
+    A, B, delta = call.arrays.values()
     dtype = compute_dtype(np.result_type(A, B, delta))
     shape = np.broadcast_shapes(A.shape, B.shape, (*delta.shape, 1))
-    wide_A = np.ascontiguousarray(np.broadcast_to(A, shape), dtype=dtype).reshape(-1)
-    wide_delta = np.ascontiguousarray(np.broadcast_to(delta[..., None], shape), dtype=dtype).reshape(-1)
-    return wide_A, wide_delta, shape, dtype
+    A, delta = _flat(A, shape, dtype), _flat(delta[..., None], shape, dtype)
+    A_bar, gain = empty(A.shape, dtype), empty(A.shape, dtype)
+    kernels.module.discretize(A, delta, kernels.code(call.method), A_bar, gain, call.num_threads)
+    return A, delta, A_bar, gain, shape
 
 
-class Discretize:
-    """`discretize` and its vjp for diagonal systems over one kernel module."""
-
-    def __init__(self, kernels: Any) -> None:
-        self.kernels = kernels
-
-    @staticmethod
-    def limits(structure: str, complex_too: bool) -> str | None:
-        if structure == "dense" or complex_too:
-            return "its kernels discretise real diagonal systems; the numpy and torch backends also do dense and complex ones"
-        return None
-
-    def forward(
-        self, A: Array, B: Array, delta: Array, *, method: str, structure: str, num_threads: int
-    ) -> tuple[Array, Array]:
-        wide_A, wide_delta, shape, dtype = broadcast_diagonal(A, B, delta)
-        A_bar, gain = empty(wide_A.shape, dtype), empty(wide_A.shape, dtype)
-        code = self.kernels.DISCRETIZATIONS.index(method)
-        self.kernels.discretize(wide_A, wide_delta, code, A_bar, gain, num_threads)
-        return A_bar.reshape(shape), gain.reshape(shape) * B
-
-    def backward(
-        self,
-        dA_bar: Array,
-        dB_bar: Array,
-        A: Array,
-        B: Array,
-        delta: Array,
-        *,
-        method: str,
-        structure: str,
-        num_threads: int,
-    ) -> tuple[Array, Array, Array]:
-        wide_A, wide_delta, shape, dtype = broadcast_diagonal(A, B, delta)
-        code = self.kernels.DISCRETIZATIONS.index(method)
-        A_bar, gain = empty(wide_A.shape, dtype), empty(wide_A.shape, dtype)
-        dA, ddelta = empty(wide_A.shape, dtype), empty(wide_A.shape, dtype)
-        self.kernels.discretize(wide_A, wide_delta, code, A_bar, gain, num_threads)
-        dgain = np.ascontiguousarray(np.broadcast_to(dB_bar * B, shape), dtype=dtype).reshape(-1)
-        flat_dA_bar = np.ascontiguousarray(dA_bar, dtype=dtype).reshape(-1)
-        self.kernels.discretize_vjp(flat_dA_bar, dgain, wide_A, wide_delta, code, dA, ddelta, num_threads)
-        return dA.reshape(shape), dB_bar * gain.reshape(shape), ddelta.reshape(shape).sum(axis=-1)
+@_operation
+def discretize(kernels: Kernels, call: Call) -> Results:
+    _, _, A_bar, gain, shape = _diagonal(kernels, call)
+    return A_bar.reshape(shape), gain.reshape(shape) * call.B
 
 
-class LinearRecurrence:
-    """`ssm_recurrence` of diagonal systems over one kernel module; `extra` as for `SelectiveScan`."""
-
-    def __init__(self, kernels: Any, *, extra: Callable[[], tuple[int, ...]] = tuple) -> None:
-        self.kernels = kernels
-        self.extra = extra
-
-    @staticmethod
-    def limits(structure: str) -> str | None:
-        return (
-            "its kernels run diagonal systems; the numpy and torch backends also dense ones"
-            if structure == "dense"
-            else None
-        )
-
-    def run(
-        self,
-        A_bar: Array,
-        B_bar: Array,
-        C: Array,
-        u: Array,
-        initial_state: Array,
-        lead: tuple[int, ...],
-        *,
-        structure: str,
-        num_threads: int,
-    ) -> tuple[Array, Array]:
-        dtype = np.result_type(A_bar, B_bar, C, u, initial_state)
-        real = np.dtype(np.float64 if dtype in (np.float64, np.complex128) else np.float32)
-        rows, dstate, seqlen = math.prod(lead), A_bar.shape[-1], u.shape[-1]
-        width = -(-dstate // self.kernels.STATES) * self.kernels.STATES
-        both = dtype.kind == "c"
-
-        def parts(array: Array, last: int, imaginary: bool) -> list[Any]:
-            """(rows, last) of real and imaginary parts, zeros after what there is."""
-            found = []
-            for part in (array.real, array.imag)[: 1 + imaginary]:
-                wide = np.zeros((rows, last), real)
-                wide.reshape(*lead, last)[..., : array.shape[-1]] = part
-                found.append(wide)
-            return [*found, None][:2]
-
-        state = parts(initial_state, width, both)
-        y: list[Any] = [empty((rows, seqlen), real), empty((rows, seqlen), real) if both else None]
-        if rows and seqlen:
-            systems = [part for array in (A_bar, B_bar, C) for part in parts(array, width, both)]
-            self.kernels.ssm_recurrence(
-                *systems, *parts(u, seqlen, u.dtype.kind == "c"), *state, *y, num_threads, *self.extra()
-            )
-        out, last = y[0], state[0]
-        if both:
-            out, last = y[0] + 1j * y[1], state[0] + 1j * state[1]
-        return out.reshape(*lead, seqlen), last.reshape(*lead, width)[..., :dstate].copy()
+@_operation
+def discretize_vjp(kernels: Kernels, call: Call) -> Results:
+    dA_bar, dB_bar = call.douts
+    A, delta, _, gain, shape = _diagonal(kernels, call)
+    dA, ddelta = empty(A.shape, A.dtype), empty(A.shape, A.dtype)
+    flat_dA_bar, dgain = _flat(dA_bar, dA_bar.shape, A.dtype), _flat(dB_bar * call.B, shape, A.dtype)
+    kernels.module.discretize_vjp(flat_dA_bar, dgain, A, delta, kernels.code(call.method), dA, ddelta, call.num_threads)
+    return dA.reshape(shape), dB_bar * gain.reshape(shape), ddelta.reshape(shape).sum(axis=-1)
 
 
-class GateCrop:
-    """`gate_crop` and its vjp over kernels that copy (outer, height, width) rows."""
-
-    def __init__(self, kernels: Any) -> None:
-        self.kernels = kernels
-
-    def forward(self, g: Array, size: tuple[int, ...]) -> Array:
-        dtype = compute_dtype(g.dtype)
-        lead, trailing = g.shape[: g.ndim - len(size)], g.shape[g.ndim - len(size) :]
-        outer = g
-        # axes before the last two are slices of views; the kernel copies the planes
-        for axis, (full, part) in enumerate(zip(trailing[:-2], size[:-2], strict=True), start=len(lead)):
-            first = (full - part) // 2
-            outer = outer[(slice(None),) * axis + (slice(first, first + part),)]
-        full_plane, plane = self._plane(trailing), self._plane(size)
-        out = empty((*lead, *size), dtype)
-        planes = math.prod((*lead, *size[:-2]))
-        source = np.ascontiguousarray(outer, dtype=dtype).reshape(planes, *full_plane)
-        top, left = ((f - p) // 2 for f, p in zip(full_plane, plane, strict=True))
-        self.kernels.gate_crop(source, top, left, out.reshape(planes, *plane))
-        return out.astype(g.dtype, copy=False)
-
-    def backward(self, dout: Array, g_size: tuple[int, ...]) -> Array:
-        dtype = compute_dtype(dout.dtype)
-        lead, size = dout.shape[: dout.ndim - len(g_size)], dout.shape[dout.ndim - len(g_size) :]
-        full_plane, plane = self._plane(g_size), self._plane(size)
-        top, left = ((f - p) // 2 for f, p in zip(full_plane, plane, strict=True))
-        count = math.prod((*lead, *size[:-2]))
-        planes = empty((*lead, *size[:-2], *g_size[-2:]), dtype)
-        source = np.ascontiguousarray(dout, dtype=dtype).reshape(count, *plane)
-        self.kernels.gate_crop_vjp(source, top, left, planes.reshape(count, *full_plane))
-        if len(g_size) <= 2:
-            return planes.astype(dout.dtype, copy=False)
-        dg = np.zeros((*lead, *g_size), dout.dtype)
-        window = tuple(slice((f - p) // 2, (f - p) // 2 + p) for f, p in zip(g_size[:-2], size[:-2], strict=True))
-        dg[(slice(None),) * len(lead) + window] = planes
-        return dg
-
-    @staticmethod
-    def _plane(size: tuple[int, ...]) -> tuple[int, int]:
-        return (1, size[0]) if len(size) == 1 else (size[-2], size[-1])
+# ---- ssm_recurrence ----
 
 
-class SelectiveScan:
-    """`selective_scan` and its vjp over one kernel module.
+@_operation
+def ssm_recurrence(kernels: Kernels, call: Call) -> Results:
+    A_bar, B_bar, C, u, initial_state = call.arrays.values()
+    lead, dtype = call.lead, np.result_type(A_bar, B_bar, C, u, initial_state)
+    real = np.dtype(np.float64 if dtype in (np.float64, np.complex128) else np.float32)
+    rows, dstate, seqlen = math.prod(lead), A_bar.shape[-1], u.shape[-1]
+    width = -(-dstate // kernels.module.STATES) * kernels.module.STATES
+    both = dtype.kind == "c"
 
-    `contiguous` kernels want C-contiguous sequences, the others take any strides; `extra` gives the arguments only this
-    module's kernels have.
-    """
+    def parts(array: Array, last: int, imaginary: bool) -> list[Any]:
+        """(rows, last) of real and imaginary parts, zeros after what there is."""
+        found = []
+        for part in (array.real, array.imag)[: 1 + imaginary]:
+            wide = np.zeros((rows, last), real)
+            wide.reshape(*lead, last)[..., : array.shape[-1]] = part
+            found.append(wide)
+        return [*found, None][:2]
 
-    def __init__(self, kernels: Any, *, contiguous: bool, extra: Callable[[], tuple[int, ...]] = tuple) -> None:
-        self.kernels = kernels
-        self.contiguous = contiguous
-        self.extra = extra
-
-    def forward(
-        self,
-        u: Array,
-        delta: Array,
-        A: Array,
-        B: Array,
-        C: Array,
-        D: Array | None,
-        z: Array | None,
-        delta_bias: Array | None,
-        initial_state: Array | None,
-        *,
-        delta_softplus: bool,
-        discretization: str,
-        channel_first: bool,
-        keep_checkpoints: bool,
-        num_threads: int,
-    ) -> tuple[Array, Array, Array | None]:
-        dtype = compute_dtype(u.dtype)
-        batch, seqlen, dim = u.shape
-        dstate = A.shape[1]
-        wide_u, delta, B, C, z = cast(dtype, u, delta, B, C, z, contiguous=self.contiguous)
-        A, D, delta_bias, initial_state = cast(dtype, A, D, delta_bias, initial_state, contiguous=True)
-        out = empty_sequence(u.shape, dtype, channel_first and not self.contiguous)
-        last_state = empty((batch, dim, dstate), dtype)
-        checkpoints = empty((batch, -(-seqlen // CHECKPOINT_STEPS), dstate, dim), dtype) if keep_checkpoints else None
-        self.kernels.selective_scan_fwd(
-            wide_u,
-            delta,
-            A,
-            *split(B),
-            *split(C),
-            D,
-            z,
-            delta_bias,
-            initial_state,
-            out,
-            last_state,
-            checkpoints,
-            self.kernels.DISCRETIZATIONS.index(discretization),
-            delta_softplus,
-            num_threads,
-            *self.extra(),
-        )
-        return out.astype(u.dtype, copy=False), last_state, checkpoints
-
-    def step(
-        self,
-        state: Array,
-        x: Array,
-        dt: Array,
-        A: Array,
-        B: Array,
-        C: Array,
-        D: Array | None,
-        z: Array | None,
-        dt_bias: Array | None,
-        *,
-        dt_softplus: bool,
-        discretization: str,
-        num_threads: int,
-    ) -> Array:
-        """One step of `forward` on `state` (batch, dim, dstate), in place, without its copies.
-
-        All of one dtype, float32 or float64; x, dt, z (batch, dim), B, C (batch, ngroups, dstate), of any strides, the others
-        contiguous. A unit of the kernels reads its channels' states before it writes them, and no other unit reads them.
-        """
-        out = np.empty(x.shape, x.dtype)
-        self.kernels.selective_scan_fwd(
-            x[:, None],
-            dt[:, None],
-            A,
-            B[:, None],
-            None,
-            C[:, None],
-            None,
-            D,
-            None if z is None else z[:, None],
-            dt_bias,
-            state,
-            out[:, None],
-            state,
-            None,
-            self.kernels.DISCRETIZATIONS.index(discretization),
-            dt_softplus,
-            num_threads,
-            *self.extra(),
-        )
-        return out
-
-    def backward(
-        self,
-        dout: Array,
-        dlast_state: Array | None,
-        u: Array,
-        delta: Array,
-        A: Array,
-        B: Array,
-        C: Array,
-        D: Array | None,
-        z: Array | None,
-        delta_bias: Array | None,
-        initial_state: Array | None,
-        checkpoints: Array | None,
-        *,
-        delta_softplus: bool,
-        discretization: str,
-        channel_first: bool,
-        num_threads: int,
-    ) -> tuple[Array | None, ...]:
-        dtype = compute_dtype(u.dtype)
-        batch, seqlen, dim = u.shape
-        if checkpoints is None:
-            _, _, checkpoints = self.forward(
-                u,
-                delta,
-                A,
-                B,
-                C,
-                D,
-                z,
-                delta_bias,
-                initial_state,
-                delta_softplus=delta_softplus,
-                discretization=discretization,
-                channel_first=channel_first,
-                keep_checkpoints=True,
-                num_threads=num_threads,
-            )
-        wide_u, delta, B, C, z, dout = cast(dtype, u, delta, B, C, z, dout, contiguous=self.contiguous)
-        A, D, delta_bias, dlast_state = cast(dtype, A, D, delta_bias, dlast_state, contiguous=True)
-        ngroups = next((m.shape[2] for m in (B, C) if m.ndim == 4), 1)
-        parts = self.kernels.parts_of(batch, seqlen)
-        nblocks = -(-(dim // ngroups) // self.kernels.block_of(dim // ngroups, parts * ngroups))
-        transposed = channel_first and not self.contiguous
-        du, ddelta = (empty_sequence(u.shape, dtype, transposed) for _ in range(2))
-        dz = None if z is None else empty_sequence(u.shape, dtype, transposed)
-        dB, dC = MatrixGradient.like(B, parts, nblocks), MatrixGradient.like(C, parts, nblocks)
-        dA, dinitial_state = (empty((n, *A.shape), dtype) for n in (parts, batch))
-        dD = None if D is None else empty((parts, dim), dtype)
-        ddelta_bias = None if delta_bias is None else empty((parts, dim), dtype)
-        self.kernels.selective_scan_bwd(
-            dout,
-            dlast_state,
-            wide_u,
-            delta,
-            A,
-            *split(B),
-            *split(C),
-            D,
-            z,
-            delta_bias,
-            checkpoints,
-            du,
-            ddelta,
-            dA,
-            *dB,
-            *dC,
-            dD,
-            dz,
-            ddelta_bias,
-            dinitial_state,
-            self.kernels.DISCRETIZATIONS.index(discretization),
-            delta_softplus,
-            num_threads,
-            *self.extra(),
-        )
-        grads = (
-            du,
-            ddelta,
-            _sum_first(dA),
-            dB.total(),
-            dC.total(),
-            None if dD is None else _sum_first(dD),
-            dz,
-            None if ddelta_bias is None else _sum_first(ddelta_bias),
-            dinitial_state,
-        )
-        return tuple(None if g is None else g.astype(u.dtype, copy=False) for g in grads)
+    state = parts(initial_state, width, both)
+    y: list[Any] = [empty((rows, seqlen), real), empty((rows, seqlen), real) if both else None]
+    if rows and seqlen:
+        systems = [part for array in (A_bar, B_bar, C) for part in parts(array, width, both)]
+        inputs = parts(u, seqlen, u.dtype.kind == "c")
+        kernels.module.ssm_recurrence(*systems, *inputs, *state, *y, *kernels.end(call))
+    out, last = (x[0] + 1j * x[1] if both else x[0] for x in (y, state))
+    return out.reshape(*lead, seqlen), last.reshape(*lead, width)[..., :dstate].copy()
 
 
-class SS2D:
-    """`ss2d` and its vjp over a kernel module that walks a grid as it lies."""
-
-    def __init__(self, kernels: Any, *, extra: Callable[[], tuple[int, ...]]) -> None:
-        self.kernels = kernels
-        self.extra = extra
-
-    @staticmethod
-    def _positions(dtype: np.dtype[Any], *grids: Array) -> list[Any]:
-        """(batch, height, width, ...) as (batch, position, ...), a copy only where strides or dtype ask for one."""
-        wide = cast(dtype, *grids)
-        return [g.reshape(g.shape[0], g.shape[1] * g.shape[2], *g.shape[3:]) for g in wide]
-
-    def forward(
-        self,
-        x: Array,
-        delta: Array,
-        A: Array,
-        B: Array,
-        C: Array,
-        D: Array | None,
-        delta_bias: Array | None,
-        *,
-        delta_softplus: bool,
-        discretization: str,
-        keep_checkpoints: bool,
-        num_threads: int,
-    ) -> tuple[Array, Array | None]:
-        dtype = compute_dtype(x.dtype)
-        (batch, height, width, dim), dstate = x.shape, A.shape[-1]
-        out = empty(x.shape, dtype)
-        checkpoints = None
-        if keep_checkpoints:
-            chunks = -(-height * width // CHECKPOINT_STEPS)
-            checkpoints = empty((len(DIRECTIONS), batch, chunks, dstate, dim), dtype)
-        wide_x, delta, B, C, out_positions = self._positions(dtype, x, delta, B, C, out)
-        A, D, delta_bias = cast(dtype, A, D, delta_bias, contiguous=True)
-        self.kernels.ss2d_fwd(
-            wide_x,
-            delta,
-            A,
-            B,
-            C,
-            D,
-            delta_bias,
-            out_positions,
-            checkpoints,
-            width,
-            self.kernels.DISCRETIZATIONS.index(discretization),
-            delta_softplus,
-            num_threads,
-            *self.extra(),
-        )
-        return out.astype(x.dtype, copy=False), checkpoints
-
-    def backward(
-        self,
-        dout: Array,
-        x: Array,
-        delta: Array,
-        A: Array,
-        B: Array,
-        C: Array,
-        D: Array | None,
-        delta_bias: Array | None,
-        checkpoints: Array | None,
-        *,
-        delta_softplus: bool,
-        discretization: str,
-        num_threads: int,
-    ) -> tuple[Array | None, ...]:
-        dtype = compute_dtype(x.dtype)
-        if checkpoints is None:
-            _, checkpoints = self.forward(
-                x,
-                delta,
-                A,
-                B,
-                C,
-                D,
-                delta_bias,
-                delta_softplus=delta_softplus,
-                discretization=discretization,
-                keep_checkpoints=True,
-                num_threads=num_threads,
-            )
-        (batch, height, width, dim), k = x.shape, len(DIRECTIONS)
-        parts = self.kernels.parts_of(batch, height * width)
-        # no block where there is no channel: the sum over none of them is the zero gradient
-        nblocks = -(-dim // self.kernels.block_of(dim, parts))
-        dx, ddelta = empty(x.shape, dtype), empty(delta.shape, dtype)
-        dB, dC = (empty((nblocks, *matrix.shape), dtype) for matrix in (B, C))
-        # zeros, which stay where the grid has no position
-        dA = np.zeros((parts, *A.shape), dtype)
-        dD = None if D is None else np.zeros((parts, k, dim), dtype)
-        dbias = None if delta_bias is None else np.zeros((parts, k, dim), dtype)
-        wide_dout, wide_x, delta, B, C, dx_positions, ddelta_positions = self._positions(
-            dtype, dout, x, delta, B, C, dx, ddelta
-        )
-        A, D, delta_bias = cast(dtype, A, D, delta_bias, contiguous=True)
-        self.kernels.ss2d_bwd(
-            wide_dout,
-            wide_x,
-            delta,
-            A,
-            B,
-            C,
-            D,
-            delta_bias,
-            checkpoints,
-            dx_positions,
-            ddelta_positions,
-            dA,
-            dB.reshape(nblocks, *B.shape),
-            dC.reshape(nblocks, *C.shape),
-            dD,
-            dbias,
-            width,
-            self.kernels.DISCRETIZATIONS.index(discretization),
-            delta_softplus,
-            num_threads,
-            *self.extra(),
-        )
-        sums = (None if part is None else _sum_first(part) for part in (dA, dB, dC, dD, dbias))
-        grads = (dx, ddelta, *sums)
-        return tuple(None if g is None else g.astype(x.dtype, copy=False) for g in grads)
+# ---- gate_crop ----
 
 
-class CausalConv1d:
-    """`causal_conv1d` and its vjp over one kernel module; `contiguous` and `extra` as for `SelectiveScan`."""
-
-    def __init__(self, kernels: Any, *, contiguous: bool, extra: Callable[[], tuple[int, ...]] = tuple) -> None:
-        self.kernels = kernels
-        self.contiguous = contiguous
-        self.extra = extra
-
-    def forward(
-        self,
-        x: Array,
-        weight: Array,
-        bias: Array | None,
-        initial_states: Array | None,
-        *,
-        silu: bool,
-        channel_first: bool,
-        num_threads: int,
-    ) -> Array:
-        dtype = compute_dtype(x.dtype)
-        (wide_x,) = cast(dtype, x, contiguous=self.contiguous)
-        weight, bias, initial_states = cast(dtype, weight, bias, initial_states, contiguous=True)
-        out = empty_sequence(x.shape, dtype, channel_first and not self.contiguous)
-        self.kernels.causal_conv1d_fwd(wide_x, weight, bias, initial_states, out, silu, num_threads, *self.extra())
-        return out.astype(x.dtype, copy=False)
-
-    def step(self, x: Array, past: Array, weight: Array, bias: Array | None, *, silu: bool, num_threads: int) -> Array:
-        """One step of `forward` after `past` (batch, dim, taps - 1): x (batch, dim), all of one dtype, float32 or float64, and
-        contiguous but for x."""
-        out = np.empty(x.shape, x.dtype)
-        self.kernels.causal_conv1d_fwd(x[:, None], weight, bias, past, out[:, None], silu, num_threads, *self.extra())
-        return out
-
-    def backward(
-        self,
-        dout: Array,
-        x: Array,
-        weight: Array,
-        bias: Array | None,
-        initial_states: Array | None,
-        *,
-        silu: bool,
-        channel_first: bool,
-        num_threads: int,
-    ) -> tuple[Array, Array, Array | None, Array]:
-        dtype = compute_dtype(x.dtype)
-        batch, _, dim = x.shape
-        wide_dout, wide_x = cast(dtype, dout, x, contiguous=self.contiguous)
-        weight, bias, initial_states = cast(dtype, weight, bias, initial_states, contiguous=True)
-        dx = empty_sequence(x.shape, dtype, channel_first and not self.contiguous)
-        # zeros, which stay where the sequence has no step
-        dweight, dinitial = (np.zeros((batch, dim, n), dtype) for n in (weight.shape[1], weight.shape[1] - 1))
-        dbias = None if bias is None else np.zeros((batch, dim), dtype)
-        self.kernels.causal_conv1d_bwd(
-            wide_dout,
-            wide_x,
-            weight,
-            bias,
-            initial_states,
-            dx,
-            dweight,
-            dbias,
-            dinitial,
-            silu,
-            num_threads,
-            *self.extra(),
-        )
-        if dbias is not None:
-            dbias = _sum_first(dbias).astype(x.dtype, copy=False)
-        dx, dweight, dinitial = (g.astype(x.dtype, copy=False) for g in (dx, _sum_first(dweight), dinitial))
-        return dx, dweight, dbias, dinitial
+def _planes(full: tuple[int, ...], size: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], int, int]:
+    """The last two axes before and after the crop, and the crop's first row and column; a single axis is a row."""
+    before, after = (x[-2:] if len(x) > 1 else (1, *x) for x in (full, size))
+    top, left = ((f - p) // 2 for f, p in zip(before, after, strict=True))
+    return before, after, top, left
 
 
-class ChunkScan:
-    """`chunk_scan` and its vjp over one kernel module; `contiguous` and `extra` as for `SelectiveScan`."""
-
-    def __init__(self, kernels: Any, *, contiguous: bool, extra: Callable[[], tuple[int, ...]] = tuple) -> None:
-        self.kernels = kernels
-        self.contiguous = contiguous
-        self.extra = extra
-
-    def _rows(self, dtype: np.dtype[Any], *arrays: Array) -> list[Any]:
-        """The arrays as `dtype`, their last axis in one piece."""
-        found = cast(dtype, *arrays, contiguous=self.contiguous)
-        return [a if a.strides[-1] == a.itemsize else np.ascontiguousarray(a) for a in found]
-
-    @staticmethod
-    def _block(batch: int, nheads: int, ngroups: int) -> int:
-        """Heads a unit covers: few enough that there are units to share out, else several, which share the product of C and B."""
-        return max(1, min(4, batch * nheads // 8, nheads // ngroups))
-
-    def forward(
-        self,
-        x: Array,
-        dt: Array,
-        A: Array,
-        B: Array,
-        C: Array,
-        D: Array | None,
-        initial_states: Array | None,
-        starts: Array | None,
-        *,
-        keep_states: bool,
-        num_threads: int,
-    ) -> tuple[Array, Array, Array | None]:
-        dtype = compute_dtype(x.dtype)
-        batch, seqlen, nheads, headdim = x.shape
-        ngroups, dstate = B.shape[2:]
-        shape = (batch, -(-seqlen // CHECKPOINT_STEPS), nheads, dstate, headdim)
-        states = empty(shape, dtype) if keep_states else None
-        out, last = empty(x.shape, dtype), empty((batch, nheads, headdim, dstate), dtype)
-        if out.size == 0:
-            last[...] = 0 if initial_states is None else initial_states
-        else:
-            starts = None if starts is None else np.ascontiguousarray(starts)
-            wide_x, wide_B, wide_C = self._rows(dtype, x, B, C)
-            dt, A, D, initial_states = cast(dtype, dt, A, D, initial_states, contiguous=True)
-            self.kernels.chunk_scan_fwd(
-                wide_x,
-                dt,
-                A,
-                wide_B,
-                wide_C,
-                D,
-                initial_states,
-                starts,
-                out,
-                last,
-                states,
-                self._block(batch, nheads, ngroups),
-                num_threads,
-                *self.extra(),
-            )
-        return out.astype(x.dtype, copy=False), last, states
-
-    def backward(
-        self,
-        dout: Array,
-        dfinal_states: Array | None,
-        x: Array,
-        dt: Array,
-        A: Array,
-        B: Array,
-        C: Array,
-        D: Array | None,
-        initial_states: Array | None,
-        starts: Array | None,
-        states: Array | None,
-        *,
-        num_threads: int,
-    ) -> tuple[Array | None, ...]:
-        dtype = compute_dtype(x.dtype)
-        batch, _, nheads, headdim = x.shape
-        ngroups, dstate = B.shape[2:]
-        if states is None:
-            _, _, states = self.forward(
-                x, dt, A, B, C, D, initial_states, starts, keep_states=True, num_threads=num_threads
-            )
-        block = self._block(batch, nheads, ngroups)
-        nblocks = -(-(nheads // ngroups) // block)
-        dx, ddt = empty(x.shape, dtype), empty(dt.shape, dtype)
-        dA, dB, dC = (empty((n, *a.shape), dtype) for n, a in ((batch, A), (nblocks, B), (nblocks, C)))
-        dD = None if D is None else empty((batch, nheads, headdim), dtype)
-        dinitial = empty((batch, nheads, headdim, dstate), dtype)
-        if dx.size == 0:
-            for gradient in (ddt, dA, dB, dC, *([] if dD is None else [dD])):
-                gradient[...] = 0
-            dinitial[...] = 0 if dfinal_states is None else dfinal_states
-        else:
-            starts = None if starts is None else np.ascontiguousarray(starts)
-            wide_dout, wide_x, wide_B, wide_C = self._rows(dtype, dout, x, B, C)
-            wide_dt, wide_A, wide_D, dfinal_states = cast(dtype, dt, A, D, dfinal_states, contiguous=True)
-            self.kernels.chunk_scan_bwd(
-                wide_dout,
-                dfinal_states,
-                wide_x,
-                wide_dt,
-                wide_A,
-                wide_B,
-                wide_C,
-                wide_D,
-                starts,
-                states,
-                dx,
-                ddt,
-                dA,
-                dB,
-                dC,
-                dD,
-                dinitial,
-                block,
-                num_threads,
-                *self.extra(),
-            )
-        grads = (
-            dx,
-            ddt,
-            _sum_first(dA),
-            _sum_first(dB),
-            _sum_first(dC),
-            None if dD is None else _sum_first(dD),
-            dinitial,
-        )
-        return tuple(None if g is None else g.astype(x.dtype, copy=False) for g in grads)
+def _outer_window(lead: int, full: tuple[int, ...], size: tuple[int, ...]) -> tuple[slice, ...]:
+    """Where the crop lies in the axes before the last two: slices of views, while the kernels copy planes."""
+    starts = ((f - p) // 2 for f, p in zip(full[:-2], size[:-2], strict=True))
+    return (slice(None),) * lead + tuple(slice(s, s + p) for s, p in zip(starts, size[:-2], strict=False))
 
 
-class DepthwiseConv2d:
-    """`depthwise_conv2d` and its vjp over one kernel module; `contiguous` and `extra` as for `SelectiveScan`."""
-
-    def __init__(self, kernels: Any, *, contiguous: bool, extra: Callable[[], tuple[int, ...]] = tuple) -> None:
-        self.kernels = kernels
-        self.contiguous = contiguous
-        self.extra = extra
-
-    def forward(self, x: Array, weight: Array, bias: Array | None, *, silu: bool, num_threads: int) -> Array:
-        dtype = compute_dtype(x.dtype)
-        (wide_x,) = cast(dtype, x, contiguous=self.contiguous)
-        weight, bias = cast(dtype, weight, bias, contiguous=True)
-        out = empty(x.shape, dtype)
-        self.kernels.depthwise_conv2d_fwd(wide_x, weight, bias, out, silu, num_threads, *self.extra())
-        return out.astype(x.dtype, copy=False)
-
-    def backward(
-        self, dout: Array, x: Array, weight: Array, bias: Array | None, *, silu: bool, num_threads: int
-    ) -> tuple[Array, Array, Array | None]:
-        dtype = compute_dtype(x.dtype)
-        wide_dout, wide_x = cast(dtype, dout, x, contiguous=self.contiguous)
-        weight, bias = cast(dtype, weight, bias, contiguous=True)
-        dx = empty(x.shape, dtype)
-        # zeros, which stay where the grid has no position
-        dweight = np.zeros((x.shape[0], *weight.shape), dtype)
-        dbias = None if bias is None else np.zeros((x.shape[0], *bias.shape), dtype)
-        self.kernels.depthwise_conv2d_bwd(
-            wide_dout, wide_x, weight, bias, dx, dweight, dbias, silu, num_threads, *self.extra()
-        )
-        if dbias is not None:
-            dbias = _sum_first(dbias).astype(x.dtype, copy=False)
-        return dx.astype(x.dtype, copy=False), _sum_first(dweight).astype(x.dtype, copy=False), dbias
+@_operation
+def gate_crop(kernels: Kernels, call: Call) -> Results:
+    g, size = call.g, call.size
+    dtype, lead = compute_dtype(g.dtype), g.ndim - len(size)
+    shape, full = (*g.shape[:lead], *size), g.shape[lead:]
+    before, after, top, left = _planes(full, size)
+    out = kernels.target(call, 0, dtype)
+    out = empty(shape, dtype) if out is None else out
+    planes = math.prod((*g.shape[:lead], *size[:-2]))
+    source = np.ascontiguousarray(g[_outer_window(lead, full, size)], dtype=dtype).reshape(planes, *before)
+    kernels.module.gate_crop(source, top, left, out.reshape(planes, *after))
+    return narrow(g.dtype, out)
 
 
-class AttentionGate:
-    """`attention_gate` and its vjp over the passes of one kernel module; `contiguous` and `extra` as for `SelectiveScan`."""
+@_operation
+def gate_crop_vjp(kernels: Kernels, call: Call) -> Results:
+    (dout,), full = call.douts, call.g_size
+    dtype, lead = compute_dtype(dout.dtype), dout.ndim - len(full)
+    size = dout.shape[lead:]
+    before, after, top, left = _planes(full, size)
+    planes = empty((*dout.shape[:lead], *size[:-2], *full[-2:]), dtype)
+    count = math.prod((*dout.shape[:lead], *size[:-2]))
+    source = np.ascontiguousarray(dout, dtype=dtype).reshape(count, *after)
+    kernels.module.gate_crop_vjp(source, top, left, planes.reshape(count, *before))
+    if len(full) <= 2:
+        return narrow(dout.dtype, planes)
+    dg = np.zeros((*dout.shape[:lead], *full), dout.dtype)
+    dg[_outer_window(lead, full, size)] = planes
+    return (dg,)
 
-    def __init__(self, kernels: Any, *, contiguous: bool, extra: Callable[[], tuple[int, ...]] = tuple) -> None:
-        self.kernels = kernels
-        self.contiguous = contiguous
-        self.extra = extra
 
-    def forward(
-        self,
-        x: Array,
-        theta: Array,
-        phi: Array,
-        theta_weight: Array,
-        phi_weight: Array,
-        shift: Array,
-        psi: Array,
-        psi_weight: Array,
-        psi_shift: Array,
-        statistics: Array | None,
-        *,
-        eps: float,
-        num_threads: int,
-    ) -> tuple[Array, Array, Array]:
-        dtype = compute_dtype(x.dtype)
-        wide_x, wide_theta, window = self._grids(dtype, x, theta, phi[centre(phi, theta)])
-        rows = _strip_rows(theta)
-        common = (rows, num_threads, *self.extra())
-        used = np.empty((2 * theta.shape[3] + 1, 2))
-        if statistics is None:
-            counts, partial = _strips(theta, rows, dtype)
-            self.kernels.moments(wide_theta, window, partial, *common)
-            used[:-1] = _joined_moments(partial, counts)
-        else:
-            used[:] = statistics
-        coefficients = _coefficients(used, theta_weight, phi_weight, shift, psi, eps)
-        q, out = empty(theta.shape[:3], dtype), empty(x.shape, dtype)
-        self.kernels.compare(wide_theta, window, coefficients.astype(dtype), q, *common)
-        if statistics is None:
-            mean = q.mean(dtype=np.float64)
-            used[-1] = mean, np.square(q - mean).mean(dtype=np.float64)
-        gain = float(psi_weight[0]) / np.sqrt(used[-1, 1] + eps)
-        self.kernels.apply(wide_x, q, gain, float(psi_shift[0]) - gain * used[-1, 0], out, *common)
-        return out.astype(x.dtype, copy=False), q, used.astype(dtype)
+# ---- selective_scan ----
 
-    def backward(
-        self,
-        dout: Array,
-        x: Array,
-        theta: Array,
-        phi: Array,
-        theta_weight: Array,
-        phi_weight: Array,
-        shift: Array,
-        psi: Array,
-        psi_weight: Array,
-        psi_shift: Array,
-        statistics: Array,
-        q: Array,
-        *,
-        given: bool,
-        eps: float,
-        num_threads: int,
-    ) -> tuple[Array, ...]:
-        """`given`: the statistics were, so that no gradient goes through them."""
-        dtype, dim = compute_dtype(x.dtype), theta.shape[3]
-        wide_dout, wide_x, wide_theta, window = self._grids(dtype, dout, x, theta, phi[centre(phi, theta)])
-        (wide_q,) = cast(dtype, q, contiguous=True)
-        rows = _strip_rows(theta)
-        common = (rows, num_threads, *self.extra())
-        used = statistics.astype(np.float64)
-        deviation = np.sqrt(used[:, 1] + eps)
-        gain = float(psi_weight[0]) / deviation[-1]
-        dx, dm = empty(x.shape, dtype), empty(q.shape, dtype)
-        offset = float(psi_shift[0]) - gain * used[-1, 0]
-        self.kernels.retract(wide_dout, wide_x, wide_q, gain, offset, dx, dm, *common)
-        q_hat = (wide_q - used[-1, 0]) / deviation[-1]
-        dpsi_shift, dpsi_weight = dm.sum(dtype=np.float64), (dm * q_hat).sum(dtype=np.float64)
-        # the mean over no position is never used
-        positions = max(q.size, 1)
-        dq = dm if given else dm - dpsi_shift / positions - q_hat * (dpsi_weight / positions)
-        dq = np.ascontiguousarray(dq * gain, dtype=dtype)
-        coefficients = _coefficients(used, theta_weight, phi_weight, shift, psi, eps)
-        _, partial = _strips(theta, rows, dtype)
-        self.kernels.sums(wide_theta, window, coefficients.astype(dtype), dq, partial, *common)
-        da, da_theta, da_phi, dpsi = partial.sum(axis=0, dtype=np.float64)
-        if not given:
-            means, covariances = np.tile(da / positions, (2, 1)), np.stack([da_theta, da_phi]) / positions
-            scales, variances = coefficients[:2], used[:-1, 1].reshape(2, dim) + eps
-            coefficients[6::2] = -scales * means
-            coefficients[7::2] = -scales * covariances / variances
-        dtheta = empty(theta.shape, dtype)
-        dphi = (empty if phi.shape == theta.shape else np.zeros)(phi.shape, dtype)
-        dwindow = dphi[centre(phi, theta)]
-        written = empty(theta.shape, dtype) if self.contiguous else dwindow
-        self.kernels.spread(wide_theta, window, coefficients.astype(dtype), dq, dtheta, written, *common)
-        if self.contiguous:
-            dwindow[:] = written
-        sums = (da_theta / deviation[:dim], da_phi / deviation[dim:-1], da, dpsi)
-        ends = (np.array([dpsi_weight]), np.array([dpsi_shift]))
-        return tuple(g.astype(x.dtype, copy=False) for g in (dx, dtheta, dphi, *sums, *ends))
 
-    def _grids(self, dtype: np.dtype[Any], *grids: Array) -> list[Array]:
-        """As `dtype`, with channels that are adjacent, or contiguous where the kernels want that."""
-        wide = cast(dtype, *grids, contiguous=self.contiguous)
-        return [g if g.shape[-1] < 2 or g.strides[-1] == g.itemsize else np.ascontiguousarray(g) for g in wide]
+@_operation
+def selective_scan(kernels: Kernels, call: Call) -> Results:
+    u, delta, A, B, C, D, z, delta_bias, initial_state = call.arrays.values()
+    dtype, (batch, seqlen, dim), dstate = compute_dtype(u.dtype), u.shape, A.shape[1]
+    out, last_state = (kernels.target(call, index, dtype) for index in range(2))
+    out = kernels.sequence(call, u.shape, dtype) if out is None else out
+    last_state = empty((batch, dim, dstate), dtype) if last_state is None else last_state
+    checkpoints = empty((batch, -(-seqlen // CHECKPOINT_STEPS), dstate, dim), dtype) if call.keep else None
+    wide_u, delta, B, C, z = kernels.cast(dtype, u, delta, B, C, z)
+    A, D, delta_bias, initial_state = cast(dtype, A, D, delta_bias, initial_state, contiguous=True)
+    inputs = (wide_u, delta, A, *split(B), *split(C), D, z, delta_bias, initial_state)
+    end = kernels.end(call, kernels.code(call.discretization), call.delta_softplus)
+    kernels.module.selective_scan_fwd(*inputs, out, last_state, checkpoints, *end)
+    return *narrow(u.dtype, out), last_state, checkpoints
+
+
+@_operation
+def selective_scan_vjp(kernels: Kernels, call: Call) -> Results:
+    dout, dlast_state = call.douts
+    u, delta, A, B, C, D, z, delta_bias, _ = call.arrays.values()
+    dtype, (batch, seqlen, dim) = compute_dtype(u.dtype), u.shape
+    checkpoints = call.kept[0] if call.kept else selective_scan(kernels, replace(call, keep=True))[2]
+    wide_u, delta, B, C, z, dout = kernels.cast(dtype, u, delta, B, C, z, dout)
+    A, D, delta_bias, dlast_state, checkpoints = cast(
+        dtype, A, D, delta_bias, dlast_state, checkpoints, contiguous=True
+    )
+    ngroups = next((m.shape[2] for m in (B, C) if m.ndim == 4), 1)
+    parts = kernels.module.parts_of(batch, seqlen)
+    nblocks = -(-(dim // ngroups) // kernels.module.block_of(dim // ngroups, parts * ngroups))
+    du, ddelta = (kernels.sequence(call, u.shape, dtype) for _ in range(2))
+    dz = None if z is None else kernels.sequence(call, u.shape, dtype)
+    dB, dC = MatrixGradient.like(B, parts, nblocks), MatrixGradient.like(C, parts, nblocks)
+    dA, dinitial_state = (empty((n, *A.shape), dtype) for n in (parts, batch))
+    dD, dbias = (None if given is None else empty((parts, dim), dtype) for given in (D, delta_bias))
+    inputs = (dout, dlast_state, wide_u, delta, A, *split(B), *split(C), D, z, delta_bias, checkpoints)
+    end = kernels.end(call, kernels.code(call.discretization), call.delta_softplus)
+    kernels.module.selective_scan_bwd(*inputs, du, ddelta, dA, *dB, *dC, dD, dz, dbias, dinitial_state, *end)
+    sums = (sum_first(dA), dB.total(), dC.total(), sum_first(dD))
+    return narrow(u.dtype, du, ddelta, *sums, dz, sum_first(dbias), dinitial_state)
+
+
+# ---- ss2d ----
+
+
+def _positions(dtype: np.dtype[Any], *grids: Array) -> list[Any]:
+    """(batch, height, width, ...) as (batch, position, ...), a copy only where strides or dtype ask for one."""
+    wide = cast(dtype, *grids)
+    return [g.reshape(g.shape[0], g.shape[1] * g.shape[2], *g.shape[3:]) for g in wide]
+
+
+@_operation
+def ss2d(kernels: Kernels, call: Call) -> Results:
+    x, delta, A, B, C, D, delta_bias = call.arrays.values()
+    dtype, (batch, height, width, dim), dstate = compute_dtype(x.dtype), x.shape, A.shape[-1]
+    out = kernels.target(call, 0, dtype)
+    out = empty(x.shape, dtype) if out is None else out
+    shape = (len(DIRECTIONS), batch, -(-height * width // CHECKPOINT_STEPS), dstate, dim)
+    checkpoints = empty(shape, dtype) if call.keep else None
+    wide_x, delta, B, C, out_positions = _positions(dtype, x, delta, B, C, out)
+    A, D, delta_bias = cast(dtype, A, D, delta_bias, contiguous=True)
+    end = kernels.end(call, width, kernels.code(call.discretization), call.delta_softplus)
+    kernels.module.ss2d_fwd(wide_x, delta, A, B, C, D, delta_bias, out_positions, checkpoints, *end)
+    return *narrow(x.dtype, out), checkpoints
+
+
+@_operation
+def ss2d_vjp(kernels: Kernels, call: Call) -> Results:
+    (dout,) = call.douts
+    x, delta, A, B, C, D, delta_bias = call.arrays.values()
+    dtype, (batch, height, width, dim) = compute_dtype(x.dtype), x.shape
+    checkpoints = call.kept[0] if call.kept else ss2d(kernels, replace(call, keep=True))[1]
+    parts = kernels.module.parts_of(batch, height * width)
+    # no block where there is no channel: the sum over none of them is the zero gradient
+    nblocks = -(-dim // kernels.module.block_of(dim, parts))
+    dx, ddelta = empty(x.shape, dtype), empty(delta.shape, dtype)
+    wide_dout, wide_x, delta, B, C, *written = _positions(dtype, dout, x, delta, B, C, dx, ddelta)
+    dB, dC = (empty((nblocks, *matrix.shape), dtype) for matrix in (B, C))
+    # zeros, which stay where the grid has no position
+    dA = np.zeros((parts, *A.shape), dtype)
+    dD, dbias = (None if g is None else np.zeros((parts, *g.shape), dtype) for g in (D, delta_bias))
+    A, D, delta_bias, checkpoints = cast(dtype, A, D, delta_bias, checkpoints, contiguous=True)
+    end = kernels.end(call, width, kernels.code(call.discretization), call.delta_softplus)
+    inputs = (wide_dout, wide_x, delta, A, B, C, D, delta_bias, checkpoints)
+    kernels.module.ss2d_bwd(*inputs, *written, dA, dB, dC, dD, dbias, *end)
+    grads = narrow(x.dtype, dx, ddelta, *(sum_first(part) for part in (dA, dB, dC, dD, dbias)))
+    return tuple(g if g is None else g.reshape(a.shape) for g, a in zip(grads, call.arrays.values(), strict=True))
+
+
+# ---- causal_conv1d ----
+
+
+@_operation
+def causal_conv1d(kernels: Kernels, call: Call) -> Results:
+    x, weight, bias, initial_state = call.arrays.values()
+    dtype = compute_dtype(x.dtype)
+    out = kernels.target(call, 0, dtype)
+    out = kernels.sequence(call, x.shape, dtype) if out is None else out
+    (wide_x,) = kernels.cast(dtype, x)
+    weight, bias, initial_state = cast(dtype, weight, bias, initial_state, contiguous=True)
+    kernels.module.causal_conv1d_fwd(
+        wide_x, weight, bias, initial_state, out, *kernels.end(call, call.activation is not None)
+    )
+    return narrow(x.dtype, out)
+
+
+@_operation
+def causal_conv1d_vjp(kernels: Kernels, call: Call) -> Results:
+    (dout,) = call.douts
+    x, weight, bias, initial_state = call.arrays.values()
+    dtype, (batch, _, dim), taps = compute_dtype(x.dtype), x.shape, weight.shape[1]
+    wide_dout, wide_x = kernels.cast(dtype, dout, x)
+    weight, bias, initial_state = cast(dtype, weight, bias, initial_state, contiguous=True)
+    dx = kernels.sequence(call, x.shape, dtype)
+    # zeros, which stay where the sequence has no step
+    dweight, dinitial = (np.zeros((batch, dim, n), dtype) for n in (taps, taps - 1))
+    dbias = None if bias is None else np.zeros((batch, dim), dtype)
+    end = kernels.end(call, call.activation is not None)
+    kernels.module.causal_conv1d_bwd(wide_dout, wide_x, weight, bias, initial_state, dx, dweight, dbias, dinitial, *end)
+    return narrow(x.dtype, dx, sum_first(dweight), sum_first(dbias), dinitial)
+
+
+# ---- chunk_scan ----
+
+
+def _rows(kernels: Kernels, dtype: np.dtype[Any], *arrays: Array) -> list[Any]:
+    """The arrays as `dtype`, their last axis in one piece."""
+    found = kernels.cast(dtype, *arrays)
+    return [a if a.strides[-1] == a.itemsize else np.ascontiguousarray(a) for a in found]
+
+
+def _head_block(batch: int, nheads: int, ngroups: int) -> int:
+    """Heads a unit covers: few enough that there are units to share out, else several, which share the product of C and B."""
+    return max(1, min(4, batch * nheads // 8, nheads // ngroups))
+
+
+@_operation
+def chunk_scan(kernels: Kernels, call: Call) -> Results:
+    x, dt, A, B, C, D, initial_state, starts = call.arrays.values()
+    dtype, (batch, seqlen, nheads, headdim), (ngroups, dstate) = compute_dtype(x.dtype), x.shape, B.shape[2:]
+    shape = (batch, -(-seqlen // CHECKPOINT_STEPS), nheads, dstate, headdim)
+    checkpoints = empty(shape, dtype) if call.keep else None
+    out = kernels.target(call, 0, dtype)
+    out = empty(x.shape, dtype) if out is None else out
+    last = empty((batch, nheads, headdim, dstate), dtype)
+    if out.size == 0:
+        last[...] = 0 if initial_state is None else initial_state
+    else:
+        starts = None if starts is None else np.ascontiguousarray(starts)
+        wide_x, B, C = _rows(kernels, dtype, x, B, C)
+        dt, A, D, initial_state = cast(dtype, dt, A, D, initial_state, contiguous=True)
+        end = kernels.end(call, _head_block(batch, nheads, ngroups))
+        kernels.module.chunk_scan_fwd(wide_x, dt, A, B, C, D, initial_state, starts, out, last, checkpoints, *end)
+    return *narrow(x.dtype, out), last, checkpoints
+
+
+@_operation
+def chunk_scan_vjp(kernels: Kernels, call: Call) -> Results:
+    dout, dlast = call.douts
+    x, dt, A, B, C, D, _, starts = call.arrays.values()
+    dtype, (batch, _, nheads, headdim), (ngroups, dstate) = compute_dtype(x.dtype), x.shape, B.shape[2:]
+    checkpoints = call.kept[0] if call.kept else chunk_scan(kernels, replace(call, keep=True))[2]
+    block = _head_block(batch, nheads, ngroups)
+    nblocks = -(-(nheads // ngroups) // block)
+    dx, ddt = empty(x.shape, dtype), empty(dt.shape, dtype)
+    dA, dB, dC = (empty((n, *a.shape), dtype) for n, a in ((batch, A), (nblocks, B), (nblocks, C)))
+    dD = None if D is None else empty((batch, nheads, headdim), dtype)
+    dinitial = empty((batch, nheads, headdim, dstate), dtype)
+    if dx.size == 0:
+        for gradient in (ddt, dA, dB, dC, *([] if dD is None else [dD])):
+            gradient[...] = 0
+        dinitial[...] = 0 if dlast is None else dlast
+    else:
+        starts = None if starts is None else np.ascontiguousarray(starts)
+        wide_dout, wide_x, B, C = _rows(kernels, dtype, dout, x, B, C)
+        dt, A, D, dlast, checkpoints = cast(dtype, dt, A, D, dlast, checkpoints, contiguous=True)
+        inputs = (wide_dout, dlast, wide_x, dt, A, B, C, D, starts, checkpoints)
+        kernels.module.chunk_scan_bwd(*inputs, dx, ddt, dA, dB, dC, dD, dinitial, *kernels.end(call, block))
+    return narrow(x.dtype, dx, ddt, sum_first(dA), sum_first(dB), sum_first(dC), sum_first(dD), dinitial)
+
+
+# ---- depthwise_conv2d ----
+
+
+@_operation
+def depthwise_conv2d(kernels: Kernels, call: Call) -> Results:
+    x, weight, bias = call.arrays.values()
+    dtype = compute_dtype(x.dtype)
+    out = kernels.target(call, 0, dtype)
+    out = empty(x.shape, dtype) if out is None else out
+    (wide_x,) = kernels.cast(dtype, x)
+    weight, bias = cast(dtype, weight, bias, contiguous=True)
+    kernels.module.depthwise_conv2d_fwd(wide_x, weight, bias, out, *kernels.end(call, call.activation is not None))
+    return narrow(x.dtype, out)
+
+
+@_operation
+def depthwise_conv2d_vjp(kernels: Kernels, call: Call) -> Results:
+    (dout,) = call.douts
+    x, weight, bias = call.arrays.values()
+    dtype = compute_dtype(x.dtype)
+    wide_dout, wide_x = kernels.cast(dtype, dout, x)
+    weight, bias = cast(dtype, weight, bias, contiguous=True)
+    dx = empty(x.shape, dtype)
+    # zeros, which stay where the grid has no position
+    dweight, dbias = (None if g is None else np.zeros((x.shape[0], *g.shape), dtype) for g in (weight, bias))
+    end = kernels.end(call, call.activation is not None)
+    kernels.module.depthwise_conv2d_bwd(wide_dout, wide_x, weight, bias, dx, dweight, dbias, *end)
+    return narrow(x.dtype, dx, sum_first(dweight), sum_first(dbias))
+
+
+# ---- attention_gate ----
+
+
+@_operation
+def attention_gate(kernels: Kernels, call: Call) -> Results:
+    x, theta, phi, theta_weight, phi_weight, shift, psi, psi_weight, psi_shift, statistics = call.arrays.values()
+    dtype = compute_dtype(x.dtype)
+    wide_x, wide_theta, window = _grids(kernels, dtype, x, theta, phi[centre(phi, theta)])
+    rows = _strip_rows(theta)
+    end = kernels.end(call, rows)
+    used = np.empty((2 * theta.shape[3] + 1, 2))
+    if statistics is None:
+        counts, partial_sums = _strips(theta, rows, dtype)
+        kernels.module.moments(wide_theta, window, partial_sums, *end)
+        used[:-1] = _joined_moments(partial_sums, counts)
+    else:
+        used[:] = statistics
+    coefficients = _coefficients(used, theta_weight, phi_weight, shift, psi, call.eps)
+    out = kernels.target(call, 0, dtype)
+    out = empty(x.shape, dtype) if out is None else out
+    q = empty(theta.shape[:3], dtype)
+    kernels.module.compare(wide_theta, window, coefficients.astype(dtype), q, *end)
+    if statistics is None:
+        mean = q.mean(dtype=np.float64)
+        used[-1] = mean, np.square(q - mean).mean(dtype=np.float64)
+    gain = float(psi_weight[0]) / np.sqrt(used[-1, 1] + call.eps)
+    kernels.module.apply(wide_x, q, gain, float(psi_shift[0]) - gain * used[-1, 0], out, *end)
+    return *narrow(x.dtype, out), q, used.astype(dtype)
+
+
+@_operation
+def attention_gate_vjp(kernels: Kernels, call: Call) -> Results:
+    (dout,) = call.douts
+    x, theta, phi, theta_weight, phi_weight, shift, psi, psi_weight, psi_shift, given = call.arrays.values()
+    q, statistics = call.kept or attention_gate(kernels, call)[1:]
+    dtype, dim = compute_dtype(x.dtype), theta.shape[3]
+    wide_dout, wide_x, wide_theta, window = _grids(kernels, dtype, dout, x, theta, phi[centre(phi, theta)])
+    (wide_q,) = cast(dtype, q, contiguous=True)
+    rows = _strip_rows(theta)
+    end = kernels.end(call, rows)
+    used = statistics.astype(np.float64)
+    deviation = np.sqrt(used[:, 1] + call.eps)
+    gain = float(psi_weight[0]) / deviation[-1]
+    dx, dm = empty(x.shape, dtype), empty(q.shape, dtype)
+    offset = float(psi_shift[0]) - gain * used[-1, 0]
+    kernels.module.retract(wide_dout, wide_x, wide_q, gain, offset, dx, dm, *end)
+    q_hat = (wide_q - used[-1, 0]) / deviation[-1]
+    dpsi_shift, dpsi_weight = dm.sum(dtype=np.float64), (dm * q_hat).sum(dtype=np.float64)
+    # the mean over no position is never used
+    positions = max(q.size, 1)
+    # no gradient goes through statistics that were given
+    dq = dm if given is not None else dm - dpsi_shift / positions - q_hat * (dpsi_weight / positions)
+    dq = np.ascontiguousarray(dq * gain, dtype=dtype)
+    coefficients = _coefficients(used, theta_weight, phi_weight, shift, psi, call.eps)
+    _, partial_sums = _strips(theta, rows, dtype)
+    kernels.module.sums(wide_theta, window, coefficients.astype(dtype), dq, partial_sums, *end)
+    da, da_theta, da_phi, dpsi = partial_sums.sum(axis=0, dtype=np.float64)
+    if given is None:
+        means, covariances = np.tile(da / positions, (2, 1)), np.stack([da_theta, da_phi]) / positions
+        scales, variances = coefficients[:2], used[:-1, 1].reshape(2, dim) + call.eps
+        coefficients[6::2] = -scales * means
+        coefficients[7::2] = -scales * covariances / variances
+    dtheta = empty(theta.shape, dtype)
+    dphi = (empty if phi.shape == theta.shape else np.zeros)(phi.shape, dtype)
+    dwindow = dphi[centre(phi, theta)]
+    written = empty(theta.shape, dtype) if kernels.contiguous else dwindow
+    kernels.module.spread(wide_theta, window, coefficients.astype(dtype), dq, dtheta, written, *end)
+    if kernels.contiguous:
+        dwindow[:] = written
+    sums = (da_theta / deviation[:dim], da_phi / deviation[dim:-1], da, dpsi)
+    ends = (np.array([dpsi_weight]), np.array([dpsi_shift]))
+    return narrow(x.dtype, dx, dtheta, dphi, *sums, *ends)
+
+
+def _grids(kernels: Kernels, dtype: np.dtype[Any], *grids: Array) -> list[Array]:
+    """As `dtype`, with channels that are adjacent, or contiguous where the kernels want that."""
+    wide = kernels.cast(dtype, *grids)
+    return [g if g.shape[-1] < 2 or g.strides[-1] == g.itemsize else np.ascontiguousarray(g) for g in wide]
 
 
 def _strip_rows(grid: Array) -> int:
@@ -921,16 +588,3 @@ def _coefficients(
     rows[2] = shift - rows[0] * mean_theta - rows[1] * mean_phi
     rows[3], rows[4], rows[5] = psi, mean_theta, mean_phi
     return rows
-
-
-def empty_sequence(shape: tuple[int, ...], dtype: np.dtype[Any], channel_first: bool) -> Array:
-    """Unset (batch, seqlen, dim), contiguous as (batch, dim, seqlen) where `channel_first`."""
-    if channel_first:
-        return empty((shape[0], shape[2], shape[1]), dtype).swapaxes(1, 2)
-    return empty(shape, dtype)
-
-
-def _sum_first(parts: Array) -> Array:
-    """The sum over the first axis, without a copy where it has one entry."""
-    total: Array = parts[0] if len(parts) == 1 else parts.sum(axis=0)
-    return total

@@ -5,19 +5,40 @@ Sequences are (batch, seqlen, dim); B and C are (batch, seqlen, ngroups, dstate)
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._conventions import CHECKPOINT_STEPS, centre, sigmoid, softplus
-from ._by_scans import SS2DByScans
+from .._spec import Call
+from ._by_scans import ss2d_by_scans, ss2d_vjp_by_scans
+from .protocol import Operations, Results
 
 Array = NDArray[Any]
+OPERATIONS = Operations()
 
 
 def about(op: str) -> str:
     return "NumPy loops in double precision: the reference, not made for speed"
+
+
+def limits(op: str, traits: frozenset[str]) -> str | None:
+    return None
+
+
+def _wide(*arrays: Array | None) -> list[Any]:
+    return [None if a is None else a.astype(np.complex128 if a.dtype.kind == "c" else np.float64) for a in arrays]
+
+
+def _narrow(dtype: np.dtype[Any], *arrays: Array | None) -> Results:
+    return tuple(None if a is None else a.astype(dtype) for a in arrays)
+
+
+def _state_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """States and statistics are kept in float32 at least."""
+    return np.promote_types(dtype, np.float32)
 
 
 # ---- discretize ----
@@ -80,55 +101,48 @@ def _augmented(A: Array, B: Array, step: Array) -> Array:
     return M
 
 
-def discretize(
-    A: Array, B: Array, delta: Array, *, method: str, structure: str, num_threads: int
-) -> tuple[Array, Array]:
-    if structure == "diagonal":
+@OPERATIONS
+def discretize(call: Call) -> Results:
+    A, B, delta = call.arrays.values()
+    if call.structure == "diagonal":
         step = delta[..., None]
-        A_bar, gain = _diagonal(step * A, method)
+        A_bar, gain = _diagonal(step * A, call.method)
         return A_bar, gain * step * B
     n = A.shape[-1]
     step = delta[..., None, None]
-    if method == "bilinear":
+    if call.method == "bilinear":
         left = np.eye(n) - step / 2 * A
         return np.linalg.solve(left, np.eye(n) + step / 2 * A), np.linalg.solve(left, step * B)
-    if method == "mamba":
+    if call.method == "mamba":
         return _expm(step * A), step * B
     E = _expm(_augmented(A, B, step))
     return E[..., :n, :n], E[..., :n, n:]
 
 
-def discretize_vjp(
-    dA_bar: Array,
-    dB_bar: Array,
-    A: Array,
-    B: Array,
-    delta: Array,
-    *,
-    method: str,
-    structure: str,
-    num_threads: int,
-) -> tuple[Array, Array, Array]:
+@OPERATIONS
+def discretize_vjp(call: Call) -> Results:
     """Gradients with respect to A, B, delta, still of the broadcast shape."""
-    if structure == "diagonal":
+    A, B, delta = call.arrays.values()
+    dA_bar, dB_bar = call.douts
+    if call.structure == "diagonal":
         step = delta[..., None]
         x = step * A
-        _, gain = _diagonal(x, method)
-        slope, gain_slope = _diagonal_slopes(x, method)
+        _, gain = _diagonal(x, call.method)
+        slope, gain_slope = _diagonal_slopes(x, call.method)
         dx = dA_bar * slope.conj() + dB_bar * (B * step * gain_slope).conj()
         return dx * step, dB_bar * gain.conj() * step, (dx * A.conj() + dB_bar * (B * gain).conj()).real.sum(axis=-1)
     n = A.shape[-1]
     step = delta[..., None, None]
-    if method == "bilinear":
+    if call.method == "bilinear":
         # left A_bar = right, left B_bar = delta B
         left = np.eye(n) - step / 2 * A
-        A_bar, B_bar = discretize(A, B, delta, method=method, structure=structure, num_threads=num_threads)
+        A_bar, B_bar = discretize(replace(call, douts=()))
         dright = np.linalg.solve(_adjoint(left), dA_bar)
         dinput = np.linalg.solve(_adjoint(left), dB_bar)
         dleft = -dright @ _adjoint(A_bar) - dinput @ _adjoint(B_bar)
         dX = (dright - dleft) / 2
         return dX * step, dinput * step, _inner(dX, A) + _inner(dinput, B)
-    if method == "mamba":
+    if call.method == "mamba":
         dX = _expm_adjoint(step * A, dA_bar)
         return dX * step, dB_bar * step, _inner(dX, A) + _inner(dB_bar, B)
     M = _augmented(A, B, step)
@@ -163,40 +177,20 @@ def _expm_adjoint(X: Array, G: Array) -> Array:
 # ---- ssm_recurrence ----
 
 
-def ssm_recurrence(
-    A_bar: Array,
-    B_bar: Array,
-    C: Array,
-    u: Array,
-    initial_state: Array,
-    lead: tuple[int, ...],
-    *,
-    structure: str,
-    num_threads: int,
-) -> tuple[Array, Array]:
-    A_bar, B_bar, C, u, initial_state = _wide(A_bar, B_bar, C, u, initial_state)
+@OPERATIONS
+def ssm_recurrence(call: Call) -> Results:
+    A_bar, B_bar, C, u, initial_state = _wide(*call.arrays.values())
     dtype = np.result_type(A_bar, B_bar, C, u, initial_state)
-    x = np.broadcast_to(initial_state, (*lead, A_bar.shape[-1])).astype(dtype)
-    y = np.empty((*lead, u.shape[-1]), dtype)
+    x = np.broadcast_to(initial_state, (*call.lead, A_bar.shape[-1])).astype(dtype)
+    y = np.empty((*call.lead, u.shape[-1]), dtype)
     for k in range(u.shape[-1]):
-        carried = A_bar * x if structure == "diagonal" else (A_bar @ x[..., None])[..., 0]
+        carried = A_bar * x if call.structure == "diagonal" else (A_bar @ x[..., None])[..., 0]
         x = carried + B_bar * u[..., k, None]
         y[..., k] = (C * x).sum(axis=-1)
     return y, x
 
 
 # ---- selective_scan ----
-
-
-def _wide(*arrays: Array | None) -> list[Any]:
-    return [None if a is None else a.astype(np.complex128 if a.dtype.kind == "c" else np.float64) for a in arrays]
-
-
-def _narrow(gradient: Array | None, dtype: np.dtype[Any], *, real: bool) -> Array | None:
-    """The gradient in a real argument's precision, of which a real one takes the real part."""
-    if gradient is None:
-        return None
-    return gradient.real.astype(dtype) if real else gradient.astype(np.result_type(dtype, np.complex64))
 
 
 def _output(C: Array, h: Array) -> Array:
@@ -212,29 +206,13 @@ def _at(matrix: Array, t: int, dim: int) -> Array:
     return np.repeat(matrix[:, t], dim // matrix.shape[2], axis=1)
 
 
-def selective_scan_fwd(
-    u: Array,
-    delta: Array,
-    A: Array,
-    B: Array,
-    C: Array,
-    D: Array | None,
-    z: Array | None,
-    delta_bias: Array | None,
-    initial_state: Array | None,
-    *,
-    delta_softplus: bool,
-    discretization: str,
-    channel_first: bool,
-    keep_checkpoints: bool,
-    num_threads: int,
-) -> tuple[Array, Array, Array | None]:
-    dtype = u.dtype
-    u, delta, A, B, C, D, z, delta_bias, initial_state = _wide(u, delta, A, B, C, D, z, delta_bias, initial_state)
+@OPERATIONS
+def selective_scan(call: Call) -> Results:
+    u, delta, A, B, C, D, z, delta_bias, initial_state = _wide(*call.arrays.values())
     batch, seqlen, dim = u.shape
     if delta_bias is not None:
         delta = delta + delta_bias
-    if delta_softplus:
+    if call.delta_softplus:
         delta = softplus(delta)
     h = np.zeros((batch, dim, A.shape[1]), A.dtype) if initial_state is None else initial_state
     y = np.empty((batch, seqlen, dim))
@@ -243,49 +221,34 @@ def selective_scan_fwd(
         if t % CHECKPOINT_STEPS == 0:
             kept.append(h.swapaxes(1, 2))
         step = delta[:, t, :, None]
-        A_bar, gain = _diagonal(step * A, discretization)
+        A_bar, gain = _diagonal(step * A, call.discretization)
         h = A_bar * h + gain * step * _at(B, t, dim) * u[:, t, :, None]
         y[:, t] = _output(_at(C, t, dim), h)
     if D is not None:
         y = y + D * u
     if z is not None:
         y = y * z * sigmoid(z)
-    checkpoints, state_dtype = None, np.promote_types(dtype, np.float32)
-    if keep_checkpoints:
-        checkpoints = np.zeros((batch, len(kept), A.shape[1], dim), state_dtype)
-        for chunk, state in enumerate(kept):
-            checkpoints[:, chunk] = state
-    last_state = _narrow(h, state_dtype, real=h.dtype.kind == "f")
-    assert last_state is not None
-    return y.astype(dtype), last_state, checkpoints
+    dtype = _state_dtype(call.u.dtype)
+    state_dtype = np.result_type(dtype, np.complex64) if h.dtype.kind == "c" else dtype
+    checkpoints = _checkpoints(kept, (batch, A.shape[1], dim), state_dtype) if call.keep else None
+    return y.astype(call.u.dtype), h.astype(state_dtype), checkpoints
 
 
-def selective_scan_bwd(
-    dout: Array,
-    dlast_state: Array | None,
-    u: Array,
-    delta: Array,
-    A: Array,
-    B: Array,
-    C: Array,
-    D: Array | None,
-    z: Array | None,
-    delta_bias: Array | None,
-    initial_state: Array | None,
-    checkpoints: Array | None,
-    *,
-    delta_softplus: bool,
-    discretization: str,
-    channel_first: bool,
-    num_threads: int,
-) -> tuple[Array | None, ...]:
-    dtype, arguments = u.dtype, (u, delta, A, B, C, D, z, delta_bias, A)
-    dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, initial_state = _wide(
-        dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, initial_state
-    )
+def _checkpoints(kept: list[Array], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """States before every chunk, one behind another on the second axis."""
+    checkpoints = np.zeros((shape[0], len(kept), *shape[1:]), dtype)
+    for chunk, state in enumerate(kept):
+        checkpoints[:, chunk] = state
+    return checkpoints
+
+
+@OPERATIONS
+def selective_scan_vjp(call: Call) -> Results:
+    dout, dlast_state = _wide(*call.douts)
+    u, delta, A, B, C, D, z, delta_bias, initial_state = _wide(*call.arrays.values())
     batch, seqlen, dim = u.shape
     raw = delta if delta_bias is None else delta + delta_bias
-    delta = softplus(raw) if delta_softplus else raw
+    delta = softplus(raw) if call.delta_softplus else raw
 
     h = np.zeros((batch, seqlen + 1, dim, A.shape[1]), A.dtype)
     if initial_state is not None:
@@ -293,7 +256,7 @@ def selective_scan_bwd(
     y = np.zeros((batch, seqlen, dim))
     for t in range(seqlen):
         step = delta[:, t, :, None]
-        A_bar, gain = _diagonal(step * A, discretization)
+        A_bar, gain = _diagonal(step * A, call.discretization)
         h[:, t + 1] = A_bar * h[:, t] + gain * step * _at(B, t, dim) * u[:, t, :, None]
         y[:, t] = _output(_at(C, t, dim), h[:, t + 1])
     if D is not None:
@@ -314,8 +277,8 @@ def selective_scan_bwd(
     for t in reversed(range(seqlen)):
         step, Bt = delta[:, t, :, None], _at(B, t, dim)
         x = step * A
-        A_bar, gain = _diagonal(x, discretization)
-        slope, gain_slope = _diagonal_slopes(x, discretization)
+        A_bar, gain = _diagonal(x, call.discretization)
+        slope, gain_slope = _diagonal_slopes(x, call.discretization)
         _add(dC, t, twice * dy[:, t, :, None] * h[:, t + 1].conj())
         dh = dh + twice * _at(C, t, dim).conj() * dy[:, t, :, None]
         entering = u[:, t, :, None] * Bt
@@ -329,13 +292,21 @@ def selective_scan_bwd(
     if D is not None:
         du += D * dy
         dD = (dy * u).sum(axis=(0, 1))
-    if delta_softplus:
+    if call.delta_softplus:
         ddelta *= np.where(raw > 20, 1.0, sigmoid(raw))
     ddelta_bias = None if delta_bias is None else ddelta.sum(axis=(0, 1))
-    grads = (du, ddelta, dA, dB, dC, dD, dz, ddelta_bias, dh)
-    return tuple(
-        _narrow(g, dtype, real=a is None or a.dtype.kind == "f") for g, a in zip(grads, arguments, strict=True)
-    )
+    arrays = dict(call.arrays, initial_state=call.A)
+    grads = zip((du, ddelta, dA, dB, dC, dD, dz, ddelta_bias, dh), arrays.values(), strict=True)
+    return tuple(_narrow_like(call.u.dtype, gradient, array) for gradient, array in grads)
+
+
+def _narrow_like(dtype: np.dtype[Any], gradient: Array | None, array: Array | None) -> Array | None:
+    """The gradient of an array in precision `dtype`: its real part for a real array."""
+    if gradient is None:
+        return None
+    if array is None or array.dtype.kind == "f":
+        return gradient.real.astype(dtype)
+    return gradient.astype(np.result_type(dtype, np.complex64))
 
 
 def _add(gradient: Array, t: int, per_channel: Array) -> None:
@@ -350,17 +321,22 @@ def _add(gradient: Array, t: int, per_channel: Array) -> None:
 
 # ---- ss2d ----
 
-_grid = SS2DByScans(selective_scan_fwd, selective_scan_bwd)
+
+def _in_float64(call: Call, **changes: Any) -> Call:
+    return replace(call, arrays=dict(zip(call.arrays, _wide(*call.arrays.values()), strict=True)), **changes)
 
 
-def ss2d_fwd(x: Array, *others: Array | None, **options: Any) -> tuple[Array, Array | None]:
-    out, checkpoints = _grid.forward(*_wide(x, *others), **options)
-    return out.astype(x.dtype), checkpoints
+@OPERATIONS
+def ss2d(call: Call) -> Results:
+    out, checkpoints = ss2d_by_scans(selective_scan, _in_float64(call))
+    return *_narrow(call.x.dtype, out), *_narrow(_state_dtype(call.x.dtype), checkpoints)
 
 
-def ss2d_bwd(dout: Array, x: Array, *others: Array | None, **options: Any) -> tuple[Array | None, ...]:
-    grads = _grid.backward(*_wide(dout, x, *others), **options)
-    return tuple(None if g is None else g.astype(x.dtype) for g in grads)
+@OPERATIONS
+def ss2d_vjp(call: Call) -> Results:
+    return _narrow(
+        call.x.dtype, *ss2d_vjp_by_scans(selective_scan_vjp, _in_float64(call, douts=tuple(_wide(*call.douts))))
+    )
 
 
 # ---- chunk_scan ----
@@ -371,23 +347,12 @@ def _per_head(matrix: Array, nheads: int) -> Array:
     return np.repeat(matrix, nheads // matrix.shape[1], axis=1)
 
 
-def chunk_scan_fwd(
-    x: Array,
-    dt: Array,
-    A: Array,
-    B: Array,
-    C: Array,
-    D: Array | None,
-    initial_states: Array | None,
-    starts: Array | None,
-    *,
-    keep_states: bool,
-    num_threads: int,
-) -> tuple[Array, Array, Array | None]:
-    dtype = x.dtype
-    x, dt, A, B, C, D, initial_states = _wide(x, dt, A, B, C, D, initial_states)
+@OPERATIONS
+def chunk_scan(call: Call) -> Results:
+    *arrays, starts = call.arrays.values()
+    x, dt, A, B, C, D, initial_state = _wide(*arrays)
     batch, seqlen, nheads, headdim = x.shape
-    h = np.zeros((batch, nheads, headdim, B.shape[3])) if initial_states is None else initial_states
+    h = np.zeros((batch, nheads, headdim, B.shape[3])) if initial_state is None else initial_state
     y = np.empty(x.shape)
     kept = []
     for t in range(seqlen):
@@ -400,37 +365,22 @@ def chunk_scan_fwd(
         y[:, t] = (h * _per_head(C[:, t], nheads)[:, :, None]).sum(axis=-1)
     if D is not None:
         y = y + D * x
-    states, state_dtype = None, np.promote_types(dtype, np.float32)
-    if keep_states:
-        states = np.zeros((batch, len(kept), nheads, B.shape[3], headdim), state_dtype)
-        for chunk, state in enumerate(kept):
-            states[:, chunk] = state
-    return y.astype(dtype), h.astype(state_dtype), states
+    dtype = _state_dtype(call.x.dtype)
+    checkpoints = _checkpoints(kept, (batch, nheads, B.shape[3], headdim), dtype) if call.keep else None
+    return y.astype(call.x.dtype), h.astype(dtype), checkpoints
 
 
-def chunk_scan_bwd(
-    dout: Array,
-    dfinal_states: Array | None,
-    x: Array,
-    dt: Array,
-    A: Array,
-    B: Array,
-    C: Array,
-    D: Array | None,
-    initial_states: Array | None,
-    starts: Array | None,
-    states: Array | None,
-    *,
-    num_threads: int,
-) -> tuple[Array | None, ...]:
-    dtype = x.dtype
-    dout, dh, x, dt, A, B, C, D, initial_states = _wide(dout, dfinal_states, x, dt, A, B, C, D, initial_states)
+@OPERATIONS
+def chunk_scan_vjp(call: Call) -> Results:
+    *arrays, starts = call.arrays.values()
+    dout, dh = _wide(*call.douts)
+    x, dt, A, B, C, D, initial_state = _wide(*arrays)
     batch, seqlen, nheads, headdim = x.shape
     ngroups = B.shape[2]
     before = np.zeros((seqlen + 1, batch, nheads, headdim, B.shape[3]))
     after = np.zeros_like(before)
-    if initial_states is not None:
-        before[0] = initial_states
+    if initial_state is not None:
+        before[0] = initial_state
     decay = np.exp(dt * A)
     for t in range(seqlen):
         if starts is not None and t > 0:
@@ -464,65 +414,56 @@ def chunk_scan_bwd(
     if D is not None:
         dx += D * dout
         dD = (dout * x).sum(axis=(0, 1))
-    return tuple(None if g is None else g.astype(dtype) for g in (dx, ddt, dA, dB, dC, dD, dh))
+    return _narrow(call.x.dtype, dx, ddt, dA, dB, dC, dD, dh)
 
 
 # ---- causal_conv1d ----
 
 
-def _with_past(x: Array, initial_states: Array | None, past: int) -> Array:
+def _with_past(x: Array, initial_state: Array | None, past: int) -> Array:
     """x in double precision after its past: (batch, past + seqlen, dim)."""
     batch, _, dim = x.shape
-    before = np.zeros((batch, past, dim)) if initial_states is None else initial_states.swapaxes(1, 2)
+    before = np.zeros((batch, past, dim)) if initial_state is None else initial_state.swapaxes(1, 2)
     return np.concatenate([before, x], axis=1, dtype=np.float64)
 
 
-def causal_conv1d_fwd(
-    x: Array,
-    weight: Array,
-    bias: Array | None,
-    initial_states: Array | None,
-    *,
-    silu: bool,
-    channel_first: bool,
-    num_threads: int,
-) -> Array:
-    taps, seqlen = weight.shape[1], x.shape[1]
-    extended = _with_past(x, initial_states, taps - 1)
-    y = np.zeros(x.shape) if bias is None else np.zeros(x.shape) + bias
-    for k in range(taps):
-        y += weight[:, k].astype(np.float64) * extended[:, k : k + seqlen]
-    return (y * sigmoid(y) if silu else y).astype(x.dtype)
+def _silu_vjp(dout: Array, y: Array) -> Array:
+    gate = sigmoid(y)
+    through: Array = dout * gate * (1 + y * (1 - gate))
+    return through
 
 
-def causal_conv1d_bwd(
-    dout: Array,
-    x: Array,
-    weight: Array,
-    bias: Array | None,
-    initial_states: Array | None,
-    *,
-    silu: bool,
-    channel_first: bool,
-    num_threads: int,
-) -> tuple[Array, Array, Array | None, Array]:
-    dtype, (taps, seqlen) = x.dtype, (weight.shape[1], x.shape[1])
-    dout, x, weight, bias, initial_states = _wide(dout, x, weight, bias, initial_states)
-    past = taps - 1
-    extended = _with_past(x, initial_states, past)
-    if silu:
-        y = causal_conv1d_fwd(
-            x, weight, bias, initial_states, silu=False, channel_first=channel_first, num_threads=num_threads
-        )
-        gate = sigmoid(y)
-        dout = dout * gate * (1 + y * (1 - gate))
+def _causal(extended: Array, weight: Array, bias: Array | None) -> Array:
+    """The convolution before its activation; `extended` as `_with_past` gives it."""
+    seqlen = extended.shape[1] - weight.shape[1] + 1
+    y = np.zeros((len(extended), seqlen, len(weight))) + (0 if bias is None else bias)
+    for k in range(weight.shape[1]):
+        y += weight[:, k] * extended[:, k : k + seqlen]
+    return y
+
+
+@OPERATIONS
+def causal_conv1d(call: Call) -> Results:
+    x, weight, bias, initial_state = _wide(*call.arrays.values())
+    y = _causal(_with_past(x, initial_state, weight.shape[1] - 1), weight, bias)
+    return _narrow(call.x.dtype, y if call.activation is None else y * sigmoid(y))
+
+
+@OPERATIONS
+def causal_conv1d_vjp(call: Call) -> Results:
+    x, weight, bias, initial_state = _wide(*call.arrays.values())
+    (dout,) = _wide(*call.douts)
+    past, seqlen = weight.shape[1] - 1, x.shape[1]
+    extended = _with_past(x, initial_state, past)
+    if call.activation is not None:
+        dout = _silu_vjp(dout, _causal(extended, weight, bias))
     dextended, dweight = np.zeros_like(extended), np.zeros_like(weight)
-    for k in range(taps):
+    for k in range(past + 1):
         dextended[:, k : k + seqlen] += weight[:, k] * dout
         dweight[:, k] = (dout * extended[:, k : k + seqlen]).sum(axis=(0, 1))
-    dbias = None if bias is None else dout.sum(axis=(0, 1)).astype(dtype)
-    dinitial = np.ascontiguousarray(dextended[:, :past].swapaxes(1, 2)).astype(dtype)
-    return dextended[:, past:].astype(dtype), dweight.astype(dtype), dbias, dinitial
+    dbias = None if bias is None else dout.sum(axis=(0, 1))
+    dinitial_state = np.ascontiguousarray(dextended[:, :past].swapaxes(1, 2))
+    return _narrow(call.x.dtype, dextended[:, past:], dweight, dbias, dinitial_state)
 
 
 # ---- depthwise_conv2d ----
@@ -533,31 +474,36 @@ def _bordered(x: Array) -> Array:
     return np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
 
-def depthwise_conv2d_fwd(x: Array, weight: Array, bias: Array | None, *, silu: bool, num_threads: int) -> Array:
-    height, width = x.shape[1:3]
-    bordered = _bordered(x.astype(np.float64))
-    y = np.zeros(x.shape) if bias is None else np.zeros(x.shape) + bias
+def _depthwise(bordered: Array, weight: Array, bias: Array | None) -> Array:
+    """The convolution before its activation."""
+    height, width = bordered.shape[1] - 2, bordered.shape[2] - 2
+    y = np.zeros((len(bordered), height, width, len(weight))) + (0 if bias is None else bias)
     for i, j in np.ndindex(3, 3):
-        y += weight[:, i, j].astype(np.float64) * bordered[:, i : i + height, j : j + width]
-    return (y * sigmoid(y) if silu else y).astype(x.dtype)
+        y += weight[:, i, j] * bordered[:, i : i + height, j : j + width]
+    return y
 
 
-def depthwise_conv2d_bwd(
-    dout: Array, x: Array, weight: Array, bias: Array | None, *, silu: bool, num_threads: int
-) -> tuple[Array, Array, Array | None]:
-    dtype, (height, width) = x.dtype, x.shape[1:3]
-    dout, x, weight, bias = _wide(dout, x, weight, bias)
-    if silu:
-        y = depthwise_conv2d_fwd(x, weight, bias, silu=False, num_threads=num_threads)
-        gate = sigmoid(y)
-        dout = dout * gate * (1 + y * (1 - gate))
+@OPERATIONS
+def depthwise_conv2d(call: Call) -> Results:
+    x, weight, bias = _wide(*call.arrays.values())
+    y = _depthwise(_bordered(x), weight, bias)
+    return _narrow(call.x.dtype, y if call.activation is None else y * sigmoid(y))
+
+
+@OPERATIONS
+def depthwise_conv2d_vjp(call: Call) -> Results:
+    x, weight, bias = _wide(*call.arrays.values())
+    (dout,) = _wide(*call.douts)
+    height, width = x.shape[1:3]
     bordered = _bordered(x)
+    if call.activation is not None:
+        dout = _silu_vjp(dout, _depthwise(bordered, weight, bias))
     dbordered, dweight = np.zeros_like(bordered), np.zeros_like(weight)
     for i, j in np.ndindex(3, 3):
         dbordered[:, i : i + height, j : j + width] += weight[:, i, j] * dout
         dweight[:, i, j] = (dout * bordered[:, i : i + height, j : j + width]).sum(axis=(0, 1, 2))
-    dbias = None if bias is None else dout.sum(axis=(0, 1, 2)).astype(dtype)
-    return dbordered[:, 1:-1, 1:-1].astype(dtype), dweight.astype(dtype), dbias
+    dbias = None if bias is None else dout.sum(axis=(0, 1, 2))
+    return _narrow(call.x.dtype, dbordered[:, 1:-1, 1:-1], dweight, dbias)
 
 
 # ---- attention_gate ----
@@ -585,25 +531,22 @@ def _gate(
     return a, q, rate, used
 
 
-def attention_gate_fwd(
-    x: Array, theta: Array, phi: Array, *weights: Array | None, eps: float, num_threads: int
-) -> tuple[Array, Array, Array]:
-    dtype = x.dtype
-    x, theta, phi, *others, statistics = _wide(x, theta, phi, *weights)
-    _, q, rate, used = _gate(theta, phi[centre(phi, theta)], tuple(others), statistics, eps)
-    wide = np.promote_types(dtype, np.float32)
-    return (x * rate[..., None]).astype(dtype), q.astype(wide), used.astype(wide)
+@OPERATIONS
+def attention_gate(call: Call) -> Results:
+    x, theta, phi, *weights, statistics = _wide(*call.arrays.values())
+    _, q, rate, used = _gate(theta, phi[centre(phi, theta)], tuple(weights), statistics, call.eps)
+    return *_narrow(call.x.dtype, x * rate[..., None]), *_narrow(_state_dtype(call.x.dtype), q, used)
 
 
-def attention_gate_bwd(
-    dout: Array, x: Array, theta: Array, phi: Array, *weights: Array, given: bool, eps: float, num_threads: int
-) -> tuple[Array, ...]:
-    dtype, over = x.dtype, (0, 1, 2)
-    dout, x, theta, phi, *others, used, _ = _wide(dout, x, theta, phi, *weights)
+@OPERATIONS
+def attention_gate_vjp(call: Call) -> Results:
+    over, given = (0, 1, 2), call.statistics is not None
+    (dout,) = _wide(*call.douts)
+    x, theta, phi, *others, used = _wide(*call.arrays.values())
     theta_weight, phi_weight, _, psi, psi_weight, _ = others
     dim, window = theta.shape[3], phi[centre(phi, theta)]
-    a, q, rate, used = _gate(theta, window, tuple(others), used if given else None, eps)
-    deviation = np.sqrt(used[:, 1] + eps)
+    a, q, rate, used = _gate(theta, window, tuple(others), used, call.eps)
+    deviation = np.sqrt(used[:, 1] + call.eps)
 
     def through_norm(grad: Array, normed: Array, scale: Array) -> Array:
         """The gradient of a norm's argument from that of its result."""
@@ -619,7 +562,8 @@ def attention_gate_bwd(
     phi_hat = (window - used[dim:-1, 0]) / deviation[dim:-1]
     dphi = np.zeros_like(phi)
     dphi[centre(phi, theta)] = through_norm(da, phi_hat, phi_weight / deviation[dim:-1])
-    grads = (
+    return _narrow(
+        call.x.dtype,
         dout * rate[..., None],
         through_norm(da, theta_hat, theta_weight / deviation[:dim]),
         dphi,
@@ -630,26 +574,26 @@ def attention_gate_bwd(
         np.array([(dm * q_hat).sum()]),
         np.array([dm.sum()]),
     )
-    return tuple(g.astype(dtype) for g in grads)
 
 
 # ---- gate_crop ----
 
 
-def gate_crop(g: Array, size: tuple[int, ...]) -> Array:
-    window: Array = g[_window(g.shape, size)]
-    return window.copy()
-
-
-def gate_crop_vjp(dout: Array, g_size: tuple[int, ...]) -> Array:
-    dg = np.zeros((*dout.shape[: dout.ndim - len(g_size)], *g_size), dout.dtype)
-    dg[_window(dg.shape, dout.shape[dout.ndim - len(g_size) :])] = dout
-    return dg
-
-
 def _window(shape: tuple[int, ...], size: tuple[int, ...]) -> tuple[Any, ...]:
-    trailing = shape[len(shape) - len(size) :]
-    return (
-        ...,
-        *(slice((full - part) // 2, (full - part) // 2 + part) for full, part in zip(trailing, size, strict=True)),
-    )
+    """Where the centre of `size` lies in the trailing axes of `shape`."""
+    starts = [(full - part) // 2 for full, part in zip(shape[len(shape) - len(size) :], size, strict=True)]
+    return (..., *(slice(start, start + part) for start, part in zip(starts, size, strict=True)))
+
+
+@OPERATIONS
+def gate_crop(call: Call) -> Results:
+    return (call.g[_window(call.g.shape, call.size)].copy(),)
+
+
+@OPERATIONS
+def gate_crop_vjp(call: Call) -> Results:
+    (dout,) = call.douts
+    lead = dout.ndim - len(call.g_size)
+    dg = np.zeros((*dout.shape[:lead], *call.g_size), dout.dtype)
+    dg[_window(dg.shape, dout.shape[lead:])] = dout
+    return (dg,)

@@ -62,7 +62,7 @@ def mamba_chunk_scan_combined(
     Source: Dao and Gu, Transformers are SSMs (2024), section 6; the interface is that of state-spaces' mamba.
     """
     check_count(_OP, "chunk_size", chunk_size, 1, "steps of a chunk")
-    options: dict[str, Any] = {"dt_softplus": dt_softplus, "dt_limit": tuple(dt_limit), "return_final_states": True}
+    options: dict[str, Any] = {"dt_softplus": dt_softplus, "dt_limit": tuple(dt_limit), "return_last_state": True}
     if cu_seqlens is None:
         if return_varlen_states:
             fail(_OP, "cu_seqlens", "where each sequence begins, for return_varlen_states", None, "pass it")

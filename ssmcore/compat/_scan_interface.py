@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import torch as st
-from ..backends.torch_ import selective_scan_tensors
-from ..ops.selective_scan import ARGUMENTS, canonical
+from .._spec import Call
+from ..backends.torch_ import forward
+from ..ops.selective_scan import ARGUMENTS, SPEC, canonical
 from ._steps import causal_conv1d_ref
 
 mamba_inner_fn = st.mamba_inner
@@ -62,9 +63,9 @@ def selective_scan_ref(
     if A.is_complex():
         B, C = _complex_steps(B), _complex_steps(C)
     wide = u.to(torch.promote_types(u.dtype, torch.float32))
-    tensors = (wide, delta, A, B, C, D, z, delta_bias)
-    views: list[Any] = [canonical(name, x, "bdl") for name, x in zip(ARGUMENTS, tensors, strict=False)]
-    out, last_state, _ = selective_scan_tensors(*views, delta_softplus=delta_softplus, discretization="mamba")
+    tensors = (wide, delta, A, B, C, D, z, delta_bias, None)
+    views = {name: canonical(name, x, "bdl") for name, x in zip(ARGUMENTS, tensors, strict=True)}
+    out, last_state, _ = forward(Call(SPEC, views, {"delta_softplus": delta_softplus, "discretization": "mamba"}))
     out = out.transpose(1, 2).to(u.dtype)
     return (out, last_state) if return_last_state else out
 

@@ -31,7 +31,7 @@ def causal_conv1d_fn(
     """
     if isinstance(seq_idx, str):
         seq_idx, activation = None, seq_idx
-    options: dict[str, Any] = {"return_final_states": return_final_states or final_states_out is not None}
+    options: dict[str, Any] = {"return_last_state": return_final_states or final_states_out is not None}
     found = st.causal_conv1d(x, weight, bias, initial_states, activation=activation, seq_idx=seq_idx, **options)
     if final_states_out is None:
         return found

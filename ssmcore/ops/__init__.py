@@ -1,4 +1,4 @@
-"""Operations: one file each, with its spec, its samples and its public functions."""
+"""Operations: one file each, with its record and its public functions."""
 
 from __future__ import annotations
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 from .. import backends
-from .._spec import Argument, Case, Cases, OpSpec, Output, Sizes, Tolerance
-from ..backends._threads import resolve
+from .._spec import Argument, Call, OpSpec, Output, Sizes, Tolerance
 
 Array = NDArray[Any]
-ENTRIES = ("attention_gate_fwd", "attention_gate_bwd")
 
 
 class AttentionGateGradients(NamedTuple):
@@ -30,47 +27,11 @@ class AttentionGateGradients(NamedTuple):
     psi_shift: Array
 
 
-def make_case(
-    rng: np.random.Generator,
-    dtype: Any,
-    *,
-    batch: int = 2,
-    height: int = 5,
-    width: int = 4,
-    channels: int = 6,
-    dim: int = 3,
-    margin: tuple[int, int] = (0, 0),
-    inference: bool = False,
-    **options: Any,
-) -> Case:
-    def normal(*shape: int) -> Array:
-        return rng.standard_normal(shape).astype(dtype)
-
-    case: Case = {
-        "x": normal(batch, height, width, channels),
-        "theta": normal(batch, height, width, dim) * 2 + 1,
-        "phi": normal(batch, height + margin[0], width + margin[1], dim) - 1,
-        "theta_weight": normal(dim),
-        "phi_weight": normal(dim),
-        "shift": normal(dim),
-        "psi": normal(dim),
-        "psi_weight": normal(1),
-        "psi_shift": normal(1),
-    }
-    if inference:
-        case["statistics"] = np.stack([normal(2 * dim + 1), rng.uniform(0.5, 2, 2 * dim + 1).astype(dtype)], axis=1)
-    return case | options
-
-
-_cases = Cases(make_case, batch=2, height=3, width=4, channels=6, dim=5)
-_sample, _broken = _cases.sample, _cases.broken
-
 SPEC = OpSpec(
     name="attention_gate",
     summary="features times a rate between 0 and 1 that two other features agree on",
     formula="out = x sigmoid(BN(sum_c psi relu(BN(theta) + BN(phi)))), phi cropped at its centre",
     source="Mamba-AHNet IV, algorithm 3",
-    entries=ENTRIES,
     arguments=(
         Argument("x", ("batch height width channels",), "features to gate"),
         Argument("theta", ("batch height width dim",), "theta x, before its batch norm"),
@@ -95,37 +56,6 @@ SPEC = OpSpec(
     gradient=Tolerance(
         float32=1e-4, float64=1e-12, reason="gradients of a norm are differences of near equals, and shift's is a sum of terms that cancel"
     ),
-    samples=(
-        _sample("training"),
-        _sample("inference", inference=True),
-        _sample("cropped", margin=(2, 3)),
-        _sample("cropped inference", margin=(1, 2), inference=True),
-        _sample("off the lanes", height=7, width=19, channels=37, dim=21),
-        _sample("whole lanes", height=6, width=24, channels=32, dim=16),
-        _sample("several strips", batch=1, height=71, width=33, channels=4, dim=8),
-        _sample("wider than a strip", batch=1, height=2, width=1300, channels=2, dim=2),
-        _sample("one position", batch=3, height=1, width=1),
-        _sample("no channel", channels=0),
-    ),
-    error_samples=(
-        _broken("theta of another grid", ("attention_gate: theta: expected shape (2, 3, 4, dim) like x, got (2, 4, 3, 5)",),
-                theta=lambda rng: np.ones((2, 4, 3, 5), np.float32)),
-        _broken("phi smaller", ("attention_gate: phi: expected a grid of at least (3, 4), got (2, 4)",),
-                phi=lambda rng: np.ones((2, 2, 4, 5), np.float32)),
-        _broken("psi of two", ("attention_gate: psi_weight: expected one element, got 2",),
-                psi_weight=lambda rng: np.ones(2, np.float32), psi_shift=lambda rng: np.ones(2, np.float32)),
-        _broken("statistics of theta alone", ("attention_gate: statistics: expected shape (11, 2), got (5, 2)", "theta, phi and psi"),
-                statistics=lambda rng: np.ones((5, 2), np.float32)),
-        _broken("nothing to take statistics of", ("attention_gate: x: expected at least one position", "statistics"),
-                x=lambda rng: np.ones((2, 0, 4, 6), np.float32), theta=lambda rng: np.ones((2, 0, 4, 5), np.float32)),
-        _broken("integer x", ("attention_gate: x: expected dtype", "got int64", "astype"), TypeError,
-                x=lambda rng: np.ones((2, 3, 4, 6), np.int64)),
-    ),
-    benchmarks=(
-        _sample("B8 128x128 C16 dim 8", batch=8, height=128, width=128, channels=16, dim=8),
-        _sample("B8 64x64 C64 dim 32", batch=8, height=64, width=64, channels=64, dim=32),
-        _sample("B16 16x16 C128 dim 64", batch=16, height=16, width=16, channels=128, dim=64),
-    ),
     derived={"norms": lambda sizes: 2 * sizes["dim"] + 1, "two": lambda sizes: 2},
 )  # fmt: skip
 
@@ -148,6 +78,12 @@ def check(shapes: Mapping[str, tuple[int, ...] | None]) -> Sizes:
     if shapes.get("statistics") is None and 0 in (sizes["batch"], *grid):
         SPEC.fail("x", "at least one position", shapes["x"], "pass statistics, which nothing can be taken of here")
     return sizes
+
+
+def _call(arrays: Mapping[str, Array | None], eps: float) -> tuple[Call, Sizes]:
+    """The checked call, and the sizes of its axes."""
+    sizes = check(SPEC.shapes_of(arrays))
+    return Call(SPEC, arrays, {"eps": eps}), sizes
 
 
 def attention_gate(
@@ -213,19 +149,10 @@ def attention_gate(
     >>> out.ravel().round(2)
     array([0.02, 0.98])
     """
-    arrays = dict(
-        zip(
-            ARGUMENTS,
-            (x, theta, phi, theta_weight, phi_weight, shift, psi, psi_weight, psi_shift, statistics),
-            strict=True,
-        )
-    )
-    choice = backends.choose("attention_gate", ENTRIES, backend)
-    check(SPEC.shapes_of(arrays))
-    out, _, statistics = backends.entry(choice, "attention_gate_fwd")(
-        *arrays.values(), eps=eps, num_threads=resolve(num_threads)
-    )
-    return out, statistics
+    given = (x, theta, phi, theta_weight, phi_weight, shift, psi, psi_weight, psi_shift, statistics)
+    call, _ = _call(dict(zip(ARGUMENTS, given, strict=True)), eps)
+    out, _, used = backends.run(call, backend=backend, num_threads=num_threads)
+    return out, used
 
 
 def attention_gate_vjp(
@@ -264,22 +191,7 @@ def attention_gate_vjp(
 
     Source: see ops/attention_gate.md.
     """
-    arrays = dict(
-        zip(
-            ARGUMENTS,
-            (x, theta, phi, theta_weight, phi_weight, shift, psi, psi_weight, psi_shift, statistics),
-            strict=True,
-        )
-    )
-    choice = backends.choose("attention_gate", ENTRIES, backend)
-    check(SPEC.shapes_of(arrays))
-    SPEC.check_dtype("dout", dout)
-    if dout.shape != x.shape:
-        SPEC.fail("dout", f"shape {x.shape} like x", dout.shape, "pass the gradient of the output as it came out")
-    threads = resolve(num_threads)
-    _, q, used = backends.entry(choice, "attention_gate_fwd")(*arrays.values(), eps=eps, num_threads=threads)
-    arrays.pop("statistics")
-    grads = backends.entry(choice, "attention_gate_bwd")(
-        dout, *arrays.values(), used, q, given=statistics is not None, eps=eps, num_threads=threads
-    )
-    return AttentionGateGradients(*grads)
+    given = (x, theta, phi, theta_weight, phi_weight, shift, psi, psi_weight, psi_shift, statistics)
+    call, sizes = _call(dict(zip(ARGUMENTS, given, strict=True)), eps)
+    call.douts = SPEC.check_gradients(sizes, dout)
+    return AttentionGateGradients(*backends.run(call, backend=backend, num_threads=num_threads))

@@ -10,11 +10,9 @@ from numpy.typing import NDArray
 
 from .. import backends
 from .._conventions import spread_sequences
-from .._spec import Argument, ArgumentTypeError, Case, Cases, OpSpec, Output, Sizes, Tolerance
-from ..backends._threads import resolve
+from .._spec import Argument, ArgumentTypeError, Call, OpSpec, Output, Sizes, Tolerance
 
 Array = NDArray[Any]
-ENTRIES = ("causal_conv1d_fwd", "causal_conv1d_bwd")
 
 
 class CausalConv1dGradients(NamedTuple):
@@ -23,48 +21,19 @@ class CausalConv1dGradients(NamedTuple):
     x: Array
     weight: Array
     bias: Array | None
-    initial_states: Array | None
+    initial_state: Array | None
 
-
-def make_case(
-    rng: np.random.Generator,
-    dtype: Any,
-    *,
-    batch: int = 2,
-    dim: int = 6,
-    seqlen: int = 17,
-    taps: int = 4,
-    extras: bool = True,
-    layout: str = "bdl",
-    **options: Any,
-) -> Case:
-    def normal(*shape: int) -> Array:
-        return rng.standard_normal(shape).astype(dtype)
-
-    case: Case = {
-        "x": normal(batch, dim, seqlen) if layout == "bdl" else normal(batch, seqlen, dim),
-        "weight": normal(dim, taps) / taps**0.5,
-    }
-    case["weight"] = case["weight"].astype(dtype)
-    if extras:
-        case |= {"bias": normal(dim), "initial_states": normal(batch, dim, taps - 1)}
-    return case | {"layout": layout} | options
-
-
-_cases = Cases(make_case, batch=2, dim=6, seqlen=5, taps=4, extras=False)
-_sample, _broken = _cases.sample, _cases.broken
 
 SPEC = OpSpec(
     name="causal_conv1d",
     summary="each channel convolved with its own taps, the last of which meets the present; SiLU where asked",
     formula="y[t] = bias + sum_k weight[k] x[t - (taps - 1) + k]; out = y or silu(y)",
     source="Gu and Dao, Mamba, figure 3; Dao-AILab causal-conv1d",
-    entries=ENTRIES,
     arguments=(
         Argument("x", ("batch seqlen dim",), "input"),
         Argument("weight", ("dim taps",), "taps, the earliest input's first"),
         Argument("bias", ("dim",), "added to the sum", optional=True),
-        Argument("initial_states", ("batch dim past",), "the taps - 1 inputs before the first", optional=True),
+        Argument("initial_state", ("batch dim past",), "the taps - 1 inputs before the first", optional=True),
     ),
     outputs=(Output("out", "batch seqlen dim"),),
     options={"activation": (None, "silu", "swish"), "layout": ("bdl", "bld")},
@@ -74,47 +43,10 @@ SPEC = OpSpec(
     gradient=Tolerance(
         float32=8e-6, float64=1e-14, reason="dweight sums over time and batch terms of either sign, a few hundred in the samples"
     ),
-    samples=(
-        _sample("plain", extras=False),
-        _sample("everything", activation="silu"),
-        _sample("channel-last", layout="bld", activation="silu"),
-        _sample("swish without states", activation="swish", extras=False),
-        _sample("two taps", taps=2),
-        _sample("three taps", taps=3, layout="bld"),
-        _sample("one tap", taps=1),
-        _sample("wide", taps=16, seqlen=70, activation="silu"),
-        _sample("wider than the sequence", taps=7, seqlen=3),
-        _sample("wider than a chunk", taps=70, seqlen=100, dim=2),
-        _sample("no step", seqlen=0),
-        _sample("one step", seqlen=1),
-        _sample("past one chunk", seqlen=65, dim=3),
-        _sample("two chunks and a step", seqlen=129, dim=17, layout="bld", activation="silu"),
-        _sample("past a unit", dim=131, seqlen=5, layout="bld"),
-        _sample("no channel", dim=0),
-        _sample("empty batch", batch=0),
-    ),
-    error_samples=(
-        _broken("weight of another dim", ("causal_conv1d: weight: expected shape (6, taps) like x, got (5, 4)",),
-                weight=lambda rng: np.ones((5, 4), np.float32)),
-        _broken("weight of three axes", ("causal_conv1d: weight: expected shape (6, taps)", "got (6, 1, 4)"),
-                weight=lambda rng: np.ones((6, 1, 4), np.float32)),
-        _broken("states of too many steps", ("causal_conv1d: initial_states: expected 3 steps", "got 4"),
-                initial_states=lambda rng: np.ones((2, 6, 4), np.float32)),
-        _broken("no tap", ("causal_conv1d: weight: expected at least one tap, got shape (6, 0)",),
-                weight=lambda rng: np.ones((6, 0), np.float32)),
-        _broken("integer x", ("causal_conv1d: x: expected dtype", "got int64", "astype"), TypeError,
-                x=lambda rng: np.ones((2, 6, 5), np.int64)),
-        _broken("unknown activation", ("causal_conv1d: activation: expected one of None, 'silu', 'swish', got 'relu'",),
-                activation="relu"),
-        _broken("unknown layout", ("causal_conv1d: layout: expected one of 'bdl', 'bld', got 'ldb'",), layout="ldb"),
-    ),
-    benchmarks=(
-        _sample("B1 D1536 L2048 W4 silu", batch=1, dim=1536, seqlen=2048, layout="bld", activation="silu"),
-        _sample("B1 D1536 L2048 W4 silu channel-first", batch=1, dim=1536, seqlen=2048, activation="silu"),
-    ),
 )  # fmt: skip
 
 ARGUMENTS = tuple(argument.name for argument in SPEC.arguments)
+_IN_LAYOUT = {"bdl": SPEC.channel_first(), "bld": SPEC}
 
 
 def check(shapes: Mapping[str, tuple[int, ...] | None], *, activation: str | None, layout: str) -> Sizes:
@@ -124,22 +56,32 @@ def check(shapes: Mapping[str, tuple[int, ...] | None], *, activation: str | Non
     weight = shapes["weight"]
     if weight is not None and len(weight) == 2 and weight[1] < 1:
         SPEC.fail("weight", "at least one tap", f"shape {weight}", "give the present input a weight")
-    x = shapes["x"]
-    if x is not None and len(x) == 3 and layout == "bdl":
-        shapes = {**shapes, "x": (x[0], x[2], x[1])}
-    sizes = SPEC.check_shapes(shapes)
+    sizes = _IN_LAYOUT[layout].check_shapes(shapes)
     if sizes.get("past", sizes["taps"] - 1) != sizes["taps"] - 1:
         expected = f"{sizes['taps'] - 1} steps, one fewer than taps"
-        SPEC.fail("initial_states", expected, sizes["past"], "keep the final_states of the piece before")
+        SPEC.fail("initial_state", expected, sizes["past"], "keep the last_state of the piece before")
     return sizes
+
+
+def _call(
+    arrays: Mapping[str, Array | None], activation: str | None, layout: str, seq_idx: Array | None
+) -> tuple[Call, Sizes, _Packing | None]:
+    """The checked call, the sizes of its axes, and how its packed sequences lie apart."""
+    sizes, packing = check(SPEC.shapes_of(arrays), activation=activation, layout=layout), None
+    sequence = _bld(arrays["x"], layout)
+    if seq_idx is not None:
+        check_seq_idx(seq_idx, sizes)
+        packing = _Packing(seq_idx, sizes["taps"] - 1)
+        sequence = packing.spread(sequence)
+    return Call(SPEC, {**arrays, "x": sequence}, {"activation": activation, "layout": layout}), sizes, packing
 
 
 def causal_conv1d(
     x: Array,
     weight: Array,
     bias: Array | None = None,
-    initial_states: Array | None = None,
-    return_final_states: bool = False,
+    initial_state: Array | None = None,
+    return_last_state: bool = False,
     activation: str | None = None,
     *,
     seq_idx: Array | None = None,
@@ -156,20 +98,20 @@ def causal_conv1d(
     weight : (dim, taps)
         Any number of taps.
     bias : (dim,)
-    initial_states : (batch, dim, taps - 1)
+    initial_state : (batch, dim, taps - 1)
         The inputs before the first, zeros where not given.
-    return_final_states : bool
+    return_last_state : bool
         Also return the last taps - 1 inputs, (batch, dim, taps - 1).
     activation : None, "silu" or "swish", which is the same
     seq_idx : (batch, seqlen) integers
-        Several sequences packed into each row: one begins wherever it changes, and taps do not reach back over that. Initial states
-        are those of a row's first sequence, final states those of its last. Where it is below 0 the output is 0.
+        Numbers the sequences packed into each row. Taps do not reach from one sequence into the one before. The initial state
+        belongs to a row's first sequence, the last state to its last. Where the number is below 0, the output is 0.
     num_threads, backend
         As in `selective_scan`.
 
     Returns
     -------
-    out, or (out, final_states)
+    out, or (out, last_state)
         out as x in shape and dtype, C-contiguous.
 
     Raises
@@ -189,31 +131,17 @@ def causal_conv1d(
     >>> ssmcore.causal_conv1d(np.arange(4.0).reshape(1, 1, 4), np.ones((1, 2)))
     array([[[0., 1., 3., 5.]]])
     """
-    choice = backends.choose("causal_conv1d", ENTRIES, backend)
-    arrays = dict(zip(ARGUMENTS, (x, weight, bias, initial_states), strict=True))
-    sizes = check(SPEC.shapes_of(arrays), activation=activation, layout=layout)
-    sequence, packing = _bld(x, layout), None
-    if seq_idx is not None:
-        check_seq_idx(seq_idx, sizes)
-        packing = _Packing(seq_idx, sizes["taps"] - 1)
-        sequence = packing.spread(sequence)
-    out = backends.entry(choice, "causal_conv1d_fwd")(
-        sequence,
-        weight,
-        bias,
-        initial_states,
-        silu=activation is not None,
-        channel_first=layout == "bdl",
-        num_threads=resolve(num_threads),
-    )
+    arrays = dict(zip(ARGUMENTS, (x, weight, bias, initial_state), strict=True))
+    call, sizes, packing = _call(arrays, activation, layout, seq_idx)
+    (out,) = backends.run(call, backend=backend, num_threads=num_threads)
     if packing is not None:
         out = packing.gather(out)
     out = np.ascontiguousarray(_bld(out, layout))
-    if not return_final_states:
+    if not return_last_state:
         return out
-    past = weight.shape[1] - 1
-    last = final_states(sequence, initial_states, past) if packing is None else packing.last(sequence, initial_states)
-    return out, last
+    if packing is not None:
+        return out, packing.last(call.x, initial_state)
+    return out, _last_state(call.x, initial_state, sizes["taps"] - 1)
 
 
 def causal_conv1d_vjp(
@@ -221,21 +149,21 @@ def causal_conv1d_vjp(
     x: Array,
     weight: Array,
     bias: Array | None = None,
-    initial_states: Array | None = None,
+    initial_state: Array | None = None,
     activation: str | None = None,
     *,
-    dfinal_states: Array | None = None,
+    dlast_state: Array | None = None,
     seq_idx: Array | None = None,
     layout: str = "bdl",
     num_threads: int | None = None,
     backend: str | None = None,
 ) -> CausalConv1dGradients:
-    """Vector-Jacobian product of `causal_conv1d`: gradients of sum(dout out) + sum(dfinal_states final_states).
+    """Vector-Jacobian product of `causal_conv1d`: gradients of sum(dout out) + sum(dlast_state last_state).
 
     Parameters
     ----------
     dout : as x
-    dfinal_states : (batch, dim, taps - 1)
+    dlast_state : (batch, dim, taps - 1)
         Zero where not given.
     Others as in `causal_conv1d`.
 
@@ -251,41 +179,25 @@ def causal_conv1d_vjp(
 
     Source: see ops/causal_conv1d.md.
     """
-    choice = backends.choose("causal_conv1d", ENTRIES, backend)
-    arrays = dict(zip(ARGUMENTS, (x, weight, bias, initial_states), strict=True))
-    sizes = check(SPEC.shapes_of(arrays), activation=activation, layout=layout)
-    SPEC.check_dtype("dout", dout)
-    if dout.shape != x.shape:
-        SPEC.fail("dout", f"shape {x.shape} like x", dout.shape, "pass the gradient of the output as it came out")
-    past = sizes["taps"] - 1
-    state_shape = (sizes["batch"], sizes["dim"], past)
-    if dfinal_states is not None and dfinal_states.shape != state_shape:
-        SPEC.fail("dfinal_states", f"shape {state_shape}", dfinal_states.shape, "its axes are (batch, dim, taps - 1)")
-    dsequence, sequence, packing = _bld(dout, layout), _bld(x, layout), None
-    if seq_idx is not None:
-        check_seq_idx(seq_idx, sizes)
-        packing = _Packing(seq_idx, past)
-        dsequence, sequence = packing.spread(packing.counted(dsequence)), packing.spread(sequence)
-    dx, dweight, dbias, dinitial = backends.entry(choice, "causal_conv1d_bwd")(
-        dsequence,
-        sequence,
-        weight,
-        bias,
-        initial_states,
-        silu=activation is not None,
-        channel_first=layout == "bdl",
-        num_threads=resolve(num_threads),
-    )
+    arrays = dict(zip(ARGUMENTS, (x, weight, bias, initial_state), strict=True))
+    call, sizes, packing = _call(arrays, activation, layout, seq_idx)
+    _IN_LAYOUT[layout].check_gradients(sizes, dout)
+    past = sizes["past"] = sizes["taps"] - 1
+    if dlast_state is not None:
+        SPEC.check_gradient(Output("last_state", "batch dim past"), dlast_state, sizes)
+    dsequence = _bld(dout, layout)
+    call.douts = (dsequence if packing is None else packing.spread(packing.counted(dsequence)),)
+    dx, dweight, dbias, dinitial = backends.run(call, backend=backend, num_threads=num_threads)
     if packing is not None:
-        if dfinal_states is not None:
-            packing.add_last(dfinal_states, dx, dinitial)
+        if dlast_state is not None:
+            packing.add_last(dlast_state, dx, dinitial)
         dx = packing.gather(dx, counted=False)
-    elif dfinal_states is not None and past:
-        taken = min(past, sizes["seqlen"])  # of the final states, from x; the rest were initial ones
-        dx[:, sizes["seqlen"] - taken :] += dfinal_states[:, :, past - taken :].swapaxes(1, 2)
-        dinitial[:, :, taken:] += dfinal_states[:, :, : past - taken]
+    elif dlast_state is not None and past:
+        taken = min(past, sizes["seqlen"])  # entries of the last state from x; the others are from the initial state
+        dx[:, sizes["seqlen"] - taken :] += dlast_state[:, :, past - taken :].swapaxes(1, 2)
+        dinitial[:, :, taken:] += dlast_state[:, :, : past - taken]
     dx = np.ascontiguousarray(_bld(dx, layout))
-    return CausalConv1dGradients(dx, dweight, dbias, None if initial_states is None else dinitial)
+    return CausalConv1dGradients(dx, dweight, dbias, None if initial_state is None else dinitial)
 
 
 def check_seq_idx(seq_idx: Any, sizes: Sizes) -> None:
@@ -326,10 +238,10 @@ class _Packing:
             return np.broadcast_to(np.arange(self.past), (len(self.positions), self.past))
         return self.positions[:, -1:] + 1 + np.arange(self.past)
 
-    def last(self, apart: Array, initial_states: Array | None) -> Array:
+    def last(self, apart: Array, initial_state: Array | None) -> Array:
         before = np.zeros((len(apart), apart.shape[2], self.past), apart.dtype)
-        if initial_states is not None:
-            before[:] = initial_states
+        if initial_state is not None:
+            before[:] = initial_state
         whole = np.concatenate([before.swapaxes(1, 2), apart], axis=1)
         states: Array = np.ascontiguousarray(whole[self.rows, self._ends()].swapaxes(1, 2))
         return states
@@ -341,16 +253,16 @@ class _Packing:
         dinitial += dwhole[:, : self.past].swapaxes(1, 2)
 
 
-def final_states(x: Any, initial_states: Any, past: int) -> Any:
-    """The last `past` entries of (initial_states, x), x being (batch, seqlen, dim); (batch, dim, past), an array."""
+def _last_state(x: Any, initial_state: Any, past: int) -> Any:
+    """The last `past` entries of (initial_state, x), x being (batch, seqlen, dim); (batch, dim, past), an array."""
     batch, seqlen, dim = x.shape
     states = np.zeros((batch, dim, past), x.dtype)
     taken = min(past, seqlen)
     states[:, :, past - taken :] = x[:, seqlen - taken :].swapaxes(1, 2)
-    if initial_states is not None:
-        states[:, :, : past - taken] = initial_states[:, :, taken:]
+    if initial_state is not None:
+        states[:, :, : past - taken] = initial_state[:, :, taken:]
     return states
 
 
-def _bld(x: Array, layout: str) -> Array:
+def _bld(x: Any, layout: str) -> Any:
     return x.swapaxes(1, 2) if layout == "bdl" else x

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import backends
-from .._spec import Argument, ArgumentError, Case, ErrorSample, OpSpec, Output, Sample, Tolerance
-from ..backends._threads import resolve
+from .._spec import Argument, Call, OpSpec, Output, Tolerance
 
 Array = NDArray[Any]
-ENTRIES = ("discretize", "discretize_vjp")
 
 
 class DiscretizeGradients(NamedTuple):
@@ -24,56 +21,6 @@ class DiscretizeGradients(NamedTuple):
     delta: Array
 
 
-def _diagonal(
-    rng: np.random.Generator, dtype: Any, *, shape: tuple[int, ...] = (5,), dstate: int = 4, **options: Any
-) -> Case:
-    return {
-        "A": (-np.exp(rng.uniform(-2, 2, (*shape[-1:], dstate)))).astype(dtype),
-        "B": rng.standard_normal((*shape[-1:], dstate)).astype(dtype),
-        "delta": np.exp(rng.uniform(-6, 0, shape)).astype(dtype),
-        "structure": "diagonal",
-        **options,
-    }
-
-
-def _dense(
-    rng: np.random.Generator,
-    dtype: Any,
-    *,
-    shape: tuple[int, ...] = (3,),
-    dstate: int = 4,
-    inputs: int = 2,
-    **options: Any,
-) -> Case:
-    skew = rng.standard_normal((dstate, dstate))
-    return {
-        "A": (skew - skew.T - np.eye(dstate)).astype(dtype),
-        "B": rng.standard_normal((dstate, inputs)).astype(dtype),
-        "delta": np.exp(rng.uniform(-3, 0, shape)).astype(dtype),
-        "structure": "dense",
-        **options,
-    }
-
-
-def _complex(rng: np.random.Generator, dtype: Any, *, structure: str, **options: Any) -> Case:
-    """A and B turned into the complex plane, delta real."""
-    case = (_diagonal if structure == "diagonal" else _dense)(rng, dtype, **options)
-    wide = np.result_type(dtype, np.complex64)
-    return case | {
-        name: (case[name] + 1j * rng.standard_normal(case[name].shape).astype(dtype)).astype(wide) for name in "AB"
-    }
-
-
-def _near_zero(rng: np.random.Generator, dtype: Any) -> Case:
-    case = _diagonal(rng, dtype, method="zoh")
-    case["A"] = np.array([0.0, -1e-12, 1e-7, -1e-4], dtype) * np.ones((5, 1), dtype)
-    return case
-
-
-def _broken(name: str, says: tuple[str, ...], error: type[Exception] = ArgumentError, **changes: Any) -> ErrorSample:
-    return ErrorSample(name, lambda rng: _diagonal(rng, np.float32) | changes, error, says)
-
-
 _METHODS = ("zoh", "mamba", "bilinear")
 SPEC = OpSpec(
     name="discretize",
@@ -81,43 +28,25 @@ SPEC = OpSpec(
     formula="zoh: e^(delta A), A^-1 (e^(delta A) - I) B; mamba: e^(delta A), delta B; bilinear: (I - delta/2 A)^-1 (I + delta/2 A), "
     "(I - delta/2 A)^-1 delta B",
     source="Mamba-AHNet III-B eq. 2",
-    entries=ENTRIES,
     arguments=(
-        Argument("A", ("... dstate", "... dstate dstate"), "system matrix, its diagonal or dense"),
-        Argument("B", ("... dstate", "... dstate inputs"), "input matrix"),
+        Argument("A", ("... dstate", "... dstate dstate"), "system matrix, its diagonal or dense", complex_too=True),
+        Argument("B", ("... dstate", "... dstate inputs"), "input matrix", complex_too=True),
         Argument("delta", ("...",), "step"),
     ),
     outputs=(Output("A_bar", "... dstate"), Output("B_bar", "... dstate")),
     options={"method": _METHODS, "structure": ("diagonal", "dense")},
+    traits=("complex", "dense"),
     forward=Tolerance(float32=2e-6, float64=1e-13, reason="element-wise functions in double precision, rounded; dense: scaling and "
                       "squaring doubles the rounding at each of at most ten squarings"),
     gradient=Tolerance(float32=1e-5, float64=1e-12, reason="sums over the broadcast axes and the state"),
-    samples=(
-        *(Sample(f"diagonal {m}", partial(_diagonal, method=m)) for m in _METHODS),
-        *(Sample(f"dense {m}", partial(_dense, method=m)) for m in _METHODS),
-        *(Sample(f"complex {s} {m}", partial(_complex, structure=s, method=m)) for s in ("diagonal", "dense") for m in _METHODS),
-        Sample("diagonal over a batch", lambda rng, dtype: _diagonal(rng, dtype, shape=(2, 7, 5), method="zoh")),
-        Sample("A near 0", _near_zero),
-        Sample("no step", lambda rng, dtype: _diagonal(rng, dtype, shape=(0, 5))),
-    ),
-    error_samples=(
-        _broken("unknown method", ("discretize: method: expected one of 'zoh', 'mamba', 'bilinear', got 'euler'",), method="euler"),
-        _broken("unknown structure", ("discretize: structure: expected one of 'diagonal', 'dense', got 'sparse'",), structure="sparse"),
-        _broken("dense A not square", ("discretize: A: expected square matrices (..., dstate, dstate), got (5, 4)",), structure="dense"),
-        _broken("B of another dstate", ("discretize: B: expected", "dstate = 4", "got (5, 3)"), B=np.ones((5, 3), np.float32)),
-        _broken("delta of another shape", ("discretize: delta: expected", "broadcasts", "got (3,)"), delta=np.ones(3, np.float32)),
-        _broken("integer A", ("discretize: A: expected dtype", "got int64"), TypeError, A=np.ones((5, 4), np.int64)),
-        _broken("complex delta", ("discretize: delta: expected dtype", "got complex64"), TypeError, delta=np.ones(5, np.complex64)),
-    ),
-    benchmarks=(Sample("D512 L4096 N16 zoh", lambda rng, dtype: _diagonal(rng, dtype, shape=(4096, 512), dstate=16, method="zoh")),),
 )  # fmt: skip
 
 
-def _check(A: Array, B: Array, delta: Array, method: str, structure: str) -> None:
+def _call(A: Array, B: Array, delta: Array, method: str, structure: str) -> tuple[Call, tuple[int, ...]]:
+    """The checked call, and the broadcast leading axes."""
     SPEC.check_option("method", method)
     SPEC.check_option("structure", structure)
-    for name, array in (("A", A), ("B", B), ("delta", delta)):
-        SPEC.check_dtype(name, array, complex_too=name != "delta")
+    SPEC.shapes_of({"A": A, "B": B, "delta": delta})
     core = 1 if structure == "diagonal" else 2
     if A.ndim < core or (core == 2 and A.shape[-1] != A.shape[-2]):
         axes = "(..., dstate)" if core == 1 else "square matrices (..., dstate, dstate)"
@@ -127,7 +56,7 @@ def _check(A: Array, B: Array, delta: Array, method: str, structure: str) -> Non
         axes = "(..., dstate)" if core == 1 else "(..., dstate, inputs)"
         SPEC.fail("B", f"shape {axes} with dstate = {dstate} like A", B.shape, "check the order of its axes")
     try:
-        np.broadcast_shapes(A.shape[:-core], B.shape[:-core], delta.shape)
+        shape = np.broadcast_shapes(A.shape[:-core], B.shape[:-core], delta.shape)
     except ValueError:
         lead = A.shape[:-core]
         SPEC.fail(
@@ -136,6 +65,11 @@ def _check(A: Array, B: Array, delta: Array, method: str, structure: str) -> Non
             delta.shape,
             "delta has no state axis",
         )
+    traits = {"complex"} if "c" in (A.dtype.kind, B.dtype.kind) else set()
+    if structure == "dense":
+        traits.add("dense")
+    arrays = dict(zip(("A", "B", "delta"), _wide(A, B, delta), strict=True))
+    return Call(SPEC, arrays, {"method": method, "structure": structure}, frozenset(traits)), shape
 
 
 def discretize(
@@ -183,13 +117,9 @@ def discretize(
     >>> A_bar, B_bar
     (array([0.6]), array([0.4]))
     """
-    _check(A, B, delta, method, structure)
-    choice = backends.choose("discretize", ENTRIES, backend, structure=structure, complex_too=_has_complex(A, B))
-    A_bar, B_bar = backends.entry(choice, "discretize")(
-        *_wide(A, B, delta), method=method, structure=structure, num_threads=resolve(num_threads)
-    )
+    call, lead = _call(A, B, delta, method, structure)
+    A_bar, B_bar = backends.run(call, backend=backend, num_threads=num_threads)
     core = 1 if structure == "diagonal" else 2
-    lead = np.broadcast_shapes(A.shape[:-core], B.shape[:-core], delta.shape)
     return (
         _full(A_bar.astype(np.result_type(A, delta), copy=False), (*lead, *A.shape[-core:])),
         _full(B_bar.astype(np.result_type(A, B, delta), copy=False), (*lead, *B.shape[-core:])),
@@ -234,45 +164,25 @@ def discretize_vjp(
 
     Source: discretize.md; for dense zoh and mamba the adjoint of the matrix exponential's Fréchet derivative.
     """
-    _check(A, B, delta, method, structure)
-    choice = backends.choose("discretize", ENTRIES, backend, structure=structure, complex_too=_has_complex(A, B))
-    core = 1 if structure == "diagonal" else 2
-    lead = np.broadcast_shapes(A.shape[:-core], B.shape[:-core], delta.shape)
+    call, lead = _call(A, B, delta, method, structure)
+    core, douts = 1 if structure == "diagonal" else 2, []
     for name, array, like in (("dA_bar", dA_bar, A), ("dB_bar", dB_bar, B)):
-        SPEC.check_dtype(name, array, complex_too=_has_complex(A, B))
+        SPEC.check_dtype(name, array, complex_too="complex" in call.traits)
         full = (*lead, *like.shape[-core:])
         try:
-            fits = np.broadcast_shapes(array.shape, full) == full
+            douts.append(np.broadcast_to(array, full))
         except ValueError:
-            fits = False
-        if not fits:
-            SPEC.fail(
-                name,
-                f"a shape that broadcasts to {full}",
-                array.shape,
-                "pass the gradient of the output as it came out",
-            )
-    wide_A, wide_B, wide_delta, wide_dA_bar, wide_dB_bar = _wide(A, B, delta, dA_bar, dB_bar)
-    grads = backends.entry(choice, "discretize_vjp")(
-        np.broadcast_to(wide_dA_bar, (*lead, *A.shape[-core:])),
-        np.broadcast_to(wide_dB_bar, (*lead, *B.shape[-core:])),
-        wide_A,
-        wide_B,
-        wide_delta,
-        method=method,
-        structure=structure,
-        num_threads=resolve(num_threads),
-    )
+            expected, remedy = f"a shape that broadcasts to {full}", "pass the gradient of the output as it came out"
+            SPEC.fail(name, expected, array.shape, remedy)
+    *wide, dA_wide, dB_wide = _wide(A, B, delta, *douts)
+    call.arrays, call.douts = dict(zip(("A", "B", "delta"), wide, strict=True)), (dA_wide, dB_wide)
+    grads = backends.run(call, backend=backend, num_threads=num_threads)
     return DiscretizeGradients(
         *(
             _sum_to(g if x.dtype.kind == "c" else g.real, x.shape).astype(x.dtype, copy=False)
             for g, x in zip(grads, (A, B, delta), strict=True)
         )
     )
-
-
-def _has_complex(*arrays: Array) -> bool:
-    return any(a.dtype.kind == "c" for a in arrays)
 
 
 def _wide(*arrays: Array) -> list[Array]:

@@ -4,25 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from .. import backends
-from .._spec import Argument, ArgumentError, Case, ErrorSample, OpSpec, Output, Sample, Tolerance
+from .._spec import Argument, Call, OpSpec, Output, Tolerance
 
 Array = NDArray[Any]
-ENTRIES = ("gate_crop", "gate_crop_vjp")
-
-
-def _sample(name: str, shape: tuple[int, ...], size: tuple[int, ...]) -> Sample:
-    return Sample(name, lambda rng, dtype: {"g": rng.standard_normal(shape).astype(dtype), "size": size})
-
-
-def _broken(name: str, says: tuple[str, ...], error: type[Exception] = ArgumentError, **changes: Any) -> ErrorSample:
-    def make(rng: np.random.Generator) -> Case:
-        return {"g": np.ones((2, 3, 5, 6), np.float32), "size": (3, 4)} | changes
-
-    return ErrorSample(name, make, error, says)
 
 
 SPEC = OpSpec(
@@ -30,29 +17,11 @@ SPEC = OpSpec(
     summary="the centre of the trailing axes of g, of a given size",
     formula="out[..., i, j] = g[..., i + (H_g - H) // 2, j + (W_g - W) // 2]",
     source="Mamba-AHNet IV, algorithm 3, steps 1-4",
-    entries=ENTRIES,
     arguments=(Argument("g", ("...",), "gating features"),),
     outputs=(Output("out", "..."),),
     options={},
     forward=Tolerance(float32=0.0, float64=0.0, reason="a copy"),
     gradient=Tolerance(float32=0.0, float64=0.0, reason="a copy"),
-    samples=(
-        _sample("even", (2, 3, 8, 6), (4, 2)),
-        _sample("odd margin", (2, 3, 7, 8), (4, 5)),
-        _sample("nothing to crop", (1, 2, 4, 4), (4, 4)),
-        _sample("one axis", (3, 9), (4,)),
-        _sample("three axes", (2, 5, 6, 7), (3, 3, 4)),
-        _sample("every axis", (5, 6), (2, 3)),
-        _sample("to nothing", (2, 3, 4, 4), (0, 2)),
-        _sample("empty batch", (0, 3, 4, 4), (2, 2)),
-    ),
-    error_samples=(
-        _broken("larger than g", ("gate_crop: size: expected at most (5, 6), the trailing axes of g, got (6, 6)",), size=(6, 6)),
-        _broken("more axes than g", ("gate_crop: size: expected at most 4 axes like g, got 5",), size=(1, 1, 1, 1, 1)),
-        _broken("negative", ("gate_crop: size: expected", "got (-1, 2)"), size=(-1, 2)),
-        _broken("integer g", ("gate_crop: g: expected dtype", "got int64"), TypeError, g=np.ones((2, 3, 5, 6), np.int64)),
-    ),
-    benchmarks=(_sample("8 x 64 x 130 x 130", (8, 64, 130, 130), (128, 128)),),
 )  # fmt: skip
 
 
@@ -103,8 +72,7 @@ def gate_crop(g: Array, size: tuple[int, ...], *, backend: str | None = None) ->
     """
     SPEC.check_dtype("g", g)
     size = check(g.shape, size)
-    choice = backends.choose("gate_crop", ENTRIES, backend)
-    cropped: Array = backends.entry(choice, "gate_crop")(g, size)
+    cropped: Array = backends.run(Call(SPEC, {"g": g}, {"size": size}), backend=backend)[0]
     return cropped
 
 
@@ -132,6 +100,5 @@ def gate_crop_vjp(dout: Array, g_size: tuple[int, ...], *, backend: str | None =
     trailing = dout.shape[dout.ndim - len(g_size) :]
     if any(part > full for part, full in zip(trailing, g_size, strict=True)):
         SPEC.fail("g_size", f"at least {trailing}, the trailing axes of dout", g_size, "pass the size before the crop")
-    choice = backends.choose("gate_crop", ENTRIES, backend)
-    dg: Array = backends.entry(choice, "gate_crop_vjp")(dout, g_size)
+    dg: Array = backends.run(Call(SPEC, {}, {"g_size": g_size}, douts=(dout,)), backend=backend)[0]
     return dg

@@ -10,11 +10,9 @@ from numpy.typing import NDArray
 
 from .. import backends
 from .._conventions import CHECKPOINT_STEPS, DIRECTIONS, roll_up, unroll
-from .._spec import Argument, ArgumentError, Case, Cases, OpSpec, Output, Sizes, Tolerance
-from ..backends._threads import resolve
+from .._spec import Argument, ArgumentError, Call, OpSpec, Output, Sizes, Tolerance
 
 Array = NDArray[Any]
-ENTRIES = ("ss2d_fwd", "ss2d_bwd")
 
 
 class SS2DGradients(NamedTuple):
@@ -29,48 +27,11 @@ class SS2DGradients(NamedTuple):
     delta_bias: Array | None
 
 
-def make_case(
-    rng: np.random.Generator,
-    dtype: Any,
-    *,
-    batch: int = 2,
-    height: int = 3,
-    width: int = 5,
-    dim: int = 6,
-    dstate: int = 4,
-    extras: bool = True,
-    **options: Any,
-) -> Case:
-    """Arguments of realistic size: A negative, steps near those of a trained model."""
-
-    def normal(*shape: int) -> Array:
-        return rng.standard_normal(shape).astype(dtype)
-
-    k, grid = len(DIRECTIONS), (batch, height, width)
-    softplus = options.get("delta_softplus", False)
-    delta = normal(*grid, k, dim) - 2 if softplus else np.exp(normal(*grid, k, dim) - 3)
-    case: Case = {
-        "x": normal(*grid, dim),
-        "delta": delta.astype(dtype),
-        "A": -np.exp(rng.uniform(-1, 2, (k, dim, dstate))).astype(dtype),
-        "B": normal(*grid, k, dstate),
-        "C": normal(*grid, k, dstate),
-    }
-    if extras:
-        bias = 0.1 * normal(k, dim)
-        case |= {"D": normal(k, dim), "delta_bias": bias if softplus else abs(bias)}
-    return case | options
-
-
-_cases = Cases(make_case, batch=2, height=3, width=5, dim=6, dstate=4, extras=False)
-_sample, _broken = _cases.sample, _cases.broken
-
 SPEC = OpSpec(
     name="ss2d",
     summary="four selective scans of a grid, along rows, along columns and both backwards, summed at every position",
     formula="y[p] = sum_k scan_k(x along direction k, delta_k, A_k, B_k, C_k, D_k)[p]",
     source="Mamba-AHNet III-D, eq. 7; Liu et al., VMamba, section 4.2",
-    entries=ENTRIES,
     arguments=(
         Argument("x", ("batch height width dim",), "grid, channel-last"),
         Argument("delta", ("batch height width directions dim",), "step, before bias and softplus"),
@@ -91,58 +52,6 @@ SPEC = OpSpec(
     gradient=Tolerance(
         float32=4e-5, float64=2e-12, reason="that of selective_scan, and four gradients of x that may cancel are added"
     ),
-    samples=(
-        _sample("plain", extras=False),
-        _sample("everything", delta_softplus=True),
-        _sample("bilinear", discretization="bilinear", delta_softplus=True),
-        _sample("zoh", discretization="zoh"),
-        _sample("one row", height=1, width=9),
-        _sample("one column", height=9, width=1),
-        _sample("one position", height=1, width=1),
-        _sample("past one chunk", height=9, width=15, dim=3, dstate=2),
-        _sample("past a lane", dim=17, dstate=3),
-        _sample("past a block", height=2, width=2, dim=131, dstate=1),
-        _sample("past a wide block", batch=9, height=3, width=11, dim=400, dstate=2),
-        _sample("16 states", height=8, width=8, dim=32, dstate=16, discretization="bilinear", delta_softplus=True),
-        _sample("wide state", dim=5, dstate=37),
-        _sample("no row", height=0),
-        _sample("no channel", dim=0),
-        _sample("empty batch", batch=0),
-    ),
-    error_samples=(
-        _broken("two directions", ("ss2d: A: expected 4 directions", "got 2"),
-                A=lambda rng: -np.ones((2, 6, 4), np.float32), delta=lambda rng: np.ones((2, 3, 5, 2, 6), np.float32),
-                B=lambda rng: np.ones((2, 3, 5, 2, 4), np.float32), C=lambda rng: np.ones((2, 3, 5, 2, 4), np.float32)),
-        _broken("directions first", ("ss2d: delta: expected shape (2, 3, 5, directions, 6) like x, got (4, 2, 3, 5, 6)",),
-                delta=lambda rng: np.ones((4, 2, 3, 5, 6), np.float32)),
-        _broken("channel-first x", ("ss2d: delta: expected shape (2, 6, 3, directions, 5) like x",),
-                x=lambda rng: np.ones((2, 6, 3, 5), np.float32)),
-        _broken("C of another dstate", ("ss2d: C: expected shape (2, 3, 5, 4, 4)", "got (2, 3, 5, 4, 3)"),
-                C=lambda rng: np.ones((2, 3, 5, 4, 3), np.float32)),
-        _broken("integer x", ("ss2d: x: expected dtype", "got int64", "astype"), TypeError,
-                x=lambda rng: np.ones((2, 3, 5, 6), np.int64)),
-        _broken("unknown discretization", ("ss2d: discretization: expected one of 'mamba', 'bilinear', 'zoh', got 'euler'",),
-                discretization="euler"),
-        _broken("no state", ("ss2d: A: expected a dstate of at least 1, got shape (4, 6, 0)",),
-                A=lambda rng: np.ones((4, 6, 0), np.float32)),
-    ),
-    benchmarks=(
-        _sample("B1 64x64 D192 N16", batch=1, height=64, width=64, dim=192, dstate=16, delta_softplus=True),
-        _sample("B1 64x64 D192 N16 bilinear", batch=1, height=64, width=64, dim=192, dstate=16, delta_softplus=True,
-                discretization="bilinear"),
-        *(
-            _sample(f"VMamba-T stage {k + 1}: B1 {side}x{side} D{192 << k} N16", batch=1, height=side, width=side, dim=192 << k,
-                    dstate=16, delta_softplus=True)
-            for k, side in enumerate((56, 28, 14, 7))
-        ),
-        *(
-            _sample(f"segnet 256 px stage {k + 1}: B8 {side}x{side} D{96 << k} N16 bilinear", batch=8, height=side, width=side,
-                    dim=96 << k, dstate=16, delta_softplus=True, discretization="bilinear")
-            for k, side in enumerate((64, 32, 16, 8))
-        ),
-        _sample("segnet 64 px stage 4: B16 2x2 D768 N16 bilinear", batch=16, height=2, width=2, dim=768, dstate=16,
-                delta_softplus=True, discretization="bilinear"),
-    ),
     derived={"chunks": lambda sizes: -(-sizes["height"] * sizes["width"] // CHECKPOINT_STEPS)},
 )  # fmt: skip
 
@@ -160,6 +69,12 @@ def check(shapes: Mapping[str, tuple[int, ...] | None], *, discretization: str) 
         expected = f"{len(DIRECTIONS)} directions ({', '.join(DIRECTIONS)})"
         SPEC.fail("A", expected, sizes["directions"], "call selective_scan for another number of scans")
     return sizes
+
+
+def _call(arrays: Mapping[str, Array | None], delta_softplus: bool, discretization: str) -> tuple[Call, Sizes]:
+    """The checked call, and the sizes of its axes."""
+    sizes = check(SPEC.shapes_of(arrays), discretization=discretization)
+    return Call(SPEC, arrays, {"delta_softplus": bool(delta_softplus), "discretization": discretization}), sizes
 
 
 def ss2d(
@@ -218,16 +133,9 @@ def ss2d(
     >>> ssmcore.ss2d(np.ones((1, 1, 1, 1)), one, np.zeros((4, 1, 1)), one, one).item()
     4.0
     """
-    choice = backends.choose("ss2d", ENTRIES, backend)
     arrays = dict(zip(ARGUMENTS, (x, delta, A, B, C, D, delta_bias), strict=True))
-    check(SPEC.shapes_of(arrays), discretization=discretization)
-    out: Array = backends.entry(choice, "ss2d_fwd")(
-        *arrays.values(),
-        delta_softplus=bool(delta_softplus),
-        discretization=discretization,
-        keep_checkpoints=False,
-        num_threads=resolve(num_threads),
-    )[0]
+    call, _ = _call(arrays, delta_softplus, discretization)
+    out: Array = backends.run(call, backend=backend, num_threads=num_threads)[0]
     return out
 
 
@@ -265,22 +173,10 @@ def ss2d_vjp(
 
     Source: reverse-mode differentiation of eq. 2 along each direction, see ops/ss2d.md.
     """
-    choice = backends.choose("ss2d", ENTRIES, backend)
     arrays = dict(zip(ARGUMENTS, (x, delta, A, B, C, D, delta_bias), strict=True))
-    check(SPEC.shapes_of(arrays), discretization=discretization)
-    SPEC.check_dtype("dout", dout)
-    if dout.shape != x.shape:
-        SPEC.fail("dout", f"shape {x.shape} like x", dout.shape, "pass the gradient of the output as it came out")
-    return SS2DGradients(
-        *backends.entry(choice, "ss2d_bwd")(
-            dout,
-            *arrays.values(),
-            None,
-            delta_softplus=bool(delta_softplus),
-            discretization=discretization,
-            num_threads=resolve(num_threads),
-        )
-    )
+    call, sizes = _call(arrays, delta_softplus, discretization)
+    call.douts = SPEC.check_gradients(sizes, dout)
+    return SS2DGradients(*backends.run(call, backend=backend, num_threads=num_threads))
 
 
 def cross_scan(x: Array) -> Array:

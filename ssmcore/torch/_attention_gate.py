@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..backends.torch_ import attention_gate_tensors
 from ..ops import attention_gate as _gate
 from ._common import check_tensors
 from ._register import TensorOp
 
-_OP = TensorOp(_gate.SPEC, attention_gate_tensors, "float eps")
+_OP = TensorOp(_gate.SPEC, "float eps")
 
 
 def attention_gate(

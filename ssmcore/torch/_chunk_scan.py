@@ -9,35 +9,34 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .._spec import ArgumentTypeError
-from ..backends.torch_ import chunk_scan_tensors
 from ..ops import chunk_scan as _chunk
 from ._common import check_tensors, wide
 from ._register import TensorOp
 
 _KERNEL = ("x", "dt", "A", "B", "C", "D", _chunk.ARGUMENTS[-1], "starts")
-_OP = TensorOp(_chunk.SPEC, chunk_scan_tensors, arguments=_KERNEL)
+_OP = TensorOp(_chunk.SPEC, arguments=_KERNEL)
 
 
 # fmt: off
 @overload
 def chunk_scan(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None, z: Tensor | None = None,
-    dt_bias: Tensor | None = None, initial_states: Tensor | None = None, seq_idx: Tensor | None = None, *,
-    dt_softplus: bool = False, dt_limit: tuple[float, float] = (0.0, float("inf")), return_final_states: Literal[False] = False,
+    dt_bias: Tensor | None = None, initial_state: Tensor | None = None, seq_idx: Tensor | None = None, *,
+    dt_softplus: bool = False, dt_limit: tuple[float, float] = (0.0, float("inf")), return_last_state: Literal[False] = False,
     num_threads: int | None = None, backend: str | None = None,
 ) -> Tensor: ...
 @overload
 def chunk_scan(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None, z: Tensor | None = None,
-    dt_bias: Tensor | None = None, initial_states: Tensor | None = None, seq_idx: Tensor | None = None, *,
-    dt_softplus: bool = False, dt_limit: tuple[float, float] = (0.0, float("inf")), return_final_states: Literal[True] = ...,
+    dt_bias: Tensor | None = None, initial_state: Tensor | None = None, seq_idx: Tensor | None = None, *,
+    dt_softplus: bool = False, dt_limit: tuple[float, float] = (0.0, float("inf")), return_last_state: Literal[True] = ...,
     num_threads: int | None = None, backend: str | None = None,
 ) -> tuple[Tensor, Tensor]: ...
 @overload
 def chunk_scan(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None, z: Tensor | None = None,
-    dt_bias: Tensor | None = None, initial_states: Tensor | None = None, seq_idx: Tensor | None = None, *,
-    dt_softplus: bool = False, dt_limit: tuple[float, float] = (0.0, float("inf")), return_final_states: bool = ...,
+    dt_bias: Tensor | None = None, initial_state: Tensor | None = None, seq_idx: Tensor | None = None, *,
+    dt_softplus: bool = False, dt_limit: tuple[float, float] = (0.0, float("inf")), return_last_state: bool = ...,
     num_threads: int | None = None, backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]: ...
 # fmt: on
@@ -50,12 +49,12 @@ def chunk_scan(
     D: Tensor | None = None,
     z: Tensor | None = None,
     dt_bias: Tensor | None = None,
-    initial_states: Tensor | None = None,
+    initial_state: Tensor | None = None,
     seq_idx: Tensor | None = None,
     *,
     dt_softplus: bool = False,
     dt_limit: tuple[float, float] = (0.0, float("inf")),
-    return_final_states: bool = False,
+    return_last_state: bool = False,
     num_threads: int | None = None,
     backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -70,7 +69,7 @@ def chunk_scan(
 
     Source: Dao and Gu, Transformers are SSMs (2024), section 6.
     """
-    tensors = dict(zip(_chunk.ARGUMENTS, (x, dt, A, B, C, D, z, dt_bias, initial_states), strict=True))
+    tensors = dict(zip(_chunk.ARGUMENTS, (x, dt, A, B, C, D, z, dt_bias, initial_state), strict=True))
     sizes = _chunk.check(check_tensors("chunk_scan", tensors), dt_limit=dt_limit)
     starts = None if seq_idx is None else _starts(seq_idx, (sizes["batch"], sizes["seqlen"]))
     step = dt.to(wide(x))
@@ -82,11 +81,11 @@ def chunk_scan(
         step = step.clamp(*dt_limit)
     if D is not None and D.ndim == 1:
         D = D[:, None].expand(x.shape[2:])
-    inputs = (x, step, A, B, C, D, initial_states, starts)
+    inputs = (x, step, A, B, C, D, initial_state, starts)
     out, last_state, _ = _OP(*inputs, backend=backend, num_threads=num_threads)
     if z is not None:
         out = (out * F.silu(z)).to(x.dtype)
-    return (out, last_state) if return_final_states else out
+    return (out, last_state) if return_last_state else out
 
 
 def _starts(seq_idx: Tensor, shape: tuple[int, int]) -> Tensor:

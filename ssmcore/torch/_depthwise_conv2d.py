@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..backends.torch_ import depthwise_conv2d_tensors
 from ..ops import depthwise_conv2d as _dwconv
 from ._common import check_tensors
 from ._register import TensorOp
 
-_OP = TensorOp(_dwconv.SPEC, depthwise_conv2d_tensors, "bool silu")
+_OP = TensorOp(_dwconv.SPEC, "str? activation")
 
 
 def depthwise_conv2d(
@@ -34,5 +33,5 @@ def depthwise_conv2d(
     """
     tensors = dict(zip(_dwconv.ARGUMENTS, (x, weight, bias), strict=True))
     _dwconv.check(check_tensors("depthwise_conv2d", tensors), activation=activation)
-    out: Tensor = _OP(*tensors.values(), silu=activation is not None, backend=backend, num_threads=num_threads)
+    out: Tensor = _OP(*tensors.values(), activation=activation, backend=backend, num_threads=num_threads)
     return out

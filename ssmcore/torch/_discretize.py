@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..backends.torch_ import discretize_tensors
+from .._spec import Call
+from ..backends.torch_ import forward
 from ..ops import discretize as _discretize
 from ._common import check_tensors
 
@@ -25,7 +26,8 @@ def discretize(
     check_tensors("discretize", {"A": A, "B": B, "delta": delta}, complex_too=("A", "B"))
     _discretize.SPEC.check_option("method", method)
     _discretize.SPEC.check_option("structure", structure)
-    A_bar, B_bar = discretize_tensors(A, B, delta, method=method, structure=structure)
+    arrays, options = {"A": A, "B": B, "delta": delta}, {"method": method, "structure": structure}
+    A_bar, B_bar = forward(Call(_discretize.SPEC, arrays, options))
     core = 1 if structure == "diagonal" else 2
     lead = torch.broadcast_shapes(A.shape[:-core], B.shape[:-core], delta.shape)
     return A_bar.expand(*lead, *A.shape[-core:]), B_bar.expand(*lead, *B.shape[-core:])

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from .. import backends
-from ..backends.torch_ import gate_crop_tensors
+from .._spec import Call
+from ..backends.torch_ import forward, vjp
 from ..ops import gate_crop as _gate_crop
 from ._common import as_array, check_tensors
 from ._register import as_result, choose, define
@@ -18,21 +18,20 @@ _SPEC = _gate_crop.SPEC
 
 
 def _crop(g: Tensor, size: Sequence[int], backend: str | None) -> Tensor:
-    choice = choose(_SPEC, g, backend)
+    options, choice = {"size": tuple(size)}, choose(_SPEC, g, backend)
     if choice is None:
-        return gate_crop_tensors(g, size)
-    return as_result(backends.entry(choice, "gate_crop")(as_array(g), tuple(size)), g.dtype)
+        return forward(Call(_SPEC, {"g": g}, options))[0]
+    call = Call(_SPEC, {"g": as_array(g)}, options)
+    return as_result(backends.run(call, backend=choice.backend)[0], g.dtype)
 
 
 def _pad(dout: Tensor, g_size: Sequence[int], backend: str | None) -> Tensor:
     """The adjoint of `_crop`."""
-    choice = choose(_SPEC, dout, backend)
+    options, choice = {"g_size": tuple(g_size)}, choose(_SPEC, dout, backend)
     if choice is None:
-        pads: list[int] = []
-        for full, part in zip(reversed(list(g_size)), reversed(dout.shape), strict=False):
-            pads += [(full - part) // 2, full - part - (full - part) // 2]
-        return F.pad(dout, pads)
-    return as_result(backends.entry(choice, "gate_crop_vjp")(as_array(dout), tuple(g_size)), dout.dtype)
+        return vjp(Call(_SPEC, {}, options, douts=(dout,)))[0]
+    call = Call(_SPEC, {}, options, douts=(as_array(dout),))
+    return as_result(backends.run(call, backend=choice.backend)[0], dout.dtype)
 
 
 def _fake(x: Tensor, size: Sequence[int], backend: str | None) -> Tensor:

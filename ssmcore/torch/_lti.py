@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from .._hippo import s4d_diagonal
-from .._spec import check_count, check_option, fail
-from ..backends.torch_ import ssm_recurrence_tensors
+from .._lti import fast_length
+from .._spec import Call, check_count, check_option, fail
+from ..backends.torch_ import forward
+from ..ops.ssm_recurrence import SPEC
 from ._common import check_tensors
 from ._discretize import discretize
 
@@ -67,14 +69,6 @@ def ssm_kernel(A_bar: Tensor, B_bar: Tensor, C: Tensor, length: int) -> Tensor:
     return kernel.flatten(-2)[..., :length]
 
 
-def _fast_length(length: int, primes: tuple[int, ...]) -> int:
-    """The smallest number from `length` on without prime factors other than 2 and `primes`: Fourier transforms of it are fast."""
-    odd = [1]
-    for prime in primes:
-        odd = [n * prime**k for n in odd for k in range(length.bit_length()) if n * prime**k < 2 * length]
-    return min(n << (-(-length // n) - 1).bit_length() for n in odd)
-
-
 def ssm_convolve(u: Tensor, kernel: Tensor, *, D: Tensor | None = None) -> Tensor:
     """`ssmcore.ssm_convolve` of tensors, differentiable.
 
@@ -97,7 +91,7 @@ def ssm_convolve(u: Tensor, kernel: Tensor, *, D: Tensor | None = None) -> Tenso
         y = (u * kernel.sum(-1, keepdim=True)).expand(*lead, seqlen) * 0
     else:
         real = not (u.is_complex() or kernel.is_complex())
-        size = _fast_length(seqlen + kernel.shape[-1] - 1, (3, 5) if real else (3, 5, 7, 11))
+        size = fast_length(seqlen + kernel.shape[-1] - 1, real=real)
         forward, back = (torch.fft.rfft, torch.fft.irfft) if real else (torch.fft.fft, torch.fft.ifft)
         y = back(forward(u, size) * forward(kernel, size), size)[..., :seqlen]
     return y if D is None else y + D[..., None] * u
@@ -129,7 +123,8 @@ def ssm_recurrence(
         initial_state=start.shape[:-1],
         **({} if D is None else {"D": D.shape}),
     )
-    y, x = ssm_recurrence_tensors(A_bar, B_bar, C, u, start, lead, structure="diagonal")
+    arrays = {"A_bar": A_bar, "B_bar": B_bar, "C": C, "u": u, "initial_state": start}
+    y, x = forward(Call(SPEC, arrays, {"structure": "diagonal", "lead": lead}))
     return (y if D is None else y + D[..., None] * u), x
 
 

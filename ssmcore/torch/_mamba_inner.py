@@ -117,7 +117,7 @@ class _Settings:
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
         backend, num_threads = self.run
-        return conv_op(x, weight, bias, None, silu=True, channel_first=False, backend=backend, num_threads=num_threads)
+        return conv_op(x, weight, bias, None, activation="silu", layout="bld", backend=backend, num_threads=num_threads)
 
 
 def _inner(
@@ -142,7 +142,7 @@ def _inner(
         *(convolved, delta, A, B, C, D, z, delta_bias, None),
         delta_softplus=settings.delta_softplus,
         discretization="mamba",
-        channel_first=False,
+        layout="bld",
         keep=keep,
         backend=backend,
         num_threads=num_threads,
@@ -175,7 +175,7 @@ class _Recomputed(torch.autograd.Function):
                 made = _projections(leaves[0], A.shape[1], settings.eps, *leaves[1:])
         delta, B, C = (t.detach() for t in made)
         arguments = (dy, None, convolved, delta, A, B, C, D, z, delta_bias, None, checkpoints)
-        grads = scan_op.backward(*arguments, settings.delta_softplus, "mamba", False, *settings.run)
+        grads = scan_op.backward(*arguments, settings.delta_softplus, "mamba", "bld", *settings.run)
         dconvolved, ddelta, dA, dB, dC, dD, dz, ddelta_bias, _ = grads
         wanted = [t for t in leaves if t is not None]
         found = iter(torch.autograd.grad(made, wanted, (ddelta, dB, dC), allow_unused=True))
@@ -185,7 +185,7 @@ class _Recomputed(torch.autograd.Function):
         dx_proj_weight = flat.t() @ convolved.flatten(0, 1).to(x_proj_weight.dtype)
         dconvolved = dconvolved + (flat @ x_proj_weight).view_as(convolved).to(dconvolved.dtype)
         dx, dweight, dbias, _ = conv_op.backward(
-            dconvolved, x, conv_weight, conv_bias, None, True, False, *settings.run
+            dconvolved, x, conv_weight, conv_bias, None, "silu", "bld", *settings.run
         )
         dbias, dD, ddelta_bias = (
             None if t is None else g for t, g in ((conv_bias, dbias), (D, dD), (delta_bias, ddelta_bias))

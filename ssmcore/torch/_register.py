@@ -6,7 +6,8 @@ Ops are registered by `torch.library.Library`. `torch.library.custom_op` imports
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -15,9 +16,9 @@ import torch
 from torch import Tensor
 
 from .. import backends
-from .._spec import OpSpec, Output
-from ..backends._threads import resolve
-from ..backends.torch_ import gradients
+from .._spec import Call, OpSpec, Output
+from ..backends.protocol import Results
+from ..backends.torch_ import forward, vjp
 from ._common import as_array, wide
 
 _LIBRARY = torch.library.Library("ssmcore", "FRAGMENT")
@@ -75,16 +76,13 @@ class TensorOp:
     Parameters
     ----------
     spec : the record
-    plain : the forward pass in torch's own operations, for tensors outside the CPU and for the backend "torch"
-    options : the kernels' options as a schema declares them, such as "bool silu"
+    options : the options of a call as a schema declares them, such as "str layout"
     arguments : the kernels' arguments, unless they are those of the record; an argument that the record lacks has no gradient
     """
 
-    def __init__(
-        self, spec: OpSpec, plain: Callable[..., Any], *options: str, arguments: tuple[str, ...] | None = None
-    ) -> None:
+    def __init__(self, spec: OpSpec, *options: str, arguments: tuple[str, ...] | None = None) -> None:
         record = {argument.name: argument for argument in spec.arguments}
-        self.spec, self.plain = spec, plain
+        self.spec = spec
         self.arguments = tuple(record) if arguments is None else arguments
         self.wanted = tuple(n for n in self.arguments if n in record and record[n].differentiable)
         self.axes = {name: record[name].shapes[0] for name in self.wanted}
@@ -130,17 +128,10 @@ class TensorOp:
 
     def _fwd(self, *given: Any) -> Any:
         tensors, (*values, keep, backend, num_threads) = self._split(given, self.arguments)
-        options, x = dict(zip(self.options, values, strict=True)), tensors[0]
-        if self.spec.name in _KEEP:
-            options[_KEEP[self.spec.name]] = keep
-        choice = choose(self.spec, x, backend)
-        if choice is None:
-            with torch.no_grad():
-                found = self._run_plain(tensors, options)
-        else:
-            found = self._run(choice, "fwd", [as_array(t) for t in tensors], options, num_threads)
+        call, x = self._call(tensors, values, keep=keep), tensors[0]
+        found = self._run(call, backend, num_threads)
         results = [
-            as_result(f, self._dtype(output, x), self._swapped(output.axes, options))
+            as_result(f, self._dtype(output, x), self._swapped(output.axes, call.options))
             if output.public or keep
             else x.new_empty(0, dtype=wide(x))
             for output, f in zip(self.spec.outputs, found, strict=True)
@@ -166,24 +157,14 @@ class TensorOp:
         douts, rest = self._split(given, self.douts)
         tensors, rest = self._split(rest, self.arguments)
         kept, (*values, backend, num_threads) = self._split(rest, self.kept)
-        options, x = dict(zip(self.options, values, strict=True)), tensors[0]
-        choice = choose(self.spec, x, backend)
-        if choice is None:
-            with torch.enable_grad():
-                named = list(zip(self.arguments, tensors, strict=True))
-                leaves = {n: t.detach().requires_grad_() for n, t in named if t is not None and n in self.wanted}
-                outputs = self._run_plain([leaves.get(n, t) for n, t in named], options)
-                differentiable = [o for o, output in zip(outputs, self.spec.outputs, strict=True) if not output.kept]
-                grads: Sequence[Any] = gradients(differentiable, [leaves.get(n) for n in self.wanted], douts)
-        else:
-            # kept results of a forward pass without gradient are empty: the backend computes them again
-            kept = [None if k.shape == (0,) else k for k in kept]
-            grads = self._run(choice, "bwd", [as_array(t) for t in (*douts, *tensors, *kept)], options, num_threads)
-        by_name = dict(zip(self.arguments, tensors, strict=True))
+        # kept results of a forward pass without gradient are empty: the backend computes them again
+        kept = [] if any(k.shape == (0,) for k in kept) else kept
+        call, x = self._call(tensors, values, douts=tuple(douts), kept=tuple(kept)), tensors[0]
+        grads = self._run(call, backend, num_threads)
         return tuple(
             x.new_empty(0)
-            if (t := by_name[name]) is None
-            else as_result(g, t.dtype, self._swapped(self.axes[name], options))
+            if (t := call.arrays[name]) is None
+            else as_result(g, t.dtype, self._swapped(self.axes[name], call.options))
             for name, g in zip(self.wanted, grads, strict=True)
         )
 
@@ -227,41 +208,35 @@ class TensorOp:
         """As many values as `first` has, and the rest."""
         return list(given[: len(first)]), given[len(first) :]
 
-    def _run(
-        self,
-        choice: backends.Choice,
-        way: str,
-        arrays: list[Any],
-        options: dict[str, Any],
-        num_threads: int | None,
-    ) -> tuple[Any, ...]:
-        """Calls an entry of a backend."""
-        if self.spec.name == "attention_gate" and way == "bwd":
-            *arrays, given, q, used = arrays
-            arrays, options = [*arrays, used, q], {**options, "given": given is not None}
-        entry = backends.entry(choice, f"{self.spec.name}_{way}")
-        found = entry(*arrays, **options, num_threads=resolve(num_threads))
-        return found if isinstance(found, tuple) else (found,)
+    def _call(self, tensors: Sequence[Any], values: Sequence[Any], **others: Any) -> Call:
+        arrays, options = (
+            dict(zip(*pair, strict=True)) for pair in ((self.arguments, tensors), (self.options, values))
+        )
+        return Call(self.spec, arrays, options, **others)
 
-    def _run_plain(self, tensors: Sequence[Tensor | None], options: dict[str, Any]) -> tuple[Tensor, ...]:
-        found = self.plain(*tensors, **{name: value for name, value in options.items() if name != "channel_first"})
-        return found if isinstance(found, tuple) else (found,)
+    def _run(self, call: Call, backend: str | None, num_threads: int | None) -> Results:
+        """Runs a call on tensors: by a backend on their memory, or by torch's own operations."""
+        choice = choose(self.spec, next(iter(call.arrays.values())), backend)
+        if choice is None:
+            with torch.no_grad():
+                return vjp(call) if call.douts else forward(call)
+        arrays = {name: as_array(t) for name, t in call.arrays.items()}
+        douts, kept = (tuple(as_array(t) for t in tensors) for tensors in (call.douts, call.kept))
+        on_arrays = replace(call, arrays=arrays, douts=douts, kept=kept)
+        return backends.run(on_arrays, backend=choice.backend, num_threads=num_threads)
 
     @staticmethod
     def _dtype(output: Output, x: Tensor) -> torch.dtype:
         return wide(x) if output.wide else x.dtype
 
     @staticmethod
-    def _swapped(axes: str, options: dict[str, Any]) -> bool:
+    def _swapped(axes: str, options: Mapping[str, Any]) -> bool:
         """Whether a result with these axes lies in memory as (batch, dim, seqlen)."""
-        return axes == "batch seqlen dim" and bool(options.get("channel_first"))
+        return axes == "batch seqlen dim" and options.get("layout") == "bdl"
 
 
 def _schema(given: list[str], results: int) -> str:
     return f"({', '.join(given)}) -> " + ("Tensor" if results == 1 else f"({', '.join(['Tensor'] * results)})")
-
-
-_KEEP = {"selective_scan": "keep_checkpoints", "ss2d": "keep_checkpoints", "chunk_scan": "keep_states"}
 
 
 def choose(spec: OpSpec, x: Tensor, backend: str | None) -> backends.Choice | None:
@@ -273,7 +248,7 @@ def choose(spec: OpSpec, x: Tensor, backend: str | None) -> backends.Choice | No
         The backend named cannot run.
     """
     if x.device.type == "cpu":
-        choice = backends.choose(spec.name, spec.entries, backend)
+        choice = backends.choose(spec, backend)
         return None if choice.backend == "torch" else choice
     if backend not in (None, "auto", "torch"):
         raise backends.BackendError(

@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 
 from .. import backends
-from ..backends.torch_ import selective_scan_tensors
+from .._spec import Call
+from ..backends.torch_ import forward
 from ..ops import selective_scan as _scan
 from ._common import check_tensors
 from ._packing import Pieces, pieces_of
 from ._register import TensorOp
 
-scan_op = TensorOp(
-    _scan.SPEC, selective_scan_tensors, "bool delta_softplus", "str discretization", "bool channel_first"
-)
+scan_op = TensorOp(_scan.SPEC, "bool delta_softplus", "str discretization", "str layout")
 
 
 # fmt: off
@@ -102,10 +101,12 @@ def selective_scan(
     views = {name: _scan.canonical(name, x, layout) for name, x in tensors.items()}
     options: dict[str, Any] = {"delta_softplus": bool(delta_softplus), "discretization": discretization}
     if A.is_complex():
-        backends.choose("selective_scan", _scan.ENTRIES, backend or "torch", complex_too=True)
-        scan: Callable[..., Any] = partial(selective_scan_tensors, **options)
+        backends.choose(_scan.SPEC, backend or "torch", frozenset({"complex"}))
+
+        def scan(*given: Any) -> Any:
+            return forward(Call(_scan.SPEC, dict(zip(_scan.ARGUMENTS, given, strict=True)), options))
     else:
-        scan = partial(scan_op, **options, channel_first=layout == "bdl", backend=backend, num_threads=num_threads)
+        scan = partial(scan_op, **options, layout=layout, backend=backend, num_threads=num_threads)
     if packed:
         pieces = pieces_of("selective_scan", sizes, seq_idx, cu_seqlens)
         states = sizes["batch"] if cu_seqlens is None else len(pieces)

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from .._conventions import DIRECTIONS, roll_up, unroll
-from ..backends.torch_ import ss2d_tensors
 from ..ops import ss2d as _ss2d
 from ._common import check_tensors
 from ._register import TensorOp
 
-_OP = TensorOp(_ss2d.SPEC, ss2d_tensors, "bool delta_softplus", "str discretization")
+_OP = TensorOp(_ss2d.SPEC, "bool delta_softplus", "str discretization")
 
 
 def ss2d(

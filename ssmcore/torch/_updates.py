@@ -9,8 +9,10 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from .. import _updates
-from .._spec import ArgumentError, ArgumentTypeError
-from ..backends.torch_ import causal_conv1d_tensors, selective_scan_tensors
+from .._spec import ArgumentError, ArgumentTypeError, Call
+from ..backends.torch_ import forward
+from ..ops import causal_conv1d as _conv
+from ..ops import selective_scan as _scan
 from ._common import check_tensors, wide
 from ._register import as_result, define
 
@@ -119,7 +121,7 @@ def _state_update_plain(state: Tensor, *given: Any) -> Tensor:
     def matrix(t: Tensor) -> Tensor:
         return t.reshape(t.shape[0], 1, -1, dstate)[used]
 
-    y, last, _ = selective_scan_tensors(
+    given = (
         a_step(x),
         a_step(dt),
         A.reshape(dim, dstate),
@@ -129,9 +131,9 @@ def _state_update_plain(state: Tensor, *given: Any) -> Tensor:
         None if z is None else a_step(z),
         None if dt_bias is None else dt_bias.reshape(dim),
         state[rows].reshape(len(rows), dim, dstate).to(wide(x)),
-        delta_softplus=dt_softplus,
-        discretization=discretization,
     )
+    options = {"delta_softplus": dt_softplus, "discretization": discretization}
+    y, last, _ = forward(Call(_scan.SPEC, dict(zip(_scan.ARGUMENTS, given, strict=True)), options))
     state.index_copy_(0, rows, last.reshape(-1, *channels, dstate).to(state.dtype))
     return torch.zeros_like(x, memory_format=torch.contiguous_format).index_copy_(0, used, y.reshape(-1, *channels))
 
@@ -216,7 +218,8 @@ def _conv_update_plain(x: Tensor, conv_state: Tensor, weight: Tensor, bias: Tens
         places = (places + cache_seqlens[used].long()[:, None, None]) % max(past, 1)
         known = known.gather(2, places)
     initial = known[:, :, past - (taps - 1) :]
-    y = causal_conv1d_tensors(new.transpose(1, 2), weight, bias, initial, silu=activation is not None).transpose(1, 2)
+    arrays = dict(zip(_conv.ARGUMENTS, (new.transpose(1, 2), weight, bias, initial), strict=True))
+    y = forward(Call(_conv.SPEC, arrays, {"activation": activation}))[0].transpose(1, 2)
     kept = torch.cat([known, new.to(known.dtype)], dim=2)[:, :, seqlen:]
     if cache_seqlens is not None:
         kept = torch.zeros_like(kept).scatter_(2, (places + seqlen) % max(past, 1), kept)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from samples import SAMPLES
 
 import ssmcore
 from ssmcore import backends
@@ -78,7 +79,7 @@ def test_a_backend_that_fails_while_running_is_not_replaced(fresh: Any) -> None:
     def broken(*_: Any, **__: Any) -> Any:
         raise FloatingPointError("broken kernel")
 
-    fresh["cython"] = (SimpleNamespace(gate_crop=broken, gate_crop_vjp=broken), None)
+    fresh["cython"] = (SimpleNamespace(OPERATIONS={"gate_crop": broken, "gate_crop_vjp": broken}), None)
     for backend in (None, "cython"):
         with pytest.raises(FloatingPointError, match="broken kernel"):
             ssmcore.gate_crop(G, (1, 1), backend=backend)
@@ -91,7 +92,8 @@ def test_a_backend_without_the_operation_is_refused(fresh: Any) -> None:
 
 
 def test_a_third_party_backend_runs(fresh: Any) -> None:
-    fresh["twice"] = (SimpleNamespace(gate_crop=lambda g, size: 2 * g[1:2, 1:2], gate_crop_vjp=None), None)
+    operations = {"gate_crop": lambda call: (2 * call.g[1:2, 1:2],), "gate_crop_vjp": None}
+    fresh["twice"] = (SimpleNamespace(OPERATIONS=operations), None)
     assert ssmcore.gate_crop(G, (1, 1), backend="twice").item() == 8
 
 
@@ -119,7 +121,7 @@ def test_explain_refuses_an_unknown_operation() -> None:
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True])
 def test_num_threads_is_checked(threads: Any) -> None:
-    case = SPECS["selective_scan"].samples[0].make(np.random.default_rng(0), np.float32)
+    case = SAMPLES["selective_scan"].samples[0].make(np.random.default_rng(0), np.float32)
     with pytest.raises(ValueError, match="num_threads: expected a whole number of at least 1"):
         ssmcore.selective_scan(**case, num_threads=threads)
 
@@ -139,7 +141,7 @@ def test_each_instruction_set_gives_the_reference(isa: str, op: str, monkeypatch
     assert ssmcore.cpu_features().isa == isa
     spec = SPECS[op]
     forward, vjp = getattr(ssmcore, op), getattr(ssmcore, f"{op}_vjp", None)
-    for sample in spec.samples:
+    for sample in SAMPLES[op].samples:
         if sample.name.startswith("complex A") or sample.name.startswith("dense"):
             continue  # no instruction set has kernels for these
         for dtype in (np.float32, np.float64):
@@ -160,11 +162,11 @@ def test_each_instruction_set_gives_the_reference(isa: str, op: str, monkeypatch
 def test_numbers_of_the_environment_are_checked(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "many")
     with pytest.raises(ValueError, match=f"{variable}: expected a whole number of at least 1, got 'many'"):
-        ssmcore.selective_scan(**SPECS["selective_scan"].samples[0].make(np.random.default_rng(0), np.float32))
+        ssmcore.selective_scan(**SAMPLES["selective_scan"].samples[0].make(np.random.default_rng(0), np.float32))
 
 
 def test_little_work_wakes_no_thread_and_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = SPECS["selective_scan"].samples[0].make(np.random.default_rng(0), np.float32)
+    case = SAMPLES["selective_scan"].samples[0].make(np.random.default_rng(0), np.float32)
     many = ssmcore.selective_scan(**case, num_threads=2)
     monkeypatch.delenv("SSMCORE_WORK_PER_THREAD")
     assert np.array_equal(ssmcore.selective_scan(**case, num_threads=2), many)
@@ -181,7 +183,7 @@ def test_threads_follow_the_environment(variable: str, wanted: int) -> None:
 
 def test_an_unknown_instruction_set_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSMCORE_ISA", "avx1024")
-    case = SPECS["selective_scan"].samples[0].make(np.random.default_rng(0), np.float32)
+    case = SAMPLES["selective_scan"].samples[0].make(np.random.default_rng(0), np.float32)
     with pytest.raises(ValueError, match=r"SSMCORE_ISA: expected one of generic.*got 'avx1024'"):
         ssmcore.selective_scan(**case, backend="cython")
 
@@ -234,9 +236,9 @@ import os, signal
 import numpy as np
 import ssmcore
 from ssmcore.backends._threads import resolve
-from ssmcore.ops.selective_scan import make_case
 
-case = make_case(np.random.default_rng(0), np.float32, batch=1, dim=512, seqlen=1024, dstate=16, extras=False)
+sequence, matrix = np.ones((1, 512, 1024), np.float32), np.ones((1, 16, 1024), np.float32)
+case = {"u": sequence, "delta": 0.01 * sequence, "A": -np.ones((512, 16), np.float32), "B": matrix, "C": matrix}
 before = ssmcore.selective_scan(**case, num_threads=2)
 pid = os.fork()
 if pid == 0:
@@ -266,7 +268,7 @@ def test_the_other_byte_order_is_refused_and_not_rounded(backend: str) -> None:
 
 def test_fields_of_packed_records_are_read_as_they_are() -> None:
     """Their strides, 12 bytes, are no multiple of eight."""
-    from ssmcore.ops.selective_scan import make_case
+    from samples.selective_scan import make_case
 
     case = make_case(np.random.default_rng(0), np.float64, batch=1, dim=3, seqlen=5, dstate=2, extras=False)
     records = np.zeros(case["u"].shape, [("a", "f4"), ("u", "f8")])

@@ -9,13 +9,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracles import relative_error, scalar_chunk_scan
+from samples import SAMPLES
+from samples.chunk_scan import make_case
 
 import ssmcore
 from ssmcore.ops import SPECS
-from ssmcore.ops.chunk_scan import make_case
 
 SPEC = SPECS["chunk_scan"]
-SMALL = [s for s in SPEC.samples if s.name in ("plain", "everything", "D of every entry", "clamped", "one group")]
+SMALL = [
+    s
+    for s in SAMPLES["chunk_scan"].samples
+    if s.name in ("plain", "everything", "D of every entry", "clamped", "one group")
+]
 STEP = 1e-30
 
 
@@ -24,11 +29,11 @@ def case_of(seed: int, dtype: Any = np.float64, **sizes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "sample", [*SMALL, *(s for s in SPEC.samples if s.name == "packed, plain")], ids=lambda s: s.name
+    "sample", [*SMALL, *(s for s in SAMPLES["chunk_scan"].samples if s.name == "packed, plain")], ids=lambda s: s.name
 )
 def test_the_reference_equals_nested_loops(sample: Any) -> None:
     case = sample.make(np.random.default_rng(5), np.float64)
-    got = ssmcore.chunk_scan(**case, return_final_states=True, backend="numpy")
+    got = ssmcore.chunk_scan(**case, return_last_state=True, backend="numpy")
     for g, w in zip(got, scalar_chunk_scan(**case), strict=True):
         np.testing.assert_allclose(g, w, rtol=1e-12, atol=1e-13)
 
@@ -39,14 +44,14 @@ def test_the_vjp_equals_complex_step_derivatives(sample: Any) -> None:
     case = sample.make(np.random.default_rng(6), np.float64)
     rng = np.random.default_rng(7)
     out, final = scalar_chunk_scan(**case)
-    dout, dfinal = rng.standard_normal(out.shape), rng.standard_normal(final.shape)
-    grads = ssmcore.chunk_scan_vjp(dout, **case, dfinal_states=dfinal, backend="numpy")._asdict()
+    dout, dlast = rng.standard_normal(out.shape), rng.standard_normal(final.shape)
+    grads = ssmcore.chunk_scan_vjp(dout, **case, dlast_state=dlast, backend="numpy")._asdict()
     for name, value in case.items():
         if not isinstance(value, np.ndarray):
             continue
         direction = rng.standard_normal(value.shape)
         moved = scalar_chunk_scan(**{**case, name: value + 1j * STEP * direction})
-        wanted = sum((d * np.imag(m) / STEP).sum() for d, m in zip((dout, dfinal), moved, strict=True))
+        wanted = sum((d * np.imag(m) / STEP).sum() for d, m in zip((dout, dlast), moved, strict=True))
         assert (grads[name] * direction).sum() == pytest.approx(wanted, rel=1e-10, abs=1e-12), name
 
 
@@ -91,14 +96,12 @@ def test_any_case_equals_the_reference(
     for cut in cuts:
         marks[:, cut:] += 1
     case["seq_idx"] = marks
-    got, wanted = (ssmcore.chunk_scan(**case, return_final_states=True, backend=b) for b in (backend, "numpy"))
+    got, wanted = (ssmcore.chunk_scan(**case, return_last_state=True, backend=b) for b in (backend, "numpy"))
     for g, w in zip(got, wanted, strict=True):
         assert relative_error(g, w) <= SPEC.forward.of(dtype)
     rng = np.random.default_rng(seed)
-    dout, dfinal = (rng.standard_normal(w.shape).astype(dtype) for w in wanted)
-    grads, reference = (
-        ssmcore.chunk_scan_vjp(dout, **case, dfinal_states=dfinal, backend=b) for b in (backend, "numpy")
-    )
+    dout, dlast = (rng.standard_normal(w.shape).astype(dtype) for w in wanted)
+    grads, reference = (ssmcore.chunk_scan_vjp(dout, **case, dlast_state=dlast, backend=b) for b in (backend, "numpy"))
     # sums over all steps are held to the size of what they add up, which may cancel
     steps = float(abs(reference.dt).sum()) * max(1.0, float(case["dt"].max(initial=0)))
     terms = {"A": steps, "dt_bias": steps, "D": float(abs(reference.x).sum() + abs(dout * case["x"]).sum())}
@@ -128,11 +131,11 @@ def test_it_is_a_selective_scan_whose_decay_is_one_number_a_head(any_backend: st
         spread(case["dt_bias"]),
         True,
         True,
-        initial_state=case["initial_states"].reshape(batch, dim, 5),
+        initial_state=case["initial_state"].reshape(batch, dim, 5),
         layout="bld",
         backend="numpy",
     )
-    out, final = ssmcore.chunk_scan(**case, return_final_states=True, backend=any_backend)
+    out, final = ssmcore.chunk_scan(**case, return_last_state=True, backend=any_backend)
     assert relative_error(out.reshape(wanted.shape), wanted) <= SPEC.forward.float64
     assert relative_error(final.reshape(last.shape), last) <= SPEC.forward.float64
 
@@ -140,12 +143,12 @@ def test_it_is_a_selective_scan_whose_decay_is_one_number_a_head(any_backend: st
 @pytest.mark.parametrize("middle", [1, 63, 64, 70, 127])
 def test_two_pieces_make_the_whole(middle: int, any_backend: str) -> None:
     case = case_of(2, seqlen=128, nheads=2, headdim=5)
-    whole, final = ssmcore.chunk_scan(**case, return_final_states=True, backend=any_backend)
-    state, pieces = case["initial_states"], []
+    whole, final = ssmcore.chunk_scan(**case, return_last_state=True, backend=any_backend)
+    state, pieces = case["initial_state"], []
     for part in (slice(middle), slice(middle, None)):
         piece = {k: v[:, part] if k in ("x", "dt", "B", "C", "z") else v for k, v in case.items()}
         out, state = ssmcore.chunk_scan(
-            **{**piece, "initial_states": state}, return_final_states=True, backend=any_backend
+            **{**piece, "initial_state": state}, return_last_state=True, backend=any_backend
         )
         pieces.append(out)
     assert relative_error(np.concatenate(pieces, axis=1), whole) <= SPEC.forward.float64

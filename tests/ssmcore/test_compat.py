@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from samples.chunk_scan import make_case as make_chunks
 from torch.nn import functional as F
 
 import ssmcore
 import ssmcore.compat
 import ssmcore.torch as st
-from ssmcore.ops.chunk_scan import make_case as make_chunks
 
 PACKAGES = (
     "mamba_ssm",
@@ -892,10 +892,10 @@ def test_mamba2s_scan_has_upstreams_arguments_in_order(installed: ssmcore.compat
     function = named("mamba_ssm.ops.triton.ssd_combined", "mamba_chunk_scan_combined")
     case = chunk_case()
     names = ("x", "dt", "A", "B", "C")
-    rest = [case[name] for name in ("D", "z", "dt_bias", "initial_states")]
+    rest = [case[name] for name in ("D", "z", "dt_bias", "initial_state")]
     limits = (0.0, 0.5)
     out, final = function(*(case[n] for n in names), 16, *rest, None, None, True, limits, True)
-    wanted = st.chunk_scan(**case, dt_softplus=True, dt_limit=limits, return_final_states=True)
+    wanted = st.chunk_scan(**case, dt_softplus=True, dt_limit=limits, return_last_state=True)
     assert torch.equal(out, wanted[0])
     assert torch.equal(final, wanted[1])
     assert torch.equal(out, function(*(case[n] for n in names), 256, *rest, dt_softplus=True, dt_limit=limits))
@@ -917,7 +917,7 @@ def test_mamba2s_scan_of_packed_sequences_returns_their_states(installed: ssmcor
     assert varlen.dtype == final.dtype == torch.float32
     for number, (a, b) in enumerate(pairwise(ends.tolist())):
         alone = {name: x[:, a:b] if x.ndim > 1 else x for name, x in case.items()}
-        y, last = st.chunk_scan(**alone, return_final_states=True)
+        y, last = st.chunk_scan(**alone, return_last_state=True)
         assert torch.equal(out[:, a:b], y)
         assert torch.equal(varlen[number : number + 1], last.float())
     assert torch.equal(final, varlen[-1:])

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from oracles import relative_error
+from samples.causal_conv1d import make_case as make_convolution
+from samples.depthwise_conv2d import make_case as make_grid_convolution
+from samples.ss2d import make_case as make_grid
 from strategies import grids, scans
 
 import ssmcore
 from ssmcore._conventions import DIRECTIONS, roll_up, unroll
 from ssmcore.ops import SPECS
-from ssmcore.ops.causal_conv1d import make_case as make_convolution
-from ssmcore.ops.depthwise_conv2d import make_case as make_grid_convolution
-from ssmcore.ops.ss2d import make_case as make_grid
 
 SPEC = SPECS["selective_scan"]
 quick = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -226,11 +226,11 @@ def test_a_grid_is_the_same_to_the_bit_for_any_number_of_threads(threads: int, a
 def test_two_halves_of_a_convolution_make_the_whole(layout: str, middle: int, any_backend: str) -> None:
     case = make_convolution(np.random.default_rng(0), np.float64, seqlen=90, taps=5, layout=layout, activation="silu")
     axis = 2 if layout == "bdl" else 1
-    whole, last = ssmcore.causal_conv1d(**case, return_final_states=True, backend=any_backend)
+    whole, last = ssmcore.causal_conv1d(**case, return_last_state=True, backend=any_backend)
     pieces = np.split(case["x"], [middle], axis)
-    first, states = ssmcore.causal_conv1d(**{**case, "x": pieces[0]}, return_final_states=True, backend=any_backend)
-    rest = {**case, "x": pieces[1], "initial_states": states}
-    second, end = ssmcore.causal_conv1d(**rest, return_final_states=True, backend=any_backend)
+    first, states = ssmcore.causal_conv1d(**{**case, "x": pieces[0]}, return_last_state=True, backend=any_backend)
+    rest = {**case, "x": pieces[1], "initial_state": states}
+    second, end = ssmcore.causal_conv1d(**rest, return_last_state=True, backend=any_backend)
     assert relative_error(np.concatenate([first, second], axis), whole) <= SPECS["causal_conv1d"].forward.float64
     assert np.array_equal(end, last)
 
@@ -250,11 +250,11 @@ def test_the_vjp_of_a_convolution_is_its_adjoint(seed: int, taps: int, seqlen: i
     rng = np.random.default_rng(seed)
     case = make_convolution(rng, np.float64, taps=taps, seqlen=seqlen)
     del case["bias"]
-    out, last = ssmcore.causal_conv1d(**case, return_final_states=True, backend=any_backend)
+    out, last = ssmcore.causal_conv1d(**case, return_last_state=True, backend=any_backend)
     dout, dlast = rng.standard_normal(out.shape), rng.standard_normal(last.shape)
-    grads = ssmcore.causal_conv1d_vjp(dout, **case, dfinal_states=dlast, backend=any_backend)
+    grads = ssmcore.causal_conv1d_vjp(dout, **case, dlast_state=dlast, backend=any_backend)
     left = (dout * out).sum() + (dlast * last).sum()
-    right = (grads.x * case["x"]).sum() + (grads.initial_states * case["initial_states"]).sum()
+    right = (grads.x * case["x"]).sum() + (grads.initial_state * case["initial_state"]).sum()
     assert abs(left - right) <= 1e-12 * (1 + np.abs(dout * out).sum() + np.abs(dlast * last).sum())
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
+import scipy.fft
 import scipy.signal
 
 import ssmcore
+from ssmcore._lti import fast_length
 
 EPS = {np.float32: 1.2e-7, np.float64: 2.2e-16, np.complex64: 1.2e-7, np.complex128: 2.2e-16}
 
@@ -115,6 +119,22 @@ def test_convolution_does_not_wrap_round(dtype: Any) -> None:
     u, kernel = rng.standard_normal((2, 1, 33)).astype(dtype), rng.standard_normal((4, 50)).astype(dtype)
     wanted = np.array([[np.convolve(a, k)[:33] for k in kernel] for a in u[:, 0]])
     close(ssmcore.ssm_convolve(u, kernel), wanted, dtype, 33)
+
+
+@pytest.mark.parametrize("real", [True, False])
+def test_transforms_are_as_long_as_scipys(real: bool) -> None:
+    for length in range(1, 3000):
+        assert fast_length(length, real=real) == scipy.fft.next_fast_len(length, real=real)
+
+
+def test_the_convolution_needs_numpy_alone() -> None:
+    program = (
+        "import sys; sys.modules['scipy'] = None\n"
+        "import numpy as np, ssmcore\n"
+        "print(ssmcore.ssm_convolve(np.array([1.0, 0.0, 2.0]), np.array([1.0, 0.5])).round(12).tolist())"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout == "[1.0, 0.5, 2.0]\n"
 
 
 def test_nothing_in_nothing_out() -> None:

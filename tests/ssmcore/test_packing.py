@@ -74,16 +74,16 @@ def test_a_packed_convolution_is_each_sequence_alone_to_the_bit(packing: str, ta
 @pytest.mark.parametrize("packing", PACKINGS)
 @pytest.mark.parametrize("layout", ["bdl", "bld"])
 def test_a_packed_convolution_has_the_states_of_its_first_and_last_sequences(packing: str, layout: str) -> None:
-    case = convolution(4, layout) | {"initial_states": normal(BATCH, DIM, 3)}
+    case = convolution(4, layout) | {"initial_state": normal(BATCH, DIM, 3)}
     seq_idx = torch.tensor(PACKINGS[packing])
-    out, last = st.causal_conv1d(**case, return_final_states=True, layout=layout, seq_idx=seq_idx)
+    out, last = st.causal_conv1d(**case, return_last_state=True, layout=layout, seq_idx=seq_idx)
     outs, lasts = [], []
     for b, row in enumerate(PACKINGS[packing]):
         parts = []
         for number, run in enumerate(runs(row)):
-            initial = case["initial_states"][b : b + 1] if number == 0 else None
-            one = case | {"x": cut(case["x"], b, *run, layout), "initial_states": initial}
-            y, state = st.causal_conv1d(**one, return_final_states=True, layout=layout)
+            initial = case["initial_state"][b : b + 1] if number == 0 else None
+            one = case | {"x": cut(case["x"], b, *run, layout), "initial_state": initial}
+            y, state = st.causal_conv1d(**one, return_last_state=True, layout=layout)
             parts.append(y)
         outs.append(torch.cat(parts, dim=-1 if layout == "bdl" else 1))
         lasts.append(state)
@@ -94,10 +94,10 @@ def test_a_packed_convolution_has_the_states_of_its_first_and_last_sequences(pac
     expected = torch.autograd.grad((torch.cat(outs), torch.cat(lasts)), list(case.values()), (dout, dlast))
     arrays = {k: v.detach().numpy() for k, v in case.items()}
     options = {"layout": layout, "seq_idx": seq_idx.numpy()}
-    numpy_out, numpy_last = ssmcore.causal_conv1d(**arrays, **options, return_final_states=True)
+    numpy_out, numpy_last = ssmcore.causal_conv1d(**arrays, **options, return_last_state=True)
     assert np.array_equal(numpy_out, out.detach().numpy())
     assert np.array_equal(numpy_last, last.detach().numpy())
-    vjp = ssmcore.causal_conv1d_vjp(dout.numpy(), **arrays, **options, dfinal_states=dlast.numpy())
+    vjp = ssmcore.causal_conv1d_vjp(dout.numpy(), **arrays, **options, dlast_state=dlast.numpy())
     for f, e, v in zip(found, expected, vjp, strict=True):
         torch.testing.assert_close(f, e, rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(f.numpy(), v, rtol=1e-12, atol=1e-12)

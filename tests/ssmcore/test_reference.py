@@ -9,16 +9,16 @@ import pytest
 import scipy.linalg
 import scipy.signal
 from oracles import directional_derivative, relative_error, scalar_scan
+from samples import SAMPLES
 
 import ssmcore
-from ssmcore.ops import SPECS
 
 SCANS = [
     s
-    for s in SPECS["selective_scan"].samples
+    for s in SAMPLES["selective_scan"].samples
     if s.name not in ("past a block", "16 states", "no channel", "empty batch") and "complex" not in s.name
 ]
-COMPLEX = [s for s in SPECS["selective_scan"].samples if "complex" in s.name]
+COMPLEX = [s for s in SAMPLES["selective_scan"].samples if "complex" in s.name]
 
 
 @pytest.mark.parametrize("sample", SCANS, ids=lambda s: s.name)
@@ -86,7 +86,7 @@ def test_matrix_exponential_equals_scipy(norm: float, rng: np.random.Generator) 
 @pytest.mark.parametrize("method", ["zoh", "mamba", "bilinear"])
 @pytest.mark.parametrize("structure", ["diagonal", "dense"])
 def test_discretize_vjp_equals_finite_differences(method: str, structure: str, rng: np.random.Generator) -> None:
-    sample = next(s for s in SPECS["discretize"].samples if s.name == f"{structure} {method}")
+    sample = SAMPLES["discretize"].named(f"{structure} {method}")
     case = sample.make(rng, np.float64)
     dA_bar, dB_bar = (rng.standard_normal(x.shape) for x in ssmcore.discretize(**case, backend="numpy"))
     grads = ssmcore.discretize_vjp(dA_bar, dB_bar, **case, backend="numpy")

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from oracles import relative_error
+from samples.selective_scan import make_case
 
 import ssmcore
-from ssmcore.ops.selective_scan import SPEC, make_case
+from ssmcore.ops.selective_scan import SPEC
 
 
 def case(**changes: Any) -> dict[str, Any]:

@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from samples import SAMPLES
 
 import ssmcore
 import ssmcore.torch as st
 from ssmcore.ops import SPECS
-from ssmcore.ops.selective_scan import ARGUMENTS
 
 SPEC = SPECS["selective_scan"]
 SMALL = [
     s
-    for s in SPEC.samples
+    for s in SAMPLES["selective_scan"].samples
     if s.name not in ("past a block", "16 states", "no channel", "empty batch", "no step", "wide state")
 ]
 
@@ -29,7 +29,7 @@ def tensors(
     return given, {k: v for k, v in case.items() if k not in given}
 
 
-COMPLEX = [s for s in SPEC.samples if "complex" in s.name]
+COMPLEX = [s for s in SAMPLES["selective_scan"].samples if "complex" in s.name]
 
 
 @pytest.mark.parametrize("sample", COMPLEX, ids=lambda s: s.name)
@@ -47,7 +47,9 @@ def test_a_complex_scan_has_the_values_and_gradients_of_numpy(sample: Any) -> No
         np.testing.assert_allclose(g.numpy(), vjp[name], rtol=1e-10, atol=1e-12, err_msg=name)
 
 
-@pytest.mark.parametrize("sample", [s for s in SPEC.samples if s not in COMPLEX], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "sample", [s for s in SAMPLES["selective_scan"].samples if s not in COMPLEX], ids=lambda s: s.name
+)
 def test_values_and_gradients_are_those_of_numpy(sample: Any) -> None:
     given, options = tensors(sample)
     out, last = st.selective_scan(**given, **options, return_last_state=True)
@@ -77,10 +79,12 @@ def test_gradcheck(sample: Any) -> None:
 
 
 GRID = SPECS["ss2d"]
-SMALL_GRIDS = [s for s in GRID.samples if s.name in ("everything", "bilinear", "zoh", "one column", "past a lane")]
+SMALL_GRIDS = [
+    s for s in SAMPLES["ss2d"].samples if s.name in ("everything", "bilinear", "zoh", "one column", "past a lane")
+]
 
 
-@pytest.mark.parametrize("sample", GRID.samples, ids=lambda s: s.name)
+@pytest.mark.parametrize("sample", SAMPLES["ss2d"].samples, ids=lambda s: s.name)
 def test_a_grid_has_the_values_and_gradients_of_numpy(sample: Any) -> None:
     given, options = tensors(sample)
     out = st.ss2d(**given, **options)
@@ -117,10 +121,8 @@ def test_a_grid_compiles_into_one_graph() -> None:
 
 
 def test_plain_torch_runs_a_grid_where_there_is_no_kernel() -> None:
-    from ssmcore.backends.torch_ import ss2d_tensors
-
     given, options = tensors(SMALL_GRIDS[1])
-    plain, _ = ss2d_tensors(**given, **options)
+    plain = st.ss2d(**given, **options, backend="torch")
     fast = st.ss2d(**given, **options)
     torch.testing.assert_close(plain, fast)
     wanted = torch.autograd.grad(plain.square().sum(), list(given.values()))
@@ -141,35 +143,35 @@ def test_the_pieces_of_a_grid_are_numpys() -> None:
 CONVOLUTION = SPECS["causal_conv1d"]
 
 
-@pytest.mark.parametrize("sample", CONVOLUTION.samples, ids=lambda s: s.name)
+@pytest.mark.parametrize("sample", SAMPLES["causal_conv1d"].samples, ids=lambda s: s.name)
 def test_a_convolution_has_the_values_and_gradients_of_numpy(sample: Any) -> None:
     given, options = tensors(sample)
-    out, last = st.causal_conv1d(**given, **options, return_final_states=True)
+    out, last = st.causal_conv1d(**given, **options, return_last_state=True)
     case = sample.make(np.random.default_rng(11), np.float64)
-    wanted, wanted_last = ssmcore.causal_conv1d(**case, return_final_states=True)
+    wanted, wanted_last = ssmcore.causal_conv1d(**case, return_last_state=True)
     assert np.array_equal(out.detach().numpy(), wanted)
     assert np.array_equal(last.detach().numpy(), wanted_last)
     dout, dlast = torch.randn_like(out), torch.randn_like(last)
     grads = torch.autograd.grad((out, last), list(given.values()), (dout, dlast), allow_unused=True)
-    vjp = ssmcore.causal_conv1d_vjp(dout.numpy(), **case, dfinal_states=dlast.numpy())._asdict()
+    vjp = ssmcore.causal_conv1d_vjp(dout.numpy(), **case, dlast_state=dlast.numpy())._asdict()
     for name, g in zip(given, grads, strict=True):
         assert g is not None
         np.testing.assert_allclose(g.numpy(), vjp[name], rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("sample", CONVOLUTION.samples[:3], ids=lambda s: s.name)
+@pytest.mark.parametrize("sample", SAMPLES["causal_conv1d"].samples[:3], ids=lambda s: s.name)
 def test_gradcheck_of_a_convolution(sample: Any) -> None:
     given, options = tensors(sample)
     names = list(given)
     assert torch.autograd.gradcheck(
-        lambda *a: st.causal_conv1d(**dict(zip(names, a, strict=True)), **options, return_final_states=True),
+        lambda *a: st.causal_conv1d(**dict(zip(names, a, strict=True)), **options, return_last_state=True),
         tuple(given.values()),
         fast_mode=True,
     )
 
 
 def test_a_convolution_compiles_into_one_graph() -> None:
-    given, options = tensors(CONVOLUTION.samples[1], np.float32)
+    given, options = tensors(SAMPLES["causal_conv1d"].samples[1], np.float32)
 
     def loss(given: dict[str, torch.Tensor]) -> torch.Tensor:
         return st.causal_conv1d(**given, **options).square().sum()
@@ -181,10 +183,8 @@ def test_a_convolution_compiles_into_one_graph() -> None:
 
 
 def test_plain_torch_runs_a_convolution_where_there_is_no_kernel() -> None:
-    from ssmcore.backends.torch_ import causal_conv1d_tensors
-
-    given, _ = tensors(CONVOLUTION.samples[2])
-    plain = causal_conv1d_tensors(*given.values(), silu=True)
+    given, _ = tensors(SAMPLES["causal_conv1d"].samples[2])
+    plain = st.causal_conv1d(**given, activation="silu", layout="bld", backend="torch")
     fast = st.causal_conv1d(**given, activation="silu", layout="bld")
     torch.testing.assert_close(plain, fast)
     wanted = torch.autograd.grad(plain.square().sum(), list(given.values()))
@@ -195,7 +195,7 @@ def test_plain_torch_runs_a_convolution_where_there_is_no_kernel() -> None:
 GRID_CONVOLUTION = SPECS["depthwise_conv2d"]
 
 
-@pytest.mark.parametrize("sample", GRID_CONVOLUTION.samples[:5], ids=lambda s: s.name)
+@pytest.mark.parametrize("sample", SAMPLES["depthwise_conv2d"].samples[:5], ids=lambda s: s.name)
 def test_a_grid_convolution_has_torchs_values_and_gradients(sample: Any) -> None:
     """Of torch's own depthwise convolution, which shares no code with ours on this path."""
     given, options = tensors(sample)
@@ -214,7 +214,7 @@ def test_a_grid_convolution_has_torchs_values_and_gradients(sample: Any) -> None
 
 
 def test_gradcheck_of_a_grid_convolution() -> None:
-    given, options = tensors(GRID_CONVOLUTION.samples[1])
+    given, options = tensors(SAMPLES["depthwise_conv2d"].samples[1])
     assert torch.autograd.gradcheck(
         lambda *a: st.depthwise_conv2d(*a, **options), tuple(given.values()), fast_mode=True
     )
@@ -223,7 +223,7 @@ def test_gradcheck_of_a_grid_convolution() -> None:
 GATE = SPECS["attention_gate"]
 
 
-@pytest.mark.parametrize("sample", GATE.samples[:4], ids=lambda s: s.name)
+@pytest.mark.parametrize("sample", SAMPLES["attention_gate"].samples[:4], ids=lambda s: s.name)
 def test_a_gate_has_the_values_and_gradients_of_torchs_layers(sample: Any) -> None:
     """Of batch_norm, relu, a product, sigmoid: torch's own, which share no code with ours."""
     given, _ = tensors(sample)
@@ -252,7 +252,7 @@ def test_a_gate_has_the_values_and_gradients_of_torchs_layers(sample: Any) -> No
         torch.testing.assert_close(g, w)
 
 
-@pytest.mark.parametrize("sample", GATE.samples[1:3], ids=lambda s: s.name)
+@pytest.mark.parametrize("sample", SAMPLES["attention_gate"].samples[1:3], ids=lambda s: s.name)
 def test_gradcheck_of_a_gate(sample: Any) -> None:
     given, _ = tensors(sample)
     statistics = given.pop("statistics", None)
@@ -263,7 +263,7 @@ def test_gradcheck_of_a_gate(sample: Any) -> None:
 
 
 def test_statistics_of_a_bfloat16_gate_are_not_rounded_to_it() -> None:
-    given, _ = tensors(GATE.samples[0], np.float32)
+    given, _ = tensors(SAMPLES["attention_gate"].samples[0], np.float32)
     half = {n: t.detach().bfloat16().requires_grad_() for n, t in given.items()}
     out, statistics = st.attention_gate(*half.values())
     _, wanted = st.attention_gate(*(t.float() for t in half.values()))
@@ -279,7 +279,7 @@ def test_a_crop_is_differentiable_twice() -> None:
 
 
 def test_compiles_into_one_graph() -> None:
-    given, options = tensors(SPEC.samples[1], np.float32)
+    given, options = tensors(SAMPLES["selective_scan"].samples[1], np.float32)
 
     def loss(given: dict[str, torch.Tensor]) -> torch.Tensor:
         out, last = st.selective_scan(**given, **options, return_last_state=True)
@@ -294,7 +294,7 @@ def test_compiles_into_one_graph() -> None:
 
 @pytest.mark.slow
 def test_compiles_with_inductor() -> None:
-    given, options = tensors(SPEC.samples[1], np.float32)
+    given, options = tensors(SAMPLES["selective_scan"].samples[1], np.float32)
     compiled = torch.compile(lambda given: st.selective_scan(**given, **options).square().sum(), fullgraph=True)
     torch.testing.assert_close(compiled(given), st.selective_scan(**given, **options).square().sum())
 
@@ -306,7 +306,7 @@ def test_exports_with_a_dynamic_length() -> None:
         ) -> Any:
             return st.selective_scan(u, delta, A, B, C, delta_softplus=True)
 
-    given, _ = tensors(SPEC.samples[0], np.float32, grad=False)
+    given, _ = tensors(SAMPLES["selective_scan"].samples[0], np.float32, grad=False)
     arguments = tuple(given.values())
     length = torch.export.Dim("length", min=2, max=4096)
     shapes = ({2: length}, {2: length}, None, {2: length}, {2: length})
@@ -317,7 +317,7 @@ def test_exports_with_a_dynamic_length() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_in_and_out_with_a_wide_state(dtype: torch.dtype) -> None:
-    given, options = tensors(SPEC.samples[1], np.float32, grad=False)
+    given, options = tensors(SAMPLES["selective_scan"].samples[1], np.float32, grad=False)
     half = {k: v.to(dtype).requires_grad_() for k, v in given.items()}
     out, last_state = st.selective_scan(**half, **options, return_last_state=True)
     in_float32 = {k: v.detach().float() for k, v in half.items()}
@@ -330,7 +330,7 @@ def test_half_precision_in_and_out_with_a_wide_state(dtype: torch.dtype) -> None
 
 
 def test_a_named_backend_runs_the_tensors_too() -> None:
-    given, options = tensors(SPEC.samples[0])
+    given, options = tensors(SAMPLES["selective_scan"].samples[0])
     with ssmcore.use_backend("numpy"):
         slow = st.selective_scan(**given, **options)
     torch.testing.assert_close(slow, st.selective_scan(**given, **options))
@@ -338,13 +338,9 @@ def test_a_named_backend_runs_the_tensors_too() -> None:
 
 def test_plain_torch_runs_where_there_is_no_kernel() -> None:
     """The path of other devices, taken on CPU tensors: values and gradients of the plain loop."""
-    from ssmcore.backends.torch_ import selective_scan_tensors
-    from ssmcore.ops.selective_scan import canonical, uncanonical
-
-    given, options = tensors(SPEC.samples[5])
-    views = [canonical(n, given.get(n), options["layout"]) for n in ARGUMENTS]
-    out, last, _ = selective_scan_tensors(*views, delta_softplus=False, discretization="mamba")
-    torch.testing.assert_close(uncanonical("out", out, options["layout"], 3), st.selective_scan(**given, **options))
+    given, options = tensors(SAMPLES["selective_scan"].samples[5])
+    out, last = st.selective_scan(**given, **options, return_last_state=True, backend="torch")
+    torch.testing.assert_close(out, st.selective_scan(**given, **options))
     grads = torch.autograd.grad(out.sum() + last.sum(), list(given.values()))
     fast, state = st.selective_scan(**given, **options, return_last_state=True)
     for g, w in zip(torch.autograd.grad(fast.sum() + state.sum(), list(given.values())), grads, strict=True):
@@ -354,14 +350,14 @@ def test_plain_torch_runs_where_there_is_no_kernel() -> None:
 @pytest.mark.parametrize("method", ["zoh", "bilinear", "mamba"])
 @pytest.mark.parametrize("structure", ["diagonal", "dense"])
 def test_discretize_has_gradients(method: str, structure: str) -> None:
-    sample = next(s for s in SPECS["discretize"].samples if s.name == f"{structure} {method}")
+    sample = SAMPLES["discretize"].named(f"{structure} {method}")
     case = sample.make(np.random.default_rng(3), np.float64)
     given = tuple(torch.from_numpy(case[n]).requires_grad_() for n in ("A", "B", "delta"))
     assert torch.autograd.gradcheck(lambda *a: st.discretize(*a, method=method, structure=structure), given)
 
 
 def test_errors_name_the_argument() -> None:
-    given, options = tensors(SPEC.samples[0], grad=False)
+    given, options = tensors(SAMPLES["selective_scan"].samples[0], grad=False)
     with pytest.raises(ssmcore.ArgumentError, match="selective_scan: delta: expected shape"):
         st.selective_scan(**{**given, "delta": given["delta"].transpose(1, 2)}, **options)
     with pytest.raises(TypeError, match=r"u: expected a real floating dtype, got torch.int64"):
@@ -373,17 +369,17 @@ def test_errors_name_the_argument() -> None:
 CHUNKS = SPECS["chunk_scan"]
 
 
-@pytest.mark.parametrize("sample", CHUNKS.samples, ids=lambda s: s.name)
+@pytest.mark.parametrize("sample", SAMPLES["chunk_scan"].samples, ids=lambda s: s.name)
 def test_a_chunk_scan_has_the_values_and_gradients_of_numpy(sample: Any) -> None:
     given, options = tensors_and_marks(sample)
-    out, final = st.chunk_scan(**given, **options, return_final_states=True)
+    out, final = st.chunk_scan(**given, **options, return_last_state=True)
     case = sample.make(np.random.default_rng(11), np.float64)
-    wanted, wanted_final = ssmcore.chunk_scan(**case, return_final_states=True)
+    wanted, wanted_final = ssmcore.chunk_scan(**case, return_last_state=True)
     np.testing.assert_allclose(out.detach().numpy(), wanted, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(final.detach().numpy(), wanted_final, rtol=1e-12, atol=1e-12)
-    dout, dfinal = torch.randn_like(out), torch.randn_like(final)
-    grads = torch.autograd.grad((out, final), list(given.values()), (dout, dfinal))
-    vjp = ssmcore.chunk_scan_vjp(dout.numpy(), **case, dfinal_states=dfinal.numpy())._asdict()
+    dout, dlast = torch.randn_like(out), torch.randn_like(final)
+    grads = torch.autograd.grad((out, final), list(given.values()), (dout, dlast))
+    vjp = ssmcore.chunk_scan_vjp(dout.numpy(), **case, dlast_state=dlast.numpy())._asdict()
     for name, g in zip(given, grads, strict=True):
         np.testing.assert_allclose(g.numpy(), vjp[name], rtol=1e-10, atol=1e-11, err_msg=name)
 
@@ -398,21 +394,21 @@ def tensors_and_marks(sample: Any, dtype: Any = np.float64) -> tuple[dict[str, t
 
 @pytest.mark.parametrize("name", ["plain", "everything", "clamped", "packed, plain"])
 def test_gradcheck_of_a_chunk_scan(name: str) -> None:
-    sample = next(s for s in CHUNKS.samples if s.name == name)
+    sample = SAMPLES["chunk_scan"].named(name)
     given, options = tensors_and_marks(sample)
     names = list(given)
     assert torch.autograd.gradcheck(
-        lambda *a: st.chunk_scan(**dict(zip(names, a, strict=True)), **options, return_final_states=True),
+        lambda *a: st.chunk_scan(**dict(zip(names, a, strict=True)), **options, return_last_state=True),
         tuple(given.values()),
         fast_mode=True,
     )
 
 
 def test_a_chunk_scan_compiles_into_one_graph() -> None:
-    given, options = tensors_and_marks(next(s for s in CHUNKS.samples if s.name == "packed"), np.float32)
+    given, options = tensors_and_marks(SAMPLES["chunk_scan"].named("packed"), np.float32)
 
     def loss(given: dict[str, torch.Tensor]) -> torch.Tensor:
-        out, final = st.chunk_scan(**given, **options, return_final_states=True)
+        out, final = st.chunk_scan(**given, **options, return_last_state=True)
         return out.square().sum() + final.sum()
 
     eager = torch.autograd.grad(loss(given), list(given.values()))
@@ -423,11 +419,11 @@ def test_a_chunk_scan_compiles_into_one_graph() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_chunk_scan_in_half_precision_has_a_wide_state(dtype: torch.dtype) -> None:
-    given, options = tensors_and_marks(next(s for s in CHUNKS.samples if s.name == "everything"), np.float32)
+    given, options = tensors_and_marks(SAMPLES["chunk_scan"].named("everything"), np.float32)
     half = {k: v.detach().to(dtype).requires_grad_() for k, v in given.items()}
-    out, last = st.chunk_scan(**half, **options, return_final_states=True)
+    out, last = st.chunk_scan(**half, **options, return_last_state=True)
     in_float32 = {k: v.detach().float() for k, v in half.items()}
-    wide, wide_last = st.chunk_scan(**in_float32, **options, return_final_states=True)
+    wide, wide_last = st.chunk_scan(**in_float32, **options, return_last_state=True)
     assert (out.dtype, last.dtype) == (dtype, torch.float32)
     assert torch.equal(last, wide_last)
     torch.testing.assert_close(out.float(), wide, rtol=4 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)
@@ -436,11 +432,9 @@ def test_a_chunk_scan_in_half_precision_has_a_wide_state(dtype: torch.dtype) -> 
 
 
 def test_plain_torch_runs_a_chunk_scan_where_there_is_no_kernel() -> None:
-    from ssmcore.backends.torch_ import chunk_scan_tensors
-
-    given, _ = tensors_and_marks(next(s for s in CHUNKS.samples if s.name == "one group"))
+    given, _ = tensors_and_marks(next(s for s in SAMPLES["chunk_scan"].samples if s.name == "one group"))
     given = {k: v for k, v in given.items() if k in ("x", "dt", "A", "B", "C")}
-    plain = chunk_scan_tensors(*given.values())[0]
+    plain = st.chunk_scan(**given, backend="torch")
     fast = st.chunk_scan(**given)
     torch.testing.assert_close(plain, fast)
     wanted = torch.autograd.grad(plain.square().sum(), list(given.values()))
@@ -468,7 +462,7 @@ def test_an_argument_that_is_not_optional_is_named() -> None:
 
 
 def test_marks_of_any_strides_and_a_gate_of_another_dtype() -> None:
-    case = SPECS["chunk_scan"].samples[0].make(np.random.default_rng(0), np.float32)
+    case = SAMPLES["chunk_scan"].samples[0].make(np.random.default_rng(0), np.float32)
     given = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in case.items()}
     batch, seqlen = given["x"].shape[:2]
     marks = (torch.arange(seqlen)[:, None] // 3).repeat(1, batch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ import torch
 
 import ssmcore
 import ssmcore.torch as st
-from ssmcore import backends
 from ssmcore.torch import _updates
 
 BATCH, DIM, DSTATE, TAPS = 3, 24, 16, 4
@@ -62,28 +60,16 @@ def as_arrays(case: dict[str, Any]) -> dict[str, Any]:
     return {k: v.numpy().copy() if isinstance(v, torch.Tensor) else v for k, v in case.items()}
 
 
-@pytest.fixture
-def no_express(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Call it to send every step the general way."""
-
-    def off() -> None:
-        monkeypatch.setattr(backends, "optional_entry", lambda choice, name: None)
-
-    return off
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("dim", "groups"), [(1, None), (1, 1), (24, None), (24, 2), (130, 1), (130, 2)])
 @pytest.mark.parametrize("absent", [(), ("D",), ("D", "z", "dt_bias")])
 def test_an_express_scan_step_is_the_general_one_to_the_bit(
-    dtype: torch.dtype, dim: int, groups: int | None, absent: tuple[str, ...], no_express: Callable[[], None]
+    dtype: torch.dtype, dim: int, groups: int | None, absent: tuple[str, ...]
 ) -> None:
     case = {k: v for k, v in scan_case(dtype, groups, dim).items() if k not in absent}
     express, general = copied(case), copied(case)
-    assert backends.optional_entry(backends.choose("selective_scan", ()), "selective_scan_step") is not None
     got = [st.selective_state_update(**express) for _ in range(3)]
-    no_express()
-    wanted = [st.selective_state_update(**general) for _ in range(3)]
+    wanted = [st.selective_state_update(**general, state_batch_indices=torch.arange(BATCH)) for _ in range(3)]
     assert all(torch.equal(g, w) for g, w in zip(got, wanted, strict=True))
     assert torch.equal(express["state"], general["state"])
     assert not torch.equal(express["state"], case["state"])
@@ -92,14 +78,11 @@ def test_an_express_scan_step_is_the_general_one_to_the_bit(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("dim", [1, 24, 130])
 @pytest.mark.parametrize("past", [TAPS - 1, TAPS, 7])
-def test_an_express_convolution_step_is_the_general_one_to_the_bit(
-    dtype: torch.dtype, dim: int, past: int, no_express: Callable[[], None]
-) -> None:
+def test_an_express_convolution_step_is_the_general_one_to_the_bit(dtype: torch.dtype, dim: int, past: int) -> None:
     case = convolution_case(dtype, past, dim)
     express, general = copied(case), copied(case)
     got = [st.causal_conv1d_update(**express) for _ in range(3)]
-    no_express()
-    wanted = [st.causal_conv1d_update(**general) for _ in range(3)]
+    wanted = [st.causal_conv1d_update(**general, conv_state_indices=torch.arange(BATCH)) for _ in range(3)]
     assert all(torch.equal(g, w) for g, w in zip(got, wanted, strict=True))
     assert torch.equal(express["conv_state"], general["conv_state"])
     assert torch.equal(express["conv_state"][:, :, -1], case["x"])
@@ -212,8 +195,8 @@ def test_a_named_backend_runs_the_steps(monkeypatch: pytest.MonkeyPatch) -> None
     from ssmcore.backends import numpy_
 
     case, calls = scan_case(torch.float64), []
-    plain = numpy_.selective_scan_fwd
-    monkeypatch.setattr(numpy_, "selective_scan_fwd", lambda *a, **k: calls.append(1) or plain(*a, **k))
+    plain = numpy_.OPERATIONS["selective_scan"]
+    monkeypatch.setitem(numpy_.OPERATIONS, "selective_scan", lambda call: calls.append(1) or plain(call))
     with ssmcore.use_backend("numpy"):
         slow = st.selective_state_update(**copied(case))
     assert calls

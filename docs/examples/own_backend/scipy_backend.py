@@ -11,20 +11,21 @@ def about(op):
     return "Fourier transforms of SciPy" if op == "causal_conv1d" else "slices of NumPy"
 
 
-def limits(op, **case):
+def limits(op, traits):
     if op == "causal_conv1d" and find_spec("scipy") is None:
         return "SciPy is not installed; pip install scipy"
     return None
 
 
-def gate_crop(g, size):
-    return g[_window(g, size)].copy()
+def gate_crop(call):
+    return (call.g[_window(call.g, call.size)].copy(),)
 
 
-def gate_crop_vjp(dout, g_size):
-    dg = np.zeros((*dout.shape[: dout.ndim - len(g_size)], *g_size), dout.dtype)
-    dg[_window(dg, dout.shape[dout.ndim - len(g_size) :])] = dout
-    return dg
+def gate_crop_vjp(call):
+    (dout,) = call.douts
+    dg = np.zeros((*dout.shape[: dout.ndim - len(call.g_size)], *call.g_size), dout.dtype)
+    dg[_window(dg, dout.shape[dout.ndim - len(call.g_size) :])] = dout
+    return (dg,)
 
 
 def _window(g, size):
@@ -34,28 +35,31 @@ def _window(g, size):
     return (..., *(slice(start, start + part) for start, part in zip(starts, size, strict=True)))
 
 
-def causal_conv1d_fwd(x, weight, bias, initial_states, *, silu, channel_first, num_threads):
-    out = _before_activation(_with_past(x, weight, initial_states), weight, bias)
-    return (out * _sigmoid(out) if silu else out).astype(x.dtype)
+def causal_conv1d(call):
+    x, weight, bias, initial_state = call.arrays.values()
+    out = _before_activation(_with_past(x, weight, initial_state), weight, bias)
+    return ((out if call.activation is None else out * _sigmoid(out)).astype(x.dtype),)
 
 
-def causal_conv1d_bwd(dout, x, weight, bias, initial_states, *, silu, channel_first, num_threads):
-    extended, past = _with_past(x, weight, initial_states), weight.shape[1] - 1
-    if silu:
+def causal_conv1d_vjp(call):
+    x, weight, bias, initial_state = call.arrays.values()
+    (dout,) = call.douts
+    extended, past = _with_past(x, weight, initial_state), weight.shape[1] - 1
+    if call.activation is not None:
         y = _before_activation(extended, weight, bias)
         gate = _sigmoid(y)
         dout = dout * gate * (1 + y * (1 - gate))
     dextended = _convolve(dout, weight.T[None], "full")
     dweight = _convolve(extended, dout[:, ::-1], "valid").sum(axis=0).T
     dbias = None if bias is None else dout.sum(axis=(0, 1)).astype(x.dtype)
-    dinitial_states = dextended[:, :past].swapaxes(1, 2)
-    return dextended[:, past:].astype(x.dtype), dweight.astype(x.dtype), dbias, dinitial_states.astype(x.dtype)
+    dinitial_state = dextended[:, :past].swapaxes(1, 2)
+    return dextended[:, past:].astype(x.dtype), dweight.astype(x.dtype), dbias, dinitial_state.astype(x.dtype)
 
 
-def _with_past(x, weight, initial_states):
+def _with_past(x, weight, initial_state):
     """x in double precision after the taps - 1 inputs before it: (batch, past + seqlen, dim)."""
     batch, _, dim = x.shape
-    past = np.zeros((batch, weight.shape[1] - 1, dim)) if initial_states is None else initial_states.swapaxes(1, 2)
+    past = np.zeros((batch, weight.shape[1] - 1, dim)) if initial_state is None else initial_state.swapaxes(1, 2)
     return np.concatenate([past, x], axis=1, dtype=np.float64)
 
 
@@ -78,3 +82,11 @@ def _convolve(a, b, mode):
 
 def _sigmoid(x):
     return 1 / (1 + np.exp(-x))
+
+
+OPERATIONS = {
+    "gate_crop": gate_crop,
+    "gate_crop_vjp": gate_crop_vjp,
+    "causal_conv1d": causal_conv1d,
+    "causal_conv1d_vjp": causal_conv1d_vjp,
+}
