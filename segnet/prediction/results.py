@@ -7,7 +7,6 @@ the very one asked for. While files are written, a claim lists them, so that wha
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from typing import Any, Literal
 from segnet.errors import InputError
 from segnet.io.names import beside
 from segnet.runtime.files import remove_leftovers_of, sha256_of, write_text
+from segnet.runtime.locks import locked_file
 
 FORMAT = "segnet-prediction/1"
 State = Literal["absent", "done", "unfinished", "other"]
@@ -192,29 +192,11 @@ def claimed(mask: Path, *, wait: bool = False) -> Iterator[Claim]:
         Another process holds it.
     """
     path = claim_path(mask)
-    handle = _locked(path, wait)
+    refusal = f"output {path.parent}: expected no other process on {mask.name}, got one; let it end, or write elsewhere"
+    handle = locked_file(path, refusal, wait=wait)
     try:
         yield Claim(path, handle)
     finally:
         if not os.fstat(handle).st_size:
             path.unlink(missing_ok=True)
-        os.close(handle)
-
-
-def _locked(path: Path, wait: bool) -> int:
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            # its last holder may have taken it away since it was opened
-            if path.exists() and os.fstat(handle).st_ino == path.stat().st_ino:
-                return handle
-        except BlockingIOError:
-            os.close(handle)
-            raise InputError(
-                f"output {path.parent}: expected no other process on {path.name.removeprefix('.').removesuffix('.claim')}, got one;"
-                " let it end, or write elsewhere"
-            ) from None
-        except FileNotFoundError:
-            pass
         os.close(handle)

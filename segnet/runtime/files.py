@@ -1,4 +1,4 @@
-"""Writing files so that none is ever half-written."""
+"""Files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from segnet.errors import InputError
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Gives a temporary file beside `path` to write to, and renames it to `path` when the block ends well.
+    """A temporary file beside `path`, which is renamed to `path` when the block ends without an error.
 
-    A failure leaves neither half a file nor a temporary one. Readable to whom a plain `open` would make it readable.
+    A failure leaves neither a partial file nor a temporary one. The file has the permissions that `open` would give it.
 
     Raises
     ------
@@ -42,38 +42,29 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Takes away the temporary files that a killed process left in a folder: those of `replacing`, and safetensors' own beside them."""
+    """Removes temporary files of a killed process from a folder: those of `replacing`, and safetensors' own."""
     for pattern in (".*.tmp", ".tmp??????"):
         for leftover in Path(folder).glob(pattern):
             leftover.unlink(missing_ok=True)
 
 
 def remove_leftovers_of(path: Path) -> None:
-    """Takes away what a killed process left beside a file that it was writing."""
+    """Removes temporary files of a killed process beside the file that it was writing."""
     for leftover in path.parent.glob(f".{escape(path.name[:100])}.*.tmp"):
         leftover.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes UTF-8 text, all of it or nothing."""
+    """Writes UTF-8 text, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file.
-
-    Raises
-    ------
-    InputError
-        It cannot be read.
-    """
+    """SHA-256 of a file; InputError if it cannot be read."""
     try:
-        found = hashlib.sha256()
         with path.open("rb") as stream:
-            while chunk := stream.read(2**20):
-                found.update(chunk)
-        return found.hexdigest()
+            return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise InputError(
             f"path: expected a readable file, got {path} ({error.strerror or error}); check its name and its rights"

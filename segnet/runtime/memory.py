@@ -1,4 +1,4 @@
-"""What the process keeps of the memory that it frees."""
+"""Memory that the process keeps after it is freed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> bool:
-    """Lets glibc's allocator keep what is freed for the next step, and says whether it does.
+    """Makes glibc's allocator keep freed memory for the next step; False with another C library.
 
-    By default it gives every large tensor back to the system and asks for it anew, whose pages are then cleared one by one at
-    first touch: three of the five seconds that a step of `mamba-ahnet-conv` took. It concerns the whole process, so programs
-    call this and libraries do not. Other C libraries are left alone.
+    By default glibc returns every large tensor to the system and asks for it anew. The system then clears its pages one by one at
+    first touch, which took three of five seconds of a step of `mamba-ahnet-conv`. Programs call this; libraries do not, since it
+    concerns the whole process.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, -1))

@@ -15,11 +15,12 @@ from typing import Any, TypeVar
 
 from segnet.errors import InputError
 from segnet.runtime.memory import keep_freed_memory
+from segnet.runtime.spin import bound_spin
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 AHEAD = 2
-"""Items a worker has waiting: enough that it is never idle, few enough that memory does not grow with their number."""
+"""Items waiting for each worker: enough to keep it busy, and a bound on memory."""
 
 
 def cores() -> int:
@@ -28,7 +29,7 @@ def cores() -> int:
 
 
 def end_with_parent() -> None:
-    """Called in a worker: it does not outlive the process that began it, not even one that is killed."""
+    """Ends this worker when its parent ends, also when the parent is killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -40,7 +41,8 @@ def end_with_parent() -> None:
 
 
 def begin_worker() -> None:
-    """Of a pool's process: it keeps its memory, and ends with its parent and at Ctrl-C, instead of going on with the next item."""
+    """Prepares a pool's process, before it imports torch. It ends with its parent, and at Ctrl-C."""
+    bound_spin()
     keep_freed_memory()
     signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
     end_with_parent()
@@ -49,16 +51,16 @@ def begin_worker() -> None:
 def each(
     function: Callable[[Item], Found], items: Iterable[Item], *, workers: int = 1, scheduler: str | None = None
 ) -> Iterator[tuple[Item, Found | BaseException]]:
-    """What `function` makes of each item, as it is done, in any order; or the exception it ended with.
+    """Each item with the result of `function`, or with the exception it raised, in the order of completion.
 
-    An item whose process dies (of a crash, or killed for its memory) ends with an InputError; the others go on.
+    An item whose process dies, by a crash or for want of memory, gets an InputError. The others go on.
 
     Parameters
     ----------
     function : of a module's top level, or a `functools.partial` of one, so that other processes find it
-    items : taken as they are needed
-    workers : processes; 1 is this one
-    scheduler : address of a Dask scheduler whose workers do it instead
+    items : taken on demand
+    workers : number of processes; 1 is this process
+    scheduler : address of a Dask scheduler, whose workers are used instead
 
     Raises
     ------
@@ -96,7 +98,7 @@ def _in_processes(
             try:
                 while True:
                     for item in islice(left, AHEAD * workers - len(running)):
-                        suspects.append(item)  # in case the pool is found broken now
+                        suspects.append(item)  # in case `submit` finds the pool broken
                         future = pool.submit(function, item)
                         running[future] = suspects.pop()
                     if not running:
@@ -111,7 +113,7 @@ def _in_processes(
                 suspects += running.values()
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
-        # One of them killed its process, and took the pool along: each alone, to find out which.
+        # One of them killed its process and broke the pool: each runs alone, to find out which.
         for item in suspects:
             yield item, _alone(function, item)
 
@@ -124,7 +126,7 @@ def _alone(function: Callable[[Item], Found], item: Item) -> Found | BaseExcepti
 
 def _died() -> InputError:
     return InputError(
-        "process: expected to finish, got killed by a crash or for want of memory; look at its files by themselves"
+        "process: expected to finish, got killed by a crash or for want of memory; check its files one by one"
     )
 
 
@@ -140,7 +142,7 @@ def _on_dask(
         client = Client(scheduler, timeout=10, set_as_default=False)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"scheduler: expected the address of a Dask scheduler, got {scheduler} ({error}); is it running?"
+            f"scheduler: expected the address of a Dask scheduler, got {scheduler} ({error}); start it, or check the address"
         ) from None
     with client:
         left = iter(items)

@@ -1,4 +1,4 @@
-"""How long OpenMP's threads spin at a barrier before they sleep. Imports nothing, so that it can run before torch is loaded."""
+"""A bound on the time that OpenMP's threads spin at a barrier before they sleep. Imports nothing, to run before torch is loaded."""
 
 from __future__ import annotations
 

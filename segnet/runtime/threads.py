@@ -1,4 +1,4 @@
-"""How many threads torch and the scan take."""
+"""Number of threads of torch and of the scan."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """So many threads, or as many as there are; and back."""
+    """Sets the number of threads, if given, and restores it."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

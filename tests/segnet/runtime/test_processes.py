@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -62,3 +63,12 @@ def test_a_scheduler_that_is_not_there_is_named() -> None:
     pytest.importorskip("distributed")
     with pytest.raises(InputError, match="scheduler: expected the address"):
         list(each(square, [1], scheduler="nonsense://nowhere"))
+
+
+def test_workers_bound_the_spin_of_openmp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before they import torch, and unless the user has chosen."""
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    assert dict(each(os.getenv, ["GOMP_SPINCOUNT"], workers=2)) == {"GOMP_SPINCOUNT": "3000"}
+    monkeypatch.setenv("GOMP_SPINCOUNT", "77")
+    assert dict(each(os.getenv, ["GOMP_SPINCOUNT"], workers=2)) == {"GOMP_SPINCOUNT": "77"}
