@@ -6,9 +6,10 @@ Ops are registered by `torch.library.Library`. `torch.library.custom_op` imports
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ import torch
 from torch import Tensor
 
 from .. import backends
-from .._spec import Call, OpSpec, Output
+from .._spec import Call, OpSpec
+from ..backends._threads import resolve
 from ..backends.protocol import Results
 from ..backends.torch_ import forward, vjp
 from ._common import as_array, wide
@@ -57,7 +59,7 @@ def define(
 
     def no_gradient(ctx: Any, *_: Any) -> None:
         raise RuntimeError(
-            f"ssmcore::{name}: expected no gradient of its results, got one; it has none, so detach them"
+            f"ssmcore::{name}: expected first derivatives alone, got a gradient of a gradient; detach the first gradient"
         )
 
     qualified = f"ssmcore::{name}"
@@ -120,99 +122,60 @@ class TensorOp:
     ) -> Any:
         """The outputs of the record, a tuple if there are several. Those that are not public are empty unless `keep`, by default
         where a gradient is recorded."""
+        if num_threads is not None and type(num_threads) is not int:
+            resolve(num_threads)  # raises
         if keep is None:
             keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
         return self.forward(*tensors, *(options[name] for name in self.options), keep, backend, num_threads)
 
-    # ---- forward ----
+    # ---- kernels and fake kernels ----
 
     def _fwd(self, *given: Any) -> Any:
-        tensors, (*values, keep, backend, num_threads) = self._split(given, self.arguments)
-        call, x = self._call(tensors, values, keep=keep), tensors[0]
-        found = self._run(call, backend, num_threads)
+        tensors, options, (keep, *run) = _parts(given, self.arguments, self.options)
+        call = self._call(tensors, options, keep=keep)
+        return self._outputs(call, self._run(call, *run))
+
+    def _fake_fwd(self, *given: Any) -> Any:
+        tensors, options, (keep, *_) = _parts(given, self.arguments, self.options)
+        call = self._call(tensors, options, keep=keep)
+        sizes = self.spec.check_shapes({name: None if t is None else tuple(t.shape) for name, t in call.arrays.items()})
+        return self._outputs(call, [tensors[0].new_empty(self.spec.shape_of(o, sizes)) for o in self.spec.outputs])
+
+    def _outputs(self, call: Call, found: Sequence[Any]) -> Any:
+        x = next(iter(call.arrays.values()))
         results = [
-            as_result(f, self._dtype(output, x), self._swapped(output.axes, call.options))
-            if output.public or keep
+            as_result(f, wide(x) if output.wide else x.dtype, _swapped(output.axes, call))
+            if output.public or call.keep
             else x.new_empty(0, dtype=wide(x))
             for output, f in zip(self.spec.outputs, found, strict=True)
         ]
         return results[0] if len(results) == 1 else tuple(results)
 
-    def _fake_fwd(self, *given: Any) -> Any:
-        tensors, (*values, keep, _, _) = self._split(given, self.arguments)
-        options, x = dict(zip(self.options, values, strict=True)), tensors[0]
-        named = zip(self.arguments, tensors, strict=True)
-        sizes = self.spec.check_shapes({name: None if t is None else tuple(t.shape) for name, t in named})
-        results = [
-            _empty(x, self.spec.shape_of(output, sizes), self._dtype(output, x), self._swapped(output.axes, options))
-            if output.public or keep
-            else x.new_empty(0, dtype=wide(x))
-            for output in self.spec.outputs
-        ]
-        return results[0] if len(results) == 1 else tuple(results)
-
-    # ---- backward ----
-
     def _bwd(self, *given: Any) -> tuple[Tensor, ...]:
-        douts, rest = self._split(given, self.douts)
-        tensors, rest = self._split(rest, self.arguments)
-        kept, (*values, backend, num_threads) = self._split(rest, self.kept)
+        douts, tensors, kept, options, run = _parts(given, self.douts, self.arguments, self.kept, self.options)
         # kept results of a forward pass without gradient are empty: the backend computes them again
         kept = [] if any(k.shape == (0,) for k in kept) else kept
-        call, x = self._call(tensors, values, douts=tuple(douts), kept=tuple(kept)), tensors[0]
-        grads = self._run(call, backend, num_threads)
+        call = self._call(tensors, options, douts=tuple(douts), kept=tuple(kept))
+        return self._gradients(call, self._run(call, *run))
+
+    def _fake_bwd(self, *given: Any) -> tuple[Tensor, ...]:
+        _, tensors, _, options, _ = _parts(given, self.douts, self.arguments, self.kept, self.options)
+        call = self._call(tensors, options)
+        return self._gradients(call, [call.arrays[name] for name in self.wanted])
+
+    def _gradients(self, call: Call, found: Sequence[Any]) -> tuple[Tensor, ...]:
+        """As the arguments in shape and dtype, empty for an absent one."""
+        x = next(iter(call.arrays.values()))
         return tuple(
             x.new_empty(0)
             if (t := call.arrays[name]) is None
-            else as_result(g, t.dtype, self._swapped(self.axes[name], call.options))
-            for name, g in zip(self.wanted, grads, strict=True)
+            else as_result(gradient, t.dtype, _swapped(self.axes[name], call))
+            for name, gradient in zip(self.wanted, found, strict=True)
         )
 
-    def _fake_bwd(self, *given: Any) -> tuple[Tensor, ...]:
-        tensors, rest = self._split(given[len(self.douts) :], self.arguments)
-        _, values = self._split(rest, self.kept)
-        options = dict(zip(self.options, values, strict=False))
-        by_name = dict(zip(self.arguments, tensors, strict=True))
-        return tuple(
-            tensors[0].new_empty(0)
-            if (t := by_name[name]) is None
-            else _empty(t, t.shape, t.dtype, self._swapped(self.axes[name], options))
-            for name in self.wanted
-        )
-
-    # ---- autograd ----
-
-    def _setup(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        tensors, (*ctx.options, _, ctx.backend, ctx.num_threads) = self._split(inputs, self.arguments)
-        outputs = zip(self.spec.outputs, output if isinstance(output, tuple) else (output,), strict=True)
-        kept = [result for entry, result in outputs if entry.kept]
-        ctx.mark_non_differentiable(*kept)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors, *kept)
-
-    def _gradient(self, ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        found: dict[str, Tensor] = {}
-        douts = [grad for output, grad in zip(self.spec.outputs, grads, strict=True) if not output.kept]
-        tensors, kept = self._split(ctx.saved_tensors, self.arguments)
-        if any(grad is not None for grad in douts):
-            douts[0] = torch.zeros_like(tensors[0]) if douts[0] is None else douts[0]
-            run = (*ctx.options, ctx.backend, ctx.num_threads)
-            found = dict(zip(self.wanted, self.backward(*douts, *tensors, *kept, *run), strict=True))
-        by_name = zip(self.arguments, tensors, strict=True)
-        return (*(None if t is None else found.get(name) for name, t in by_name), *[None] * (len(ctx.options) + 3))
-
-    # ---- what both passes share ----
-
-    @staticmethod
-    def _split(given: Sequence[Any], first: Sequence[Any]) -> tuple[list[Any], Sequence[Any]]:
-        """As many values as `first` has, and the rest."""
-        return list(given[: len(first)]), given[len(first) :]
-
-    def _call(self, tensors: Sequence[Any], values: Sequence[Any], **others: Any) -> Call:
-        arrays, options = (
-            dict(zip(*pair, strict=True)) for pair in ((self.arguments, tensors), (self.options, values))
-        )
-        return Call(self.spec, arrays, options, **others)
+    def _call(self, tensors: Sequence[Any], options: Sequence[Any], **others: Any) -> Call:
+        arrays = dict(zip(self.arguments, tensors, strict=True))
+        return Call(self.spec, arrays, dict(zip(self.options, options, strict=True)), **others)
 
     def _run(self, call: Call, backend: str | None, num_threads: int | None) -> Results:
         """Runs a call on tensors: by a backend on their memory, or by torch's own operations."""
@@ -225,14 +188,37 @@ class TensorOp:
         on_arrays = replace(call, arrays=arrays, douts=douts, kept=kept)
         return backends.run(on_arrays, backend=choice.backend, num_threads=num_threads)
 
-    @staticmethod
-    def _dtype(output: Output, x: Tensor) -> torch.dtype:
-        return wide(x) if output.wide else x.dtype
+    # ---- autograd ----
 
-    @staticmethod
-    def _swapped(axes: str, options: Mapping[str, Any]) -> bool:
-        """Whether a result with these axes lies in memory as (batch, dim, seqlen)."""
-        return axes == "batch seqlen dim" and options.get("layout") == "bdl"
+    def _setup(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        tensors, options, (_, *run) = _parts(inputs, self.arguments, self.options)
+        outputs = zip(self.spec.outputs, output if isinstance(output, tuple) else (output,), strict=True)
+        kept = [result for entry, result in outputs if entry.kept]
+        ctx.rest = (*options, *run)
+        ctx.mark_non_differentiable(*kept)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors, *kept)
+
+    def _gradient(self, ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        found: dict[str, Tensor] = {}
+        douts = [grad for output, grad in zip(self.spec.outputs, grads, strict=True) if not output.kept]
+        tensors, kept = _parts(ctx.saved_tensors, self.arguments)
+        if any(grad is not None for grad in douts):
+            douts[0] = tensors[0].new_zeros(tensors[0].shape) if douts[0] is None else douts[0]
+            found = dict(zip(self.wanted, self.backward(*douts, *tensors, *kept, *ctx.rest), strict=True))
+        by_name = zip(self.arguments, tensors, strict=True)
+        return (*(None if t is None else found.get(name) for name, t in by_name), *[None] * (len(ctx.rest) + 1))
+
+
+def _parts(given: Sequence[Any], *groups: Sequence[Any]) -> list[list[Any]]:
+    """As many values as each group has, and the rest."""
+    values = iter(given)
+    return [*(list(islice(values, len(group))) for group in groups), list(values)]
+
+
+def _swapped(axes: str, call: Call) -> bool:
+    """Whether a result with these axes lies in memory as (batch, dim, seqlen)."""
+    return axes == "batch seqlen dim" and call.options.get("layout") == "bdl"
 
 
 def _schema(given: list[str], results: int) -> str:
@@ -266,10 +252,3 @@ def as_result(found: Any, dtype: torch.dtype, swapped: bool = False) -> Tensor:
     else:
         own = torch.from_numpy(np.ascontiguousarray(found)).to(dtype)
     return own.transpose(1, 2) if swapped else own
-
-
-def _empty(x: Tensor, shape: Sequence[int], dtype: torch.dtype, swapped: bool) -> Tensor:
-    """A result of `as_result` without its values."""
-    if swapped:
-        return x.new_empty((shape[0], shape[2], shape[1]), dtype=dtype).transpose(1, 2)
-    return x.new_empty(tuple(shape), dtype=dtype)
