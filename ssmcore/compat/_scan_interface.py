@@ -82,21 +82,13 @@ def mamba_inner_fn_no_out_proj(
     """`mamba_inner_fn` without its output projection: (batch, dim, seqlen)."""
     options |= {"out_proj_weight": None, "out_proj_bias": None}
     names = ("A", "B", "C", "D", "delta_bias", "B_proj_bias", "C_proj_bias", "delta_softplus", "checkpoint_lvl")
-    named = dict(zip(names, others, strict=False))
+    named = dict(zip(names[: len(others)], others, strict=True))
     return st.mamba_inner(xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, **named, **options)
 
 
-def _projected(
-    u: Tensor,
-    x_proj_weight: Tensor,
-    delta_proj_weight: Tensor,
-    dstate: int,
-    B: Tensor | None,
-    C: Tensor | None,
-    B_proj_bias: Tensor | None,
-    C_proj_bias: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _projected(u: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
     """delta, B and C, channel-first."""
+    x_proj_weight, delta_proj_weight, dstate, B, C, B_proj_bias, C_proj_bias = given
     rank = delta_proj_weight.shape[1]
     projected = F.linear(u.transpose(1, 2), x_proj_weight)
     delta = F.linear(projected[..., :rank], delta_proj_weight).transpose(1, 2)

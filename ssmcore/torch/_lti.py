@@ -116,14 +116,9 @@ def ssm_recurrence(
     if u.ndim < 1 or start.shape[-1:] != A_bar.shape[-1:]:
         got = f"{tuple(u.shape)} and {tuple(start.shape)}"
         fail("ssm_recurrence", "u, initial_state", "(..., seqlen) and (..., dstate)", got, "make them agree with A_bar")
-    systems = {"A_bar": A_bar.shape[:-1], "B_bar": B_bar.shape[:-1], "C": C.shape[:-1], "u": u.shape[:-1]}
-    lead = _lead(
-        "ssm_recurrence",
-        **systems,
-        initial_state=start.shape[:-1],
-        **({} if D is None else {"D": D.shape}),
-    )
     arrays = {"A_bar": A_bar, "B_bar": B_bar, "C": C, "u": u, "initial_state": start}
+    leads = {name: x.shape[:-1] for name, x in arrays.items()} | ({} if D is None else {"D": D.shape})
+    lead = _lead("ssm_recurrence", **leads)
     y, x = forward(Call(SPEC, arrays, {"structure": "diagonal", "lead": lead}))
     return (y if D is None else y + D[..., None] * u), x
 
