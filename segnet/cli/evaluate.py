@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from segnet.cli.options import PARTIAL, AsJson, Part, Quiet, bar, cases_of_part
 from segnet.errors import InputError
 from segnet.report.defaults import WINDOW_HU
+
+if TYPE_CHECKING:
+    from segnet.dataset.store import PreparedDataset
+    from segnet.evaluation.result import Evaluation
 
 
 def evaluate(
@@ -46,6 +50,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score masks against the truth: Dice per lesion with its conventions, beside the all-background baseline."""
+    from segnet.dataset.store import INDEX, load_dataset
     from segnet.evaluation.evaluate import evaluate as run
     from segnet.evaluation.paired import pair
 
@@ -58,10 +63,11 @@ def evaluate(
 
         require_window(window)
     cases = None if part is None or model is None else cases_of_part([model], part)
+    source = load_dataset(truths) if (truths / INDEX).is_file() else truths  # an index is read once
     options: dict[str, Any] = {"patient_regex": patient_regex, "cases": cases, "images": images}
     evaluation = run(
         predictions,
-        truths,
+        source,
         **options,
         model=None if model is None else str(model.resolve()),
         part=None if part is None else part.value,
@@ -70,10 +76,10 @@ def evaluate(
     )
     other = comparison = None
     if against is not None:
-        other = run(against, truths, **options, workers=workers, progress=bar("against", quiet))
+        other = run(against, source, **options, workers=workers, progress=bar("against", quiet))
         comparison = pair(evaluation, other)
     if clicks is not None and model is not None:
-        evaluation = _with_clicks(evaluation, truths, model, clicks, seed, options, quiet)
+        evaluation = _with_clicks(evaluation, source, model, clicks, seed, options, quiet)
     if out is not None:
         evaluation.write(out)
         if comparison is not None:
@@ -99,8 +105,14 @@ def evaluate(
 
 
 def _with_clicks(
-    evaluation: Any, truths: Path, model: Path, clicks: int, seed: int, options: dict[str, Any], quiet: bool
-) -> Any:
+    evaluation: Evaluation,
+    truths: Path | PreparedDataset,
+    model: Path,
+    clicks: int,
+    seed: int,
+    options: dict[str, Any],
+    quiet: bool,
+) -> Evaluation:
     """The evaluation with the challenge's score of a run."""
     from dataclasses import replace
 
@@ -119,9 +131,9 @@ def _with_clicks(
 
 
 def _overlays(
-    evaluation: Any, predictions: Path, truths: Path, out: Path, window: tuple[float, float]
+    evaluation: Evaluation, predictions: Path, truths: Path, out: Path, window: tuple[float, float]
 ) -> tuple[tuple[str, str], ...]:
-    """Draws the telling cases where there are images; (case, reason) of those that could not be drawn."""
+    """Draws the telling cases that have images; gives (case, reason) of failures."""
     pairs = _pairs_at(truths)
     if not pairs or not predictions.is_dir():
         return ()
@@ -132,7 +144,7 @@ def _overlays(
 
 
 def _pairs_at(source: Path) -> dict[str, Any]:
-    """Pairs by case of a folder laid out as one of pairs, none of anything else."""
+    """Pairs by case of a folder of pairs, none of any other path."""
     from segnet.io.pairs import find_pairs
 
     try:

@@ -1,9 +1,8 @@
-"""Predicted masks against truth masks: pairing by case, scores per lesion, summary with its conventions.
+"""Predicted masks against true masks: pairing by case, scores per lesion, summary with conventions.
 
-The conventions: one truth file is one lesion; scores are three-dimensional, of the foreground, averaged over
-lesions (macro), with intervals that draw patients. A lesion whose two masks are empty has no score and is left
-out. Distances are infinite where one mask alone is empty: such lesions are left out of the mean distance, and
-their number is printed beside it. All of them are in `segnet.evaluation.conventions`.
+One truth file is one lesion. Scores are three-dimensional, of the foreground, averaged over lesions (macro); intervals draw patients.
+A lesion with two empty masks has no score. A lesion with one empty mask has infinite distances, which are left out of the mean and
+counted. `segnet.evaluation.conventions` lists all conventions.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from segnet import __version__
+from segnet.dataset.store import PreparedDataset
 from segnet.errors import InputError
 from segnet.evaluation.conventions import CONVENTIONS, SIZE_CLASSES
 from segnet.evaluation.result import Evaluation
@@ -40,7 +40,7 @@ from segnet.metrics import all_background_baseline
 
 __all__ = ["Evaluation", "LesionRow", "Summary", "evaluate", "truths_of"]
 
-Truths = Path | str | Sequence[Pair]
+Truths = Path | str | PreparedDataset | Sequence[Pair]
 
 
 def truths_of(
@@ -51,7 +51,11 @@ def truths_of(
     images: Path | str | None = None,
 ) -> list[Truth]:
     """The true masks that `evaluate` scores against, in order of case; Parameters and Raises as there."""
-    source = find_truths(truths, patient_regex)
+    return _limited(find_truths(truths, patient_regex), cases, images)
+
+
+def _limited(source: list[Truth], cases: Collection[str] | None, images: Path | str | None) -> list[Truth]:
+    """The truths of some cases, with images from a folder."""
     if cases is not None:
         cases = {nfc(case) for case in cases}
         unknown = sorted(cases - {t.case for t in source})
@@ -80,45 +84,43 @@ def evaluate(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Score predicted masks against truth masks. One case is in memory at a time, for each worker.
+    """Scores predicted masks against true masks. Each worker holds one case in memory.
 
     Parameters
     ----------
-    predictions : a folder of `<case>.nii.gz` (also with `_mask`, `_seg`, `_pred` … after the case), or one
-        file; `<case>_probability.nii.gz` beside a mask is used for AUC and calibration
-    truths : a folder of masks named likewise; a folder of image and mask pairs; a folder written by `segnet
-        prepare`; pairs as `find_pairs` returns them; or one file, for one prediction file
-    patient_regex : its first group, found in the case's name, is the patient; else the built-in rules
-    missing : whether a truth without prediction counts as an empty prediction (Dice 0) or is an error
+    predictions : a folder of `<case>.nii.gz`, also with `_mask`, `_seg`, `_pred` and the like after the case, or one file.
+        `<case>_probability.nii.gz` beside a mask is used for AUC and calibration
+    truths : a folder of masks named likewise; a folder of image and mask pairs; a folder written by `segnet prepare`, or its
+        `PreparedDataset`; pairs from `find_pairs`; or one file, for one prediction file
+    patient_regex : its first group, found in the case's name, is the patient; default: the built-in rules
+    missing : a truth without prediction counts as an empty prediction (Dice 0), or is an error
     cases : limit to these cases, such as the test part of a split
-    images : folder of images named after the cases, for HU inside of the masks, where `truths` has none
-    model, part : noted in the result's provenance
+    images : folder of images named after the cases, for HU inside the masks, if `truths` has none
+    model, part : noted in the provenance
     workers : processes
     progress : called as progress(done, total) after each lesion
 
     Returns
     -------
-    Evaluation, rows in order of case. A prediction that cannot be read or lies on another grid counts as an empty one and is
-    among its `unreadable`, with the reason.
+    Evaluation, rows in order of case. A prediction that is unreadable or lies on another grid counts as an empty one; `unreadable`
+    lists it with the reason.
 
     Raises
     ------
     InputError
-        If nothing can be paired, two files claim one case, a file's name is not UTF-8, no prediction at all can be used, a truth is unreadable, a name
-        in `cases` is not among the truths, `workers` is below 1, or a prediction is missing under ``missing="error"``.
+        Nothing can be paired, two files claim one case, a file's name is not UTF-8, no prediction is usable, a truth is unreadable, a
+        name in `cases` is not among the truths, `workers` is below 1, or a prediction is missing under ``missing="error"``.
     """
     if missing not in ("zero", "error"):
         raise InputError(f"missing: expected zero or error, got {missing!r}; zero counts a missing prediction as empty")
     if workers < 1:
         raise InputError(f"workers: expected at least 1, got {workers}; 1 scores in this process")
     require_text("model", [model or ""])
-    source = truths_of(truths, patient_regex=patient_regex)
-    matched, unmatched = match(
-        Path(predictions), source, single=isinstance(truths, (str, Path)) and Path(truths).is_file()
-    )
-    if cases is not None or images is not None:
-        source = truths_of(truths, patient_regex=patient_regex, cases=cases, images=images)
-        matched = {t.case: matched[t.case] for t in source if t.case in matched}
+    root = truths.root if isinstance(truths, PreparedDataset) else truths
+    source = find_truths(truths, patient_regex)
+    matched, unmatched = match(Path(predictions), source, single=isinstance(root, str | Path) and Path(root).is_file())
+    source = _limited(source, cases, images)
+    matched = {t.case: matched[t.case] for t in source if t.case in matched}
     absent = [t.case for t in source if t.case not in matched]
     if not matched:
         raise InputError(
@@ -165,7 +167,7 @@ def evaluate(
         provenance={
             "segnet": __version__,
             "predictions": str(Path(predictions).resolve()),
-            "truths": str(Path(truths).resolve()) if isinstance(truths, (str, Path)) else f"{len(truths)} pairs",
+            "truths": str(Path(root).resolve()) if isinstance(root, str | Path) else f"{len(root)} pairs",
             "patient_regex": patient_regex,
             "model": model,
             "part": part,

@@ -1,4 +1,4 @@
-"""Where predictions, truths and images lie, and which belongs to which."""
+"""The files of predictions, truths and images, and how they belong together."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segnet.config import PrepareConfig
-from segnet.dataset.store import INDEX, PatientFile, load_dataset
+from segnet.dataset.store import INDEX, PatientFile, PreparedDataset, load_dataset
 from segnet.errors import InputError
 from segnet.io.names import ENDINGS, PROBABILITY, beside, case_of, files_in, nfc, readings, role_of, stem_of
 from segnet.io.pairs import NoPairs, Pair, find_pairs, patient_id, set_of
-from segnet.io.volumes import Volume, read_image, read_mask
+from segnet.io.volumes import read_image, read_mask
 
 GRID_TOLERANCE_MM = 1e-3
 
@@ -31,13 +31,13 @@ class Grid:
 
 @dataclass(frozen=True)
 class Truth:
-    """One lesion's true mask: a file, or a group of a prepared HDF5 file; and its image where that is known.
+    """One lesion's true mask, a file or a case of a prepared dataset, and its image if that is known.
 
     Attributes
     ----------
-    collection : where the case is from, see `segnet.io.pairs.set_of`
+    collection : the set of the case (`segnet.io.pairs.set_of`)
     prepared : how the dataset was prepared, if `mask` is one of its HDF5 files
-    image : file of the image, None where none is known or the case is prepared
+    image : its file; None for a prepared case, which has its own
     """
 
     case: str
@@ -48,7 +48,7 @@ class Truth:
     image: Path | None = None
 
     def load(self) -> Grid:
-        """Reads the mask; InputError where that fails."""
+        """Reads the mask; InputError if that fails."""
         if self.prepared is None:
             return read_grid(self.mask)
         with PatientFile(self.mask, self.prepared) as file:
@@ -56,7 +56,7 @@ class Truth:
             return Grid(mask, file.affine(self.case), file.spacing_zyx_mm(self.case))
 
     def load_image(self, grid: Grid) -> NDArray[np.float32] | None:
-        """The image in HU (Z, Y, X), None where there is none; that of a prepared case is clipped to its window.
+        """The image in HU (Z, Y, X), or None; that of a prepared case is clipped to its window.
 
         Raises
         ------
@@ -71,7 +71,7 @@ class Truth:
 
 
 def require_text(argument: str, names: Iterable[str]) -> None:
-    """Raises InputError where a name could not be written into a file: one that is not UTF-8 on disk."""
+    """Raises InputError for a name that is not UTF-8 on disk, and so cannot be written into a file."""
     for name in names:
         try:
             name.encode()
@@ -82,26 +82,21 @@ def require_text(argument: str, names: Iterable[str]) -> None:
 def read_grid(path: Path) -> Grid:
     """A mask file with its grid."""
     volume = read_mask(path)
-    return Grid(np.ascontiguousarray(volume.array_zyx).astype(bool), *_place(volume))
+    return Grid(np.ascontiguousarray(volume.array_zyx).astype(bool), volume.affine, volume.spacing_zyx_mm)
 
 
 def read_map(path: Path, like: Grid, case: str) -> NDArray[np.float32]:
     """An image or a map of probabilities on the grid of a mask, (Z, Y, X) float32; InputError on another grid."""
     volume = read_image(path)
-    require_same_grid(volume.array_zyx.shape, np.asarray(volume.affine, np.float64), like, path, case)
+    require_same_grid(volume.array_zyx.shape, volume.affine, like, path, case)
     found: NDArray[np.float32] = volume.array_zyx
     return found
-
-
-def _place(volume: Volume) -> tuple[NDArray[np.float64], tuple[float, float, float]]:
-    z, y, x = (float(s) for s in volume.spacing_zyx_mm)
-    return np.asarray(volume.affine, dtype=np.float64), (z, y, x)
 
 
 def require_same_grid(
     shape_zyx: tuple[int, ...], affine: NDArray[np.float64], truth: Grid, path: Path, case: str
 ) -> None:
-    """Raises InputError where a file's voxels lie elsewhere than the truth's."""
+    """Raises InputError unless a file's voxels lie on the truth's."""
     if shape_zyx != truth.mask.shape:
         raise InputError(
             f"{path}: expected shape {truth.mask.shape[::-1]} like the truth of {case}, "
@@ -117,9 +112,12 @@ def require_same_grid(
         )
 
 
-def find_truths(truths: Path | str | Sequence[Pair], patient_regex: str | None) -> list[Truth]:
+def find_truths(truths: Path | str | PreparedDataset | Sequence[Pair], patient_regex: str | None) -> list[Truth]:
     """The truths in order of case, each case once."""
-    found = _truths_at(Path(truths), patient_regex) if isinstance(truths, (str, Path)) else _from_pairs(truths)
+    if isinstance(truths, PreparedDataset):
+        found = _from_prepared(truths, patient_regex)
+    else:
+        found = _truths_at(Path(truths), patient_regex) if isinstance(truths, str | Path) else _from_pairs(truths)
     require_text("truths", (f"{t.case} {t.patient} {t.mask} {t.image}" for t in found))
     found.sort(key=lambda t: t.case)
     twice = sorted(case for case, n in Counter(t.case for t in found).items() if n > 1)
@@ -138,7 +136,7 @@ def _truths_at(root: Path, patient_regex: str | None) -> list[Truth]:
     if not root.exists():
         raise InputError(f"truths: expected a file or folder, got {root}, which does not exist; check the path")
     if (root / INDEX).is_file():
-        return _from_prepared(root, patient_regex)
+        return _from_prepared(load_dataset(root), patient_regex)
     masks = [root] if root.is_file() else files_in(root)
     roles = set() if root.is_file() else {role_of(p) for p in masks}
     if not masks or "image" in roles or roles == {"mask", "plain"}:
@@ -151,11 +149,10 @@ def _truths_at(root: Path, patient_regex: str | None) -> list[Truth]:
     return [Truth(case, patient_id(case, patient_regex), set_of(case), p) for case, p in named]
 
 
-def _from_prepared(root: Path, patient_regex: str | None) -> list[Truth]:
-    dataset = load_dataset(root)
+def _from_prepared(dataset: PreparedDataset, patient_regex: str | None) -> list[Truth]:
     if dataset.config.route != "hu":
         raise InputError(
-            f"truths: expected a dataset prepared by the route hu, whose grid is the image's, got {dataset.config.route} in {root};"
+            f"truths: expected a dataset prepared by the route hu, whose grid is the image's, got {dataset.config.route} in {dataset.root};"
             " give the folder of the true masks"
         )
     return [

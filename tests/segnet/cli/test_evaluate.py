@@ -136,3 +136,18 @@ def test_images_from_elsewhere(masks: Path, pairs_folder: Path, tmp_path: Path) 
     result = run("-i", masks, "-t", pairs_folder / "labels", "--images", pairs_folder / "images", "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["lesions"][0]["truth_hu"]["mean"] > -200
+
+
+def test_the_index_of_a_prepared_folder_is_read_once(
+    masks: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, read_bytes = [], Path.read_bytes
+
+    def counted(path: Path) -> bytes:
+        read.append(path.name)
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    result = run("-i", masks, "-t", prepared, "--against", masks, "--json")
+    assert result.exit_code == 0, result.output
+    assert read.count("dataset.json") == 1
