@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import queue
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +24,9 @@ from segnet.training.loop import parameter_groups
 from segnet.training.losses import JointLoss
 
 Mode = Literal["train", "infer"]
+
+# Kineto, which is not used here, prints lines of its own whenever torch's profiler runs. Errors of torch are exceptions.
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")
 
 PAPER_PEAK_GFLOP_S = 672.0
 """Single-precision peak of the paper's processor, 12 cores of a Threadripper 1920X."""

@@ -107,3 +107,8 @@ def test_threads_are_put_back_after_an_error() -> None:
     with pytest.raises(ValueError, match="multiples of 16"):
         speed.measure("infer", ["hunet"], threads=(1,), batch_size=1, side_px=40)
     assert torch.get_num_threads() == before
+
+
+def test_the_profiler_prints_nothing_of_its_own(capfd: pytest.CaptureFixture[str]) -> None:
+    assert speed.by_kind(lambda: torch.ones(3) + 1)["elementwise"] > 0
+    assert capfd.readouterr() == ("", "")
