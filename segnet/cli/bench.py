@@ -1,10 +1,9 @@
-"""How fast networks are here."""
+"""`segnet bench`: speed of networks on this machine."""
 
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,33 +11,29 @@ from segnet.cli.options import AsJson, Quiet, print_json
 from segnet.errors import InputError
 
 
-class BenchMode(StrEnum):
-    train = "train"
-    infer = "infer"
-
-
 def bench(
-    mode: Annotated[BenchMode, typer.Argument(help="A training step, or a forward pass.")],
+    mode: Annotated[Literal["train", "infer"], typer.Argument(help="A training step, or a forward pass.")],
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", "-m", help="A network's name, of `segnet info --list`; repeat it. Default: all."),
+        typer.Option("--model", "-m", help="A network's name from `segnet info --list`; repeat it. Default: all."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Slices a step.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Slices per step.")] = 8,
     side_px: Annotated[int, typer.Option(min=32, help="Side of a slice, a multiple of 32.")] = 256,
     threads: Annotated[
         list[int] | None, typer.Option(min=1, help="Number of threads; repeat it. Default: torch's.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each network.")] = 5,
-    bfloat16: Annotated[bool, typer.Option("--bfloat16", help="bfloat16 but for the scan.")] = False,
+    bfloat16: Annotated[bool, typer.Option("--bfloat16", help="bfloat16 except in the scan.")] = False,
     voi: Annotated[
-        bool, typer.Option("--voi", help="Of `infer`: segment a whole volume of 128 slices, so many slices at once.")
+        bool,
+        typer.Option("--voi", help="With infer: segment a whole volume of 128 slices, --batch-size slices at once."),
     ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Speed and memory of networks on this machine, in turns in one run; run it on an idle one."""
-    if voi and mode is not BenchMode.infer:
-        raise typer.BadParameter(f"--voi: expected infer, got {mode.value}; training takes no whole volumes")
+    """Measure speed and memory of networks, in turns in one run. Run it on an idle machine."""
+    if voi and mode != "infer":
+        raise typer.BadParameter(f"--voi: expected infer, got {mode}; training takes no whole volumes")
     from segnet.runtime.memory import keep_freed_memory
     from segnet.runtime.table import format_table
     from segnet.study.speed import KINDS, PAPER_SAMPLES, measure
@@ -46,7 +41,7 @@ def bench(
     keep_freed_memory()
     try:
         found = measure(
-            mode.value,
+            mode,
             model or (),
             batch_size=batch_size,
             side_px=side_px,
@@ -81,9 +76,9 @@ def bench(
     print("\nshares of a step, in per cent\n")
     shares = [{"model": r["model"], "threads": r["threads"], **{k: 100 * r["shares"][k] for k in kinds}} for r in rows]
     print(format_table(shares, ["model", "threads", *kinds], digits=0))
-    if mode is BenchMode.train:
+    if mode == "train":
         print(
-            "\nseconds an epoch in the form of the paper's Table I: an estimate for its processor, from the ratio of peaks\n"
+            "\nseconds per epoch as in the paper's Table I: an estimate for its processor, from the ratio of peak speeds\n"
         )
         epochs = [{"model": r["model"], "threads": r["threads"], **r["epoch_s_estimate"]} for r in rows]
         print(format_table(epochs, ["model", "threads", *PAPER_SAMPLES], digits=0))

@@ -1,14 +1,14 @@
-"""Networks against one another."""
+"""`segnet compare`: networks trained on the same folds."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from segnet.cli.options import AsJson, Clock, ConfigFile, Quiet, Split, print_json
+from segnet.cli.options import AsJson, ConfigFile, Quiet, Split, print_json
 
 
 def compare(
@@ -16,31 +16,31 @@ def compare(
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder for all runs and the results.")],
     model: Annotated[
         list[str],
-        typer.Option("--model", "-m", help="A network, with what is to differ: ahnet,gate_target=skip. Repeat it."),
+        typer.Option("--model", "-m", help="A network with its own settings: ahnet,gate_target=skip. Repeat it."),
     ],
     folds: Annotated[int, typer.Option(min=2, help="Parts the patients are dealt into.")] = 3,
     split: Annotated[Split | None, typer.Option(help="stratified or patient, as for training.")] = None,
-    only_fold: Annotated[list[int] | None, typer.Option(help="Of the folds this one, from 0; repeat it.")] = None,
+    only_fold: Annotated[list[int] | None, typer.Option(help="Train this fold alone, from 0; repeat it.")] = None,
     config: ConfigFile = None,
     minutes: Annotated[float | None, typer.Option(help="Time of each training.")] = None,
     clock: Annotated[
-        Clock | None,
-        typer.Option(help="Of the minutes: wall, or the processor time of a training's threads. Default: wall."),
+        Literal["wall", "processor"] | None,
+        typer.Option(help="Clock of the minutes: wall, or processor time of a training's threads. Default: wall."),
     ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Steps of each training instead.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Slices a step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak of the schedule.")] = None,
-    validations: Annotated[int | None, typer.Option(help="In each training.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Slices per step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    validations: Annotated[int | None, typer.Option(help="Validations in each training.")] = None,
     patch_px: Annotated[int | None, typer.Option(help="Field of view, in pixels of the image.")] = None,
     input_px: Annotated[int | None, typer.Option(help="Side it is resampled to; a multiple of 32.")] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Of each training. Default: all processors, or with several workers their share.")
+        int | None, typer.Option(help="Threads of each training. Default: all processors, shared by the workers.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Trainings at a time.")] = 1,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train networks for the same time on the same folds and score them on the patients held out. Stopped, it goes on where it was."""
+    """Train networks for the same time on the same folds and score them on held-out patients. A stopped run resumes."""
     from segnet.runtime.memory import keep_freed_memory
     from segnet.runtime.table import format_table
     from segnet.study.compare import columns_of
@@ -48,10 +48,10 @@ def compare(
 
     keep_freed_memory()
     flags = {
-        "data": {"patch_px": patch_px, "input_px": input_px, "split": split and split.value},
+        "data": {"patch_px": patch_px, "input_px": input_px, "split": split},
         "train": {
             "minutes": minutes,
-            "clock": clock.value if clock else None,
+            "clock": clock,
             "max_steps": max_steps,
             "batch_size": batch_size,
             "learning_rate": learning_rate,

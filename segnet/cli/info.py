@@ -1,4 +1,4 @@
-"""What a network is made of."""
+"""`segnet info`: parts and costs of a network."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from segnet.errors import InputError
 
 def info(
     model: Annotated[
-        str | None, typer.Argument(help="A network's name; see `segnet info --list`. Default: the configuration's.")
+        str | None, typer.Argument(help="A network's name from `segnet info --list`. Default: the configuration's.")
     ] = None,
     base_width: Annotated[
-        int | None, typer.Option(help="b, the width of the first level. Presets: 8, 16, 32 and 64; 16 is the default.")
+        int | None, typer.Option(help="Width b of the first level. Presets: 8, 16, 32 and 64; 16 is the default.")
     ] = None,
     list_names: Annotated[bool, typer.Option("--list", help="Print the names of all networks instead.")] = False,
     config: ConfigFile = None,
-    side_px: Annotated[int, typer.Option(min=32, help="Side of the slice that costs are counted for.")] = 256,
+    side_px: Annotated[int, typer.Option(min=32, help="Side of the slice for which costs are counted.")] = 256,
     show_config: Annotated[
         bool, typer.Option("--show-config", help="Print the resolved configuration as YAML instead.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Parameters, multiply-adds, memory and reach of a network, part by part; or the configuration and its defaults."""
+    """Print parameters, multiply-adds, memory and receptive field of a network, part by part; or the configuration."""
     from segnet.config import load_config
 
     if list_names:

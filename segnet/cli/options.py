@@ -8,13 +8,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from segnet.errors import InputError
 
 BAD_INPUT, PARTIAL = 3, 4
+
+Preset = Literal["default", "strong"]
+Split = Literal["stratified", "patient", "slice-paper"]
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Result as JSON on stdout.")]
@@ -27,22 +30,6 @@ class Part(StrEnum):
     train = "train"
     val = "val"
     test = "test"
-
-
-class Preset(StrEnum):
-    default = "default"
-    strong = "strong"
-
-
-class Clock(StrEnum):
-    wall = "wall"
-    processor = "processor"
-
-
-class Split(StrEnum):
-    stratified = "stratified"
-    patient = "patient"
-    slice_paper = "slice-paper"
 
 
 def bar(title: str, quiet: bool) -> Callable[[int, int], None] | None:

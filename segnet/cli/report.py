@@ -1,4 +1,4 @@
-"""Evaluations as one page to look at."""
+"""`segnet report`: evaluations as one page."""
 
 from __future__ import annotations
 
@@ -21,18 +21,23 @@ def report(
     out: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")],
     predictions: Annotated[
         list[str] | None,
-        typer.Option("--input", "-i", help="NAME=FOLDER of predicted masks; else where the evaluation found them."),
+        typer.Option(
+            "--input", "-i", help="NAME=FOLDER of predicted masks. Default: the folder named in the evaluation."
+        ),
     ] = None,
     truths: Annotated[
         Path | None, typer.Option("--truth", "-t", help="Folder of image and mask pairs; without it no pictures.")
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", "-m", help="NAME=FOLDER of a training run, for its curves and its split; repeat it."),
+        typer.Option(
+            "--model", "-m", help="NAME=FOLDER of a training run, for its curves and the check of its split; repeat it."
+        ),
     ] = None,
     bench: Annotated[Path | None, typer.Option(help="JSON of `segnet bench train --json`.")] = None,
     comparison: Annotated[
-        Path | None, typer.Option(help="comparison.json of `segnet evaluate --against`; else from the evaluations.")
+        Path | None,
+        typer.Option(help="comparison.json of `segnet evaluate --against`. Default: computed from the evaluations."),
     ] = None,
     title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
     lesions: Annotated[
@@ -42,7 +47,7 @@ def report(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """One HTML file of one or several evaluations: scores, charts, pictures. It opens offline and prints."""
+    """Write one HTML file of one or several evaluations: scores, charts, pictures. It opens offline and prints."""
     from segnet.report.page import Sources, named, write_report
 
     models = named(evaluations, "evaluation")

@@ -83,11 +83,11 @@ def train(
             "patch_px": patch_px,
             "input_px": input_px,
             "window_hu": window,
-            "split": split and split.value,
+            "split": split,
             "folds": folds,
             "fold": fold,
         },
-        "augment": {"preset": None if augment is None else augment.value},
+        "augment": {"preset": augment},
         "train": {
             "minutes": minutes,
             "max_steps": max_steps,

@@ -1,11 +1,10 @@
-"""Networks against one another: each trained for the same time on the same folds, scored on the patients held out."""
+"""Networks compared: each is trained for the same time on the same folds and scored on the held-out patients."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import math
 import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,8 +20,8 @@ from segnet.dataset.split import FILE as SPLIT_FILE
 from segnet.dataset.split import make_split
 from segnet.dataset.store import Cases, PreparedDataset, load_dataset
 from segnet.errors import InputError, reason
+from segnet.evaluation.summary import spread
 from segnet.io.pairs import set_of
-from segnet.metrics import bootstrap_ci
 from segnet.models import build, checkpoint
 from segnet.report.run import draw_run
 from segnet.runtime.files import write_text
@@ -43,23 +42,23 @@ CONVENTIONS = {
     "interval": "95 %, bootstrap over patients",
 }
 DEALS = (("data", "split"), ("data", "split_fractions"), ("train", "seed"))
-"""Fields by which patients are dealt."""
+"""Fields that decide which patients are in which fold."""
 Report = Callable[[str], None]
 Lesion = Mapping[str, Any]
-"""A lesion's "case", "patient", "set", the "fold" it was held out in, and a network's "dice" of it."""
+"""Keys: "case", "patient", "set", the "fold" it was held out in, and "dice" of one network."""
 
 
 def parse(entry: str) -> tuple[str, dict[str, dict[str, Any]]]:
-    """A network's name and what differs from the configuration: ``mamba-ahnet-r,discretization=mamba,train.reconstruction_weight=0.3``.
+    """Read an entry: a network's name and its own settings, such as ``ahnet-r,gate_target=skip,train.reconstruction_weight=0.3``.
 
-    A field without a section is one of the model's. Values are read as YAML.
+    A field without a section belongs to the model. Values are YAML.
 
     Raises
     ------
     InputError
-        A part is no ``field=value``, or a value no YAML.
+        A part is not ``field=value``, or a value is not YAML.
     """
-    name, *changes = re.split(r",(?![^\[]*\])", entry)  # commas within brackets are of a value
+    name, *changes = re.split(r",(?![^\[]*\])", entry)  # commas within brackets belong to a value
     flags: dict[str, dict[str, Any]] = {"model": {"name": name}}
     for change in changes:
         where, equals, value = change.partition("=")
@@ -72,14 +71,14 @@ def parse(entry: str) -> tuple[str, dict[str, dict[str, Any]]]:
 
 
 def folder_of(entry: str) -> str:
-    """An entry as a folder's name."""
+    """The name of an entry's folder."""
     return re.sub(r"[^A-Za-z0-9.=-]+", "_", entry)
 
 
 def configurations(
     entries: Sequence[str], base: Path | None, flags: Mapping[str, Any], prepared: PrepareConfig | None = None
 ) -> dict[str, Config]:
-    """The configuration of each entry: how the dataset was prepared, file, then flags, then its own changes.
+    """The configuration of each entry. Later sources win: prepared dataset, file, flags, the entry's own settings.
 
     Raises
     ------
@@ -87,7 +86,7 @@ def configurations(
         An entry is given twice or does not parse, or a field is unknown or out of range.
     """
     if len(set(map(folder_of, entries))) < len(entries):
-        raise InputError(f"model: expected each network once, got {', '.join(entries)}; leave repetitions out")
+        raise InputError(f"model: expected each network once, got {', '.join(entries)}; leave out repetitions")
     found = {}
     for entry in entries:
         _, own = parse(entry)
@@ -98,33 +97,32 @@ def configurations(
 
 @dataclass(frozen=True)
 class Run:
-    """A network on a fold."""
+    """Training of one network on one fold. `threads` applies where the configuration sets none."""
 
     entry: str
     fold: int
     folder: Path
     config: Config
     threads: int | None
-    """Where the configuration names no number of them: trainings at the same time share the processors."""
 
     def __str__(self) -> str:
         return f"{self.entry}, fold {self.fold}"
 
 
 def check_begun(dataset: PreparedDataset, run: Run) -> None:
-    """Whether what there is of a run was made with the same configuration, on the same patients.
+    """Check that the files of a run come from the same configuration and patients.
 
     Raises
     ------
     InputError
-        It was not; or scores do not say with which.
+        They do not, or its scores do not hold their configuration.
     """
     scored, began = run.folder / SCORES_FILE, run.folder / state.FILE
     if scored.exists():
         config = json.loads(scored.read_text()).get("config")
         if config is None:
             raise InputError(
-                f"scores: expected the configuration in {scored}, got none; remove it, and the run is scored anew"
+                f"scores: expected the configuration in {scored}, got none; remove it to score the run again"
             )
         state.check_same(Config.model_validate(config), run.config)
     elif began.exists():
@@ -136,7 +134,7 @@ def check_begun(dataset: PreparedDataset, run: Run) -> None:
 
 
 def run_one(prepared: Path | PreparedDataset, run: Run) -> None:
-    """Trains the network, or goes on with it, and scores the patients held out; what is done stays as it is."""
+    """Train the network, or resume, and score the held-out patients. A scored run is left as it is."""
     out, config = run.folder, run.config
     if (out / SCORES_FILE).exists():
         return
@@ -173,29 +171,28 @@ def compare(
     workers: int = 1,
     report: Report | None = None,
 ) -> dict[str, Any]:
-    """Trains every network on every fold and writes `results.json`, `results.md` and, by lesion, `lesions.csv`. Stopped, it goes on where it was.
+    """Train every network on every fold, and write `results.json`, `results.md` and, by lesion, `lesions.csv`.
 
-    Fold by fold, so that what a stopped comparison leaves is one of all networks on fewer folds.
+    Runs go fold by fold: a stopped comparison covers all networks on fewer folds. Called again, it resumes.
 
     Parameters
     ----------
-    prepared, out : the dataset; a folder for a run of each network and fold
+    prepared, out : the dataset, and the folder for all runs
     entries : networks, as `parse` reads them
-    folds : parts the patients are dealt into
+    folds : number of parts of the patients
     base, flags : configuration file, and section -> field -> value
-    only_folds : of the folds these alone, all where empty
-    workers : runs at a time, where several each in a process of its own; as many threads each as `train.threads` says, by default their share of the
-        processors
+    only_folds : train these folds alone; all where empty
+    workers : runs at a time, each in its own process; without `train.threads` they share the processors evenly
 
     Raises
     ------
     InputError
-        As `configurations`; before anything is trained, if networks would get other patients than one another, or runs in `out` were begun with
-        other settings or patients; after all others are done, if a run failed.
+        As `configurations`. Before any training: networks would get different patients, or runs in `out` were begun with
+        other settings or patients. After all other runs: a run failed.
     """
     chosen = tuple(dict.fromkeys(only_folds)) or tuple(range(folds))
     if not set(chosen) <= set(range(folds)):
-        raise InputError(f"only-fold: expected 0 to {folds - 1}, got {chosen}; there are {folds} folds")
+        raise InputError(f"only-fold: expected 0 to {folds - 1}, got {chosen}; folds are counted from 0")
     given = flags or {}
     flags = {**given, "data": {**given.get("data", {}), "folds": folds}}
     dataset = load_dataset(prepared)
@@ -234,7 +231,7 @@ def compare(
 
 
 def _check_folds(configs: Mapping[str, Config], folds: int) -> None:
-    """Raises `InputError` unless all networks get the same patients, dealt into so many folds."""
+    """Raise `InputError` unless all networks get the same patients in the same folds."""
     first, like = next(iter(configs.items()))
     for entry, config in configs.items():
         if config.data.folds != folds:
@@ -245,12 +242,12 @@ def _check_folds(configs: Mapping[str, Config], folds: int) -> None:
             expected, got = (getattr(getattr(c, section), field) for c in (like, config))
             if got != expected:
                 raise InputError(
-                    f"model {entry}: expected {section}.{field} {expected} like {first}, got {got}; it deals the patients, set it for all networks"
+                    f"model {entry}: expected {section}.{field} {expected} like {first}, got {got}; it decides the folds, so set it for all networks"
                 )
 
 
 def columns_of(results: Mapping[str, Any]) -> dict[str, str]:
-    """Keys and headings of a table of `collect`'s rows; collections have columns where there are several."""
+    """Keys and headings of a table of `collect`'s rows. Several collections have columns of their own."""
     collections = {key: key.removeprefix("dice_") for key in results["rows"][0] if key.startswith("dice_")}
     return {
         "model": "model",
@@ -270,14 +267,13 @@ def columns_of(results: Mapping[str, Any]) -> dict[str, str]:
 
 
 def collect(out: Path, configs: Mapping[str, Config], folds: Sequence[int]) -> dict[str, Any]:
-    """Results of the runs that are done.
+    """Results of the finished runs.
 
     Returns
     -------
     dict
-        "settings" of the first network; "conventions" of the scores; "rows", one a network with all its folds' lesions: mean 3-D Dice by lesion and its 95 %
-        interval (bootstrap by patient), the same by collection, the mean difference to the first network on the same lesions,
-        slices a second in training, steps, parameters.
+        "settings" of the first network, "conventions", "folds", and "rows": `dice_rows` with the medians of slices per second
+        and steps, and parameters in millions.
     """
     done = _finished(out, configs, folds)
     rows = dice_rows(_by_lesion(done), first=next(iter(configs)))
@@ -293,12 +289,13 @@ def collect(out: Path, configs: Mapping[str, Config], folds: Sequence[int]) -> d
 
 
 def dice_rows(lesions: Mapping[str, Sequence[Lesion]], *, first: str) -> list[dict[str, Any]]:
-    """Of each network: mean 3-D Dice by lesion, by collection, and less that of the network `first`, as `collect` says.
+    """One row per network: mean 3-D Dice per lesion with its 95 % interval (bootstrap over patients), means by collection,
+    and the mean difference to the network `first` on the same lesions.
 
     Parameters
     ----------
-    lesions : of each network, those it scored: "case", "patient", "set", "fold", "dice"
-    first : a network; where it scored nothing there are no differences
+    lesions : scored lesions of each network
+    first : a network; without its scores there are no differences
     """
     rows = []
     of_first = {lesion["case"]: lesion["dice"] for lesion in lesions.get(first, ())}
@@ -318,7 +315,7 @@ def dice_rows(lesions: Mapping[str, Sequence[Lesion]], *, first: str) -> list[di
 
 
 def lesions_csv(lesions: Mapping[str, Sequence[Lesion]]) -> str:
-    """A line a lesion, the Dice of each network in a column of its own, empty where the network did not score it."""
+    """One line per lesion with a column per network, empty where the network did not score it."""
     by_case: dict[str, dict[str, Any]] = {}
     for entry, mine in lesions.items():
         for lesion in mine:
@@ -332,7 +329,7 @@ def lesions_csv(lesions: Mapping[str, Sequence[Lesion]]) -> str:
 
 
 def _finished(out: Path, entries: Iterable[str], folds: Sequence[int]) -> dict[str, dict[int, dict[str, Any]]]:
-    """What the runs that are done left, by network and fold; a network without one is left out."""
+    """Scores of finished runs by network and fold. A network without one is left out."""
     done = {}
     for entry in entries:
         files = {fold: out / folder_of(entry) / FOLD_FOLDER.format(fold) / SCORES_FILE for fold in folds}
@@ -349,11 +346,6 @@ def _by_lesion(done: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str,
 
 
 def _interval(lesions: Sequence[Lesion]) -> tuple[float | None, float | None, float | None]:
-    """Mean Dice and interval; None of no lesion, and no interval of one patient."""
-    if not lesions:
-        return None, None, None
-    by_patient: dict[str, list[float]] = {}
-    for lesion in lesions:
-        by_patient.setdefault(lesion["patient"], []).append(lesion["dice"])
-    mean, low, high = (value if math.isfinite(value) else None for value in bootstrap_ci(by_patient))
-    return mean, low, high
+    """Mean Dice and its interval. No lesion has no mean; one patient has no interval."""
+    found = spread([(lesion["patient"], lesion["dice"]) for lesion in lesions])
+    return found.mean, found.ci95_lo, found.ci95_hi

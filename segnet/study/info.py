@@ -1,4 +1,4 @@
-"""What a network is made of and what it costs: parameters, multiply-adds, memory, reach."""
+"""Parts and costs of a network: parameters, multiply-adds, memory, receptive field."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from segnet.config import ModelConfig
 from segnet.models import Network, build
 
 FLOPS_A_SCANNED_STATE = 9
-"""Of bilinear discretisation and recurrence: what one state of one position takes."""
+"""Bilinear discretisation and recurrence of one state at one position."""
 
 
 def count(module: nn.Module) -> int:
@@ -30,7 +30,7 @@ def _depthwise_flops(x: torch.Size, *_: Any, **__: Any) -> int:
 
 
 def _gate_flops(x: torch.Size, theta: torch.Size, *_: Any, **__: Any) -> int:
-    """Two norms, a sum and a product with psi for each compared channel; one product for each gated one."""
+    """Two norms, a sum and a product with psi for each compared channel; one product for each gated channel."""
     return 2 * 3 * theta.numel() + 2 * x.numel()
 
 
@@ -41,17 +41,17 @@ _FORMULAS = {
 }
 _SCAN = torch.ops.ssmcore.ss2d_fwd
 _OPENED = ("decoder", "reconstruction")
-"""Children whose own children are parts."""
+"""Modules whose children are listed as parts."""
 
 
 def _empty(config: ModelConfig, side_px: int) -> tuple[Network, Tensor]:
-    """A network as it trains, and a batch of one, without memory behind them."""
+    """A network in training mode and a batch of one, without memory behind them."""
     with torch.device("meta"):
         return build(config).train(), torch.zeros(1, config.in_channels, side_px, side_px)
 
 
 def _kept_bytes(model: Network, image: Tensor) -> int:
-    """Bytes that a training step keeps between its forward and its backward pass, parameters not among them."""
+    """Bytes kept between forward and backward pass of a training step, without parameters."""
     own = {p.untyped_storage()._cdata for p in model.parameters()}
     kept: dict[int, Tensor] = {}
 
@@ -69,8 +69,7 @@ def _kept_bytes(model: Network, image: Tensor) -> int:
 
 @torch.no_grad()
 def receptive_field(config: ModelConfig, side_px: int) -> tuple[int, int]:
-    """Height and width of the part of the output that one pixel of the input reaches, which is as much of the input as one pixel of
-    the output sees: what becomes NaN where the middle of the input is."""
+    """Height and width of the field in pixels, from the outputs that become NaN when the middle input pixel is NaN."""
     model = build(config).eval()
     image = torch.zeros(1, config.in_channels, side_px, side_px)
     image[..., side_px // 2, side_px // 2] = torch.nan
@@ -79,14 +78,14 @@ def receptive_field(config: ModelConfig, side_px: int) -> tuple[int, int]:
 
 
 def describe(config: ModelConfig, *, side_px: int = 256) -> dict[str, Any]:
-    """Parameters and multiply-adds in all and by part, the scan's operations, memory and receptive field for one square slice.
+    """Parameters, multiply-adds, operations of the scan, memory and receptive field for one square slice, in all and by part.
 
     Raises
     ------
     InputError
         The model's name is unknown.
     ValueError
-        The network does not take slices of that side.
+        The network does not take slices of this side.
     """
     model, image = _empty(config, side_px)
     counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)

@@ -1,4 +1,4 @@
-"""How fast networks train and segment on this machine, beside one another, and where their time goes."""
+"""Speed of networks in training and inference on this machine, and shares of time by kind of layer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PAPER_PEAK_GFLOP_S = 672.0
 PAPER_SAMPLES = {"DeepLesion": 24580, "bone": 62339, "pancreas": 9760}
 """Training samples of the paper's Table I."""
 VOI_SLICES = 128
-"""Of a volume of interest of the ULS23 challenge, whose slices have 256 px."""
+"""Slices in a volume of interest of the ULS23 challenge; each has 256 px."""
 KINDS = (
     ("scan", ("ssmcore::ss2d", "ssmcore_ss2d")),
     ("depthwise convolution", ("ssmcore::depthwise", "ssmcore_depthwise")),
@@ -48,11 +48,11 @@ KINDS = (
     ),
     ("optimizer", ("_foreach", "_fused", "Optimizer")),
 )
-"""Kinds of layers by what the profiler calls their operations, forward and backward; the first that fits."""
+"""Kinds of layers by parts of the profiler's operation names, forward and backward. The first match counts."""
 
 
 def peak_gflop_s() -> float:
-    """What a product of two large matrices reaches on torch's threads."""
+    """Speed of a product of two large matrices on torch's threads."""
     left, right = torch.randn(2048, 2048), torch.randn(2048, 2048)
     seconds = []
     for _ in range(7):
@@ -65,8 +65,7 @@ def peak_gflop_s() -> float:
 def step_of(
     name: str, mode: Mode, *, batch_size: int, side_px: int, bfloat16: bool = False, voi: bool = False
 ) -> Callable[[], Tensor]:
-    """One training step of a network on noise, or one forward pass of what inference makes of it; or the segmentation of a whole volume,
-    where the field of view is the slice."""
+    """One training step of a network on noise, one forward pass of its optimised form, or with `voi` the segmentation of a volume."""
     config = Config(model=ModelConfig(name=name))
     torch.manual_seed(0)
     model = channels_last(build(config.model))
@@ -74,7 +73,7 @@ def step_of(
     images = images.contiguous(memory_format=torch.channels_last)
     if mode == "infer":
         engine = optimise(model, bfloat16=bfloat16)
-        # a copy is not validated: what sides a network takes it says itself
+        # a copy is not validated: the network itself names the sides it takes
         data = DataConfig().model_copy(update={"patch_px": side_px, "input_px": side_px})
         low, high = data.window_hu
         volume = np.random.default_rng(0).uniform(low, high, (VOI_SLICES, side_px, side_px)) if voi else None
@@ -110,12 +109,12 @@ def step_of(
 
 
 def kind_of(operation: str) -> str:
-    """Kind of layer that an operation of the profiler belongs to, or "other"."""
+    """Kind of layer of an operation of the profiler, or "other"."""
     return next((kind for kind, marks in KINDS if any(mark in operation for mark in marks)), "other")
 
 
 def by_kind(step: Callable[[], Tensor]) -> dict[str, float]:
-    """Shares of one step's time by kind of layer; what is left is "other"."""
+    """Shares of one step's time by kind of layer; the rest is "other"."""
     with profile(use_kineto=False) as recorded:
         step()
     totals = dict.fromkeys([kind for kind, _ in KINDS], 0.0) | {"other": 0.0}
@@ -126,7 +125,7 @@ def by_kind(step: Callable[[], Tensor]) -> dict[str, float]:
 
 
 def _resident(field: str) -> int:
-    """Bytes of this process's memory: "VmRSS" now, "VmHWM" at most since it was last asked to forget."""
+    """Bytes of this process's memory: "VmRSS" now, "VmHWM" the peak since the last reset."""
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field)]
     return int(line.split()[1]) * 1024
 
@@ -135,7 +134,7 @@ def _peak(name: str, mode: Mode, sizes: dict[str, Any], threads: int, found: Any
     keep_freed_memory()
     torch.set_num_threads(threads)
     step = step_of(name, mode, **sizes)
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the highest so far
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _resident("VmRSS")
     for _ in range(2):
         step()
@@ -143,8 +142,10 @@ def _peak(name: str, mode: Mode, sizes: dict[str, Any], threads: int, found: Any
 
 
 def peak_bytes(name: str, mode: Mode, *, threads: int, **sizes: Any) -> int | None:
-    """What two steps add at most to the memory of a process of their own, over the network and its input; None where the system does
-    not tell, or ends that process."""
+    """Peak memory of two steps in their own process, beyond the network and its input.
+
+    None where the system does not report it, or ends that process.
+    """
     if not Path("/proc/self/clear_refs").exists():
         return None
     context = multiprocessing.get_context("spawn")
@@ -175,24 +176,25 @@ def measure(
     voi: bool = False,
     report: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Speeds of networks, all in one run and in turns.
+    """Measure networks in turns, in one run.
 
     Parameters
     ----------
     mode : "train", a step of forward, backward and AdamW; or "infer", a forward pass of `segnet.prediction.engine.optimise`'s network
-    models : names, all where empty
-    batch_size, side_px : of the slices
-    threads : numbers of threads to try, torch's own where empty
-    rounds : timed steps of each, after one that warms up
-    bfloat16 : convolutions and matrix products; the scan stays float32
-    voi : a step of "infer" is the segmentation of a volume of `VOI_SLICES` slices, so many at once, reading and writing it left out
+    models : names; all where empty
+    batch_size, side_px : number and side of the slices
+    threads : numbers of threads to try; torch's own where empty
+    rounds : timed steps of each, after one for warm-up
+    bfloat16 : convolutions and matrix products in bfloat16; the scan stays float32
+    voi : a step of "infer" segments a volume of `VOI_SLICES` slices, `batch_size` at once, without reading and writing
+    report : called with a line before each step
 
     Returns
     -------
     dict
-        "peak_gflop_s" by threads, and "rows": for each model and number of threads `ms_a_slice` with the 20th and 80th percentile,
-        `slices_a_second`, with `voi` also `s_a_voi`, `peak_bytes`, `shares` by kind of layer, and in training `epoch_s_estimate`: the seconds of an
-        epoch of the paper's sample counts on its processor, from the ratio of peaks. An estimate, not a measurement.
+        "peak_gflop_s" by threads, and "rows" by model and threads: `ms_a_slice` with the 20th and 80th percentile,
+        `slices_a_second`, `s_a_voi` (with `voi`), `peak_bytes`, `shares` by kind of layer, and `epoch_s_estimate` (in training).
+        The estimate is seconds per epoch of the paper's sample counts on its processor, from the ratio of peak speeds.
     """
     sizes: dict[str, Any] = {"batch_size": batch_size, "side_px": side_px, "bfloat16": bfloat16, "voi": voi}
     slices = VOI_SLICES if voi else batch_size
@@ -211,7 +213,7 @@ def measure(
                         report(f"{count} threads, round {turn} of {rounds}: {name}")
                     started = time.perf_counter()
                     step()
-                    if turn:  # the first warms up
+                    if turn:  # the first is for warm-up
                         times[name].append((time.perf_counter() - started) / slices)
             for name, seconds in times.items():
                 row = _row(name, count, seconds)

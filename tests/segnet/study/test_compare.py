@@ -111,7 +111,7 @@ def test_a_network_that_fails_does_not_keep_the_others_from_it(
 
 def test_networks_of_other_patients_are_not_compared(prepared: Path, tmp_path: Path) -> None:
     for entry in ("ahnet,train.seed=3", "ahnet,data.split=patient"):
-        with pytest.raises(InputError, match=rf"model {entry}: expected .* like unet, got .* deals the patients"):
+        with pytest.raises(InputError, match=rf"model {entry}: expected .* like unet, got .* decides the folds"):
             compare(prepared, tmp_path / "out", ["unet", entry], folds=2, flags=FLAGS)
     with pytest.raises(InputError, match=r"model unet,data.folds=3: expected data.folds 2 like --folds, got 3"):
         compare(prepared, tmp_path / "out", ["unet,data.folds=3"], folds=2, flags=FLAGS)
