@@ -75,6 +75,7 @@ lint: $(BIN)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy tests/typed_results.py
 
 # the documentation site, build/site/index.html; the variable silences the theme's announcement
 docs: $(BIN)/.ready

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,3 +68,17 @@ def spread_sequences(seq_idx: NDArray[Any], gap: int) -> tuple[NDArray[Any], int
     before = sequence_starts(seq_idx).cumsum(axis=1, dtype=np.int64)
     positions = np.arange(seq_idx.shape[1]) + gap * before
     return positions, int(positions.max(initial=-1)) + 1
+
+
+def packed_rows(rows: Iterable[Sequence[int]]) -> list[tuple[slice, list[slice]]]:
+    """Rows of a batch with the steps of each of their sequences, which begin where the number changes. Neighbouring rows packed alike come
+    together; a row without steps has one empty sequence."""
+    found: list[tuple[slice, list[slice]]] = []
+    for number, row in enumerate(rows):
+        changes = (np.flatnonzero(np.diff(row)) + 1).tolist()
+        runs = [slice(a, b) for a, b in zip([0, *changes], [*changes, len(row)], strict=True)]
+        if found and found[-1][1] == runs:
+            found[-1] = slice(found[-1][0].start, number + 1), runs
+        else:
+            found.append((slice(number, number + 1), runs))
+    return found

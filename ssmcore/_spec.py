@@ -182,6 +182,43 @@ class OpSpec:
                 self.check_gradient(output, gradient, sizes, complex_too=complex_too)
         return dout, *others
 
+    def check_kept(self, sizes: Sizes, dtype: Any, kept: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The kept outputs in the record's order. Raises ArgumentError unless each is as a forward pass of this dtype returned it."""
+        outputs = [output for output in self.outputs if output.name in kept]
+        for output in outputs:
+            array, shape = kept[output.name], self.shape_of(output, sizes)
+            remedy = "pass it as the forward pass returned it"
+            if not isinstance(array, np.ndarray) or array.dtype != dtype:
+                got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+                self.fail(output.name, f"a NumPy array of {np.dtype(dtype)}", got, remedy, kind=ArgumentTypeError)
+            if array.shape != shape:
+                self.fail(output.name, f"shape {shape}", array.shape, remedy)
+        return tuple(kept[output.name] for output in outputs)
+
+    def check_out(self, out: Any, like: Any, arrays: Mapping[str, Any], shape: tuple[int, ...] | None = None) -> None:
+        """Raises ArgumentError unless an output as `like` in dtype and shape, or of another shape, can be written to `out`."""
+        shape = like.shape if shape is None else shape
+        expected = f"a writable C-contiguous array of {like.dtype}, {shape}"
+        if not isinstance(out, np.ndarray):
+            self.fail("out", expected, type(out).__name__, "pass numpy.empty of that shape", kind=ArgumentTypeError)
+        if out.dtype != like.dtype or out.shape != shape:
+            self.fail("out", expected, f"{out.dtype}, {out.shape}", "pass numpy.empty of that shape and dtype")
+        if not (out.flags.writeable and out.flags.c_contiguous):
+            got = f"writable: {out.flags.writeable}, C-contiguous: {out.flags.c_contiguous}"
+            self.fail("out", expected, got, "pass numpy.empty of that shape and dtype")
+        for name, array in arrays.items():
+            if array is not None and np.may_share_memory(out, array):
+                self.fail("out", f"memory apart from that of {name}", "memory that overlaps it", "pass another array")
+
+    def check_seq_idx(self, seq_idx: Any, sizes: Sizes) -> None:
+        """Raises ArgumentError unless `seq_idx` is an array or tensor of integers (batch, seqlen)."""
+        expected, remedy = (sizes["batch"], sizes["seqlen"]), "number the sequence of every step"
+        if not hasattr(seq_idx, "dtype") or "int" not in str(seq_idx.dtype):
+            got = getattr(seq_idx, "dtype", type(seq_idx).__name__)
+            self.fail("seq_idx", "integers (batch, seqlen)", got, remedy, kind=ArgumentTypeError)
+        if tuple(seq_idx.shape) != expected:
+            self.fail("seq_idx", f"shape {expected}", tuple(seq_idx.shape), remedy)
+
     def check_shapes(
         self, shapes: Mapping[str, tuple[int, ...] | None], *, hint: str = "check the order of its axes"
     ) -> Sizes:
@@ -229,7 +266,7 @@ class Call:
 
     A call with `douts`, the gradients of the outputs, asks for the gradients of `arrays` instead of the outputs. `keep` asks the forward
     pass for the outputs that only the gradient needs; `kept` hands them to the gradient. `into` are arrays that a backend may write
-    outputs to, in their order. They are C-contiguous in the caller's axes; a state may be both an argument and the target of an output.
+    outputs to, in their order, of any strides but for states, which are C-contiguous. A state may be an argument and a target at once.
     """
 
     spec: OpSpec

@@ -52,7 +52,9 @@ class Kernels:
     def target(self, call: Call, index: int, dtype: np.dtype[Any]) -> Array | None:
         """The array that the caller wants an output in, where the kernels can write to it."""
         wanted: Array | None = call.into[index] if index < len(call.into) else None
-        if wanted is None or wanted.dtype != dtype or (self.contiguous and not wanted.flags.c_contiguous):
+        if wanted is None or wanted.dtype != dtype or not wanted.flags.aligned:
+            return None
+        if self.contiguous and not wanted.flags.c_contiguous:
             return None
         return wanted
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import backends
 from .._conventions import spread_sequences
-from .._spec import Argument, ArgumentTypeError, Call, OpSpec, Output, Sizes, Tolerance
+from .._spec import Argument, Call, OpSpec, Output, Sizes, Tolerance
 
 Array = NDArray[Any]
 
@@ -70,12 +70,32 @@ def _call(
     sizes, packing = check(SPEC.shapes_of(arrays), activation=activation, layout=layout), None
     sequence = _bld(arrays["x"], layout)
     if seq_idx is not None:
-        check_seq_idx(seq_idx, sizes)
+        SPEC.check_seq_idx(seq_idx, sizes)
         packing = _Packing(seq_idx, sizes["taps"] - 1)
         sequence = packing.spread(sequence)
     return Call(SPEC, {**arrays, "x": sequence}, {"activation": activation, "layout": layout}), sizes, packing
 
 
+# fmt: off
+@overload
+def causal_conv1d(
+    x: Array, weight: Array, bias: Array | None = None, initial_state: Array | None = None, return_last_state: Literal[False] = False,
+    activation: str | None = None, *, seq_idx: Array | None = None, layout: str = "bdl", out: Array | None = None,
+    num_threads: int | None = None, backend: str | None = None,
+) -> Array: ...
+@overload
+def causal_conv1d(
+    x: Array, weight: Array, bias: Array | None = None, initial_state: Array | None = None, return_last_state: Literal[True] = ...,
+    activation: str | None = None, *, seq_idx: Array | None = None, layout: str = "bdl", out: Array | None = None,
+    num_threads: int | None = None, backend: str | None = None,
+) -> tuple[Array, Array]: ...
+@overload
+def causal_conv1d(
+    x: Array, weight: Array, bias: Array | None = None, initial_state: Array | None = None, return_last_state: bool = ...,
+    activation: str | None = None, *, seq_idx: Array | None = None, layout: str = "bdl", out: Array | None = None,
+    num_threads: int | None = None, backend: str | None = None,
+) -> Array | tuple[Array, Array]: ...
+# fmt: on
 def causal_conv1d(
     x: Array,
     weight: Array,
@@ -86,9 +106,10 @@ def causal_conv1d(
     *,
     seq_idx: Array | None = None,
     layout: str = "bdl",
+    out: Array | None = None,
     num_threads: int | None = None,
     backend: str | None = None,
-) -> Any:
+) -> Array | tuple[Array, Array]:
     """Causal depthwise convolution: ``out[t] = act(bias + sum_k weight[k] x[t - (taps - 1) + k])``.
 
     Parameters
@@ -106,7 +127,7 @@ def causal_conv1d(
     seq_idx : (batch, seqlen) integers
         Numbers the sequences packed into each row. Taps do not reach from one sequence into the one before. The initial state
         belongs to a row's first sequence, the last state to its last. Where the number is below 0, the output is 0.
-    num_threads, backend
+    out, num_threads, backend
         As in `selective_scan`.
 
     Returns
@@ -133,10 +154,16 @@ def causal_conv1d(
     """
     arrays = dict(zip(ARGUMENTS, (x, weight, bias, initial_state), strict=True))
     call, sizes, packing = _call(arrays, activation, layout, seq_idx)
-    (out,) = backends.run(call, backend=backend, num_threads=num_threads)
+    if out is not None:
+        SPEC.check_out(out, x, arrays)
+        call.into = () if packing else (_bld(out, layout),)
+    (found,) = backends.run(call, backend=backend, num_threads=num_threads)
     if packing is not None:
-        out = packing.gather(out)
-    out = np.ascontiguousarray(_bld(out, layout))
+        found = packing.gather(found)
+    if out is None:
+        out = np.ascontiguousarray(_bld(found, layout))
+    elif packing is not None:
+        out[...] = _bld(found, layout)
     if not return_last_state:
         return out
     if packing is not None:
@@ -198,17 +225,6 @@ def causal_conv1d_vjp(
         dinitial[:, :, taken:] += dlast_state[:, :, : past - taken]
     dx = np.ascontiguousarray(_bld(dx, layout))
     return CausalConv1dGradients(dx, dweight, dbias, None if initial_state is None else dinitial)
-
-
-def check_seq_idx(seq_idx: Any, sizes: Sizes) -> None:
-    """Raises ArgumentError unless `seq_idx` is an array or tensor of integers (batch, seqlen)."""
-    expected = (sizes["batch"], sizes["seqlen"])
-    if not hasattr(seq_idx, "dtype") or "int" not in str(seq_idx.dtype):
-        got = getattr(seq_idx, "dtype", type(seq_idx).__name__)
-        remedy = "number the sequence of every step"
-        SPEC.fail("seq_idx", "integers (batch, seqlen)", got, remedy, kind=ArgumentTypeError)
-    if tuple(seq_idx.shape) != expected:
-        SPEC.fail("seq_idx", f"shape {expected}", tuple(seq_idx.shape), "number the sequence of every step")
 
 
 class _Packing:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,13 @@ class ChunkScanGradients(NamedTuple):
     z: Array | None
     dt_bias: Array | None
     initial_state: Array
+
+
+class ChunkScanCheckpoints(NamedTuple):
+    """What `chunk_scan` keeps for its gradient: states before every chunk and, where z is given, the result before its gate."""
+
+    states: Array
+    y: Array | None
 
 
 SPEC = OpSpec(
@@ -125,6 +132,46 @@ def _prepare(
     return _Prepared(Call(SPEC, ready), sizes, raw, soft)
 
 
+class _Options(TypedDict, total=False):
+    dt_softplus: bool
+    dt_limit: tuple[float, float]
+    out: Array | None
+    num_threads: int | None
+    backend: str | None
+
+
+# fmt: off
+@overload
+def chunk_scan(
+    x: Array, dt: Array, A: Array, B: Array, C: Array, D: Array | None = None, z: Array | None = None,
+    dt_bias: Array | None = None, initial_state: Array | None = None, seq_idx: Array | None = None, *,
+    return_last_state: Literal[False] = False, return_checkpoints: Literal[False] = False, **options: Unpack[_Options],
+) -> Array: ...
+@overload
+def chunk_scan(
+    x: Array, dt: Array, A: Array, B: Array, C: Array, D: Array | None = None, z: Array | None = None,
+    dt_bias: Array | None = None, initial_state: Array | None = None, seq_idx: Array | None = None, *,
+    return_last_state: Literal[True], return_checkpoints: Literal[False] = False, **options: Unpack[_Options],
+) -> tuple[Array, Array]: ...
+@overload
+def chunk_scan(
+    x: Array, dt: Array, A: Array, B: Array, C: Array, D: Array | None = None, z: Array | None = None,
+    dt_bias: Array | None = None, initial_state: Array | None = None, seq_idx: Array | None = None, *,
+    return_last_state: Literal[False] = False, return_checkpoints: Literal[True], **options: Unpack[_Options],
+) -> tuple[Array, ChunkScanCheckpoints]: ...
+@overload
+def chunk_scan(
+    x: Array, dt: Array, A: Array, B: Array, C: Array, D: Array | None = None, z: Array | None = None,
+    dt_bias: Array | None = None, initial_state: Array | None = None, seq_idx: Array | None = None, *,
+    return_last_state: Literal[True], return_checkpoints: Literal[True], **options: Unpack[_Options],
+) -> tuple[Array, Array, ChunkScanCheckpoints]: ...
+@overload
+def chunk_scan(
+    x: Array, dt: Array, A: Array, B: Array, C: Array, D: Array | None = None, z: Array | None = None,
+    dt_bias: Array | None = None, initial_state: Array | None = None, seq_idx: Array | None = None, *,
+    return_last_state: bool = ..., return_checkpoints: bool = ..., **options: Unpack[_Options],
+) -> Any: ...
+# fmt: on
 def chunk_scan(
     x: Array,
     dt: Array,
@@ -140,6 +187,8 @@ def chunk_scan(
     dt_softplus: bool = False,
     dt_limit: tuple[float, float] = (0.0, np.inf),
     return_last_state: bool = False,
+    return_checkpoints: bool = False,
+    out: Array | None = None,
     num_threads: int | None = None,
     backend: str | None = None,
 ) -> Any:
@@ -167,11 +216,13 @@ def chunk_scan(
         A step outside has no gradient.
     return_last_state : bool
         Also return the state after the last step, (batch, nheads, headdim, dstate); float32 where x is float16.
-    num_threads, backend : as in `selective_scan`
+    return_checkpoints : bool
+        Also return the arrays that `chunk_scan_vjp` starts from: it need not run the forward pass again.
+    out, num_threads, backend : as in `selective_scan`
 
     Returns
     -------
-    out, or (out, last_state)
+    out, or a tuple of out, last_state and checkpoints, as asked for
         out as x in shape and dtype, C-contiguous.
 
     Raises
@@ -194,10 +245,15 @@ def chunk_scan(
     """
     arrays = dict(zip(ARGUMENTS, (x, dt, A, B, C, D, z, dt_bias, initial_state), strict=True))
     call, _, _, _ = _prepare(arrays, seq_idx, dt_softplus, dt_limit)
-    y, last_state, _ = backends.run(call, backend=backend, num_threads=num_threads)
+    if out is not None:
+        SPEC.check_out(out, x, arrays)
+    call.keep, call.into = return_checkpoints, (out,)
+    y, last_state, states = backends.run(call, backend=backend, num_threads=num_threads)
+    checkpoints = ChunkScanCheckpoints(states, y.copy() if return_checkpoints and z is not None else None)
     if z is not None:
         y *= z * sigmoid(z)
-    return (y, last_state) if return_last_state else y
+    found = (y, *([last_state] if return_last_state else []), *([checkpoints] if return_checkpoints else []))
+    return found if len(found) > 1 else y
 
 
 def chunk_scan_vjp(
@@ -214,6 +270,7 @@ def chunk_scan_vjp(
     seq_idx: Array | None = None,
     *,
     dlast_state: Array | None = None,
+    checkpoints: ChunkScanCheckpoints | None = None,
     dt_softplus: bool = False,
     dt_limit: tuple[float, float] = (0.0, np.inf),
     num_threads: int | None = None,
@@ -226,6 +283,8 @@ def chunk_scan_vjp(
     dout : as x
     dlast_state : (batch, nheads, headdim, dstate)
         Zero where not given.
+    checkpoints
+        Of the forward pass with these arguments. Without them it is run again; gradients are the same to the bit.
     Others as in `chunk_scan`.
 
     Returns
@@ -243,10 +302,14 @@ def chunk_scan_vjp(
     arrays = dict(zip(ARGUMENTS, (x, dt, A, B, C, D, z, dt_bias, initial_state), strict=True))
     call, sizes, raw, soft = _prepare(arrays, seq_idx, dt_softplus, dt_limit)
     SPEC.check_gradients(sizes, dout, dlast_state)
-    dz, dy = None, dout
-    if z is not None:
+    dz, dy, y = None, dout, None
+    if checkpoints is not None:
+        states, y = _check_checkpoints(checkpoints, x, z, sizes)
+        call.kept = (states,)
+    elif z is not None:
         y, _, states = backends.run(replace(call, keep=True), backend=backend, num_threads=num_threads)
         call.kept = (states,)
+    if z is not None:
         gate = sigmoid(z)
         dz = (dout * y * gate * (1 + z * (1 - gate))).astype(z.dtype, copy=False)
         dy = (dout * z * gate).astype(dout.dtype, copy=False)
@@ -261,3 +324,15 @@ def chunk_scan_vjp(
     if D is not None and D.ndim == 1:
         dD = dD.sum(axis=1)
     return ChunkScanGradients(dx, ddt, dA, dB, dC, dD, dz, ddt_bias, dinitial_state)
+
+
+def _check_checkpoints(given: object, x: Array, z: Array | None, sizes: Sizes) -> tuple[Array, Array | None]:
+    if not isinstance(given, ChunkScanCheckpoints) or (given.y is None) != (z is None):
+        expected = "those of chunk_scan with return_checkpoints, " + ("without z" if z is None else "with z")
+        remedy = "pass them as the forward pass returned them"
+        SPEC.fail("checkpoints", expected, type(given).__name__, remedy, kind=ArgumentTypeError)
+    SPEC.check_kept(sizes, np.promote_types(x.dtype, np.float32), {"checkpoints": given.states})
+    if given.y is not None and (given.y.shape, given.y.dtype) != (x.shape, x.dtype):
+        got = f"{given.y.dtype}, {given.y.shape}"
+        SPEC.fail("checkpoints", f"y of {x.dtype}, {x.shape}", got, "pass them as the forward pass returned them")
+    return given

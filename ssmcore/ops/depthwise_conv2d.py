@@ -63,6 +63,7 @@ def depthwise_conv2d(
     bias: Array | None = None,
     activation: str | None = None,
     *,
+    out: Array | None = None,
     num_threads: int | None = None,
     backend: str | None = None,
 ) -> Array:
@@ -75,7 +76,7 @@ def depthwise_conv2d(
     weight : (dim, 3, 3)
     bias : (dim,)
     activation : None, "silu" or "swish", which is the same
-    num_threads, backend
+    out, num_threads, backend
         As in `selective_scan`.
 
     Returns
@@ -100,8 +101,11 @@ def depthwise_conv2d(
     array([2., 3., 3., 2.])
     """
     call, _ = _call({"x": x, "weight": weight, "bias": bias}, activation)
-    out: Array = backends.run(call, backend=backend, num_threads=num_threads)[0]
-    return out
+    if out is not None:
+        SPEC.check_out(out, x, call.arrays)
+    call.into = (out,)
+    found: Array = backends.run(call, backend=backend, num_threads=num_threads)[0]
+    return found
 
 
 def depthwise_conv2d_vjp(

@@ -41,7 +41,14 @@ def check(shape: tuple[int, ...], size: tuple[int, ...], name: str = "g") -> tup
     return size
 
 
-def gate_crop(g: Array, size: tuple[int, ...], *, backend: str | None = None) -> Array:
+def gate_crop(
+    g: Array,
+    size: tuple[int, ...],
+    *,
+    out: Array | None = None,
+    num_threads: int | None = None,
+    backend: str | None = None,
+) -> Array:
     """Cuts the centre out of the trailing axes of g.
 
     ``out[..., i, j] = g[..., i + (H_g - H) // 2, j + (W_g - W) // 2]``; an odd margin leaves one more at the end.
@@ -51,6 +58,8 @@ def gate_crop(g: Array, size: tuple[int, ...], *, backend: str | None = None) ->
     g : (..., *g_size)
         float32, float64 or float16, any strides.
     size : (H, W) or any other number of trailing axes
+    out, num_threads, backend
+        As in `selective_scan`; a crop runs on one thread.
 
     Returns
     -------
@@ -72,11 +81,16 @@ def gate_crop(g: Array, size: tuple[int, ...], *, backend: str | None = None) ->
     """
     SPEC.check_dtype("g", g)
     size = check(g.shape, size)
-    cropped: Array = backends.run(Call(SPEC, {"g": g}, {"size": size}), backend=backend)[0]
+    if out is not None:
+        SPEC.check_out(out, g, {"g": g}, (*g.shape[: g.ndim - len(size)], *size))
+    call = Call(SPEC, {"g": g}, {"size": size}, into=(out,))
+    cropped: Array = backends.run(call, backend=backend, num_threads=num_threads)[0]
     return cropped
 
 
-def gate_crop_vjp(dout: Array, g_size: tuple[int, ...], *, backend: str | None = None) -> Array:
+def gate_crop_vjp(
+    dout: Array, g_size: tuple[int, ...], *, num_threads: int | None = None, backend: str | None = None
+) -> Array:
     """Adjoint of `gate_crop`: dout in the centre of zeros.
 
     Parameters
@@ -100,5 +114,6 @@ def gate_crop_vjp(dout: Array, g_size: tuple[int, ...], *, backend: str | None =
     trailing = dout.shape[dout.ndim - len(g_size) :]
     if any(part > full for part, full in zip(trailing, g_size, strict=True)):
         SPEC.fail("g_size", f"at least {trailing}, the trailing axes of dout", g_size, "pass the size before the crop")
-    dg: Array = backends.run(Call(SPEC, {}, {"g_size": g_size}, douts=(dout,)), backend=backend)[0]
+    call = Call(SPEC, {}, {"g_size": g_size}, douts=(dout,))
+    dg: Array = backends.run(call, backend=backend, num_threads=num_threads)[0]
     return dg

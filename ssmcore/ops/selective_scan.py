@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import backends
-from .._conventions import CHECKPOINT_STEPS
+from .._conventions import CHECKPOINT_STEPS, packed_rows
 from .._spec import Argument, ArgumentTypeError, Call, OpSpec, Output, Sizes, Tolerance
 
 Array = NDArray[Any]
@@ -94,11 +95,6 @@ def uncanonical(name: str, x: Any, layout: str, ndim: int) -> Any:
     return np.ascontiguousarray(x) if isinstance(x, np.ndarray) else x.contiguous()
 
 
-def checkpoint_shape(batch: int, dim: int, seqlen: int, dstate: int) -> tuple[int, int, int, int]:
-    """Shape of the states kept for the backward pass: those before every CHECKPOINT_STEPS-th step."""
-    return batch, -(-seqlen // CHECKPOINT_STEPS), dstate, dim
-
-
 ARGUMENTS = tuple(argument.name for argument in SPEC.arguments)
 MAY_BE_COMPLEX = tuple(argument.name for argument in SPEC.arguments if argument.complex_too)
 
@@ -151,6 +147,59 @@ def _call(
     return Call(SPEC, views, options, traits), sizes
 
 
+def _pieces(call: Call, seq_idx: Array, sizes: Sizes) -> Iterator[tuple[Call, slice, slice, bool, bool]]:
+    """The call of each packed sequence, its rows and steps, and whether it is the first and the last of its rows."""
+    for rows, sequences in packed_rows(seq_idx.tolist()):
+        for steps in sequences:
+            first, last = steps is sequences[0], steps is sequences[-1]
+            arrays = {n: x[rows, steps] if x is not None and x.ndim > 2 else x for n, x in call.arrays.items()}
+            state = call.initial_state
+            arrays["initial_state"] = state[rows] if first and state is not None else None
+            yield replace(call, arrays=arrays), rows, steps, first, last
+
+
+class _Options(TypedDict, total=False):
+    discretization: str
+    initial_state: Array | None
+    seq_idx: Array | None
+    layout: str
+    out: Array | None
+    num_threads: int | None
+    backend: str | None
+
+
+# fmt: off
+@overload
+def selective_scan(
+    u: Array, delta: Array, A: Array, B: Array, C: Array, D: Array | None = None, z: Array | None = None,
+    delta_bias: Array | None = None, delta_softplus: bool = False, return_last_state: Literal[False] = False, *,
+    return_checkpoints: Literal[False] = False, **options: Unpack[_Options],
+) -> Array: ...
+@overload
+def selective_scan(
+    u: Array, delta: Array, A: Array, B: Array, C: Array, D: Array | None = None, z: Array | None = None,
+    delta_bias: Array | None = None, delta_softplus: bool = False, return_last_state: Literal[True] = ..., *,
+    return_checkpoints: Literal[False] = False, **options: Unpack[_Options],
+) -> tuple[Array, Array]: ...
+@overload
+def selective_scan(
+    u: Array, delta: Array, A: Array, B: Array, C: Array, D: Array | None = None, z: Array | None = None,
+    delta_bias: Array | None = None, delta_softplus: bool = False, return_last_state: Literal[False] = False, *,
+    return_checkpoints: Literal[True], **options: Unpack[_Options],
+) -> tuple[Array, Array]: ...
+@overload
+def selective_scan(
+    u: Array, delta: Array, A: Array, B: Array, C: Array, D: Array | None = None, z: Array | None = None,
+    delta_bias: Array | None = None, delta_softplus: bool = False, return_last_state: Literal[True] = ..., *,
+    return_checkpoints: Literal[True], **options: Unpack[_Options],
+) -> tuple[Array, Array, Array]: ...
+@overload
+def selective_scan(
+    u: Array, delta: Array, A: Array, B: Array, C: Array, D: Array | None = None, z: Array | None = None,
+    delta_bias: Array | None = None, delta_softplus: bool = False, return_last_state: bool = ..., *,
+    return_checkpoints: bool = ..., **options: Unpack[_Options],
+) -> Array | tuple[Array, ...]: ...
+# fmt: on
 def selective_scan(
     u: Array,
     delta: Array,
@@ -163,12 +212,15 @@ def selective_scan(
     delta_softplus: bool = False,
     return_last_state: bool = False,
     *,
+    return_checkpoints: bool = False,
     discretization: str = "mamba",
     initial_state: Array | None = None,
+    seq_idx: Array | None = None,
     layout: str = "bdl",
+    out: Array | None = None,
     num_threads: int | None = None,
     backend: str | None = None,
-) -> Any:
+) -> Array | tuple[Array, ...]:
     """Selective scan, the recurrence of Mamba.
 
     ``h[t] = A_bar h[t-1] + B_bar u[t]``, ``y[t] = C[t] h[t] + D u[t]``, ``out = y silu(z)``, with delta + delta_bias, through
@@ -193,6 +245,13 @@ def selective_scan(
         Zero where not given.
     return_last_state : bool
         Also return the state after the last step, (batch, dim, dstate); float32 where u is float16.
+    return_checkpoints : bool
+        Also return the states that `selective_scan_vjp` starts from: it need not run the forward pass again.
+    seq_idx : (batch, seqlen) integers
+        Several sequences in each row: a sequence begins where the number changes, from a state of zero. `initial_state`
+        belongs to a row's first sequence, `last_state` to its last.
+    out : as u
+        Where the result goes: C-contiguous, and apart from every argument.
     num_threads : int
         Results are the same to the bit for any number. Default: torch's setting where torch is loaded, else the processors
         this process may use; SSMCORE_NUM_THREADS overrides both.
@@ -201,7 +260,7 @@ def selective_scan(
 
     Returns
     -------
-    out, or (out, last_state)
+    out, or a tuple of out, last_state and checkpoints, as asked for
         out as u in shape and dtype, C-contiguous.
 
     Raises
@@ -223,10 +282,33 @@ def selective_scan(
     array([[[1.  , 1.5 , 1.75]]])
     """
     arrays = dict(zip(ARGUMENTS, (u, delta, A, B, C, D, z, delta_bias, initial_state), strict=True))
-    call, _ = _call(arrays, delta_softplus, discretization, layout)
-    out, last_state, _ = backends.run(call, backend=backend, num_threads=num_threads)
-    out = uncanonical("out", out, layout, 3)
-    return (out, last_state) if return_last_state else out
+    call, sizes = _call(arrays, delta_softplus, discretization, layout)
+    if out is not None:
+        SPEC.check_out(out, u, arrays)
+    if seq_idx is None or _nothing_packed(seq_idx, sizes):
+        call.keep, call.into = return_checkpoints, () if out is None else (canonical("out", out, layout),)
+        y, last_state, checkpoints = backends.run(call, backend=backend, num_threads=num_threads)
+        out = uncanonical("out", y, layout, 3) if out is None else out
+    else:
+        if return_checkpoints:
+            SPEC.fail("return_checkpoints", "False where seq_idx is given", True, "call the scan for each sequence")
+        out, checkpoints = np.empty(u.shape, u.dtype) if out is None else out, None
+        y = canonical("out", out, layout)
+        last_state = np.empty([sizes[axis] for axis in ("batch", "dim", "dstate")], _state_dtype(call))
+        for piece, rows, steps, _, last in _pieces(call, seq_idx, sizes):
+            piece.into = (y[rows, steps], last_state[rows] if last else None)
+            backends.run(piece, backend=backend, num_threads=num_threads)
+    found = (out, *([last_state] if return_last_state else []), *([checkpoints] if return_checkpoints else []))
+    return found if len(found) > 1 else out
+
+
+def _nothing_packed(seq_idx: Array, sizes: Sizes) -> bool:
+    SPEC.check_seq_idx(seq_idx, sizes)
+    return sizes["batch"] == 0
+
+
+def _state_dtype(call: Call) -> np.dtype[Any]:
+    return np.result_type(call.u.dtype, np.float32, *([np.complex64] if "complex" in call.traits else []))
 
 
 def selective_scan_vjp(
@@ -242,8 +324,10 @@ def selective_scan_vjp(
     delta_softplus: bool = False,
     *,
     dlast_state: Array | None = None,
+    checkpoints: Array | None = None,
     discretization: str = "mamba",
     initial_state: Array | None = None,
+    seq_idx: Array | None = None,
     layout: str = "bdl",
     num_threads: int | None = None,
     backend: str | None = None,
@@ -257,6 +341,8 @@ def selective_scan_vjp(
     dout : as u
     dlast_state : (batch, dim, dstate)
         Zero where not given.
+    checkpoints
+        Of the forward pass with these arguments. Without them it is run again; gradients are the same to the bit.
     Others as in `selective_scan`.
 
     Returns
@@ -276,8 +362,38 @@ def selective_scan_vjp(
     complex_too = "complex" in call.traits
     _IN_LAYOUT[layout].check_gradients(sizes, dout, dlast_state, complex_too=complex_too)
     call.douts = (canonical("out", dout, layout), dlast_state)
-    grads = backends.run(call, backend=backend, num_threads=num_threads)
+    if seq_idx is None or _nothing_packed(seq_idx, sizes):
+        kept = {} if checkpoints is None else {"checkpoints": checkpoints}
+        call.kept = SPEC.check_kept(sizes, _state_dtype(call), kept)
+        grads = backends.run(call, backend=backend, num_threads=num_threads)
+    else:
+        if checkpoints is not None:
+            SPEC.fail("checkpoints", "None where seq_idx is given", "an array", "leave them out")
+        grads = _packed_vjp(call, seq_idx, sizes, backend=backend, num_threads=num_threads)
     ndims = (3 if array is None else array.ndim for array in arrays.values())
     return SelectiveScanGradients(
         *(uncanonical(name, g, layout, ndim) for name, g, ndim in zip(ARGUMENTS, grads, ndims, strict=True))
     )
+
+
+def _packed_vjp(call: Call, seq_idx: Array, sizes: Sizes, **run: Any) -> tuple[Array | None, ...]:
+    """Gradients of every sequence by itself: those of sequences side by side, the others summed."""
+    dout, dlast_state = call.douts
+    total: dict[str, Any] = dict.fromkeys(ARGUMENTS)
+    for piece, rows, steps, first, last in _pieces(call, seq_idx, sizes):
+        piece.douts = (dout[rows, steps], dlast_state[rows] if last and dlast_state is not None else None)
+        for name, g in zip(ARGUMENTS, backends.run(piece, **run), strict=True):
+            whole = call.arrays[name]
+            if g is None:
+                continue
+            if total[name] is None:
+                shape = (sizes["batch"], *g.shape[1:]) if name == "initial_state" else whole.shape
+                total[name] = np.zeros(shape, g.dtype)
+            if name == "initial_state":
+                if first:
+                    total[name][rows] = g
+            elif whole.ndim > 2:
+                total[name][rows, steps] = g
+            else:
+                total[name] += g
+    return tuple(total.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +77,20 @@ def _call(arrays: Mapping[str, Array | None], delta_softplus: bool, discretizati
     return Call(SPEC, arrays, {"delta_softplus": bool(delta_softplus), "discretization": discretization}), sizes
 
 
+# fmt: off
+@overload
+def ss2d(
+    x: Array, delta: Array, A: Array, B: Array, C: Array, D: Array | None = None, delta_bias: Array | None = None,
+    delta_softplus: bool = False, *, return_checkpoints: Literal[False] = False, discretization: str = "mamba",
+    out: Array | None = None, num_threads: int | None = None, backend: str | None = None,
+) -> Array: ...
+@overload
+def ss2d(
+    x: Array, delta: Array, A: Array, B: Array, C: Array, D: Array | None = None, delta_bias: Array | None = None,
+    delta_softplus: bool = False, *, return_checkpoints: Literal[True], discretization: str = "mamba",
+    out: Array | None = None, num_threads: int | None = None, backend: str | None = None,
+) -> tuple[Array, Array]: ...
+# fmt: on
 def ss2d(
     x: Array,
     delta: Array,
@@ -87,10 +101,12 @@ def ss2d(
     delta_bias: Array | None = None,
     delta_softplus: bool = False,
     *,
+    return_checkpoints: bool = False,
     discretization: str = "mamba",
+    out: Array | None = None,
     num_threads: int | None = None,
     backend: str | None = None,
-) -> Array:
+) -> Array | tuple[Array, Array]:
     """Four selective scans of a grid, summed at every position.
 
     Direction 0 walks the grid row by row, 1 column by column, 2 and 3 the same from the last position to the first. Each has
@@ -107,13 +123,15 @@ def ss2d(
         Real diagonal.
     B, C : (batch, height, width, 4, dstate)
     D, delta_bias : (4, dim)
-    delta_softplus, discretization, num_threads, backend
+    return_checkpoints : bool
+        Also return the states that `ss2d_vjp` starts from: it need not run the forward pass again.
+    delta_softplus, discretization, out, num_threads, backend
         As in `selective_scan`.
 
     Returns
     -------
-    out : (batch, height, width, dim)
-        In x's dtype, C-contiguous.
+    out, or (out, checkpoints)
+        out (batch, height, width, dim), in x's dtype, C-contiguous.
 
     Raises
     ------
@@ -135,8 +153,11 @@ def ss2d(
     """
     arrays = dict(zip(ARGUMENTS, (x, delta, A, B, C, D, delta_bias), strict=True))
     call, _ = _call(arrays, delta_softplus, discretization)
-    out: Array = backends.run(call, backend=backend, num_threads=num_threads)[0]
-    return out
+    if out is not None:
+        SPEC.check_out(out, x, arrays)
+    call.keep, call.into = return_checkpoints, (out,)
+    out, checkpoints = backends.run(call, backend=backend, num_threads=num_threads)
+    return (out, checkpoints) if return_checkpoints else out
 
 
 def ss2d_vjp(
@@ -150,6 +171,7 @@ def ss2d_vjp(
     delta_bias: Array | None = None,
     delta_softplus: bool = False,
     *,
+    checkpoints: Array | None = None,
     discretization: str = "mamba",
     num_threads: int | None = None,
     backend: str | None = None,
@@ -159,6 +181,8 @@ def ss2d_vjp(
     Parameters
     ----------
     dout : as x
+    checkpoints
+        Of the forward pass with these arguments. Without them it is run again; gradients are the same to the bit.
     Others as in `ss2d`.
 
     Returns
@@ -176,6 +200,8 @@ def ss2d_vjp(
     arrays = dict(zip(ARGUMENTS, (x, delta, A, B, C, D, delta_bias), strict=True))
     call, sizes = _call(arrays, delta_softplus, discretization)
     call.douts = SPEC.check_gradients(sizes, dout)
+    kept = {} if checkpoints is None else {"checkpoints": checkpoints}
+    call.kept = SPEC.check_kept(sizes, np.promote_types(x.dtype, np.float32), kept)
     return SS2DGradients(*backends.run(call, backend=backend, num_threads=num_threads))
 
 

@@ -71,7 +71,7 @@ def causal_conv1d(
         if not isinstance(seq_idx, Tensor):
             got, remedy = type(seq_idx).__name__, "convert it with torch.as_tensor"
             _conv.SPEC.fail("seq_idx", "a tensor of integers (batch, seqlen)", got, remedy, kind=ArgumentTypeError)
-        _conv.check_seq_idx(seq_idx, sizes)
+        _conv.SPEC.check_seq_idx(seq_idx, sizes)
         # one convolution, with zeros between the sequences: as many as the taps reach back
         at, length = spread_sequences(seq_idx.detach().cpu().numpy(), past)
         positions = torch.from_numpy(at).to(x.device)

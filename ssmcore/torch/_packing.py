@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
-import numpy as np
 from torch import Tensor
 
+from .._conventions import packed_rows
 from .._spec import ArgumentTypeError, Sizes, fail
 
 Pieces = list[tuple[slice, list[slice]]]
@@ -19,12 +20,6 @@ def _integers(operation: str, name: str, x: object, what: str) -> list[list[int]
         fail(operation, name, f"a tensor of integers {what}", got, "convert it with .int()", ArgumentTypeError)
     values: list[list[int]] | list[int] = x.tolist()
     return values
-
-
-def _runs(row: list[int]) -> list[slice]:
-    """The steps between changes; one empty run where there is no step."""
-    changes = (np.flatnonzero(np.diff(row)) + 1).tolist()
-    return [slice(a, b) for a, b in zip([0, *changes], [*changes, len(row)], strict=True)]
 
 
 def pieces_of(operation: str, sizes: Sizes, seq_idx: Tensor | None, cu_seqlens: Tensor | None) -> Pieces:
@@ -42,15 +37,8 @@ def pieces_of(operation: str, sizes: Sizes, seq_idx: Tensor | None, cu_seqlens: 
         if tuple(seq_idx.shape) != (batch, seqlen):
             expected, got = f"shape {(batch, seqlen)}", tuple(seq_idx.shape)
             fail(operation, "seq_idx", expected, got, "number the sequence of every step")
-        pieces: Pieces = []
-        for number, row in enumerate(_integers(operation, "seq_idx", seq_idx, "(batch, seqlen)")):
-            assert isinstance(row, list)
-            runs = _runs(row)
-            if pieces and pieces[-1][1] == runs:
-                pieces[-1] = slice(pieces[-1][0].start, number + 1), runs
-            else:
-                pieces.append((slice(number, number + 1), runs))
-        return pieces
+        rows: Any = _integers(operation, "seq_idx", seq_idx, "(batch, seqlen)")
+        return packed_rows(rows)
     ends = _integers(operation, "cu_seqlens", cu_seqlens, "(nsequences + 1,)")
     assert cu_seqlens is not None
     if batch != 1:
