@@ -24,7 +24,7 @@ ifndef OMP_WAIT_POLICY
 export GOMP_SPINCOUNT ?= 3000
 endif
 
-.PHONY: demo test test-slow faults lint docs bench performance roofline crossover instructions bench-compare build clean
+.PHONY: demo test test-slow faults mutants lint docs bench performance roofline crossover instructions bench-compare build clean
 
 $(BIN)/.ready: pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
@@ -59,7 +59,7 @@ endif
 	@echo "report:    $(DEMO_OUT)/report.html"
 
 # a worker for each core, which takes over tests of another when it has none left
-PARALLEL ?= -n auto --dist worksteal
+PARALLEL ?= -n logical --dist worksteal
 # the pytest script, unlike python -m pytest, leaves the checkout off sys.path: the installed packages are tested
 test: build lint
 	$(BIN)/pytest -q -m "not slow" $(PARALLEL) --durations=15
@@ -70,6 +70,11 @@ test-slow: build lint
 # each fault of tests/faults, planted alone in a copy, must turn its tests red: make faults WORDS="numba"
 faults: build
 	$(BIN)/python tests/plant_faults.py $(WORDS)
+
+# mutants of numeric Python modules, one at a time, each to be killed by a test: make mutants ONLY="segnet.metrics.surface*"
+mutants: build
+	$(BIN)/python -m pip install -q "mutmut>=3.8"
+	$(BIN)/mutmut run $(if $(ONLY),"$(ONLY)")
 
 lint: $(BIN)/.ready
 	$(BIN)/ruff check .

@@ -335,18 +335,9 @@ def test_bench() -> None:
     assert "slices/s" in text
     refused("bench", "train", "-q", "-m", "resnet", says="segnet: model: expected one of hunet")
     assert segnet("bench", "train", "-q", "--side-px", "0").returncode == 2
+    small_side = ["bench", "infer", "-q", "-m", "hunet", "--side-px", "40"]
     for more in ([], ["--voi"]):
-        refused(
-            "bench",
-            "infer",
-            "-q",
-            "-m",
-            "hunet",
-            "--side-px",
-            "40",
-            *more,
-            says="side-px: x: expected height and width",
-        )
+        refused(*small_side, *more, says="side-px: x: expected height and width")
 
 
 def test_augment_draws_a_sheet(tmp_path: Path, prepared: Path) -> None:
