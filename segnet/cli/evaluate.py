@@ -70,7 +70,7 @@ def evaluate(
         source,
         **options,
         model=None if model is None else str(model.resolve()),
-        part=None if part is None else part.value,
+        part=part,
         workers=workers,
         progress=bar("evaluate", quiet),
     )

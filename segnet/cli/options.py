@@ -1,4 +1,4 @@
-"""What the commands share: options, exit codes, progress on stderr, JSON on stdout."""
+"""Options, exit codes, progress on stderr and JSON on stdout, shared by the commands."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +15,7 @@ from segnet.errors import InputError
 
 BAD_INPUT, PARTIAL = 3, 4
 
+Part = Literal["train", "val", "test"]
 Preset = Literal["default", "strong"]
 Split = Literal["stratified", "patient", "slice-paper"]
 
@@ -24,12 +24,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="Result as JSON on stdout."
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file with sections model, data, augment, train.")
 ]
-
-
-class Part(StrEnum):
-    train = "train"
-    val = "val"
-    test = "test"
 
 
 def bar(title: str, quiet: bool) -> Callable[[int, int], None] | None:
@@ -50,7 +44,7 @@ def bar(title: str, quiet: bool) -> Callable[[int, int], None] | None:
 
 
 def step_bar(title: str) -> Callable[[dict[str, Any]], None]:
-    """A progress callback for training: share done, time left, rate, loss and the last validation."""
+    """A progress callback for training: share done, time left, rate, loss and best validation."""
     from tqdm import tqdm
 
     bar = tqdm(
@@ -72,7 +66,7 @@ def step_bar(title: str) -> Callable[[dict[str, Any]], None]:
 
 @contextmanager
 def thread_count(count: int | None) -> Iterator[None]:
-    """So many threads of torch and of the scan, or as many as there are."""
+    """Sets the number of threads of torch and of the scan, if given, and restores it."""
     if count is None:
         yield
         return
@@ -87,25 +81,25 @@ def print_json(values: dict[str, Any]) -> None:
 
 
 def cases_of_part(models: Sequence[Path], part: Part) -> list[str]:
-    """Cases of a part of a run's split, which all runs share."""
+    """Cases of one part of the split that all runs share."""
     from segnet.dataset.split import FILE as SPLIT_FILE
 
     found: list[list[str]] = []
     for model in models:
         file = (model if model.is_dir() else model.parent) / SPLIT_FILE
         try:
-            found.append(json.loads(file.read_text())[part.value])
+            found.append(json.loads(file.read_text())[part])
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
                 f"part: expected {SPLIT_FILE} of the training run beside the model, got {type(error).__name__}; leave --part out"
             ) from None
         if isinstance(found[-1], dict):
             raise InputError(
-                f"part: expected a run split by patient, got one split by slice in {file}, which has no {part.value} cases; leave --part out"
+                f"part: expected a run split by patient, got one split by slice in {file}, without {part} cases; leave --part out"
             )
         if found[-1] != found[0]:
             raise InputError(
-                f"part: expected the same {part.value} cases in every run's split, got others in {file} than of {models[0]}, where"
-                " a case of one is another's training case; predict with one of them"
+                f"part: expected the same {part} cases in every run's split, got others in {file} than of {models[0]}; predict with one of"
+                " them, since a case of one may be another's training case"
             )
     return found[0]

@@ -1,4 +1,4 @@
-"""Volumes with lesions, without a download."""
+"""The command `phantom`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from segnet.cli.options import Quiet, bar
 
 def phantom(
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder to write images/ and labels/ into.")],
-    cases: Annotated[int, typer.Option("--cases", "-n", min=1, help="How many volumes.")] = 12,
+    cases: Annotated[int, typer.Option("--cases", "-n", min=1, help="Number of volumes.")] = 12,
     patients: Annotated[
-        int | None, typer.Option(min=1, help="How many patients they are of. Default: one each.")
+        int | None, typer.Option(min=1, help="Number of patients. Default: one for each volume.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same volumes.")] = 0,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal volumes.")] = 0,
     shape: Annotated[tuple[int, int, int], typer.Option(help="Voxels along x, y, z.")] = (256, 256, 128),
     site: Annotated[
         list[str] | None,
@@ -26,7 +26,7 @@ def phantom(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Make ULS23-like CT volumes with a lesion each, as NIfTI pairs."""
+    """Make ULS23-like CT volumes with one lesion each, as NIfTI pairs."""
     from segnet.dataset.phantom import SITES, write_phantoms
 
     sites = tuple(site) if site else SITES

@@ -1,11 +1,10 @@
-"""Image files to a dataset."""
+"""The command `prepare`."""
 
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,72 +12,67 @@ from segnet.cli.options import PARTIAL, AsJson, Quiet, bar, print_json
 from segnet.errors import InputError
 
 
-class Route(StrEnum):
-    hu = "hu"
-    paper = "paper"
-
-
-class Values(StrEnum):
-    hu = "hu"
-    unit = "unit"
-    zscore = "zscore"
-
-
 def prepare(
     out: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for one HDF5 file a patient, index and manifest.")
+        Path, typer.Option("--output", "-o", help="Folder for an HDF5 file of each patient, index and manifest.")
     ],
     source: Annotated[
         list[Path] | None,
         typer.Option(
             "--input",
             "-i",
-            help="Folder of image and mask pairs, or of sets of them, as ULS23 is laid out; repeat it for several.",
+            help="Folder of image and mask pairs, or of sets of them like ULS23; repeatable.",
         ),
     ] = None,
     table: Annotated[
-        Path | None, typer.Option("--csv", help="Table of pairs instead: image,mask and any of case,patient,set.")
+        Path | None, typer.Option("--csv", help="Table of pairs instead: image, mask and any of case, patient, set.")
     ] = None,
     images: Annotated[
         str | None,
-        typer.Option(help="With one --input and --masks: pattern of images below it, {patient}/{case}_ct.nii.gz."),
+        typer.Option(help="With one --input and --masks: pattern of the images, such as {patient}/{case}_ct.nii.gz."),
     ] = None,
-    masks: Annotated[str | None, typer.Option(help="Pattern of their masks, with the same {fields} or more.")] = None,
+    masks: Annotated[str | None, typer.Option(help="Pattern of the masks, with the same {fields} or more.")] = None,
     patient_regex: Annotated[
-        str | None, typer.Option(help="Its first group, found in a case's name, is the patient.")
+        str | None, typer.Option(help="Pattern whose first group, in a case's name, is the patient.")
     ] = None,
     route: Annotated[
-        Route | None, typer.Option(help="hu keeps a CT window; paper goes by 8-bit pictures of 256 x 256. Default: hu.")
+        Literal["hu", "paper"] | None,
+        typer.Option(help="hu keeps a CT window; paper makes 8-bit pictures of 256 x 256. Default: hu."),
     ] = None,
     window: Annotated[
         tuple[float, float] | None,
         typer.Option(help="CT window in HU, lowest and highest value kept. Default: -1000 400."),
     ] = None,
     values: Annotated[
-        Values | None, typer.Option(help="Stored: int16 HU, or float16 from 0 to 1, or float16 z-scores. Default: hu.")
+        Literal["hu", "unit", "zscore"] | None,
+        typer.Option(help="Stored: int16 HU, or float16 from 0 to 1, or float16 z-scores. Default: hu."),
     ] = None,
     keep_png: Annotated[
-        bool | None, typer.Option("--keep-png", help="Keep the pictures of the route paper, in png/.")
+        bool | None, typer.Option("--keep-png", help="Keep the pictures of the route paper in png/.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes. Default: one a processor.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Number of processes. Default: one for each processor.")
+    ] = None,
     scheduler: Annotated[
-        str | None, typer.Option(help="Address of a Dask scheduler whose workers do it: tcp://host:8786.")
+        str | None, typer.Option(help="Address of a Dask scheduler whose workers are used instead: tcp://host:8786.")
     ] = None,
     shard: Annotated[
         str | None,
-        typer.Option(help="i/n: of n runs this is the i-th, from 1; one more run without it writes the index."),
+        typer.Option(help="i/n: the i-th of n runs, counted from 1; a last run without it writes the index."),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad case.")] = False,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Write also into a folder that holds other files, or was prepared otherwise."),
+        typer.Option(
+            "--overwrite", help="Write into a folder with other files, or replace a dataset prepared otherwise."
+        ),
     ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check images and masks and write them as HDF5, one file a patient.
+    """Check images and masks and write them as HDF5, one file for each patient.
 
-    Run again, it keeps what is done and does what is missing or has changed. A bad case is left out and listed, with exit code 4.
+    A second run keeps current files and writes missing or changed ones. Bad cases are left out and listed, with exit code 4.
     """
     from segnet.config import checked_prepare_config
     from segnet.dataset.prepare import prepare as run
@@ -88,13 +82,7 @@ def prepare(
     from segnet.runtime.processes import cores
 
     keep_freed_memory()
-    given = {
-        "route": route and route.value,
-        "window_hu": window,
-        "values": values and values.value,
-        "keep_png": keep_png,
-    }
-    config = checked_prepare_config(given)
+    config = checked_prepare_config({"route": route, "window_hu": window, "values": values, "keep_png": keep_png})
     folders = source or []
     if (table is None) == (not folders) or (images is None) != (masks is None) or (images and len(folders) != 1):
         raise typer.BadParameter("expected --input, or --csv, or one --input with --images and --masks")
@@ -137,11 +125,11 @@ def prepare(
             }
         )
     else:
-        print(f"{len(result.cases)} cases of {patients} patients in {out}, {result.kept} patients as they were")
+        print(f"{len(result.cases)} cases of {patients} patients in {out}, {result.kept} patients kept")
         if result.removed:
-            print(f"{result.removed} patients removed, of whom no image was given any more")
+            print(f"{result.removed} patients removed, since no image of theirs was given")
         if not result.complete:
-            print("a shard: run it once more without --shard when all are done, to write the index")
+            print("a shard: after all shards, run once more without --shard to write the index")
     if pairs.unpaired_images:
         print(f"{len(pairs.unpaired_images)} images without a mask left out", file=sys.stderr)
     for case in result.left_out:

@@ -1,4 +1,4 @@
-"""A dataset to a network."""
+"""The command `train`."""
 
 from __future__ import annotations
 
@@ -17,47 +17,41 @@ def train(
         Path, typer.Option("--output", "-o", help="Folder for the run: weights, split, log, curves, pictures.")
     ],
     config: ConfigFile = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in the folder, if one has begun there.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in the folder, if there is one.")] = False,
     model: Annotated[str | None, typer.Option(help="A network's name; see `segnet info --list`.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Wall time of training.")] = None,
     max_steps: Annotated[int | None, typer.Option(help="Stop after this many steps instead.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Slices a step, of each process.")] = None,
-    accumulate: Annotated[int | None, typer.Option(help="Batches a step of the optimizer takes.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak of the schedule.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Slices of a step, for each process.")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Batches for each step of the optimizer.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak of the learning rate.")] = None,
     patience: Annotated[
-        int | None, typer.Option(help="Stop when more validations in a row than this are no better.")
+        int | None, typer.Option(help="Stop after more than this many validations in a row without improvement.")
     ] = None,
     split: Annotated[
         Split | None,
         typer.Option(
-            help="Patients within sets and sizes; patients by chance; or slices, as the paper did, which leaks. Default: stratified."
+            help="Patients, stratified by set and lesion size; patients at random; or slices, as in the paper, which leaks. Default: stratified."
         ),
     ] = None,
     folds: Annotated[
         int | None,
-        typer.Option(help="Deal the patients into so many folds and hold each out in turn: fold-0, fold-1, ..."),
+        typer.Option(help="Split the patients into this many folds and hold out each in turn: fold-0, fold-1, ..."),
     ] = None,
     fold: Annotated[
-        int | None, typer.Option(help="Of the folds only this one, from 0, straight into the folder.")
+        int | None, typer.Option(help="Train only this fold, counted from 0, directly in the folder.")
     ] = None,
     base_width: Annotated[int | None, typer.Option(help="b: the stages have 3b, 6b, 12b and 24b channels.")] = None,
     slices: Annotated[
-        int | None, typer.Option(help="Slices shown at once, an odd number; the middle one is segmented. Default: 1.")
+        int | None, typer.Option(help="Input slices, an odd number; the middle one is segmented. Default: 1.")
     ] = None,
     patch_px: Annotated[int | None, typer.Option(help="Field of view, in pixels of the image.")] = None,
-    input_px: Annotated[
-        int | None, typer.Option(help="Side the field of view is resampled to; a multiple of 32.")
-    ] = None,
+    input_px: Annotated[int | None, typer.Option(help="Side of the network's input, a multiple of 32.")] = None,
     window: Annotated[tuple[float, float] | None, typer.Option(help="CT window in HU, as prepared.")] = None,
-    augment: Annotated[
-        Preset | None, typer.Option(help="How strongly training slices are changed. Default: default.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights, split and augmentation.")] = None,
+    augment: Annotated[Preset | None, typer.Option(help="Strength of the augmentation. Default: default.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, split and augmentation.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of torch and of the scan.")] = None,
     bfloat16: Annotated[
-        bool | None, typer.Option("--bfloat16/--float32", help="bfloat16 but for the scan. Default: float32.")
+        bool | None, typer.Option("--bfloat16/--float32", help="bfloat16, except for the scan. Default: float32.")
     ] = None,
     deterministic: Annotated[
         bool | None, typer.Option("--deterministic", help="Refuse operations that may differ from run to run.")
@@ -68,7 +62,7 @@ def train(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a network; patients are split into training, validation and test. Under torchrun several processes train as one."""
+    """Train a network. Patients are split into training, validation and test. Under torchrun several processes train as one."""
     from segnet.config import load_config
     from segnet.dataset.store import load_dataset
     from segnet.report.run import draw_run
@@ -105,7 +99,7 @@ def train(
     dataset = load_dataset(source)
     resolved = load_config(config, flags, prepared=dataset.config)
     if fold is not None and resolved.data.folds is None:
-        raise InputError(f"fold: expected --folds beside it, got --fold {fold} alone; say of how many it is one")
+        raise InputError(f"fold: expected --folds as well, got --fold {fold} alone; give the number of folds")
     whole = resolved.data.folds is not None and resolved.data.fold is None
     runs = {out / name: each for name, each in resolved.each_fold().items()} if whole else {out: resolved}
     done = []
