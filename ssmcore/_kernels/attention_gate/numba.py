@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import njit, prange
 
-from ..common.jit import OPTIONS, signatures, threads
+from ..common.jit import OPTIONS, kernel
 from ..common.vecmath import like, sigmoid
-
-PARALLEL = {"parallel": True, **OPTIONS}
 
 
 @njit(**OPTIONS)
@@ -31,8 +27,9 @@ def _add_moment(grid, b, y0, y1, mean, total, squares):
                 total[c] += value * value if squares else value
 
 
-@njit(signatures(4, 4, 3, reads=2, flags=1), **PARALLEL)
-def _moments(theta, phi, partial, rows):
+@kernel("r4 r4 w3 int")
+def moments(theta, phi, partial, rows):
+    """Fills `partial` with means and sums of squares about them, of theta and of phi."""
     _, height, width, dim = theta.shape
     for index in prange(len(partial)):
         b, y0, y1 = _strip(index, height, rows)
@@ -53,8 +50,9 @@ def _compared(theta, phi, k, c):
     return theta[c] * k[0, c] + (phi[c] * k[1, c] + k[2, c])
 
 
-@njit(signatures(4, 4, 2, 3, reads=3, flags=0), **PARALLEL)
-def _compare(theta, phi, k, q):
+@kernel("r4 r4 r2 w3 int")
+def compare(theta, phi, k, q, rows):
+    """Fills `q` (batch, height, width), the sum over channels of psi relu(a)."""
     batch, height, width, dim = theta.shape
     for index in prange(batch * height):
         b, y = index // height, index % height
@@ -66,24 +64,26 @@ def _compare(theta, phi, k, q):
             q[b, y, i] = total
 
 
-@njit(signatures(4, 3, 1, 4, reads=3, flags=0), **PARALLEL)
-def _apply(x, q, line, out):
+@kernel("r4 r3 real real w4 int")
+def apply(x, q, gain, offset, out, rows):
+    """Fills `out` with x times sigmoid(gain q + offset)."""
     batch, height, width, channels = x.shape
     for index in prange(batch * height):
         b, y = index // height, index % height
         for i in range(width):
-            rate = sigmoid(line[0] * q[b, y, i] + line[1])
+            rate = sigmoid(gain * q[b, y, i] + offset)
             for c in range(channels):
                 out[b, y, i, c] = x[b, y, i, c] * rate
 
 
-@njit(signatures(4, 4, 3, 1, 4, 3, reads=4, flags=0), **PARALLEL)
-def _retract(dout, x, q, line, dx, dq):
+@kernel("r4 r4 r3 real real w4 w3 int")
+def retract(dout, x, q, gain, offset, dx, dq, rows):
+    """Fills `dx`, and `dq` with the gradient of gain q + offset."""
     batch, height, width, channels = x.shape
     for index in prange(batch * height):
         b, y = index // height, index % height
         for i in range(width):
-            rate = sigmoid(line[0] * q[b, y, i] + line[1])
+            rate = sigmoid(gain * q[b, y, i] + offset)
             total = like(0.0, rate)
             for c in range(channels):
                 total += dout[b, y, i, c] * x[b, y, i, c]
@@ -92,27 +92,29 @@ def _retract(dout, x, q, line, dx, dq):
             dq[b, y, i] = total * rate * (like(1.0, rate) - rate)
 
 
-@njit(signatures(4, 4, 2, 3, 3, reads=4, flags=1), **PARALLEL)
-def _sums(theta, phi, k, dq, partial, rows):
+@kernel("r4 r4 r2 r3 w3 int")
+def sums(theta, phi, k, dq, partial, rows):
+    """Fills `partial` with the sums of da, da (theta - mean), da (phi - mean) and dq relu(a), da = dq psi where a > 0."""
     _, height, width, dim = theta.shape
     for index in prange(len(partial)):
         b, y0, y1 = _strip(index, height, rows)
-        sums = partial[index]
-        sums[:] = 0
+        total = partial[index]
+        total[:] = 0
         for y in range(y0, y1):
             for i in range(width):
                 t, p, d = theta[b, y, i], phi[b, y, i], dq[b, y, i]
                 for c in range(dim):
                     a = _compared(t, p, k, c)
                     da = d * k[3, c] if a > 0 else like(0.0, a)
-                    sums[0, c] += da
-                    sums[1, c] += da * (t[c] - k[4, c])
-                    sums[2, c] += da * (p[c] - k[5, c])
-                    sums[3, c] += (like(0.0, a) if a < 0 else a) * d
+                    total[0, c] += da
+                    total[1, c] += da * (t[c] - k[4, c])
+                    total[2, c] += da * (p[c] - k[5, c])
+                    total[3, c] += (like(0.0, a) if a < 0 else a) * d
 
 
-@njit(signatures(4, 4, 2, 3, 4, 4, reads=4, flags=0), **PARALLEL)
-def _spread(theta, phi, k, dq, dtheta, dphi):
+@kernel("r4 r4 r2 r3 w4 w4 int")
+def spread(theta, phi, k, dq, dtheta, dphi, rows):
+    """Fills `dtheta` and `dphi`: da scaled, what the statistics take off it added."""
     batch, height, width, dim = theta.shape
     for index in prange(batch * height):
         b, y = index // height, index % height
@@ -122,43 +124,3 @@ def _spread(theta, phi, k, dq, dtheta, dphi):
                 da = d * k[3, c] if _compared(t, p, k, c) > 0 else like(0.0, d)
                 dtheta[b, y, i, c] = k[0, c] * da + (k[6, c] + k[7, c] * (t[c] - k[4, c]))
                 dphi[b, y, i, c] = k[1, c] * da + (k[8, c] + k[9, c] * (p[c] - k[5, c]))
-
-
-def moments(theta: Any, phi: Any, partial: Any, rows: int, num_threads: int) -> None:
-    """Fills `partial` with means and sums of squares about them, of theta and of phi."""
-    with threads(num_threads):
-        _moments(theta, phi, partial, rows)
-
-
-def compare(theta: Any, phi: Any, coefficients: Any, q: Any, rows: int, num_threads: int) -> None:
-    """Fills `q` (batch, height, width), the sum over channels of psi relu(a)."""
-    with threads(num_threads):
-        _compare(theta, phi, coefficients, q)
-
-
-def apply(x: Any, q: Any, gain: float, offset: float, out: Any, rows: int, num_threads: int) -> None:
-    """Fills `out` with x times sigmoid(gain q + offset)."""
-    with threads(num_threads):
-        _apply(x, q, np.array([gain, offset], x.dtype), out)
-
-
-def retract(
-    dout: Any, x: Any, q: Any, gain: float, offset: float, dx: Any, dq: Any, rows: int, num_threads: int
-) -> None:
-    """Fills `dx`, and `dq` with the gradient of gain q + offset."""
-    with threads(num_threads):
-        _retract(dout, x, q, np.array([gain, offset], x.dtype), dx, dq)
-
-
-def sums(theta: Any, phi: Any, coefficients: Any, dq: Any, partial: Any, rows: int, num_threads: int) -> None:
-    """Fills `partial` with the sums of da, da (theta - mean), da (phi - mean) and dq relu(a), da = dq psi where a > 0."""
-    with threads(num_threads):
-        _sums(theta, phi, coefficients, dq, partial, rows)
-
-
-def spread(
-    theta: Any, phi: Any, coefficients: Any, dq: Any, dtheta: Any, dphi: Any, rows: int, num_threads: int
-) -> None:
-    """Fills `dtheta` and `dphi`: da scaled, what the statistics take off it added."""
-    with threads(num_threads):
-        _spread(theta, phi, coefficients, dq, dtheta, dphi)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import njit, prange
 
-from ..common.jit import OPTIONS, present, signatures, threads
+from ..common.jit import OPTIONS, kernel
 from ..common.vecmath import like, sigmoid
 
 
@@ -19,8 +17,9 @@ def _at(x, initial, past, b, t, c):
     return initial[b, c, past + t] if initial.size > 0 else like(0.0, x[b, 0, c])
 
 
-@njit(signatures(3, 2, 1, 3, 3, reads=4, flags=1), parallel=True, **OPTIONS)
-def _forward(x, weight, bias, initial, out, silu):
+@kernel("r3 r2 r1 r3 w3 int")
+def causal_conv1d_fwd(x, weight, bias, initial, out, silu):
+    """Fills `out` (batch, seqlen, dim)."""
     batch, seqlen, dim = x.shape
     taps = weight.shape[1]
     past = taps - 1
@@ -44,8 +43,9 @@ def _forward(x, weight, bias, initial, out, silu):
                 y[c] *= sigmoid(y[c])
 
 
-@njit(signatures(3, 3, 2, 1, 3, 3, 3, 2, 3, reads=5, flags=1), parallel=True, **OPTIONS)
-def _backward(dout, x, weight, bias, initial, dx, dweight, dbias, dinitial, silu):
+@kernel("r3 r3 r2 r1 r3 w3 w3 w2 w3 int")
+def causal_conv1d_bwd(dout, x, weight, bias, initial, dx, dweight, dbias, dinitial, silu):
+    """Fills `dx`, and `dweight`, `dbias` with a batch axis first, whose sum is left to the caller, and `dinitial`."""
     batch, seqlen, dim = x.shape
     taps = weight.shape[1]
     past = taps - 1
@@ -77,28 +77,3 @@ def _backward(dout, x, weight, bias, initial, dx, dweight, dbias, dinitial, silu
                     dinitial[b, c, past + s] += d * w[k]
         if dbias.size > 0:
             dbias[b, c] = sum_bias
-
-
-def causal_conv1d_fwd(x: Any, weight: Any, bias: Any, initial: Any, out: Any, silu: bool, num_threads: int) -> None:
-    """Fills `out` (batch, seqlen, dim)."""
-    with threads(num_threads):
-        _forward(x, weight, present(bias, 1, x.dtype), present(initial, 3, x.dtype), out, int(silu))
-
-
-def causal_conv1d_bwd(
-    dout: Any,
-    x: Any,
-    weight: Any,
-    bias: Any,
-    initial: Any,
-    dx: Any,
-    dweight: Any,
-    dbias: Any,
-    dinitial: Any,
-    silu: bool,
-    num_threads: int,
-) -> None:
-    """Fills `dx`, and `dweight`, `dbias` with a batch axis first, whose sum is left to the caller, and `dinitial`."""
-    optional = present(bias, 1, x.dtype), present(initial, 3, x.dtype)
-    with threads(num_threads):
-        _backward(dout, x, weight, *optional, dx, dweight, present(dbias, 2, x.dtype), dinitial, int(silu))

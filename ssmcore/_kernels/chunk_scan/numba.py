@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import njit, prange
 
 from ..._conventions import CHECKPOINT_STEPS
-from ..common.jit import OPTIONS, present, signatures, threads
+from ..common.jit import OPTIONS, kernel
 from ..common.vecmath import exp2, like
 
 CHUNK = CHECKPOINT_STEPS
@@ -21,6 +19,13 @@ def _starts(starts, b, t):
 
 
 @njit(**OPTIONS)
+def _copy(to, states):
+    for n in range(to.shape[0]):
+        for p in range(to.shape[1]):
+            to[n, p] = states[n, p]
+
+
+@njit(**OPTIONS)
 def _step(h, decay, x, dt, B):
     """One step of a head's state (dstate, headdim)."""
     for n in range(h.shape[0]):
@@ -30,8 +35,9 @@ def _step(h, decay, x, dt, B):
             row[p] = decay * row[p] + gain * x[p]
 
 
-@njit(signatures(4, 3, 1, 4, 4, 2, 4, 2, 4, 4, 5, reads=8, flags=0), parallel=True, **OPTIONS)
-def _forward(x, dt, A, B, C, D, initial, starts, out, last, kept):
+@kernel("r4 r3 r1 r4 r4 r2 r4 r2 w4 w4 w5 int")
+def chunk_scan_fwd(x, dt, A, B, C, D, initial, starts, out, last, kept, block):
+    """Fills `out`, `last` and, unless None, `kept` with the states before every chunk. No axis may be empty."""
     batch, seqlen, nheads, headdim = x.shape
     ngroups, dstate = B.shape[2:]
     for unit in prange(batch * nheads):
@@ -40,10 +46,10 @@ def _forward(x, dt, A, B, C, D, initial, starts, out, last, kept):
         rate = A[head] * like(LOG2_E, A[head])
         h = np.zeros((dstate, headdim), x.dtype)
         if initial.size > 0:
-            h[:] = initial[b, head].T
+            _copy(h, initial[b, head].T)
         for t in range(seqlen):
             if kept.size > 0 and t % CHUNK == 0:
-                kept[b, t // CHUNK, head] = h
+                _copy(kept[b, t // CHUNK, head], h)
             decay = exp2(dt[b, t, head] * rate)
             if _starts(starts, b, t):
                 h[:] = 0
@@ -55,11 +61,14 @@ def _forward(x, dt, A, B, C, D, initial, starts, out, last, kept):
                 c = C[b, t, g, n]
                 for p in range(headdim):
                     y[p] += c * h[n, p]
-        last[b, head] = h.T
+        _copy(last[b, head].T, h)
 
 
-@njit(signatures(4, 4, 4, 3, 1, 4, 4, 2, 2, 5, 4, 3, 2, 5, 5, 3, 4, reads=10, flags=1), parallel=True, **OPTIONS)
-def _backward(dout, dlast, x, dt, A, B, C, D, starts, kept, dx, ddt, dA, dB, dC, dD, dinitial, block):
+@kernel("r4 r4 r4 r3 r1 r4 r4 r2 r2 r5 w4 w3 w2 w5 w5 w3 w4 int")
+def chunk_scan_bwd(dout, dlast, x, dt, A, B, C, D, starts, kept, dx, ddt, dA, dB, dC, dD, dinitial, block):
+    """Fills the gradients; those of A and D have a batch axis first, those of B and C an axis of blocks of heads, to be summed by
+    the caller. No axis may be empty.
+    """
     batch, seqlen, nheads, headdim = x.shape
     ngroups, dstate = B.shape[2:]
     members = nheads // ngroups
@@ -73,19 +82,19 @@ def _backward(dout, dlast, x, dt, A, B, C, D, starts, kept, dx, ddt, dA, dB, dC,
             rate = A[head] * like(LOG2_E, A[head])
             dh = np.zeros((dstate, headdim), x.dtype)
             if dlast.size > 0:
-                dh[:] = dlast[b, head].T
+                _copy(dh, dlast[b, head].T)
             sum_A = like(0.0, rate)
             if dD.size > 0:
                 dD[b, head] = 0
             for chunk in range((seqlen - 1) // CHUNK, -1, -1):
                 first, end = chunk * CHUNK, min((chunk + 1) * CHUNK, seqlen)
-                h[0] = kept[b, chunk, head]
+                _copy(h[0], kept[b, chunk, head])
                 for t in range(first, end):
                     after = h[t - first + 1]
                     if _starts(starts, b, t):
                         after[:] = 0
                     else:
-                        after[:] = h[t - first]
+                        _copy(after, h[t - first])
                     _step(after, exp2(dt[b, t, head] * rate), x[b, t, head], dt[b, t, head], B[b, t, g])
                 for t in range(end - 1, first - 1, -1):
                     before, after = h[t - first], h[t - first + 1]
@@ -117,78 +126,4 @@ def _backward(dout, dlast, x, dt, A, B, C, D, starts, kept, dx, ddt, dA, dB, dC,
                     ddt[b, t, head] = dlog * A[head] + through_x
                     sum_A += dlog * step
             dA[b, head] = sum_A
-            dinitial[b, head] = dh.T
-
-
-def chunk_scan_fwd(
-    x: Any,
-    dt: Any,
-    A: Any,
-    B: Any,
-    C: Any,
-    D: Any,
-    initial: Any,
-    starts: Any,
-    out: Any,
-    last: Any,
-    kept: Any,
-    block: int,
-    num_threads: int,
-) -> None:
-    """Fills `out`, `last` and, unless None, `kept` with the states before every chunk. No axis may be empty."""
-    optional = present(D, 2, x.dtype), present(initial, 4, x.dtype), _marks(starts, x.dtype)
-    with threads(num_threads):
-        _forward(x, dt, A, B, C, *optional, out, last, present(kept, 5, x.dtype))
-
-
-def chunk_scan_bwd(
-    dout: Any,
-    dlast: Any,
-    x: Any,
-    dt: Any,
-    A: Any,
-    B: Any,
-    C: Any,
-    D: Any,
-    starts: Any,
-    kept: Any,
-    dx: Any,
-    ddt: Any,
-    dA: Any,
-    dB: Any,
-    dC: Any,
-    dD: Any,
-    dinitial: Any,
-    block: int,
-    num_threads: int,
-) -> None:
-    """Fills the gradients; those of A and D have a batch axis first, those of B and C an axis of blocks of heads, to be summed by
-    the caller. No axis may be empty.
-    """
-    dtype = x.dtype
-    optional = present(D, 2, dtype), _marks(starts, dtype)
-    with threads(num_threads):
-        _backward(
-            dout,
-            present(dlast, 4, dtype),
-            x,
-            dt,
-            A,
-            B,
-            C,
-            *optional,
-            kept,
-            dx,
-            ddt,
-            dA,
-            dB,
-            dC,
-            present(dD, 3, dtype),
-            dinitial,
-            block,
-        )
-
-
-def _marks(starts: Any, dtype: Any) -> Any:
-    """The marks of started sequences in the type of the other arrays, which one signature then serves."""
-    return np.empty((0, 0), dtype) if starts is None else starts.astype(dtype)
+            _copy(dinitial[b, head].T, dh)

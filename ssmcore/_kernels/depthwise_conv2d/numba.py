@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import njit, prange
 
-from ..common.jit import OPTIONS, present, signatures, threads
+from ..common.jit import OPTIONS, kernel
 from ..common.vecmath import like, sigmoid
 
 
@@ -27,8 +25,9 @@ def _row(x, rows, bias, b, y, y_row):
                     sums[c] += row[c] * near[c]
 
 
-@njit(signatures(4, 3, 1, 4, reads=3, flags=1), parallel=True, **OPTIONS)
-def _forward(x, weight, bias, out, silu):
+@kernel("r4 r3 r1 w4 int")
+def depthwise_conv2d_fwd(x, weight, bias, out, silu):
+    """Fills `out` (batch, height, width, dim)."""
     batch, height, width, dim = x.shape
     rows = np.ascontiguousarray(weight.reshape(dim, 9).T)
     for unit in prange(batch * height):
@@ -41,8 +40,9 @@ def _forward(x, weight, bias, out, silu):
                     sums[c] *= sigmoid(sums[c])
 
 
-@njit(signatures(4, 4, 3, 1, 4, 4, 2, reads=4, flags=1), parallel=True, **OPTIONS)
-def _backward(dout, x, weight, bias, dx, dweight, dbias, silu):
+@kernel("r4 r4 r3 r1 w4 w4 w2 int")
+def depthwise_conv2d_bwd(dout, x, weight, bias, dx, dweight, dbias, silu):
+    """Fills `dx`, and `dweight`, `dbias` with a batch axis first, whose sum is left to the caller."""
     batch, height, width, dim = x.shape
     rows = np.ascontiguousarray(weight.reshape(dim, 9).T)
     for b in prange(batch):
@@ -72,19 +72,5 @@ def _backward(dout, x, weight, bias, dx, dweight, dbias, silu):
         for c in range(dim):
             for k in range(9):
                 dweight[b, c, k // 3, k % 3] = drows[k, c]
-        if dbias.size > 0:
-            dbias[b] = sum_bias
-
-
-def depthwise_conv2d_fwd(x: Any, weight: Any, bias: Any, out: Any, silu: bool, num_threads: int) -> None:
-    """Fills `out` (batch, height, width, dim)."""
-    with threads(num_threads):
-        _forward(x, weight, present(bias, 1, x.dtype), out, int(silu))
-
-
-def depthwise_conv2d_bwd(
-    dout: Any, x: Any, weight: Any, bias: Any, dx: Any, dweight: Any, dbias: Any, silu: bool, num_threads: int
-) -> None:
-    """Fills `dx`, and `dweight`, `dbias` with a batch axis first, whose sum is left to the caller."""
-    with threads(num_threads):
-        _backward(dout, x, weight, present(bias, 1, x.dtype), dx, dweight, present(dbias, 2, x.dtype), int(silu))
+            if dbias.size > 0:
+                dbias[b, c] = sum_bias[c]

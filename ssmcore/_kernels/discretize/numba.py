@@ -5,17 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, prange, types
+from numba import njit, prange
 
-from ..common.jit import threads
+from ..common.jit import kernel
 
 DISCRETIZATIONS = ("mamba", "bilinear", "zoh")
-
-_FORWARD, _BACKWARD = [], []
-for _real in (types.float32, types.float64):
-    _read, _write = types.Array(_real, 1, "C", readonly=True), types.Array(_real, 1, "C")
-    _FORWARD.append(types.void(_read, _read, types.int64, _write, _write))
-    _BACKWARD.append(types.void(_read, _read, _read, _read, types.int64, _write, _write))
 
 
 @njit(cache=True, error_model="numpy")
@@ -30,8 +24,9 @@ def _slope_of_phi(x, exp_x, phi):
     return total
 
 
-@njit(_FORWARD, parallel=True, cache=True, error_model="numpy")
-def _discretize(A, delta, discretization, A_bar, gain):
+@kernel("r1 r1 int w1 w1", fastmath=False)
+def discretize(A, delta, discretization, A_bar, gain):
+    """Element by element: A_bar and gain = B_bar / B for the product x = delta A, in double precision inside."""
     for i in prange(A.shape[0]):
         x = np.float64(delta[i]) * np.float64(A[i])
         if discretization == 1:
@@ -46,8 +41,9 @@ def _discretize(A, delta, discretization, A_bar, gain):
             gain[i] = delta[i] * (math.expm1(x) / x if x != 0.0 else 1.0)
 
 
-@njit(_BACKWARD, parallel=True, cache=True, error_model="numpy")
-def _discretize_vjp(dA_bar, dgain, A, delta, discretization, dA, ddelta):
+@kernel("r1 r1 r1 r1 int w1 w1", fastmath=False)
+def discretize_vjp(dA_bar, dgain, A, delta, discretization, dA, ddelta):
+    """Gradients with respect to A and delta, element by element."""
     for i in prange(A.shape[0]):
         x = np.float64(delta[i]) * np.float64(A[i])
         if discretization == 1:
@@ -61,15 +57,3 @@ def _discretize_vjp(dA_bar, dgain, A, delta, discretization, dA, ddelta):
         dx = dA_bar[i] * slope + dgain[i] * delta[i] * dphi
         dA[i] = dx * delta[i]
         ddelta[i] = dx * A[i] + dgain[i] * phi
-
-
-def discretize(A, delta, discretization, A_bar, gain, num_threads):
-    """Element by element: A_bar and gain = B_bar / B for the product x = delta A, in double precision inside."""
-    with threads(num_threads):
-        _discretize(A, delta, discretization, A_bar, gain)
-
-
-def discretize_vjp(dA_bar, dgain, A, delta, discretization, dA, ddelta, num_threads):
-    """Gradients with respect to A and delta, element by element."""
-    with threads(num_threads):
-        _discretize_vjp(dA_bar, dgain, A, delta, discretization, dA, ddelta)

@@ -6,13 +6,11 @@ Channels are the innermost loop, over a block of up to BLOCK of one group, which
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import njit, prange, types
 from numba.extending import overload
 
-from ..common.jit import OPTIONS, present, signatures, threads
+from ..common.jit import OPTIONS, kernel
 from ..common.vecmath import LOG2_E, exp2, exp2_inside, like, second_difference, sigmoid, softplus
 
 CHUNK = 64
@@ -156,15 +154,33 @@ def _steps(delta, bias, u, positive, dt, dtu):
 
 
 @njit(**OPTIONS)
-def _rates(disc, A):
+def _columns(rows, c0, c1):
+    """Rows [c0, c1) of (channels, dstate) as (dstate, channels)."""
+    columns = np.empty((rows.shape[1], c1 - c0), rows.dtype)
+    for n in range(rows.shape[1]):
+        for i in range(c1 - c0):
+            columns[n, i] = rows[c0 + i, n]
+    return columns
+
+
+@njit(**OPTIONS)
+def _store(columns, rows, c0):
+    """Puts back what `_columns` takes."""
+    for n in range(columns.shape[0]):
+        for i in range(columns.shape[1]):
+            rows[c0 + i, n] = columns[n, i]
+
+
+@njit(**OPTIONS)
+def _rates(disc, A, c0, c1):
     """A as (dstate, channels), for mamba times log2(e), and the largest -A of each channel, infinity where one is positive or not a
     number."""
-    rates = np.ascontiguousarray(A.T)
-    if disc == 0:
-        rates *= like(LOG2_E, A[0, 0])
-    reach = np.zeros(A.shape[0], A.dtype)
+    rates = _columns(A, c0, c1)
+    scale = like(LOG2_E, A[0, 0]) if disc == 0 else like(1.0, A[0, 0])
+    reach = np.zeros(c1 - c0, A.dtype)
     for n in range(len(rates)):
         for i in range(len(reach)):
+            rates[n, i] *= scale
             reach[i] = max(reach[i], -rates[n, i]) if rates[n, i] <= 0 else np.inf
     return rates, reach
 
@@ -180,9 +196,13 @@ def _tamed(disc, dt, reach):
 
 
 @njit(**OPTIONS)
-def _columns(constant, c0, c1):
-    """A constant B or C as (dstate, channels); empty where it varies."""
-    return np.ascontiguousarray(constant[c0:c1].T)
+def _entries(matrix, constant, bi, t, g, n, row):
+    """Entries of B or C for a row of channels: the constant's, or `row`, filled with the varying one's number."""
+    if matrix.size == 0:
+        return constant[n]
+    for i in range(len(row)):
+        row[i] = matrix[bi, t, g, n]
+    return row
 
 
 @njit(**OPTIONS)
@@ -201,51 +221,46 @@ def _unit(index, dim, ngroups, size):
     return index // nblocks // ngroups, g, block, c0, min(c0 + size, (g + 1) * per_group)
 
 
-@njit(
-    signatures(3, 3, 2, 4, 2, 4, 2, 1, 3, 1, 3, 3, 3, 4, reads=11, flags=6),
-    parallel=True,
-    cache=True,
-    error_model="numpy",
-    fastmath={"contract", "reassoc", "nsz"},
-)
-def _forward(
-    u,
-    delta,
-    A,
-    B,
-    B_constant,
-    C,
-    C_constant,
-    D,
-    z,
-    bias,
-    initial_state,
-    out,
-    last_state,
-    checkpoints,
-    disc,
-    softplus,
-    gated,
-    ngroups,
-    keep,
-    size,
-):
+@njit(**OPTIONS)
+def _groups(B, C):
+    """Groups of B or C, whichever varies; 1 where neither does."""
+    return max(B.shape[2], C.shape[2], 1)
+
+
+@njit(**OPTIONS)
+def _forward_block(lots, per_group, threads):
+    """Channels of a unit of the forward pass, which no result depends on: long rows, but work for every thread."""
+    width = max(per_group, 1)
+    blocks = max(-(-width // FORWARD_BLOCK), -(-threads // max(lots, 1)))
+    return -(-width // blocks // 16) * 16
+
+
+@kernel("r3 r3 r2 r4 r2 r4 r2 r1 r3 r1 r3 w3 w3 w4 int int", pass_threads=True)
+def selective_scan_fwd(
+    u, delta, A, B, B_constant, C, C_constant, D, z, bias, initial_state, out, last_state, checkpoints, disc, softplus,
+    num_threads,
+):  # fmt: skip
+    """Fills `out` (batch, seqlen, dim), `last_state` (batch, dim, dstate) and, unless None, `checkpoints`
+    (batch, nchunks, dstate, dim), the states before every CHUNK-th step."""
     batch, seqlen, dim = u.shape
-    dstate = A.shape[1]
+    dstate, ngroups = A.shape[1], _groups(B, C)
     per_group = dim // ngroups
+    size = _forward_block(batch * ngroups, per_group, num_threads)
     for index in prange(batch * ngroups * _blocks(per_group, size)):
         bi, g, _, c0, c1 = _unit(index, dim, ngroups, size)
         width = c1 - c0
-        rows = np.empty((3, width), u.dtype)
-        dt, dtu, y = rows[0], rows[1], rows[2]
+        rows = np.empty((5, width), u.dtype)
+        dt, dtu, y, b, c = rows[0], rows[1], rows[2], rows[3], rows[4]
         Bt, Ct = _columns(B_constant, c0, c1), _columns(C_constant, c0, c1)
-        rates, reach = _rates(disc, A[c0:c1])
+        rates, reach = _rates(disc, A, c0, c1)
         h = np.zeros((dstate, width), u.dtype)
         if initial_state.size > 0:
-            h[:] = initial_state[bi, c0:c1].T
+            h = _columns(initial_state[bi], c0, c1)
         for t in range(seqlen):
-            if keep and t % CHUNK == 0:
-                checkpoints[bi, t // CHUNK, :, c0:c1] = h
+            if checkpoints.size > 0 and t % CHUNK == 0:
+                for n in range(dstate):
+                    for i in range(width):
+                        checkpoints[bi, t // CHUNK, n, c0 + i] = h[n, i]
             ut = u[bi, t, c0:c1]
             _steps(delta[bi, t, c0:c1], bias[c0:c1], ut, softplus, dt, dtu)
             way = _tamed(disc, dt, reach)
@@ -253,111 +268,77 @@ def _forward(
             for n in range(dstate):
                 if B.size > 0 and C.size > 0:
                     _advance(way, dt, rates[n], dtu, B[bi, t, g, n], C[bi, t, g, n], h[n], y)
-                elif B.size > 0:
-                    _advance(way, dt, rates[n], dtu, B[bi, t, g, n], Ct[n], h[n], y)
-                elif C.size > 0:
-                    _advance(way, dt, rates[n], dtu, Bt[n], C[bi, t, g, n], h[n], y)
                 else:
-                    _advance(way, dt, rates[n], dtu, Bt[n], Ct[n], h[n], y)
+                    b_row, c_row = _entries(B, Bt, bi, t, g, n, b), _entries(C, Ct, bi, t, g, n, c)
+                    _advance(way, dt, rates[n], dtu, b_row, c_row, h[n], y)
             if D.size > 0:
                 for i in range(width):
                     y[i] += D[c0 + i] * ut[i]
-            if gated:
+            if z.size > 0:
                 for i in range(width):
                     zi = z[bi, t, c0 + i]
                     y[i] *= zi * sigmoid(zi)
-            out[bi, t, c0:c1] = y
-        last_state[bi, c0:c1] = h.T
+            for i in range(width):
+                out[bi, t, c0 + i] = y[i]
+        _store(h, last_state[bi], c0)
 
 
-@njit(
-    signatures(3, 3, 3, 3, 2, 4, 2, 4, 2, 1, 3, 1, 4, 3, 3, 3, 5, 3, 5, 3, 2, 3, 2, 3, reads=13, flags=4),
-    parallel=True,
-    cache=True,
-    error_model="numpy",
-    fastmath={"contract", "reassoc", "nsz"},
-)
-def _backward(
-    dout,
-    dlast_state,
-    u,
-    delta,
-    A,
-    B,
-    B_constant,
-    C,
-    C_constant,
-    D,
-    z,
-    bias,
-    checkpoints,
-    du,
-    ddelta,
-    dA,
-    dB,
-    dB_constant,
-    dC,
-    dC_constant,
-    dD,
-    dz,
-    ddelta_bias,
-    dinitial_state,
-    disc,
-    softplus,
-    gated,
-    ngroups,
-):
+@kernel("r3 r3 r3 r3 r2 r4 r2 r4 r2 r1 r3 r1 r4 w3 w3 w3 w5 w3 w5 w3 w2 w3 w2 w3 int int")
+def selective_scan_bwd(
+    dout, dlast_state, u, delta, A, B, B_constant, C, C_constant, D, z, bias, checkpoints,
+    du, ddelta, dA, dB, dB_constant, dC, dC_constant, dD, dz, ddelta_bias, dinitial_state, disc, softplus,
+):  # fmt: skip
+    """Fills the gradients. Sums over batch entries and channel blocks are left to the caller: dA, dD, ddelta_bias and
+    constant dB, dC have an axis of parts first, one for every span of batch entries; varying dB and dC are (nblocks, batch,
+    seqlen, ngroups, dstate)."""
     batch, seqlen, dim = u.shape
-    dstate = A.shape[1]
+    dstate, ngroups = A.shape[1], _groups(B, C)
     per_group = dim // ngroups
     nchunks = (seqlen + CHUNK - 1) // CHUNK
     size = _block_of(per_group, batch * ngroups)
     for index in prange(batch * ngroups * _blocks(per_group, size)):
         bi, g, block, c0, c1 = _unit(index, dim, ngroups, size)
         width = c1 - c0
-        rows = np.empty((7, width), u.dtype)
-        gain, dx, dy, sum_A, sum_B, sum_D, sum_bias = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6]
+        rows = np.zeros((9, width), u.dtype)
+        gain, dx, dy, sum_A, sum_B, sum_D, sum_bias, b, c = (
+            rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6], rows[7], rows[8],
+        )  # fmt: skip
         Bt, Ct = _columns(B_constant, c0, c1), _columns(C_constant, c0, c1)
-        sum_D[:] = 0
-        sum_bias[:] = 0
-        At = np.ascontiguousarray(A[c0:c1].T)
-        rates, reach = _rates(disc, A[c0:c1])
+        At = _columns(A, c0, c1)
+        rates, reach = _rates(disc, A, c0, c1)
         dAt = np.zeros((dstate, width), u.dtype)
         db, dc = np.zeros((dstate, width), u.dtype), np.zeros((dstate, width), u.dtype)
         dh = np.zeros((dstate, width), u.dtype)
         if dlast_state.size > 0:
-            dh[:] = dlast_state[bi, c0:c1].T
+            dh = _columns(dlast_state[bi], c0, c1)
         h = np.empty((CHUNK + 1, dstate, width), u.dtype)
-        dt, dtu, y = (
-            np.empty((CHUNK, width), u.dtype),
-            np.empty((CHUNK, width), u.dtype),
-            np.empty((CHUNK, width), u.dtype),
-        )
+        tile = np.empty((3, CHUNK, width), u.dtype)
+        dt, dtu, y = tile[0], tile[1], tile[2]
         for chunk in range(nchunks - 1, -1, -1):
             t0 = chunk * CHUNK
             steps = min(CHUNK, seqlen - t0)
-            h[0] = checkpoints[bi, chunk, :, c0:c1]
+            for n in range(dstate):
+                for i in range(width):
+                    h[0, n, i] = checkpoints[bi, chunk, n, c0 + i]
             for k in range(steps):
                 t = t0 + k
                 _steps(delta[bi, t, c0:c1], bias[c0:c1], u[bi, t, c0:c1], softplus, dt[k], dtu[k])
                 way = _tamed(disc, dt[k], reach)
                 y[k] = 0
-                h[k + 1] = h[k]
                 for n in range(dstate):
+                    for i in range(width):
+                        h[k + 1, n, i] = h[k, n, i]
                     if B.size > 0 and C.size > 0:
                         _advance(way, dt[k], rates[n], dtu[k], B[bi, t, g, n], C[bi, t, g, n], h[k + 1, n], y[k])
-                    elif B.size > 0:
-                        _advance(way, dt[k], rates[n], dtu[k], B[bi, t, g, n], Ct[n], h[k + 1, n], y[k])
-                    elif C.size > 0:
-                        _advance(way, dt[k], rates[n], dtu[k], Bt[n], C[bi, t, g, n], h[k + 1, n], y[k])
                     else:
-                        _advance(way, dt[k], rates[n], dtu[k], Bt[n], Ct[n], h[k + 1, n], y[k])
+                        b_row, c_row = _entries(B, Bt, bi, t, g, n, b), _entries(C, Ct, bi, t, g, n, c)
+                        _advance(way, dt[k], rates[n], dtu[k], b_row, c_row, h[k + 1, n], y[k])
             for k in range(steps - 1, -1, -1):
                 t = t0 + k
                 ut = u[bi, t, c0:c1]
                 for i in range(width):
                     dy[i] = dout[bi, t, c0 + i]
-                if gated:
+                if z.size > 0:
                     for i in range(width):
                         zi = z[bi, t, c0 + i]
                         gate = sigmoid(zi)
@@ -373,12 +354,9 @@ def _backward(
                     flows = (before, after, gain, dx, dh[n], dAt[n], sum_A, sum_B)
                     if B.size > 0 and C.size > 0:
                         _retreat(disc, dt[k], dtu[k], At[n], B[bi, t, g, n], C[bi, t, g, n], dy, *flows)
-                    elif B.size > 0:
-                        _retreat(disc, dt[k], dtu[k], At[n], B[bi, t, g, n], Ct[n], dy, *flows)
-                    elif C.size > 0:
-                        _retreat(disc, dt[k], dtu[k], At[n], Bt[n], C[bi, t, g, n], dy, *flows)
                     else:
-                        _retreat(disc, dt[k], dtu[k], At[n], Bt[n], Ct[n], dy, *flows)
+                        b_row, c_row = _entries(B, Bt, bi, t, g, n, b), _entries(C, Ct, bi, t, g, n, c)
+                        _retreat(disc, dt[k], dtu[k], At[n], b_row, c_row, dy, *flows)
                     if B.size > 0:
                         dB[block, bi, t, g, n] = _dot(gain, dtu[k])
                     else:
@@ -402,97 +380,14 @@ def _backward(
                     du[bi, t, c0 + i] = total
                     ddelta[bi, t, c0 + i] = slope
                     sum_bias[i] += slope
-        dA[bi, c0:c1] = dAt.T
-        dinitial_state[bi, c0:c1] = dh.T
+        _store(dAt, dA[bi], c0)
+        _store(dh, dinitial_state[bi], c0)
         if B_constant.size > 0:
-            dB_constant[bi, c0:c1] = db.T
+            _store(db, dB_constant[bi], c0)
         if C_constant.size > 0:
-            dC_constant[bi, c0:c1] = dc.T
-        if D.size > 0:
-            dD[bi, c0:c1] = sum_D
-        if bias.size > 0:
-            ddelta_bias[bi, c0:c1] = sum_bias
-
-
-def _forward_block(shape: tuple[int, ...], ngroups: int, num_threads: int) -> int:
-    """Channels a unit of the forward pass covers, which no result depends on: long rows, but work for every thread."""
-    batch, _, dim = shape
-    per_group = max(dim // ngroups, 1)
-    blocks = max(-(-per_group // FORWARD_BLOCK), -(-num_threads // max(batch * ngroups, 1)))
-    return -(-per_group // blocks // 16) * 16
-
-
-def _groups(*matrices: Any) -> int:
-    return next((m.shape[2] for m in matrices if m is not None), 1)
-
-
-def selective_scan_fwd(
-    u: Any,
-    delta: Any,
-    A: Any,
-    B_varying: Any,
-    B_constant: Any,
-    C_varying: Any,
-    C_constant: Any,
-    D: Any,
-    z: Any,
-    delta_bias: Any,
-    initial_state: Any,
-    out: Any,
-    last_state: Any,
-    checkpoints: Any,
-    discretization: int,
-    delta_softplus: bool,
-    num_threads: int,
-) -> None:
-    """Fills `out` (batch, seqlen, dim), `last_state` (batch, dim, dstate) and, unless None, `checkpoints`
-    (batch, nchunks, dstate, dim), the states before every CHUNK-th step."""
-    given = (u, delta, A, B_varying, B_constant, C_varying, C_constant, D, z, delta_bias, initial_state)
-    ranks = (3, 3, 2, 4, 2, 4, 2, 1, 3, 1, 3)
-    reads = [present(a, rank, u.dtype) for a, rank in zip(given, ranks, strict=True)]
-    flags = (discretization, int(delta_softplus), int(z is not None), _groups(B_varying, C_varying))
-    with threads(num_threads):
-        keep, size = int(checkpoints is not None), _forward_block(u.shape, flags[-1], num_threads)
-        _forward(*reads, out, last_state, present(checkpoints, 4, u.dtype), *flags, keep, size)
-
-
-def selective_scan_bwd(
-    dout: Any,
-    dlast_state: Any,
-    u: Any,
-    delta: Any,
-    A: Any,
-    B_varying: Any,
-    B_constant: Any,
-    C_varying: Any,
-    C_constant: Any,
-    D: Any,
-    z: Any,
-    delta_bias: Any,
-    checkpoints: Any,
-    du: Any,
-    ddelta: Any,
-    dA: Any,
-    dB_varying: Any,
-    dB_constant: Any,
-    dC_varying: Any,
-    dC_constant: Any,
-    dD: Any,
-    dz: Any,
-    ddelta_bias: Any,
-    dinitial_state: Any,
-    discretization: int,
-    delta_softplus: bool,
-    num_threads: int,
-) -> None:
-    """Fills the gradients. Sums over batch entries and channel blocks are left to the caller: dA, dD, ddelta_bias and
-    constant dB, dC have an axis of parts first, one for every span of batch entries; varying dB and dC are (nblocks, batch,
-    seqlen, ngroups, dstate)."""
-    given = (
-        dout, dlast_state, u, delta, A, B_varying, B_constant, C_varying, C_constant, D, z, delta_bias, checkpoints, du,
-        ddelta, dA, dB_varying, dB_constant, dC_varying, dC_constant, dD, dz, ddelta_bias, dinitial_state,
-    )  # fmt: skip
-    ranks = (3, 3, 3, 3, 2, 4, 2, 4, 2, 1, 3, 1, 4, 3, 3, 3, 5, 3, 5, 3, 2, 3, 2, 3)
-    arrays = [present(a, rank, u.dtype) for a, rank in zip(given, ranks, strict=True)]
-    with threads(num_threads):
-        _backward(*arrays, discretization, int(delta_softplus), int(z is not None), _groups(B_varying, C_varying))
+            _store(dc, dC_constant[bi], c0)
+        for i in range(width):
+            if D.size > 0:
+                dD[bi, c0 + i] = sum_D[i]
+            if bias.size > 0:
+                ddelta_bias[bi, c0 + i] = sum_bias[i]
