@@ -16,34 +16,41 @@ from setuptools import Extension, setup
 
 KERNELS = Path("ssmcore/_kernels")
 COMMON = KERNELS / "common"
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": False,
+    "wraparound": False,
+    "initializedcheck": False,
+    "cdivision": True,
+}
 MODES = ("auto", "require", "never")
 COMPILE = ["/O2"] if sys.platform == "win32" else ["-O3", "-fno-math-errno", "-Wno-psabi"]
 OPENMP = ["-fopenmp"] if sys.platform.startswith("linux") else []
 
 
-def instruction_sets(folder: Path) -> list[str]:
-    """Writes a C file for each instruction set. An unchanged file keeps its time stamp, so that nothing is compiled again."""
-    files = []
+def generated(folder: Path) -> list[str]:
+    """Writes the C files that compile kernel.h for each instruction set, and the one that chooses among them.
+
+    An unchanged file keeps its time stamp, so that nothing is compiled again.
+    """
+    texts = {"dispatch.c": '#include "api.h"\n#include "dispatch.h"\n'}
     for isa in sorted(COMMON.glob("isa_*.h")):
-        file = Path("build", "kernels", folder.name, isa.name).with_suffix(".c")
-        text = f'#define IMPLEMENTATION "kernel.h"\n#include "{isa.name}"\n'
-        if not file.exists() or file.read_text() != text:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text)
-        files.append(file.as_posix())
-    return files
+        texts[f"{isa.stem}.c"] = f'#define IMPLEMENTATION "kernel.h"\n#include "{isa.name}"\n'
+    place = Path("build", "kernels", folder.name)
+    place.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        if not (place / name).exists() or (place / name).read_text() != text:
+            (place / name).write_text(text)
+    return [(place / name).as_posix() for name in texts]
 
 
 def extension(folder: Path) -> Extension:
-    sources, headers = [f"{folder.as_posix()}/binding.pyx"], []
-    if (folder / "kernel.h").exists():
-        sources += [f"{folder.as_posix()}/dispatch.c", *instruction_sets(folder)]
-        headers = [path.as_posix() for place in (folder, COMMON) for path in sorted(place.glob("*.h"))]
+    places = (folder, COMMON)
     return Extension(
         ".".join((*folder.parts, "binding")),
-        sources,
-        depends=headers,
-        include_dirs=[folder.as_posix(), COMMON.as_posix()],
+        [f"{folder.as_posix()}/binding.pyx", *(generated(folder) if (folder / "kernel.h").exists() else [])],
+        depends=[path.as_posix() for place in places for path in sorted(place.glob("*.h"))],
+        include_dirs=[place.as_posix() for place in places],
         extra_compile_args=COMPILE + OPENMP,
         extra_link_args=OPENMP,
     )
@@ -61,7 +68,8 @@ def extensions(mode: str) -> list[Extension]:
         print("ssmcore: Cython is not installed, so the compiled kernels are not built", file=sys.stderr)
         return []
     folders = sorted(path.parent for path in KERNELS.glob("*/binding.pyx"))
-    built = list(cythonize([extension(folder) for folder in folders], build_dir="build/cython", quiet=True))
+    modules = [extension(folder) for folder in folders]
+    built = list(cythonize(modules, build_dir="build/cython", compiler_directives=DIRECTIVES, quiet=True))
     for one in built:
         one.optional = mode == "auto"  # cythonize drops the argument of this name
     return built
@@ -70,4 +78,4 @@ def extensions(mode: str) -> list[Extension]:
 mode = os.environ.get("SSMCORE_BUILD", "auto")
 if mode not in MODES:
     raise SystemExit(f"SSMCORE_BUILD: expected one of {', '.join(MODES)}, got {mode!r}; unset it for auto")
-setup(ext_modules=extensions(mode))
+setup(ext_modules=extensions(mode), options={"build_ext": {"parallel": os.cpu_count()}})

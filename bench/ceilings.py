@@ -85,7 +85,7 @@ def copy_gb_s() -> float:
 
 
 def main() -> None:
-    from ssmcore._kernels.selective_scan.binding import ISAS, best_isa
+    from ssmcore._kernels.common.binding import ISAS, best_isa
 
     for isa in ISAS[: ISAS.index(best_isa()) + 1]:
         print(f"{isa}: multiply-add {fma_ns(isa):.4f} ns a float, 2^x {exp2_ns(isa):.4f} ns")

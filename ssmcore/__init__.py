@@ -5,6 +5,7 @@ from __future__ import annotations
 from ._explain import CpuFeatures, cpu_features, explain
 from ._hippo import hippo, s4d_diagonal
 from ._lti import ssm_convolve, ssm_kernel
+from ._processors import available_processors
 from ._spec import ArgumentError, ArgumentTypeError
 from ._updates import causal_conv1d_update, selective_state_update
 from .backends import BackendError, use_backend
@@ -34,6 +35,7 @@ __all__ = [
     "SelectiveScanGradients",
     "attention_gate",
     "attention_gate_vjp",
+    "available_processors",
     "backend_names",
     "causal_conv1d",
     "causal_conv1d_update",

@@ -79,7 +79,7 @@ def prepare(
     from segnet.io.pair_lists import pairs_from_csv, pairs_from_patterns
     from segnet.io.pairs import find_pairs, gather
     from segnet.runtime.memory import keep_freed_memory
-    from segnet.runtime.processes import cores
+    from ssmcore import available_processors
 
     keep_freed_memory()
     config = checked_prepare_config({"route": route, "window_hu": window, "values": values, "keep_png": keep_png})
@@ -101,7 +101,7 @@ def prepare(
         pairs,
         out,
         config,
-        workers=workers or cores(),
+        workers=workers or available_processors(),
         scheduler=scheduler,
         shard=_shard(shard),
         strict=strict,

@@ -23,11 +23,6 @@ AHEAD = 2
 """Items waiting for each worker: enough to keep it busy, and a bound on memory."""
 
 
-def cores() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def end_with_parent() -> None:
     """Ends this worker when its parent ends, also when the parent is killed."""
     parent = multiprocessing.parent_process()

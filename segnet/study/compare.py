@@ -25,12 +25,13 @@ from segnet.io.pairs import set_of
 from segnet.models import build, checkpoint
 from segnet.report.run import draw_run
 from segnet.runtime.files import write_text
-from segnet.runtime.processes import cores, each
+from segnet.runtime.processes import each
 from segnet.runtime.table import format_table
 from segnet.runtime.threads import threads
 from segnet.study.info import count
 from segnet.training import log, state
 from segnet.training.loop import check_split, scores, train
+from ssmcore import available_processors
 
 SCORES_FILE, RESULTS_FILE, TABLE_FILE, LESIONS_FILE = "scores.json", "results.json", "results.md", "lesions.csv"
 CONVENTIONS = {
@@ -198,7 +199,7 @@ def compare(
     dataset = load_dataset(prepared)
     configs = configurations(entries, base, flags, dataset.config)
     _check_folds(configs, folds)
-    share = max(1, cores() // workers) if workers > 1 else None
+    share = max(1, available_processors() // workers) if workers > 1 else None
     names = {fold: FOLD_FOLDER.format(fold) for fold in chosen}
     runs = [
         Run(entry, fold, out / folder_of(entry) / name, config.each_fold()[name], share)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from .._processors import available_processors
+
 _woken = False
 """Whether this process, or one it was forked from, has used several threads."""
 _forked = False
@@ -31,12 +33,12 @@ def _number(variable: str) -> int | None:
 
 
 def resolve(num_threads: int | None) -> int:
-    """`num_threads`, else SSMCORE_NUM_THREADS, else torch's setting where torch is loaded, else OpenMP's, else the processors.
+    """`num_threads`, else SSMCORE_NUM_THREADS, else torch's setting where torch is loaded, else the available processors.
 
-    OpenMP's is what OMP_NUM_THREADS or threadpoolctl's limits say, known once the compiled kernels are loaded; the processors
-    are those this process may use. The compiled kernels wake fewer where each would have less than SSMCORE_WORK_PER_THREAD
-    multiply-adds to do (2^20 unless set). One, whatever is asked for, in a process that was forked after several had been used: OpenMP would
-    wait there for threads that a fork leaves behind.
+    OpenMP's own limit, by OMP_NUM_THREADS or threadpoolctl, lowers the last once the compiled kernels are loaded. These wake fewer
+    threads where each would have less than SSMCORE_WORK_PER_THREAD (2^20) multiply-adds to do.
+
+    The answer is 1 in a process forked after several threads had been used: OpenMP would wait for threads that a fork leaves behind.
     """
     global _woken
     _number("SSMCORE_WORK_PER_THREAD")  # the kernels read it unchecked
@@ -55,12 +57,9 @@ def _wanted(num_threads: int | None) -> int:
         torch = sys.modules.get("torch")
         if torch is not None and hasattr(torch, "get_num_threads"):
             return int(torch.get_num_threads())
-        kernels = sys.modules.get("ssmcore._kernels.selective_scan.binding")
-        if kernels is not None and kernels.openmp_threads():
-            return int(kernels.openmp_threads())
-        if hasattr(os, "sched_getaffinity"):
-            return len(os.sched_getaffinity(0))
-        return os.cpu_count() or 1
+        kernels = sys.modules.get("ssmcore._kernels.common.binding")
+        openmp = int(kernels.openmp_threads()) if kernels is not None else 0
+        return min(openmp or sys.maxsize, available_processors())
     if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
         raise ValueError(
             f"num_threads: expected a whole number of at least 1, got {num_threads!r}; pass None for automatic"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from .._kernels.selective_scan import binding as kernels
+from .._kernels.common import binding as machine
 from . import _compiled
 
 _ISA_ENVIRONMENT = "SSMCORE_ISA"
@@ -14,7 +14,7 @@ _PORTABLE = ("discretize", "gate_crop")
 
 def usable_isas() -> tuple[str, ...]:
     """The instruction sets compiled in that this processor runs, narrowest first."""
-    return kernels.ISAS[: kernels.ISAS.index(kernels.best_isa()) + 1]
+    return machine.ISAS[: machine.ISAS.index(machine.best_isa()) + 1]
 
 
 def isa() -> str:
@@ -38,11 +38,11 @@ def isa() -> str:
 
 def has_openmp() -> bool:
     """Whether the kernels run on several threads."""
-    return kernels.openmp_threads() > 0
+    return machine.openmp_threads() > 0
 
 
 def _isa_code() -> int:
-    return kernels.ISAS.index(isa())
+    return machine.ISAS.index(isa())
 
 
 def about(op: str) -> str:

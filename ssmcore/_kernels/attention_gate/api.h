@@ -32,11 +32,15 @@ typedef struct {
     void *partial;            /* (units, 4, dim) */
 } ssm_gate;
 
-/* 0, SSMCORE_NO_MEMORY, or SSMCORE_NO_ISA where `isa` is not compiled in or not run by this processor. */
-int ssm_gate_moments(const ssm_gate *gate, int isa, int is_double); /* partial: mean and sum of squares about it, of theta and phi */
-int ssm_gate_compare(const ssm_gate *gate, int isa, int is_double); /* q = sum psi relu(a) */
-int ssm_gate_apply(const ssm_gate *gate, int isa, int is_double);   /* out = rate x */
-int ssm_gate_retract(const ssm_gate *gate, int isa, int is_double); /* dx = rate dout; dq: gradient of gain q + offset */
-int ssm_gate_sums(const ssm_gate *gate, int isa, int is_double);    /* partial: da, da (theta - mean), da (phi - mean), dq relu(a) */
-int ssm_gate_spread(const ssm_gate *gate, int isa, int is_double);  /* dtheta and dphi */
+/* moments: into `partial`, mean and sum of squares about it, of theta and phi. compare: q = sum psi relu(a). apply: out = rate x.
+ * retract: dx = rate dout, and dq, the gradient of gain q + offset. sums: into `partial`, da, da (theta - mean), da (phi - mean) and
+ * dq relu(a). spread: dtheta and dphi. */
+#define SSMCORE_PASSES(PASS)                                                                         \
+    PASS(ssm_gate_moments, ssm_gate) PASS(ssm_gate_compare, ssm_gate) PASS(ssm_gate_apply, ssm_gate) \
+    PASS(ssm_gate_retract, ssm_gate) PASS(ssm_gate_sums, ssm_gate) PASS(ssm_gate_spread, ssm_gate)
+SSMCORE_PASSES(SSMCORE_DECLARE)
+
+/* A comparison of few channels would leave half of a wide vector empty. */
+#define SSMCORE_CHOOSE(gate, isa, is_double) \
+    ((gate)->dim <= 8 && (isa) == SSMCORE_AVX512 && !(is_double) ? SSMCORE_AVX2 : (isa))
 #endif

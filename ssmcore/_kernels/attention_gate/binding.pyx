@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, binding=True
 """The passes of an attention gate on the C kernels. Grids are (batch, height, width, channels), the channels adjacent; the
 other arrays are C-contiguous. A pass goes by strips of `rows` rows; what it sums over positions it leaves a strip each, in
 `partial` (batch * strips, 4, dim). `coefficients` are those of api.h. Shapes are the caller's to check.
@@ -6,10 +5,9 @@ other arrays are C-contiguous. A pass goes by strips of `rows` rows; what it sum
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
+from ssmcore._kernels.common.views cimport finish, grid, real, ssm_grid, start2, start3
+
 cdef extern from "api.h" nogil:
-    ctypedef struct ssm_grid:
-        void *data
-        int64_t batch, row, column, dim
     ctypedef struct ssm_gate:
         int64_t batch, height, width, dim, channels, rows
         int num_threads
@@ -26,20 +24,6 @@ cdef extern from "api.h" nogil:
     int ssm_gate_sums(const ssm_gate *gate, int isa, int is_double)
     int ssm_gate_spread(const ssm_gate *gate, int isa, int is_double)
 
-ctypedef fused real:
-    float
-    double
-
-
-cdef ssm_grid grid(const real[:, :, :, :] x) noexcept:
-    cdef ssm_grid view
-    view.data = <void *> &x[0, 0, 0, 0]
-    view.batch = x.strides[0] // <int64_t> sizeof(real)
-    view.row = x.strides[1] // <int64_t> sizeof(real)
-    view.column = x.strides[2] // <int64_t> sizeof(real)
-    view.dim = 1
-    return view
-
 
 cdef ssm_gate gate_of(const real[:, :, :, :] some, int64_t rows, int num_threads) noexcept:
     cdef ssm_gate gate
@@ -52,14 +36,6 @@ cdef ssm_gate gate_of(const real[:, :, :, :] some, int64_t rows, int num_threads
     return gate
 
 
-cdef int finish(int status) except -1:
-    if status == -1:
-        raise MemoryError("attention_gate: no memory for the kernel's threads; use fewer")
-    if status:
-        raise RuntimeError("attention_gate: this processor does not run the instruction set asked for")
-    return 0
-
-
 def moments(
     const real[:, :, :, :] theta, const real[:, :, :, :] phi, real[:, :, ::1] partial, int64_t rows, int num_threads, int isa
 ):
@@ -69,10 +45,10 @@ def moments(
     gate.dim = theta.shape[3]
     gate.theta = grid(theta)
     gate.phi = grid(phi)
-    gate.partial = <void *> &partial[0, 0, 0]
+    gate.partial = start3(partial)
     with nogil:
         status = ssm_gate_moments(&gate, isa, sizeof(real) == 8)
-    finish(status)
+    finish("attention_gate", status)
 
 
 def compare(
@@ -90,11 +66,11 @@ def compare(
     gate.dim = theta.shape[3]
     gate.theta = grid(theta)
     gate.phi = grid(phi)
-    gate.coefficients = <const void *> &coefficients[0, 0]
-    gate.q = <void *> &q[0, 0, 0]
+    gate.coefficients = start2(coefficients)
+    gate.q = start3(q)
     with nogil:
         status = ssm_gate_compare(&gate, isa, sizeof(real) == 8)
-    finish(status)
+    finish("attention_gate", status)
 
 
 def apply(
@@ -113,12 +89,12 @@ def apply(
     gate.channels = gate.dim = x.shape[3]
     gate.x = grid(x)
     gate.out = grid[real](out)
-    gate.q = <void *> &q[0, 0, 0]
+    gate.q = start3(q)
     gate.gain = gain
     gate.offset = offset
     with nogil:
         status = ssm_gate_apply(&gate, isa, sizeof(real) == 8)
-    finish(status)
+    finish("attention_gate", status)
 
 
 def retract(
@@ -140,13 +116,13 @@ def retract(
     gate.x = grid(x)
     gate.dout = grid(dout)
     gate.dx = grid[real](dx)
-    gate.q = <void *> &q[0, 0, 0]
-    gate.dq = <void *> &dq[0, 0, 0]
+    gate.q = start3(q)
+    gate.dq = start3(dq)
     gate.gain = gain
     gate.offset = offset
     with nogil:
         status = ssm_gate_retract(&gate, isa, sizeof(real) == 8)
-    finish(status)
+    finish("attention_gate", status)
 
 
 def sums(
@@ -165,12 +141,12 @@ def sums(
     gate.dim = theta.shape[3]
     gate.theta = grid(theta)
     gate.phi = grid(phi)
-    gate.coefficients = <const void *> &coefficients[0, 0]
-    gate.dq = <void *> &dq[0, 0, 0]
-    gate.partial = <void *> &partial[0, 0, 0]
+    gate.coefficients = start2(coefficients)
+    gate.dq = start3(dq)
+    gate.partial = start3(partial)
     with nogil:
         status = ssm_gate_sums(&gate, isa, sizeof(real) == 8)
-    finish(status)
+    finish("attention_gate", status)
 
 
 def spread(
@@ -192,8 +168,8 @@ def spread(
     gate.phi = grid(phi)
     gate.dtheta = grid[real](dtheta)
     gate.dphi = grid[real](dphi)
-    gate.coefficients = <const void *> &coefficients[0, 0]
-    gate.dq = <void *> &dq[0, 0, 0]
+    gate.coefficients = start2(coefficients)
+    gate.dq = start3(dq)
     with nogil:
         status = ssm_gate_spread(&gate, isa, sizeof(real) == 8)
-    finish(status)
+    finish("attention_gate", status)

@@ -7,14 +7,13 @@
 typedef struct {
     int64_t batch, dim, seqlen, taps;
     int silu, num_threads;
-    ssm_in x, dout;
+    ssm_sequence x, dout;
     /* all that follow are contiguous */
     const void *weight, *bias, *initial; /* (dim, taps); (dim,) and (batch, dim, taps - 1), may be NULL */
-    ssm_out out, dx;
+    ssm_sequence out, dx;
     void *dweight, *dbias, *dinitial;    /* (batch, dim, taps): sums over time, per batch entry; (batch, dim), (batch, dim, taps - 1) */
 } ssm_conv;
 
-/* 0, SSMCORE_NO_MEMORY, or SSMCORE_NO_ISA where `isa` is not compiled in or not run by this processor. */
-int ssm_conv_fwd(const ssm_conv *conv, int isa, int is_double);
-int ssm_conv_bwd(const ssm_conv *conv, int isa, int is_double);
+#define SSMCORE_PASSES(PASS) PASS(ssm_conv_fwd, ssm_conv) PASS(ssm_conv_bwd, ssm_conv)
+SSMCORE_PASSES(SSMCORE_DECLARE)
 #endif

@@ -1,55 +1,25 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, binding=True
 """Causal depthwise convolution on the C kernels. Sequences are views (batch, seqlen, dim) with any strides; the other arrays are
 C-contiguous. Shapes are the caller's to check.
 """
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
+from ssmcore._kernels.common.views cimport finish, real, sequence, ssm_sequence, start1, start2, start3
+
 cdef extern from "api.h" nogil:
-    enum: SSMCORE_NO_MEMORY
-    ctypedef struct ssm_in:
-        const void *data
-        int64_t batch, time, dim, direction
-    ctypedef struct ssm_out:
-        void *data
-        int64_t batch, time, dim, direction
     ctypedef struct ssm_conv:
         int64_t batch, dim, seqlen, taps
         int silu, num_threads
-        ssm_in x, dout
+        ssm_sequence x, dout
         const void *weight
         const void *bias
         const void *initial
-        ssm_out out, dx
+        ssm_sequence out, dx
         void *dweight
         void *dbias
         void *dinitial
     int ssm_conv_fwd(const ssm_conv *conv, int isa, int is_double)
     int ssm_conv_bwd(const ssm_conv *conv, int isa, int is_double)
-
-ctypedef fused real:
-    float
-    double
-
-
-cdef ssm_in reads(const real[:, :, :] x) noexcept:
-    cdef ssm_in view
-    memset(&view, 0, sizeof(view))
-    view.data = <const void *> &x[0, 0, 0]
-    view.batch = x.strides[0] // <int64_t> sizeof(real)
-    view.time = x.strides[1] // <int64_t> sizeof(real)
-    view.dim = x.strides[2] // <int64_t> sizeof(real)
-    return view
-
-
-cdef ssm_out writes(real[:, :, :] x) noexcept:
-    cdef ssm_out view
-    memset(&view, 0, sizeof(view))
-    view.data = <void *> &x[0, 0, 0]
-    view.batch = x.strides[0] // <int64_t> sizeof(real)
-    view.time = x.strides[1] // <int64_t> sizeof(real)
-    view.dim = x.strides[2] // <int64_t> sizeof(real)
-    return view
 
 
 cdef ssm_conv conv_of(
@@ -68,21 +38,12 @@ cdef ssm_conv conv_of(
     conv.taps = weight.shape[1]
     conv.silu = silu
     conv.num_threads = num_threads
-    conv.x = reads(x)
-    conv.weight = <const void *> &weight[0, 0]
-    if bias is not None:
-        conv.bias = <const void *> &bias[0]
+    conv.x = sequence(x)
+    conv.weight = start2(weight)
+    conv.bias = start1(bias)
     if initial is not None and conv.taps > 1:
-        conv.initial = <const void *> &initial[0, 0, 0]
+        conv.initial = start3(initial)
     return conv
-
-
-cdef int finish(int status) except -1:
-    if status == SSMCORE_NO_MEMORY:
-        raise MemoryError("causal_conv1d: no memory for the kernel's scratch; use fewer threads")
-    if status:
-        raise RuntimeError("causal_conv1d: this processor does not run the instruction set asked for")
-    return 0
 
 
 def causal_conv1d_fwd(
@@ -100,10 +61,10 @@ def causal_conv1d_fwd(
         return
     cdef ssm_conv conv = conv_of(x, weight, bias, initial, silu, num_threads)
     cdef int status
-    conv.out = writes(out)
+    conv.out = sequence[real](out)
     with nogil:
         status = ssm_conv_fwd(&conv, isa, sizeof(real) == 8)
-    finish(status)
+    finish("causal_conv1d", status)
 
 
 def causal_conv1d_bwd(
@@ -125,13 +86,12 @@ def causal_conv1d_bwd(
         return
     cdef ssm_conv conv = conv_of(x, weight, bias, initial, silu, num_threads)
     cdef int status
-    conv.dout = reads(dout)
-    conv.dx = writes(dx)
-    conv.dweight = <void *> &dweight[0, 0, 0]
-    if dbias is not None:
-        conv.dbias = <void *> &dbias[0, 0]
+    conv.dout = sequence(dout)
+    conv.dx = sequence[real](dx)
+    conv.dweight = start3(dweight)
+    conv.dbias = start2(dbias)
     if conv.taps > 1:
-        conv.dinitial = <void *> &dinitial[0, 0, 0]
+        conv.dinitial = start3(dinitial)
     with nogil:
         status = ssm_conv_bwd(&conv, isa, sizeof(real) == 8)
-    finish(status)
+    finish("causal_conv1d", status)

@@ -30,7 +30,6 @@ typedef struct {
 /* A left factor's shape: what lies above, or below, the diagonal counts as 0. */
 enum { SSMCORE_FULL, SSMCORE_LOWER, SSMCORE_UPPER };
 
-/* 0, SSMCORE_NO_MEMORY, or SSMCORE_NO_ISA where `isa` is not compiled in or not run by this processor. */
-int ssm_chunks_fwd(const ssm_chunks *chunks, int isa, int is_double);
-int ssm_chunks_bwd(const ssm_chunks *chunks, int isa, int is_double);
+#define SSMCORE_PASSES(PASS) PASS(ssm_chunks_fwd, ssm_chunks) PASS(ssm_chunks_bwd, ssm_chunks)
+SSMCORE_PASSES(SSMCORE_DECLARE)
 #endif

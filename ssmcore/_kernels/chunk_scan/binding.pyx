@@ -1,12 +1,12 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, binding=True
 """The scan of scalar decays by chunks, on the C kernels. `x`, `B`, `C` and `dout` are views whose last axis lies in one piece; the
 other arrays are C-contiguous. Shapes are the caller's to check.
 """
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
+from ssmcore._kernels.common.views cimport finish, real, start1, start2, start3, start4, start5
+
 cdef extern from "api.h" nogil:
-    enum: SSMCORE_NO_MEMORY
     ctypedef struct ssm_rows:
         void *data
         int64_t batch, time, head
@@ -32,10 +32,6 @@ cdef extern from "api.h" nogil:
         void *dC
     int ssm_chunks_fwd(const ssm_chunks *chunks, int isa, int is_double)
     int ssm_chunks_bwd(const ssm_chunks *chunks, int isa, int is_double)
-
-ctypedef fused real:
-    float
-    double
 
 
 cdef ssm_rows rows_of(const real[:, :, :, :] x) noexcept:
@@ -71,21 +67,12 @@ cdef ssm_chunks chunks_of(
     chunks.x = rows_of(x)
     chunks.B = rows_of(B)
     chunks.C = rows_of(C)
-    chunks.dt = <const void *> &dt[0, 0, 0]
-    chunks.A = <const void *> &A[0]
-    if D is not None:
-        chunks.D = <const void *> &D[0, 0]
+    chunks.dt = start3(dt)
+    chunks.A = start1(A)
+    chunks.D = start2(D)
     if starts is not None:
         chunks.starts = &starts[0, 0]
     return chunks
-
-
-cdef int finish(int status) except -1:
-    if status == SSMCORE_NO_MEMORY:
-        raise MemoryError("chunk_scan: no memory for the kernel's scratch; use fewer threads")
-    if status:
-        raise RuntimeError("chunk_scan: this processor does not run the instruction set asked for")
-    return 0
 
 
 def chunk_scan_fwd(
@@ -107,15 +94,13 @@ def chunk_scan_fwd(
     """Fills `out`, `last` and, unless None, `kept` with the states before every chunk. No axis may be empty."""
     cdef ssm_chunks chunks = chunks_of(x, dt, A, B, C, D, starts, block, num_threads)
     cdef int status
-    if initial is not None:
-        chunks.initial = <const void *> &initial[0, 0, 0, 0]
-    chunks.out = <void *> &out[0, 0, 0, 0]
-    chunks.last = <void *> &last[0, 0, 0, 0]
-    if kept is not None:
-        chunks.kept = <void *> &kept[0, 0, 0, 0, 0]
+    chunks.initial = start4(initial)
+    chunks.out = start4(out)
+    chunks.last = start4(last)
+    chunks.kept = start5(kept)
     with nogil:
         status = ssm_chunks_fwd(&chunks, isa, sizeof(real) == 8)
-    finish(status)
+    finish("chunk_scan", status)
 
 
 def chunk_scan_bwd(
@@ -146,17 +131,15 @@ def chunk_scan_bwd(
     cdef ssm_chunks chunks = chunks_of(x, dt, A, B, C, D, starts, block, num_threads)
     cdef int status
     chunks.dout = rows_of(dout)
-    if dlast is not None:
-        chunks.dlast = <const void *> &dlast[0, 0, 0, 0]
-    chunks.kept = <void *> &kept[0, 0, 0, 0, 0]
-    chunks.dx = <void *> &dx[0, 0, 0, 0]
-    chunks.ddt = <void *> &ddt[0, 0, 0]
-    chunks.dA = <void *> &dA[0, 0]
-    chunks.dB = <void *> &dB[0, 0, 0, 0, 0]
-    chunks.dC = <void *> &dC[0, 0, 0, 0, 0]
-    if dD is not None:
-        chunks.dD = <void *> &dD[0, 0, 0]
-    chunks.dinitial = <void *> &dinitial[0, 0, 0, 0]
+    chunks.dlast = start4(dlast)
+    chunks.kept = start5(kept)
+    chunks.dx = start4(dx)
+    chunks.ddt = start3(ddt)
+    chunks.dA = start2(dA)
+    chunks.dB = start5(dB)
+    chunks.dC = start5(dC)
+    chunks.dD = start3(dD)
+    chunks.dinitial = start4(dinitial)
     with nogil:
         status = ssm_chunks_bwd(&chunks, isa, sizeof(real) == 8)
-    finish(status)
+    finish("chunk_scan", status)

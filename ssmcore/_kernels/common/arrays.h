@@ -1,19 +1,15 @@
-/* Sequences as the Cython modules hand them over. Strides count elements; `time` is that of a position. Where `direction` is
- * 0, all directions read the same values, or add up what they write. */
+/* Arrays as the Cython modules hand them over. Strides count elements. */
 #ifndef SSMCORE_ARRAYS_H
 #define SSMCORE_ARRAYS_H
 #include <stdint.h>
 
+/* (batch, time, direction, dim). Where the stride `direction` is 0, all directions read the same values, or add up what they write. */
 typedef struct {
-    const void *data; /* NULL: absent */
+    void *data; /* NULL: absent */
     int64_t batch, time, dim, direction;
-} ssm_in;
-typedef struct {
-    void *data;
-    int64_t batch, time, dim, direction;
-} ssm_out;
+} ssm_sequence;
 
-/* (batch, height, width, dim); strides count elements. */
+/* (batch, height, width, dim). */
 typedef struct {
     void *data;
     int64_t batch, row, column, dim;

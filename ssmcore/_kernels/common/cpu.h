@@ -1,10 +1,15 @@
-/* Instruction sets, and the widest one compiled in that this processor runs. */
+/* What this processor and OpenMP offer. */
 #ifndef SSMCORE_CPU_H
 #define SSMCORE_CPU_H
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
 enum { SSMCORE_GENERIC = 0, SSMCORE_AVX2 = 1, SSMCORE_AVX512 = 2 };
 enum { SSMCORE_NO_MEMORY = -1, SSMCORE_NO_ISA = -2 };
 
+/* The widest instruction set compiled in that this processor runs. */
 static inline int ssm_widest_isa(void) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
@@ -16,20 +21,16 @@ static inline int ssm_widest_isa(void) {
     return SSMCORE_GENERIC;
 }
 
-/* A function of one direction, chosen among name_f32_avx512 and so on; `argument` is handed on. */
-#if defined(__x86_64__)
-#define SSMCORE_DECLARE(name, type)                                                                            \
-    int name##_f32_generic(type), name##_f64_generic(type), name##_f32_avx2(type), name##_f64_avx2(type);      \
-    int name##_f32_avx512(type), name##_f64_avx512(type)
-#define SSMCORE_DISPATCH(name, argument, isa, is_double)                                                       \
-    if ((isa) > ssm_widest_isa()) return SSMCORE_NO_ISA;                                                       \
-    if ((isa) == SSMCORE_AVX512) return (is_double) ? name##_f64_avx512(argument) : name##_f32_avx512(argument); \
-    if ((isa) == SSMCORE_AVX2) return (is_double) ? name##_f64_avx2(argument) : name##_f32_avx2(argument);     \
-    return (is_double) ? name##_f64_generic(argument) : name##_f32_generic(argument)
+/* Threads OpenMP would use, 0 without OpenMP. */
+static inline int ssm_openmp_threads(void) {
+#ifdef _OPENMP
+    return omp_get_max_threads();
 #else
-#define SSMCORE_DECLARE(name, type) int name##_f32_generic(type), name##_f64_generic(type)
-#define SSMCORE_DISPATCH(name, argument, isa, is_double)   \
-    if ((isa) > ssm_widest_isa()) return SSMCORE_NO_ISA;   \
-    return (is_double) ? name##_f64_generic(argument) : name##_f32_generic(argument)
+    return 0;
 #endif
+}
+
+/* A function of an operation returns 0, SSMCORE_NO_MEMORY, or SSMCORE_NO_ISA where `isa` is not compiled in or not run by this
+ * processor. SSMCORE_PASSES of an api.h lists them, for declarations here and definitions in dispatch.h. */
+#define SSMCORE_DECLARE(name, type) int name(const type *argument, int isa, int is_double);
 #endif

@@ -148,7 +148,7 @@ static const int64_t NAME(in_turn)[CHUNK] = {0,  1,  2,  3,  4,  5,  6,  7,  8, 
                                              44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
 
 /* A sequence of a direction, for the channels from c on. What has no direction's stride is shared: read by all, added to. */
-INLINE NAME(rows) NAME(rows_of)(vec *tile, const ssm_in *x, int64_t b, int64_t direction, int64_t c, const NAME(walk) *walk,
+INLINE NAME(rows) NAME(rows_of)(vec *tile, const ssm_sequence *x, int64_t b, int64_t direction, int64_t c, const NAME(walk) *walk,
                                 int64_t lanes) {
     const REAL *p = (const REAL *)x->data + b * x->batch + direction * x->direction + c * x->dim;
     if (x->dim == 1 && lanes == VL) return (NAME(rows)){p, x->time, walk->at};
@@ -156,13 +156,13 @@ INLINE NAME(rows) NAME(rows_of)(vec *tile, const ssm_in *x, int64_t b, int64_t d
     return (NAME(rows)){(const REAL *)tile, VL, NAME(in_turn)};
 }
 
-INLINE void NAME(load_steps)(vec *tile, const ssm_in *x, int64_t b, int64_t direction, int64_t c, const NAME(walk) *walk,
+INLINE void NAME(load_steps)(vec *tile, const ssm_sequence *x, int64_t b, int64_t direction, int64_t c, const NAME(walk) *walk,
                              int64_t lanes) {
     NAME(load)(tile, (const REAL *)x->data + b * x->batch + direction * x->direction + c * x->dim, x->time, x->dim, walk,
                lanes);
 }
 
-INLINE void NAME(store_steps)(const ssm_out *x, int64_t b, int64_t direction, int64_t c, const vec *tile,
+INLINE void NAME(store_steps)(const ssm_sequence *x, int64_t b, int64_t direction, int64_t c, const vec *tile,
                               const NAME(walk) *walk, int64_t lanes) {
     NAME(store)((REAL *)x->data + b * x->batch + direction * x->direction + c * x->dim, tile, x->time, x->dim, walk, lanes,
                 direction > 0 && x->direction == 0);

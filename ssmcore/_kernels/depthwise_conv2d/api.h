@@ -14,7 +14,6 @@ typedef struct {
     void *dweight, *dbias;     /* (batch, dim, 3, 3), (batch, dim): sums over positions, per batch entry; dbias may be NULL */
 } ssm_dwconv;
 
-/* 0, SSMCORE_NO_MEMORY, or SSMCORE_NO_ISA where `isa` is not compiled in or not run by this processor. */
-int ssm_dwconv_fwd(const ssm_dwconv *conv, int isa, int is_double);
-int ssm_dwconv_bwd(const ssm_dwconv *conv, int isa, int is_double);
+#define SSMCORE_PASSES(PASS) PASS(ssm_dwconv_fwd, ssm_dwconv) PASS(ssm_dwconv_bwd, ssm_dwconv)
+SSMCORE_PASSES(SSMCORE_DECLARE)
 #endif

@@ -1,15 +1,12 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, binding=True
 """Depthwise 3x3 convolution on the C kernels. Grids are views (batch, height, width, dim) with any strides; the other arrays are
 C-contiguous. Shapes are the caller's to check.
 """
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
+from ssmcore._kernels.common.views cimport finish, grid, real, ssm_grid, start1, start2, start3, start4
+
 cdef extern from "api.h" nogil:
-    enum: SSMCORE_NO_MEMORY
-    ctypedef struct ssm_grid:
-        void *data
-        int64_t batch, row, column, dim
     ctypedef struct ssm_dwconv:
         int64_t batch, height, width, dim
         int silu, num_threads
@@ -20,20 +17,6 @@ cdef extern from "api.h" nogil:
         void *dbias
     int ssm_dwconv_fwd(const ssm_dwconv *conv, int isa, int is_double)
     int ssm_dwconv_bwd(const ssm_dwconv *conv, int isa, int is_double)
-
-ctypedef fused real:
-    float
-    double
-
-
-cdef ssm_grid grid(const real[:, :, :, :] x) noexcept:
-    cdef ssm_grid view
-    view.data = <void *> &x[0, 0, 0, 0]
-    view.batch = x.strides[0] // <int64_t> sizeof(real)
-    view.row = x.strides[1] // <int64_t> sizeof(real)
-    view.column = x.strides[2] // <int64_t> sizeof(real)
-    view.dim = x.strides[3] // <int64_t> sizeof(real)
-    return view
 
 
 cdef ssm_dwconv conv_of(
@@ -48,18 +31,9 @@ cdef ssm_dwconv conv_of(
     conv.silu = silu
     conv.num_threads = num_threads
     conv.x = grid(x)
-    conv.weight = <const void *> &weight[0, 0, 0]
-    if bias is not None:
-        conv.bias = <const void *> &bias[0]
+    conv.weight = start3(weight)
+    conv.bias = start1(bias)
     return conv
-
-
-cdef int finish(int status) except -1:
-    if status == SSMCORE_NO_MEMORY:
-        raise MemoryError("depthwise_conv2d: no memory for the kernel's scratch; use fewer threads")
-    if status:
-        raise RuntimeError("depthwise_conv2d: this processor does not run the instruction set asked for")
-    return 0
 
 
 def depthwise_conv2d_fwd(
@@ -79,7 +53,7 @@ def depthwise_conv2d_fwd(
     conv.out = grid[real](out)
     with nogil:
         status = ssm_dwconv_fwd(&conv, isa, sizeof(real) == 8)
-    finish(status)
+    finish("depthwise_conv2d", status)
 
 
 def depthwise_conv2d_bwd(
@@ -101,9 +75,8 @@ def depthwise_conv2d_bwd(
     cdef int status
     conv.dout = grid(dout)
     conv.dx = grid[real](dx)
-    conv.dweight = <void *> &dweight[0, 0, 0, 0]
-    if dbias is not None:
-        conv.dbias = <void *> &dbias[0, 0]
+    conv.dweight = start4(dweight)
+    conv.dbias = start2(dbias)
     with nogil:
         status = ssm_dwconv_bwd(&conv, isa, sizeof(real) == 8)
-    finish(status)
+    finish("depthwise_conv2d", status)

@@ -1,13 +1,10 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True, binding=True
 """Discretisation of diagonal systems: fills A_bar and the gain B_bar / B, and their gradients."""
 from libc.math cimport exp, expm1, fabs
 from cython.parallel cimport prange
 
-DISCRETIZATIONS = ("mamba", "bilinear", "zoh")
+from ssmcore._kernels.common.views cimport real
 
-ctypedef fused real:
-    float
-    double
+DISCRETIZATIONS = ("mamba", "bilinear", "zoh")
 
 
 cdef inline double slope_of_phi(double x, double exp_x, double phi) noexcept nogil:

@@ -1,10 +1,7 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, binding=True
 """Centre crop and its adjoint over rows: fills `out`."""
 from libc.string cimport memcpy, memset
 
-ctypedef fused real:
-    float
-    double
+from ssmcore._kernels.common.views cimport real
 
 
 def gate_crop(const real[:, :, ::1] g, Py_ssize_t top, Py_ssize_t left, real[:, :, ::1] out):

@@ -21,15 +21,15 @@ typedef struct {
      * entries of a unit has a first axis of parts, ceil(batch / span). */
     int64_t block, span;
     int discretization, delta_softplus, num_threads;
-    ssm_in u, delta, z, dout;
+    ssm_sequence u, delta, z, dout;
     ssm_matrix B, C;
     /* all that follow are contiguous */
     const void *A, *D, *delta_bias; /* (directions, dim, dstate), (directions, dim) twice */
     const void *initial_state;      /* (batch, directions, dim, dstate), may be NULL */
-    ssm_out out;
+    ssm_sequence out;
     void *last_state;        /* (batch, directions, dim, dstate), may be NULL */
     void *checkpoints;       /* (directions, batch, nchunks, dstate, dim); may be NULL in the forward pass */
-    ssm_out du, ddelta, dz;
+    ssm_sequence du, ddelta, dz;
     const void *dlast_state; /* (batch, directions, dim, dstate), may be NULL */
     void *dinitial_state;    /* the same, may be NULL */
     void *dA;                /* (parts, directions, dim, dstate) */
@@ -37,11 +37,6 @@ typedef struct {
     void *dD, *ddelta_bias;  /* (parts, directions, dim), may be NULL */
 } ssm_scan;
 
-/* The widest instruction set compiled in that this processor runs. */
-int ssm_best_isa(void);
-/* Threads OpenMP would use, 0 without OpenMP. */
-int ssm_openmp_threads(void);
-/* 0, SSMCORE_NO_MEMORY, or SSMCORE_NO_ISA where `isa` is not compiled in or not run by this processor. */
-int ssm_scan_fwd(const ssm_scan *scan, int isa, int is_double);
-int ssm_scan_bwd(const ssm_scan *scan, int isa, int is_double);
+#define SSMCORE_PASSES(PASS) PASS(ssm_scan_fwd, ssm_scan) PASS(ssm_scan_bwd, ssm_scan)
+SSMCORE_PASSES(SSMCORE_DECLARE)
 #endif

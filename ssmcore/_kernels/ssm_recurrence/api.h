@@ -20,6 +20,6 @@ typedef struct {
 
 enum { SSMCORE_STATES = 16 }; /* fill every vector of every instruction set and type */
 
-/* 0, SSMCORE_NO_MEMORY, or SSMCORE_NO_ISA where `isa` is not compiled in or not run by this processor. */
-int ssm_linear_run(const ssm_linear *system, int isa, int is_double);
+#define SSMCORE_PASSES(PASS) PASS(ssm_linear_run, ssm_linear)
+SSMCORE_PASSES(SSMCORE_DECLARE)
 #endif

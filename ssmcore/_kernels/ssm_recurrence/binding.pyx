@@ -1,12 +1,12 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, binding=True
 """Time-invariant diagonal systems on the C kernels. Arrays are C-contiguous, real and imaginary parts apart. Shapes are the caller's
 to check.
 """
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
+from ssmcore._kernels.common.views cimport finish, real, start2
+
 cdef extern from "api.h" nogil:
-    enum: SSMCORE_NO_MEMORY
     enum: SSMCORE_STATES
     ctypedef struct ssm_parts:
         void *real
@@ -16,10 +16,6 @@ cdef extern from "api.h" nogil:
         int num_threads
         ssm_parts A, B, C, state, u, y
     int ssm_linear_run(const ssm_linear *system, int isa, int is_double)
-
-ctypedef fused real:
-    float
-    double
 
 STATES = SSMCORE_STATES
 
@@ -50,23 +46,18 @@ def ssm_recurrence(
     system.dstate = A.shape[1]
     system.seqlen = u.shape[1]
     system.num_threads = num_threads
-    system.A.real = <void *> &A[0, 0]
-    system.B.real = <void *> &B[0, 0]
-    system.C.real = <void *> &C[0, 0]
-    system.u.real = <void *> &u[0, 0]
-    system.state.real = <void *> &state[0, 0]
-    system.y.real = <void *> &y[0, 0]
-    if A_imaginary is not None:
-        system.A.imaginary = <void *> &A_imaginary[0, 0]
-        system.B.imaginary = <void *> &B_imaginary[0, 0]
-        system.C.imaginary = <void *> &C_imaginary[0, 0]
-        system.state.imaginary = <void *> &state_imaginary[0, 0]
-        system.y.imaginary = <void *> &y_imaginary[0, 0]
-    if u_imaginary is not None:
-        system.u.imaginary = <void *> &u_imaginary[0, 0]
+    system.A.real = start2(A)
+    system.B.real = start2(B)
+    system.C.real = start2(C)
+    system.u.real = start2(u)
+    system.state.real = start2(state)
+    system.y.real = start2(y)
+    system.A.imaginary = start2(A_imaginary)
+    system.B.imaginary = start2(B_imaginary)
+    system.C.imaginary = start2(C_imaginary)
+    system.u.imaginary = start2(u_imaginary)
+    system.state.imaginary = start2(state_imaginary)
+    system.y.imaginary = start2(y_imaginary)
     with nogil:
         status = ssm_linear_run(&system, isa, sizeof(real) == 8)
-    if status == SSMCORE_NO_MEMORY:
-        raise MemoryError("ssm_recurrence: no memory for the kernel's scratch; use fewer threads")
-    if status:
-        raise RuntimeError("ssm_recurrence: this processor does not run the instruction set asked for")
+    finish("ssm_recurrence", status)

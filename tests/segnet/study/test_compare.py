@@ -138,7 +138,7 @@ def test_several_at_a_time_share_the_processors(
         seen.append(torch.get_num_threads())
         return train(*arguments, **options)
 
-    monkeypatch.setattr(segnet.study.compare, "cores", lambda: 6)
+    monkeypatch.setattr(segnet.study.compare, "available_processors", lambda: 6)
     monkeypatch.setattr(
         segnet.study.compare, "each", lambda function, items, workers: ((i, function(i)) for i in items)
     )
