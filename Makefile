@@ -26,17 +26,18 @@ endif
 
 .PHONY: demo test test-slow faults mutants lint docs bench performance roofline crossover instructions bench-compare build clean
 
+# an editable install: Python runs the checkout itself
 $(BIN)/.ready: pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
 	$(BIN)/python -m pip install -q "$(TORCH)"
-	SSMCORE_BUILD=never $(BIN)/python -m pip install -q ".[dev]"
+	SSMCORE_BUILD=never $(BIN)/python -m pip install -q -e ".[dev]"
 	touch $@
 
-# the installed copy is what demo and test run, so sources newer than it are installed again
-SOURCES := $(shell find ssmcore segnet -type f ! -path '*/__pycache__/*' ! -name '*.so')
-$(BIN)/.built: $(BIN)/.ready $(SOURCES)
-	SSMCORE_BUILD=$${SSMCORE_BUILD:-require} $(BIN)/python -m pip install -q --no-deps --force-reinstall .
+# compiled kernels in the checkout; setuptools builds the operations whose sources are newer than their module
+KERNELS := $(shell find ssmcore/_kernels -name '*.[ch]' -o -name '*.p[yx][xd]')
+$(BIN)/.built: $(BIN)/.ready $(KERNELS)
+	SSMCORE_BUILD=$${SSMCORE_BUILD:-require} $(BIN)/python setup.py -q build_ext --inplace
 	touch $@
 
 build: $(BIN)/.built
@@ -60,7 +61,6 @@ endif
 
 # a worker for each core, which takes over tests of another when it has none left
 PARALLEL ?= -n logical --dist worksteal
-# the pytest script, unlike python -m pytest, leaves the checkout off sys.path: the installed packages are tested
 test: build lint
 	$(BIN)/pytest -q -m "not slow" $(PARALLEL) --durations=15
 
@@ -115,3 +115,4 @@ bench-compare: $(BIN)/.ready
 
 clean:
 	rm -rf $(VENV) build demo-out *.egg-info
+	find ssmcore -name '*.so' -delete

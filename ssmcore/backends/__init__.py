@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._spec import Call, OpSpec
@@ -38,6 +39,8 @@ ENVIRONMENT = "SSMCORE_BACKEND"
 GROUP = "ssmcore.backends"
 
 _chosen: ContextVar[str | None] = ContextVar("ssmcore_backend", default=None)
+_told = False
+"""Whether this process has been told that the compiled kernels are missing."""
 
 
 class BackendError(RuntimeError):
@@ -127,18 +130,27 @@ def choose(spec: OpSpec, backend: str | None = None, traits: frozenset[str] = fr
     for name in AUTOMATIC:
         reason = refusal(name, spec, traits)
         if reason is None:
-            if name == "numpy" and not traits:
-                _warn_slow(op, tuple(skipped))
+            if name != "cython" and (problem := _loaded("cython")[1]) is not None:
+                _warn_unbuilt(name, problem)
             return Choice(op, name, "automatically", tuple(skipped))
         skipped.append((name, reason))
     raise BackendError(f"{op}: no backend can run this: " + "; ".join(f"{n}: {r}" for n, r in skipped))
 
 
-@cache
-def _warn_slow(op: str, skipped: tuple[tuple[str, str], ...]) -> None:
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped)
+def _warn_unbuilt(name: str, problem: str) -> None:
+    """Tells, at the first automatic fallback of a process, that the compiled kernels are missing."""
+    global _told
+    if _told:
+        return
+    _told = True
+    checkout = (Path(__file__).parents[2] / "setup.py").exists()
+    remedy = "run `make build`" if checkout else "install a C compiler and reinstall"
+    slow = ""
+    if name == "numpy":
+        slow, remedy = ", the slow reference", f"{remedy}, or `pip install ssmcore[numba]`"
     warnings.warn(
-        f"{op} runs as NumPy loops, the slow reference ({reasons}). Install a C compiler and reinstall, or `pip install ssmcore[numba]`.",
+        f"ssmcore: the compiled kernels are missing ({problem}), so {name} runs instead{slow}; {remedy}, "
+        f"or set {ENVIRONMENT}={name} if that is intended",
         stacklevel=5,
     )
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
-import warnings
+from pathlib import Path
 from tempfile import gettempdir
 from types import SimpleNamespace
 from typing import Any
@@ -63,16 +64,6 @@ def test_the_automatic_choice_says_what_it_passed_over(fresh: Any) -> None:
     assert choice.backend == "numba"
     assert choice.skipped == (("cython", "ImportError: no compiled module"),)
     assert "passed over cython: ImportError" in str(choice)
-
-
-def test_falling_to_the_slow_reference_warns_once(fresh: Any) -> None:
-    backends._warn_slow.cache_clear()
-    fresh["cython"] = fresh["numba"] = (None, "ImportError: absent")
-    with pytest.warns(UserWarning, match="slow reference"):
-        assert ssmcore.gate_crop(G, (1, 1)).item() == 4
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        ssmcore.gate_crop(G, (1, 1))
 
 
 def test_a_backend_that_fails_while_running_is_not_replaced(fresh: Any) -> None:
@@ -191,18 +182,15 @@ def test_an_unknown_instruction_set_is_an_error(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("units", [4, 8, 64, 256])
 @pytest.mark.parametrize("lots", [0, 1, 2, 3, 8, 64, 10_000])
 @pytest.mark.parametrize("dim", [0, 1, 16, 33, 48, 96, 131, 192, 384, 400, 1536])
-def test_blocks_are_as_wide_as_leaves_every_processor_enough(
-    dim: int, lots: int, units: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_blocks_are_wide_while_there_are_enough_units(dim: int, lots: int, units: int) -> None:
     kernels = pytest.importorskip("ssmcore._kernels.selective_scan.binding")
-    monkeypatch.setattr(kernels, "UNITS", units)
-    block = kernels.block_of(dim, lots)
+    block = kernels.block_of(dim, lots, units)
     assert block % 16 == 0
     assert 16 <= block <= max(kernels.WIDE, 16)
     if block > kernels.NARROW:
         blocks = -(-dim // (block - 15))  # before it was made whole vectors
         assert max(lots, 1) * blocks >= units
-    assert block <= kernels.block_of(dim, lots + 1)
+    assert block <= kernels.block_of(dim, lots + 1, units)
 
 
 def test_kernels_agree_on_how_often_a_state_is_kept() -> None:
@@ -212,23 +200,40 @@ def test_kernels_agree_on_how_often_a_state_is_kept() -> None:
     assert binding.CHUNK == numba.CHUNK == CHECKPOINT_STEPS
 
 
-def test_without_a_built_extension_the_package_works_and_says_so() -> None:
-    """As on a machine without a compiler or numba: imports of the compiled modules fail."""
-    program = (
-        "import sys, warnings\n"
-        "for name in ('causal_conv1d', 'chunk_scan', 'depthwise_conv2d', 'discretize', 'gate_crop', 'selective_scan', 'ssm_recurrence'):\n"
-        "    sys.modules[f'ssmcore._kernels.{name}.binding'] = None\n"
-        "sys.modules['numba'] = None\n"
-        "import numpy as np, ssmcore\n"
-        "with warnings.catch_warnings(record=True) as caught:\n"
-        "    warnings.simplefilter('always')\n"
-        "    print(ssmcore.gate_crop(np.arange(9.).reshape(3, 3), (1, 1)).item(), ssmcore.explain('gate_crop').backend)\n"
-        "print(sum('slow reference' in str(w.message) for w in caught), ssmcore.cpu_features().isa)\n"
+UNBUILT = """
+import sys, warnings
+if {numba_too}:
+    sys.modules["numba"] = None
+import numpy as np, ssmcore
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    ops = [ssmcore.explain(op).backend for op in ("gate_crop", "selective_scan", "gate_crop")]
+print(*ops, ssmcore.cpu_features().isa)
+print(*(w.message for w in caught), sep="\\n")
+"""
+
+
+@pytest.mark.parametrize("numba_too", [False, True])
+@pytest.mark.parametrize("checkout", [False, True])
+def test_the_first_fallback_from_missing_kernels_warns_with_the_remedy(
+    checkout: bool, numba_too: bool, tmp_path: Path
+) -> None:
+    """In a source tree without a built extension, and in a package installed without one."""
+    shutil.copytree(
+        Path(ssmcore.__file__).parent, tmp_path / "ssmcore", ignore=shutil.ignore_patterns("*.so", "__pycache__")
     )
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("SSMCORE")}
-    command = [sys.executable, "-c", program]
+    if checkout:
+        (tmp_path / "setup.py").touch()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SSMCORE")} | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", UNBUILT.format(numba_too=numba_too)]
     run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=gettempdir())
-    assert run.stdout.split() == ["4.0", "numpy", "1", "None"]
+    ops, *warned = run.stdout.splitlines()
+    backend = "numpy" if numba_too else "numba"
+    assert ops.split() == [backend] * 3 + ["None"]
+    assert len(warned) == 1
+    assert f"so {backend} runs instead" in warned[0]
+    assert ("run `make build`" if checkout else "install a C compiler and reinstall") in warned[0]
+    assert ("the slow reference" in warned[0]) == numba_too
 
 
 FORKED = """
