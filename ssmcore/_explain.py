@@ -40,6 +40,23 @@ def explain(op: str, *, backend: str | None = None) -> backends.Choice:
     return backends.choose(SPECS[op], backend)
 
 
+def operations_table() -> str:
+    """The operations and the backends that run them, as a table in Markdown.
+
+    A mark stands for plain calls; words behind it are properties of a call that the backend supports as well.
+    """
+    columns = ("operation", "forward", "gradient", *backends.BUILTIN)
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for op, spec in SPECS.items():
+        cells = [f"`{op}`: {spec.summary}", "✓", "✓" if spec.differentiable else "tensors"]
+        for name in backends.BUILTIN:
+            runs = backends.refusal(name, spec, frozenset()) is None
+            traits = [trait for trait in spec.traits if backends.refusal(name, spec, frozenset({trait})) is None]
+            cells.append(", ".join(["✓", *traits]) if runs else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 @dataclass(frozen=True)
 class CpuFeatures:
     """Instruction sets of the compiled kernels on this processor, narrowest first; printed, one line.

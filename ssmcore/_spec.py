@@ -88,8 +88,6 @@ class OpSpec:
 
     name: str
     summary: str
-    formula: str
-    source: str
     arguments: tuple[Argument, ...]
     outputs: tuple[Output, ...]
     options: Mapping[str, tuple[Any, ...]]

@@ -15,6 +15,7 @@ from tempfile import gettempdir
 
 import pytest
 
+from ssmcore._explain import operations_table
 from ssmcore.ops import SPECS
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +42,10 @@ def test_the_readme_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     exec(example.replace("4096", "96"), names)
     assert names["y"].shape == (1, 96, 512)  # type: ignore[attr-defined]
     assert "selective_scan: cython" in capsys.readouterr().out
+
+
+def test_the_readme_has_the_table_of_the_records() -> None:
+    assert operations_table() in (ROOT / "README.md").read_text()
 
 
 def python_blocks(page: Path) -> list[str]:

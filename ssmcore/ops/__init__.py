@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from .._spec import OpSpec
-from . import (
-    attention_gate,
-    causal_conv1d,
-    chunk_scan,
-    depthwise_conv2d,
-    discretize,
-    gate_crop,
-    selective_scan,
-    ss2d,
-    ssm_recurrence,
-)
+from importlib import import_module
 
-SPECS: dict[str, OpSpec] = {
-    module.SPEC.name: module.SPEC
-    for module in (
-        discretize,
-        selective_scan,
-        ss2d,
-        chunk_scan,
-        causal_conv1d,
-        depthwise_conv2d,
-        attention_gate,
-        gate_crop,
-        ssm_recurrence,
-    )
-}
+from .._spec import OpSpec
+
+_NAMES = (
+    "discretize",
+    "selective_scan",
+    "ss2d",
+    "chunk_scan",
+    "causal_conv1d",
+    "depthwise_conv2d",
+    "attention_gate",
+    "gate_crop",
+    "ssm_recurrence",
+)
+SPECS: dict[str, OpSpec] = {name: import_module(f"{__name__}.{name}").SPEC for name in _NAMES}

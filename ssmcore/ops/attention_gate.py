@@ -29,9 +29,7 @@ class AttentionGateGradients(NamedTuple):
 
 SPEC = OpSpec(
     name="attention_gate",
-    summary="features times a rate between 0 and 1 that two other features agree on",
-    formula="out = x sigmoid(BN(sum_c psi relu(BN(theta) + BN(phi)))), phi cropped at its centre",
-    source="Mamba-AHNet IV, algorithm 3",
+    summary="norms, ReLU, ψ, sigmoid and product of a gate",
     arguments=(
         Argument("x", ("batch height width channels",), "features to gate"),
         Argument("theta", ("batch height width dim",), "theta x, before its batch norm"),

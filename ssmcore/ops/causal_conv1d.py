@@ -26,9 +26,7 @@ class CausalConv1dGradients(NamedTuple):
 
 SPEC = OpSpec(
     name="causal_conv1d",
-    summary="each channel convolved with its own taps, the last of which meets the present; SiLU where asked",
-    formula="y[t] = bias + sum_k weight[k] x[t - (taps - 1) + k]; out = y or silu(y)",
-    source="Gu and Dao, Mamba, figure 3; Dao-AILab causal-conv1d",
+    summary="convolution over time, SiLU, states",
     arguments=(
         Argument("x", ("batch seqlen dim",), "input"),
         Argument("weight", ("dim taps",), "taps, the earliest input's first"),

@@ -39,9 +39,7 @@ class ChunkScanCheckpoints(NamedTuple):
 
 SPEC = OpSpec(
     name="chunk_scan",
-    summary="h[t] = exp(dt A) h[t-1] + dt x[t] B[t]', y[t] = h[t] C[t] + D x[t], a matrix a head; gated by silu(z)",
-    formula="dt + bias → softplus → clamp → h[t] = exp(dt A) h[t-1] + dt x[t] B[t]' → y = h C → + D x → · silu(z)",
-    source="Dao and Gu, Transformers are SSMs, section 6",
+    summary="the scan of Mamba-2 (SSD), by chunks",
     arguments=(
         Argument("x", ("batch seqlen nheads headdim",), "input"),
         Argument("dt", ("batch seqlen nheads",), "step, before bias, softplus and clamp"),

@@ -23,9 +23,7 @@ class DepthwiseConv2dGradients(NamedTuple):
 
 SPEC = OpSpec(
     name="depthwise_conv2d",
-    summary="each channel of a grid convolved with its own 3x3 weights, zeros around; SiLU where asked",
-    formula="y[i, j] = bias + sum_ab weight[a, b] x[i + a - 1, j + b - 1]; out = y or silu(y)",
-    source="Mamba-AHNet, eq. 7 (DWConv and SiLU)",
+    summary="3×3 convolution of a grid, SiLU",
     arguments=(
         Argument("x", ("batch height width dim",), "input"),
         Argument("weight", ("dim rows columns",), "3x3 weights of each channel"),

@@ -24,10 +24,7 @@ class DiscretizeGradients(NamedTuple):
 _METHODS = ("zoh", "mamba", "bilinear")
 SPEC = OpSpec(
     name="discretize",
-    summary="A_bar and B_bar of x' = A x + B u at step delta, for diagonal and dense A",
-    formula="zoh: e^(delta A), A^-1 (e^(delta A) - I) B; mamba: e^(delta A), delta B; bilinear: (I - delta/2 A)^-1 (I + delta/2 A), "
-    "(I - delta/2 A)^-1 delta B",
-    source="Mamba-AHNet III-B eq. 2",
+    summary="discrete time: zoh, bilinear, mamba",
     arguments=(
         Argument("A", ("... dstate", "... dstate dstate"), "system matrix, its diagonal or dense", complex_too=True),
         Argument("B", ("... dstate", "... dstate inputs"), "input matrix", complex_too=True),

@@ -14,9 +14,7 @@ Array = NDArray[Any]
 
 SPEC = OpSpec(
     name="gate_crop",
-    summary="the centre of the trailing axes of g, of a given size",
-    formula="out[..., i, j] = g[..., i + (H_g - H) // 2, j + (W_g - W) // 2]",
-    source="Mamba-AHNet IV, algorithm 3, steps 1-4",
+    summary="the centre of a grid",
     arguments=(Argument("g", ("...",), "gating features"),),
     outputs=(Output("out", "..."),),
     options={},

@@ -32,9 +32,7 @@ class SelectiveScanGradients(NamedTuple):
 
 SPEC = OpSpec(
     name="selective_scan",
-    summary="h[t] = A_bar h[t-1] + B_bar u[t], y[t] = C[t] h[t] + D u[t], delta, B, C depending on time; gated by silu(z)",
-    formula="delta + bias → softplus → h[t] = A_bar h[t-1] + B_bar u[t] → y = C h → + D u → · silu(z)",
-    source="Mamba-AHNet III-B eq. 2; Gu and Dao, Mamba, algorithm 2",
+    summary="the scan of Mamba",
     arguments=(
         Argument("u", ("batch seqlen dim",), "input"),
         Argument("delta", ("batch seqlen dim",), "step, before bias and softplus"),

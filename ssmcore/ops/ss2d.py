@@ -29,9 +29,7 @@ class SS2DGradients(NamedTuple):
 
 SPEC = OpSpec(
     name="ss2d",
-    summary="four selective scans of a grid, along rows, along columns and both backwards, summed at every position",
-    formula="y[p] = sum_k scan_k(x along direction k, delta_k, A_k, B_k, C_k, D_k)[p]",
-    source="Mamba-AHNet III-D, eq. 7; Liu et al., VMamba, section 4.2",
+    summary="four scans of a grid, summed",
     arguments=(
         Argument("x", ("batch height width dim",), "grid, channel-last"),
         Argument("delta", ("batch height width directions dim",), "step, before bias and softplus"),

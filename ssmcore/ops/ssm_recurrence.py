@@ -16,9 +16,7 @@ Array = NDArray[Any]
 
 SPEC = OpSpec(
     name="ssm_recurrence",
-    summary="x[k] = A_bar x[k-1] + B_bar u[k], y[k] = C x[k] + D u[k] for a system that does not change",
-    formula="x[k] = A_bar x[k-1] + B_bar u[k] → y[k] = C x[k] + D u[k]",
-    source="Mamba-AHNet III-A eq. 2",
+    summary="a time-invariant system, step by step",
     arguments=(
         Argument("A_bar", ("... dstate", "... dstate dstate"), "system matrix, its diagonal or dense"),
         Argument("B_bar", ("... dstate",), "input vector"),
