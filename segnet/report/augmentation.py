@@ -215,4 +215,5 @@ def _panel(augmenter: Augmenter, scene: Scene, cell: Cell) -> Image.Image:
     """One picture. Untransformed, anterior is up and the patient's right on the left."""
     images, masks = augmenter.apply(scene.images, scene.masks, cell.parameters)
     image, mask = images[cell.shown, 0].numpy(), masks[cell.shown, 0].numpy() >= 0.5
-    return panel(image, None, mask, (0.0, 0.0, *map(float, image.shape)), (0.0, 1.0), PANEL)
+    height, width = image.shape
+    return panel(image, None, mask, (0.0, 0.0, height, width), (0.0, 1.0), PANEL)
