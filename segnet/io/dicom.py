@@ -1,7 +1,4 @@
-"""A folder with one DICOM series of slices, as a volume.
-
-Every slice must stand where the grid says: nothing is resampled, filled in or left out in silence.
-"""
+"""A folder with one DICOM series of slices, as a volume. Nothing is resampled, filled in or left out in silence."""
 
 from __future__ import annotations
 
@@ -13,52 +10,41 @@ import numpy as np
 from segnet.errors import InputError
 from segnet.io.dicom_slice import Slice, is_dicom, read_slice
 from segnet.io.streams import check_size
-from segnet.io.volume import MAX_VOXELS, FloatArray, Stored, Volume, as_image, check_affine, check_shape, header_of
+from segnet.io.volume import MAX_VOXELS, FloatArray, Stored, check_affine, check_shape, header_of
 
 POSITION_TOLERANCE = 0.1
-"""Of a voxel: how far a slice may lie from its place on the grid. Positions are printed with a few digits."""
+"""Allowed distance of a slice from its place on the grid, in voxels. Positions are written with few digits."""
 DUPLICATE_MM = 0.01
-"""Slices closer than this are two of one place."""
+"""Slices closer than this are at one place."""
 
 _ALIKE = 1e-4  # of spacings and direction cosines: half a tenth of a voxel over 512 pixels
 _MAX_FILES = 2**14
 
 
 def is_dicom_series(folder: str | Path) -> bool:
-    """Whether a folder holds DICOM objects, by the content of its files; sub-folders are not looked into."""
+    """Whether a folder itself holds DICOM objects, by the content of its files."""
     folder = Path(folder)
     return folder.is_dir() and any(is_dicom(file) for file in _files(folder))
 
 
 def series_files(folder: Path) -> list[Path]:
-    """The files that a series is read from, sorted: DICOM objects of any name, not hidden, not in sub-folders."""
+    """The files of a series, sorted: DICOM objects of any name, not hidden, not in sub-folders."""
     return [file for file in _files(folder) if is_dicom(file)]
 
 
-def read_series(folder: str | Path, *, max_voxels: int = MAX_VOXELS) -> Volume:
-    """Read one CT or MR series as float32 in canonical orientation, CT in HU.
+def load_series(folder: str | Path, *, max_voxels: int = MAX_VOXELS) -> Stored:
+    """Read one CT or MR series, CT in HU, as (column, row, slice), the slices along the normal.
 
     Parameters
     ----------
-    folder : one file a slice, of any name; objects that are no images are ignored, sub-folders not looked into
+    folder : one file a slice, of any name; objects that are no images are left out, sub-folders are not read
     max_voxels : larger volumes are refused by their headers alone
 
     Raises
     ------
     InputError
-        If there is no series or more than one, a file is damaged, no decoder is installed for the pixels, or the
-        slices do not make one even grid: a slice is missing, twice there, tilted, or of another size or direction.
-    """
-    return as_image(load_series(folder, max_voxels=max_voxels))
-
-
-def load_series(folder: str | Path, *, max_voxels: int = MAX_VOXELS) -> Stored:
-    """As `read_series`, in the order of the slices: (column, row, slice), the slices along the normal.
-
-    Raises
-    ------
-    InputError
-        As `read_series`.
+        There is no series or more than one; a file is damaged; no decoder is installed for the pixels; or the slices do not make one
+        even grid: one is missing, twice there, tilted, or of another size or direction.
     """
     folder = Path(folder)
     slices, warnings = _one_series(folder)
@@ -186,7 +172,7 @@ def _check_alike(slices: list[Slice], folder: Path) -> None:
 
 
 def _check_steps(positions: FloatArray, heights: FloatArray, folder: Path) -> None:
-    """No place twice, none empty, all evenly spaced along the normal."""
+    """Each place along the normal is taken once, and all are evenly spaced."""
     steps = np.diff(heights)
     twice = np.flatnonzero(steps < DUPLICATE_MM)
     if twice.size:
@@ -215,11 +201,11 @@ def _check_steps(positions: FloatArray, heights: FloatArray, folder: Path) -> No
 
 
 def _check_drift(voxels: FloatArray, drift_mm: FloatArray, heights: FloatArray, folder: Path) -> None:
-    """No slice moves sideways from the normal through the first.
+    """No slice lies beside the normal through the first.
 
     Parameters
     ----------
-    voxels : (n, 2) how far each slice lies from it, along rows and columns
+    voxels : (n, 2) distance of each slice from it, along rows and columns
     drift_mm : (n, 3) the same in mm
     heights : (n,) mm along the normal
     """

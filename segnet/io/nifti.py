@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import math
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,65 +21,11 @@ from segnet.errors import InputError
 from segnet.io.streams import Inflated, Readable, check_size, opened, read_body, writing
 from segnet.io.volume import MAX_VOXELS, FloatArray, Stored, Volume, check_affine, check_binary, check_shape
 
-__all__ = [
-    "MAX_VOXELS",
-    "Volume",
-    "is_nifti",
-    "load",
-    "load_stream",
-    "save_nifti",
-    "write_like",
-    "write_mask",
-]
-
-
 _MAX_OFFSET = 2**24  # bytes of header extensions
 _HEADER_BYTES = 540  # NIfTI-2; NIfTI-1 has 348
-_DTYPES: dict[int, str] = {
-    2: "u1",
-    4: "i2",
-    8: "i4",
-    16: "f4",
-    64: "f8",
-    256: "i1",
-    512: "u2",
-    768: "u4",
-    1024: "i8",
-    1280: "u8",
-}
-_REFUSED_TYPES = {
-    1: "1-bit",
-    32: "complex64",
-    128: "RGB",
-    1536: "float128",
-    1792: "complex128",
-    2048: "complex256",
-    2304: "RGBA",
-}
+_CODES: Any = nib.nifti1.data_type_codes
 _FORMATS: tuple[tuple[Any, int, bytes], ...] = ((nib.Nifti1Header, 344, b"n+1\0"), (nib.Nifti2Header, 4, b"n+2\0"))
 _FOREIGN_UNITS = {1: "metres", 3: "micrometres"}
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Place of the voxels in the inflated file, and their meaning."""
-
-    header: Any
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    offset: int
-    slope: float
-    inter: float
-    affine: FloatArray
-    warnings: tuple[str, ...]
-
-    @property
-    def n_voxels(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def end(self) -> int:
-        return self.offset + self.n_voxels * self.dtype.itemsize
 
 
 def load(path: str | Path, *, max_voxels: int = MAX_VOXELS) -> Stored:
@@ -99,12 +44,12 @@ def load(path: str | Path, *, max_voxels: int = MAX_VOXELS) -> Stored:
 def load_stream(
     stream: Readable, path: Path, file_bytes: int, *, packed: bool = False, max_voxels: int = MAX_VOXELS
 ) -> Stored:
-    """As `load`, from a stream that stands at the start of a NIfTI file, plain or gzipped.
+    """As `load`, from a stream at the start of a NIfTI file, plain or gzipped.
 
     Parameters
     ----------
-    path : named in errors
-    file_bytes : size on disk, which bounds what is inflated
+    path : for errors
+    file_bytes : size on disk, which bounds inflation
     packed : the stream itself comes out of an archive
     """
     head = stream.read(4)
@@ -113,18 +58,39 @@ def load_stream(
     if head.startswith(b"\x1f\x8b"):
         stream, head, packed = Inflated(stream, path, head=head), b"", True
     head += stream.read(_HEADER_BYTES - len(head))
-    layout = _layout(head, path, max_voxels)
-    check_size(layout.end, path, file_bytes, packed=packed)
-    buffer = read_body(stream, head, layout.end, path)
-    raw = np.frombuffer(buffer, layout.dtype, layout.n_voxels, layout.offset).reshape(layout.shape[:3], order="F")
-    return Stored(raw, layout.shape, layout.affine, path, layout.header, layout.slope, layout.inter, layout.warnings)
+    # The header is judged alone: nothing behind it is inflated yet.
+    header = _header(head, path)
+    shape, dtype = _shape(header, path, max_voxels), _dtype(header, path)
+    start = float(header["vox_offset"])
+    if not 0 <= start <= _MAX_OFFSET:
+        raise InputError(f"vox_offset: expected 0 to {_MAX_OFFSET} bytes, got {start} in {path}; save the volume anew")
+    offset = max(int(start), int(header.single_vox_offset))  # by nifti1.h, smaller offsets are equivalent
+    unit = int(header["xyzt_units"]) & 7
+    if unit in _FOREIGN_UNITS:
+        raise InputError(
+            f"xyzt_units: expected millimetres or none, got {_FOREIGN_UNITS[unit]} in {path}; "
+            "save the volume in millimetres"
+        )
+    slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
+    if not math.isfinite(slope):
+        raise InputError(f"scl_slope: expected a finite number, got {slope} in {path}; save it with slope 1")
+    if slope == 0.0:  # by the standard: not scaled
+        slope, inter = 1.0, 0.0
+    if not math.isfinite(inter):
+        raise InputError(f"scl_inter: expected a finite number, got {inter} in {path}; save it with intercept 0")
+    affine, warnings = _affine(header, path)
+    end = offset + math.prod(shape) * dtype.itemsize
+    check_size(end, path, file_bytes, packed=packed)
+    buffer = read_body(stream, head, end, path)
+    raw = np.frombuffer(buffer, dtype, math.prod(shape), offset).reshape(shape[:3], order="F")
+    return Stored(raw, shape, affine, path, header, slope, inter, warnings)
 
 
 def write_mask(path: str | Path, mask_xyz: ArrayLike, like: Volume) -> None:
     """Write a mask as uint8 on the grid of the file that `like` was read from, atomically.
 
-    The file gets the source's own shape, orientation, affine codes, zooms, units and description. Slope,
-    display range and header extensions (which may hold DICOM tags of the patient) are not carried over.
+    The file gets the source's own shape, orientation, affine codes, zooms, units and description. Slope, display range and header
+    extensions, which may hold DICOM tags of the patient, are left out.
 
     Parameters
     ----------
@@ -135,7 +101,7 @@ def write_mask(path: str | Path, mask_xyz: ArrayLike, like: Volume) -> None:
     Raises
     ------
     InputError
-        If shape, values or path are not as above, or the file cannot be written.
+        Shape, values or path are not as above, or the file cannot be written.
     """
     mask = np.asarray(mask_xyz)
     check_binary(mask, "mask_xyz", "compare with a threshold first")
@@ -143,7 +109,7 @@ def write_mask(path: str | Path, mask_xyz: ArrayLike, like: Volume) -> None:
 
 
 def write_like(path: str | Path, array_xyz: ArrayLike, like: Volume, dtype: DTypeLike) -> None:
-    """Write an array, say of probabilities, on the grid of the file that `like` was read from, atomically.
+    """Write an array, such as probabilities, on the grid of the file that `like` was read from, atomically.
 
     Parameters
     ----------
@@ -155,7 +121,7 @@ def write_like(path: str | Path, array_xyz: ArrayLike, like: Volume, dtype: DTyp
     Raises
     ------
     InputError
-        If shape, values, type or path are not as above, or the file cannot be written.
+        Shape, values, type or path are not as above, or the file cannot be written.
     """
     array = np.asarray(array_xyz)
     if array.shape != like.array.shape:
@@ -164,7 +130,7 @@ def write_like(path: str | Path, array_xyz: ArrayLike, like: Volume, dtype: DTyp
             f"{array.shape}; transpose it, or resample it onto that grid"
         )
     kind = np.dtype(dtype)
-    if kind.newbyteorder("=").str[1:] not in _DTYPES.values():
+    if not _is_real(kind.newbyteorder("=")):
         raise InputError(f"dtype: expected a real type that NIfTI knows, got {kind}; use float32 or uint8")
     with np.errstate(invalid="ignore", over="ignore"):
         out = array.astype(kind)
@@ -183,19 +149,17 @@ def write_like(path: str | Path, array_xyz: ArrayLike, like: Volume, dtype: DTyp
     header.set_data_dtype(kind)
     header.set_data_offset(0)
     header["cal_min"], header["cal_max"] = 0, 0
-    # affine=None leaves qform, sform and their codes in the header as they are.
+    # affine=None keeps qform, sform and their codes in the header.
     save_nifti(_image_class(header)(like.to_source(out), None, header), path)
 
 
 def save_nifti(image: Any, path: str | Path) -> None:
-    """Write a nibabel image atomically: a failure leaves neither half a file nor a temporary one.
-
-    Equal images give equal bytes, also when gzipped.
+    """Write a nibabel image atomically. Equal images give equal bytes, also gzipped.
 
     Raises
     ------
     InputError
-        If `path` does not end in .nii or .nii.gz, or cannot be written.
+        `path` does not end in .nii or .nii.gz, or cannot be written.
     """
     path = Path(path)
     if not path.name.endswith((".nii", ".nii.gz")):
@@ -210,38 +174,6 @@ def save_nifti(image: Any, path: str | Path) -> None:
 
 def _image_class(header: Any) -> Any:
     return nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-
-
-def _layout(head: bytes, path: Path, max_voxels: int) -> _Layout:
-    """Judges the header alone: nothing behind it is inflated yet."""
-    header = _header(head, path)
-    shape = _shape(header, path, max_voxels)
-    code = int(header["datatype"])
-    if code not in _DTYPES:
-        name = _REFUSED_TYPES.get(code, f"the unknown code {code}")
-        raise InputError(
-            f"datatype: expected integers or floats of at most 64 bits, got {name} in {path}; convert it to int16"
-        )
-    start = float(header["vox_offset"])
-    if not 0 <= start <= _MAX_OFFSET:
-        raise InputError(f"vox_offset: expected 0 to {_MAX_OFFSET} bytes, got {start} in {path}; save the volume anew")
-    start = max(int(start), int(header.single_vox_offset))  # by nifti1.h, smaller offsets are equivalent
-    unit = int(header["xyzt_units"]) & 7
-    if unit in _FOREIGN_UNITS:
-        raise InputError(
-            f"xyzt_units: expected millimetres or none, got {_FOREIGN_UNITS[unit]} in {path}; "
-            "save the volume in millimetres"
-        )
-    slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
-    if not math.isfinite(slope):
-        raise InputError(f"scl_slope: expected a finite number, got {slope} in {path}; save it with slope 1")
-    if slope == 0.0:  # by the standard: not scaled
-        slope, inter = 1.0, 0.0
-    if not math.isfinite(inter):
-        raise InputError(f"scl_inter: expected a finite number, got {inter} in {path}; save it with intercept 0")
-    dtype = np.dtype(header.endianness + _DTYPES[code])
-    affine, warnings = _affine(header, path)
-    return _Layout(header, shape, dtype, start, slope, inter, affine, warnings)
 
 
 def is_nifti(head: bytes) -> bool:
@@ -259,6 +191,22 @@ def _header(head: bytes, path: Path) -> Any:
     raise InputError(
         f"path: expected a single-file NIfTI-1 or NIfTI-2, got {path}, which has no such header; convert it to .nii.gz"
     )
+
+
+def _dtype(header: Any, path: Path) -> np.dtype[Any]:
+    code = int(header["datatype"])
+    known = code in _CODES.value_set()
+    if not known or not _is_real(_CODES.dtype[code]):
+        name = _CODES.label[code] if known else f"the unknown code {code}"
+        raise InputError(
+            f"datatype: expected integers or floats of at most 64 bits, got {name} in {path}; convert it to int16"
+        )
+    dtype: np.dtype[Any] = _CODES.dtype[code].newbyteorder(header.endianness)
+    return dtype
+
+
+def _is_real(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind in "iuf" and dtype.itemsize <= 8 and dtype in _CODES.dtype.values()
 
 
 def _shape(header: Any, path: Path, max_voxels: int) -> tuple[int, ...]:

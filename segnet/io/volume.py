@@ -1,4 +1,4 @@
-"""A volume on its patient's grid, whatever format it was read from, and what is asked of every one."""
+"""A volume on its patient's grid, from any format, and the checks of every one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _nifti2_header: Any = nib.Nifti2Header
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """A volume in canonical RAS+ orientation, with what is needed to return to its file's own.
+    """A volume in canonical RAS+ orientation, with the grid of its file.
 
     Attributes
     ----------
@@ -72,7 +72,7 @@ class Volume:
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """Voxels as a file holds them, and what they mean.
+    """Voxels as a file holds them, and their meaning.
 
     Attributes
     ----------
@@ -160,7 +160,7 @@ def as_mask(stored: Stored, like: Volume | None = None) -> Volume:
 
 
 def header_of(shape: tuple[int, ...], affine: FloatArray) -> Any:
-    """A fresh NIfTI header for a grid of another format, so that a mask can be written on it.
+    """A new NIfTI header for a grid of another format, to write a mask on it.
 
     Parameters
     ----------
@@ -169,7 +169,7 @@ def header_of(shape: tuple[int, ...], affine: FloatArray) -> Any:
 
     Returns
     -------
-    NIfTI-1, whose numbers are float32; NIfTI-2 where these move a voxel or 16 bits cannot hold an axis.
+    NIfTI-1; NIfTI-2 if float32 numbers move a voxel, or an axis is longer than 16 bits can say.
     """
     moved_mm = np.abs(affine.astype(np.float32) - affine)[:3] @ (*shape[:3], 1)
     header = (_nifti2_header if max(shape) > 32767 or moved_mm.max() > AFFINE_TOLERANCE_MM / 4 else _nifti1_header)()
@@ -177,7 +177,7 @@ def header_of(shape: tuple[int, ...], affine: FloatArray) -> Any:
     header.set_xyzt_units("mm")
     header.set_sform(affine, 1)
     header.set_qform(affine, 1)
-    if _is_sheared(affine):  # qform turns, it cannot shear
+    if _is_sheared(affine):  # a qform cannot shear
         header.set_qform(None, 0)
         header.set_zooms((*np.linalg.norm(affine[:3, :3], axis=0), *(1.0 for _ in shape[3:])))
     return header
@@ -186,8 +186,8 @@ def header_of(shape: tuple[int, ...], affine: FloatArray) -> Any:
 def spacing_of(affine: FloatArray) -> tuple[float, float, float]:
     """Distances in mm between neighbouring columns, rows and slices of a grid, whose product is a voxel's volume.
 
-    They are the lengths of the axes, and in a sheared grid, such as one scanned with a tilted gantry, what of each axis is at right angles to
-    those before it: slices lie as far apart as along their normal.
+    They are the lengths of the axes. In a sheared grid, such as from a tilted gantry, they are the parts of each axis at right angles to
+    those before it: the distance of slices is measured along their normal.
 
     Parameters
     ----------
@@ -235,7 +235,7 @@ def check_affine(affine: FloatArray, path: Path, name: str = "affine") -> None:
             f"{name}: expected finite numbers, got NaN or infinity in {path}; save the volume with its true affine"
         )
     columns = np.linalg.norm(affine[:3, :3], axis=0)
-    # Between 1e-6 and 1e6 mm the arithmetic below is safe; the directions must span space.
+    # Between 1e-6 and 1e6 mm the arithmetic is safe.
     if columns.min() < 1e-6 or columns.max() > 1e6 or abs(np.linalg.det(affine[:3, :3] / columns)) < 1e-4:
         raise InputError(
             f"{name}: expected three independent axes, got the singular "
@@ -262,7 +262,7 @@ def _scaled(stored: Stored) -> NDArray[Any]:
 
 
 def _without_rounding(scaled: FloatArray, stored: Stored) -> FloatArray:
-    """Scaled values, with those that are whole but for the rounding of slope and intercept to float32 made whole."""
+    """Scaled values; those that differ from a whole number only by the float32 rounding of slope and intercept become whole."""
     error = (np.abs(scaled - stored.inter) + abs(stored.inter)) * np.finfo(np.float32).eps
     whole = np.rint(scaled)
     return np.where(np.abs(scaled - whole) <= error, whole, scaled)
@@ -289,7 +289,7 @@ def _canonical(array: NDArray[Any], stored: Stored) -> Volume:
             f"{stored.affine.tolist()} in {stored.path}; save the volume with its true affine"
         )
     affine = stored.affine @ _orientations.inv_ornt_aff(orientation, array.shape)
-    # Fortran order makes (Z, Y, X) contiguous, which is what slices are cut from.
+    # Slices are cut from (Z, Y, X), which Fortran order makes contiguous.
     turned = np.asfortranarray(_orientations.apply_orientation(array, orientation))
     return Volume(
         turned,

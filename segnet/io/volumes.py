@@ -1,4 +1,4 @@
-"""Volumes from files of any format that is read here, by what the file is rather than what it is called."""
+"""Volumes from files of any format, which is told from their content and not from their names."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def read_image(path: str | Path, *, max_voxels: int = MAX_VOXELS) -> Volume:
     Raises
     ------
     InputError
-        If the file is missing, damaged, of another format, not three-dimensional, larger than `max_voxels` or
-        than the memory, or if its type, grid, slope or voxels cannot be an image in mm.
+        The file is missing, damaged, of another format, not three-dimensional, larger than `max_voxels` or the memory; or its type,
+        grid, slope or voxels are not those of an image in mm.
     """
     path = Path(path)
     try:
@@ -49,7 +49,7 @@ def read_mask(path: str | Path, like: Volume | None = None, *, max_voxels: int =
     Raises
     ------
     InputError
-        As `read_image`, and if the mask holds other values or lies on another grid than `like`.
+        As `read_image`, or the mask holds other values or lies on another grid than `like`.
     """
     path = Path(path)
     try:
@@ -59,12 +59,12 @@ def read_mask(path: str | Path, like: Volume | None = None, *, max_voxels: int =
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files that a volume is read from: itself, or those of a DICOM series. What else lies in a series' folder is none of them."""
+    """The files of a volume: itself, or those of a DICOM series, without others in its folder."""
     return series_files(path) if path.is_dir() else [path]
 
 
 def sha256_of_volume(path: Path) -> str:
-    """Of its file, or of the names and hashes of its series' files.
+    """SHA-256 of a volume's file, or of the names and hashes of its series' files.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""One NIfTI file inside of a zip archive, read without unpacking anything to disk."""
+"""One NIfTI file in a zip archive. Nothing is unpacked to disk."""
 
 from __future__ import annotations
 
@@ -16,16 +16,7 @@ from segnet.io.volume import MAX_VOXELS, Stored
 _MAX_DIRECTORY = 2**20  # bytes, some ten thousand members
 _END = b"PK\x05\x06"
 _END_BYTES = 22
-_DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-    ValueError,
-    LookupError,
-)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, LookupError)
 
 
 def load_zipped(path: str | Path, *, max_voxels: int = MAX_VOXELS) -> Stored:
@@ -33,13 +24,12 @@ def load_zipped(path: str | Path, *, max_voxels: int = MAX_VOXELS) -> Stored:
 
     Parameters
     ----------
-    path : a zip archive below 4 GB; what macOS adds under ``__MACOSX`` does not count
-    max_voxels : larger volumes are refused by their header alone
+    path : a zip archive below 4 GB; files under ``__MACOSX`` do not count
 
     Raises
     ------
     InputError
-        As `nifti.load`, and if the archive is damaged, encrypted, or holds anything else.
+        As `nifti.load`, or the archive is damaged, encrypted, or holds anything else.
     """
     path = Path(path)
     try:
@@ -59,7 +49,7 @@ def load_zipped(path: str | Path, *, max_voxels: int = MAX_VOXELS) -> Stored:
 
 
 def _check_directory(stream: BinaryIO, path: Path, size: int) -> None:
-    """Bounds what `zipfile` will read as the list of members."""
+    """Bounds the list of members that `zipfile` will read."""
     stream.seek(max(0, size - _END_BYTES - 2**16))
     tail = stream.read()
     at = len(tail) - _END_BYTES if tail[-_END_BYTES:].startswith(_END) else tail.rfind(_END)

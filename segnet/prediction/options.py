@@ -59,7 +59,7 @@ class Options:
     Attributes
     ----------
     voi : with a click, only this volume around it is segmented; the rest costs neither time nor memory
-    skip_padding : hide a constant border (`segnet.io.padding`) from the network, as if the image ended there
+    skip_padding : hide a constant border (`segnet.io.boxes.constant_border`) from the network, as if the image ended there
     tta : mean over eight views of each slice (test-time augmentation)
     threshold : of the lesion probability
     uncertainty : also the standard deviation of the probability over networks and views

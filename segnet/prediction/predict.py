@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from segnet.config import DataConfig
 from segnet.dataset.routes import PAPER_SIDE_PX, grey_slices, paper_point, resized_back
 from segnet.errors import InputError
-from segnet.io.boxes import Box, common, is_empty, widened, within
+from segnet.io.boxes import Box, common, constant_border, is_empty, widened, within
 from segnet.io.nifti import write_like, write_mask
-from segnet.io.padding import constant_border
 from segnet.io.volumes import Volume
 from segnet.metrics import LesionStatistics, lesion_statistics
 from segnet.prediction.lesions import Lesion, lesions_of

@@ -9,7 +9,6 @@ import numpy as np
 
 from segnet.dataset.prepare import prepare
 from segnet.dataset.store import load_dataset
-from segnet.io.dicom import read_series
 from segnet.io.pairs import find_pairs
 from segnet.io.volumes import read_image, read_mask
 from segnet.prediction.model import load
@@ -50,7 +49,7 @@ def test_a_dicom_series_gets_a_mask_on_its_own_grid(shared_data: Path, tmp_path:
     source = shared_data / "no_lesion" / "example_ct_dicom"
     found = load(run_folder).predict(source, click="centre")
     found.save(tmp_path / "mask.nii.gz")
-    volume, mask = read_series(source), nib.load(tmp_path / "mask.nii.gz")
+    volume, mask = read_image(source), nib.load(tmp_path / "mask.nii.gz")
     assert mask.shape == volume.source_shape
     assert np.allclose(mask.affine, volume.source_affine)
     assert found.as_dict()["voi_zyx"]["shape"] == [20, 256, 256]

@@ -18,8 +18,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import JPEGLSLossless, RLELossless
 
 from segnet.errors import InputError
-from segnet.io.dicom import is_dicom_series, load_series, read_series, series_files
+from segnet.io.dicom import is_dicom_series, load_series, series_files
 from segnet.io.dicom_slice import frame_size
+from segnet.io.volumes import read_image
 
 RAMP = np.arange(6 * 5 * 4).reshape(6, 5, 4) - 1000  # (Z, Y, X) in HU
 OBLIQUE = tuple(np.round([np.cos(0.3), np.sin(0.3), 0, 0, 0, -1], 12))
@@ -46,7 +47,7 @@ def test_the_grid_is_highdicoms(tmp_path: Path, orientation: tuple[float, ...]) 
     reference = highdicom.get_volume_from_series([pydicom.dcmread(p) for p in folder.iterdir()])
     reference = reference.to_patient_orientation("RAS")
     affine = np.diag([-1, -1, 1, 1]) @ reference.affine
-    volume = read_series(folder)
+    volume = read_image(folder)
     np.testing.assert_allclose(volume.affine, affine, atol=1e-6)
     assert volume.array.dtype == np.float32
 
@@ -159,7 +160,7 @@ def test_slices_without_preamble_or_meta_information_are_read(tmp_path: Path, na
         path.write_bytes(change(pydicom.dcmread(path), path.read_bytes()))
     assert is_dicom_series(folder)
     assert len(series_files(folder)) == len(RAMP)
-    volume = read_series(folder)
+    volume = read_image(folder)
     np.testing.assert_array_equal(load_series(folder).array.transpose(2, 1, 0), RAMP)
     assert volume.spacing_mm == (1.0, 1.0, 2.0)
     (warning,) = volume.warnings
@@ -168,7 +169,7 @@ def test_slices_without_preamble_or_meta_information_are_read(tmp_path: Path, na
 
 def test_a_sound_series_has_no_warning(tmp_path: Path) -> None:
     folder = save(tmp_path / "a", [*make_series(RAMP), contour(), segmentation()])
-    assert read_series(folder).warnings == ()
+    assert read_image(folder).warnings == ()
 
 
 def test_files_that_are_left_out_are_told(tmp_path: Path) -> None:
@@ -177,7 +178,7 @@ def test_files_that_are_left_out_are_told(tmp_path: Path) -> None:
     folder = save(tmp_path / "a", [*make_series(RAMP), odd])
     for name, content in (("zeros", bytes(500)), ("notes.txt", b"hello"), ("short", b"\x08\0")):
         (folder / name).write_bytes(content)
-    (warning,) = read_series(folder).warnings
+    (warning,) = read_image(folder).warnings
     assert warning == "left out as no image of the DICOM series: I0001, notes.txt, short, zeros"
 
 
@@ -198,7 +199,7 @@ def test_compressed_pixels_without_a_transfer_syntax_are_refused(tmp_path: Path)
         raw = path.read_bytes()
         path.write_bytes(raw[144 + int.from_bytes(raw[140:144], "little") :])
     with pytest.raises(InputError, match="TransferSyntaxUID: expected the name of the compression, got none"):
-        read_series(folder)
+        read_image(folder)
 
 
 def without(index: int) -> Callable[[list[Dataset]], list[Dataset]]:
@@ -294,7 +295,7 @@ def test_refused_in_one_line_that_names_no_patient(tmp_path: Path, name: str) ->
     slices = make_series(RAMP)
     folder = save(tmp_path / "a", change(slices))
     with pytest.raises(InputError, match=message) as caught:
-        read_series(folder)
+        read_image(folder)
     text = str(caught.value)
     assert "\n" not in text
     assert str(folder) in text
@@ -308,10 +309,10 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     for n_bytes in (132, 140, 200, len(whole) // 2, len(whole) - 60, len(whole) - 1):
         path.write_bytes(whole[:n_bytes])
         with pytest.raises(InputError) as caught:
-            read_series(folder)
+            read_image(folder)
         assert "Secret" not in str(caught.value)
     path.write_bytes(whole)
-    read_series(folder)
+    read_image(folder)
 
 
 def test_a_damaged_slice_is_not_taken_for_another_file(tmp_path: Path) -> None:
@@ -323,9 +324,9 @@ def test_a_damaged_slice_is_not_taken_for_another_file(tmp_path: Path) -> None:
     ):
         (folder / name).write_bytes(content)
         with pytest.raises(InputError, match=f"{name}.*{got}|{got}.*{name}"):
-            read_series(folder)
+            read_image(folder)
         (folder / name).unlink()
-    read_series(folder)
+    read_image(folder)
 
 
 def test_a_syntax_without_decoder_is_refused(tmp_path: Path) -> None:
@@ -336,7 +337,7 @@ def test_a_syntax_without_decoder_is_refused(tmp_path: Path) -> None:
         # a syntax that nobody registered, of as many characters
         path.write_bytes(raw.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.77", 1))
     with pytest.raises(InputError, match=r"can be decoded here, got 1\.2\.840\.10008\.1\.2\.77 in"):
-        read_series(folder)
+        read_image(folder)
 
 
 def test_a_frame_of_another_size_is_not_decoded(tmp_path: Path) -> None:
@@ -347,7 +348,7 @@ def test_a_frame_of_another_size_is_not_decoded(tmp_path: Path) -> None:
     at = frame.index(b"\xff\xf7")
     slices[2].PixelData = frame[: at + 5] + b"\xff\xff\xff\xff" + frame[at + 9 :]  # 65535 x 65535
     with pytest.raises(InputError, match=r"one frame of 5 x 4 gray pixels, got .* \(65535, 65535, 1\)"):
-        read_series(save(tmp_path / "a", slices))
+        read_image(save(tmp_path / "a", slices))
 
 
 def test_frame_sizes_are_read_from_the_stream() -> None:
@@ -368,7 +369,7 @@ def test_frame_sizes_are_read_from_the_stream() -> None:
 def test_a_real_series_is_read(shared_data: Path) -> None:
     folder = shared_data / "no_lesion" / "example_ct_dicom"
     assert is_dicom_series(folder)
-    volume = read_series(folder)
+    volume = read_image(folder)
     assert volume.array.shape == (512, 512, 20)
     assert volume.spacing_mm == (0.9765625, 0.9765625, 2.0)
     for path in folder.iterdir():

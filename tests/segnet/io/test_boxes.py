@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from segnet.errors import InputError
-from segnet.io.padding import constant_border
+from segnet.io.boxes import constant_border
 from segnet.io.volumes import read_image
 
 
