@@ -1,4 +1,4 @@
-"""The ULS23 challenge's score, with clicks simulated in every lesion."""
+"""The ULS23 challenge's score, with simulated clicks in every lesion."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from numpy.typing import NDArray
 from segnet.errors import InputError
 from segnet.evaluation.conventions import LESION, Convention
 from segnet.evaluation.sources import Grid, Truth
+from segnet.io.boxes import Box, within
 from segnet.io.volume import from_array
 from segnet.metrics import axis_error, bootstrap_ci, dice, recist_axes_mm, uls23_score
+from segnet.prediction.options import ULS23_VOI_ZYX as VOI_ZYX
+from segnet.prediction.options import Progress, around
 
 if TYPE_CHECKING:
     from segnet.prediction.model import Model
 
-VOI_ZYX = (128, 256, 256)
-"""Shape of the volumes that the challenge hands out, the click at ``shape // 2``."""
 EMPTY_HU = -1000.0
-"""What a volume holds beyond the edge of the image: air."""
+"""Air, which fills a volume beyond the edge of the image."""
 
 Voxel = tuple[int, int, int]
 Segment = Callable[[NDArray[np.float32], tuple[float, float, float], Voxel], NDArray[np.bool_]]
@@ -44,7 +45,7 @@ CONVENTIONS = Convention(
 
 @dataclass(frozen=True)
 class ClickedLesion:
-    """What the clicks in one lesion gave; `score` is the challenge's, of this lesion alone."""
+    """The scores of one lesion; `score` is the challenge's, of this lesion alone."""
 
     case: str
     patient: str
@@ -84,36 +85,31 @@ def click_positions(
 
 
 def cut_voi(image_zyx: NDArray[Any], click: Voxel, shape: Voxel = VOI_ZYX) -> NDArray[np.float32]:
-    """The volume of `shape` whose voxel ``shape // 2`` is the click, `EMPTY_HU` beyond the edge of the image."""
+    """The volume of `shape` with the click at index ``shape // 2``, `EMPTY_HU` beyond the edge of the image."""
     out = np.full(shape, EMPTY_HU, np.float32)
-    of_image, of_voi = _overlap(image_zyx.shape, click, shape)
+    of_image, of_voi = _shared(image_zyx.shape, click, shape)
     out[of_voi] = image_zyx[of_image]
     return out
 
 
 def put_back(mask_voi: NDArray[np.bool_], click: Voxel, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """A mask of a volume that `cut_voi` cut, on the image's grid of `shape`."""
+    """The mask of a volume from `cut_voi`, on the image's grid of `shape`."""
     out = np.zeros(shape, np.bool_)
-    of_image, of_voi = _overlap(shape, click, mask_voi.shape)
+    z, y, x = mask_voi.shape
+    of_image, of_voi = _shared(shape, click, (z, y, x))
     out[of_image] = mask_voi[of_voi]
     return out
 
 
-def _overlap(
-    image: tuple[int, ...], click: Sequence[int], voi: tuple[int, ...]
-) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """What image and volume share, as a box of each."""
-    starts = [c - side // 2 for c, side in zip(click, voi, strict=True)]
-    low = [max(s, 0) for s in starts]
-    high = [min(s + side, size) for s, side, size in zip(starts, voi, image, strict=True)]
-    return (
-        tuple(slice(a, b) for a, b in zip(low, high, strict=True)),
-        tuple(slice(a - s, b - s) for a, b, s in zip(low, high, starts, strict=True)),
-    )
+def _shared(image: tuple[int, ...], click: Voxel, voi: Voxel) -> tuple[Box, Box]:
+    """The voxels that image and volume share, as a box of each."""
+    of_image = around(click, voi, image)
+    corner = tuple(slice(at - side // 2, None) for at, side in zip(click, voi, strict=True))
+    return of_image, within(of_image, corner)
 
 
 def _consistency(found: Sequence[NDArray[np.intp]]) -> float:
-    """Mean Dice of all pairs of masks on one grid, two empty masks scoring 0; masks as sorted indices of voxels, which take less memory."""
+    """Mean Dice of all pairs of masks on one grid, given as sorted voxel indices; two empty masks score 0."""
     scores = []
     for a, b in combinations(found, 2):
         total = a.size + b.size
@@ -124,25 +120,19 @@ def _consistency(found: Sequence[NDArray[np.intp]]) -> float:
 def click_lesion(
     truth: Truth, grid: Grid, image: NDArray[np.float32], segment: Segment, *, n: int, seed: int, voi: Voxel = VOI_ZYX
 ) -> ClickedLesion:
-    """Score one lesion by `n` clicks; Parameters as in `challenge_score`."""
+    """Scores one lesion by `n` clicks; Parameters as in `challenge_score`."""
     clicks = click_positions(grid.mask, grid.spacing_zyx_mm, n, case=truth.case, seed=seed)
     middle = (voi[0] // 2, voi[1] // 2, voi[2] // 2)
-    found = []
-    scores: tuple[float, float, float] | None = None
-    for click in clicks:
-        mask = put_back(segment(cut_voi(image, click, voi), grid.spacing_zyx_mm, middle), click, grid.mask.shape)
-        found.append(np.flatnonzero(mask))
-        if scores is None:
-            pairs = zip(
-                recist_axes_mm(mask, grid.spacing_zyx_mm), recist_axes_mm(grid.mask, grid.spacing_zyx_mm), strict=True
-            )
-            long_error, short_error = (axis_error(p, t) for p, t in pairs)
-            scores = (dice(mask, grid.mask), long_error, short_error)
-    assert scores is not None
-    consistency = _consistency(found)
-    return ClickedLesion(
-        truth.case, truth.patient, *scores, consistency, uls23_score(*scores, consistency), tuple(clicks)
-    )
+
+    def mask_at(click: Voxel) -> NDArray[np.bool_]:
+        return put_back(segment(cut_voi(image, click, voi), grid.spacing_zyx_mm, middle), click, grid.mask.shape)
+
+    first = mask_at(clicks[0])
+    axes = zip(recist_axes_mm(first, grid.spacing_zyx_mm), recist_axes_mm(grid.mask, grid.spacing_zyx_mm), strict=True)
+    long_error, short_error = (axis_error(pred_mm, truth_mm) for pred_mm, truth_mm in axes)
+    consistency = _consistency([np.flatnonzero(first), *(np.flatnonzero(mask_at(click)) for click in clicks[1:])])
+    scores = (dice(first, grid.mask), long_error, short_error, consistency)
+    return ClickedLesion(truth.case, truth.patient, *scores, uls23_score(*scores), tuple(clicks))
 
 
 def challenge_score(
@@ -152,13 +142,13 @@ def challenge_score(
     clicks: int,
     seed: int = 0,
     voi: Voxel = VOI_ZYX,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """The challenge's score over lesions, one of them in memory at a time.
 
     Parameters
     ----------
-    truths : with images, as `segnet.evaluation.evaluate.truths_of` gives them
+    truths : with images, from `segnet.evaluation.evaluate.truths_of`
     segment : see `Segment`, for instance `network`
     clicks : in each lesion, two or more
     seed : of the clicks
@@ -169,13 +159,12 @@ def challenge_score(
     -------
     dict
         The block "uls23" of evaluation.json: score with its 95 % interval (bootstrap by patient), means of its parts, a row for
-        each lesion. A lesion whose image cannot be used counts as if nothing was found in it, and is listed; truths without lesion
-        are left out.
+        each lesion. A lesion without a usable image scores as if nothing was found, and is listed. Truths without lesion are left out.
 
     Raises
     ------
     InputError
-        There are fewer than two clicks, no truth has a lesion and an image, or a truth cannot be read.
+        There are fewer than two clicks, no truth has both a lesion and an image, or a truth is unreadable.
     """
     if clicks < 2:
         raise InputError(f"clicks: expected at least 2 in each lesion, got {clicks}; consistency compares their masks")
