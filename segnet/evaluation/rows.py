@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,9 +22,9 @@ from segnet.metrics.lesion import hu_statistics, scores_of
 from segnet.metrics.surface import surface_distances_mm
 
 MARGIN_MM = 10.0
-"""How far the box around the truth reaches beyond it."""
+"""Margin of the box around the truth."""
 DISTANCE_STEP_MM = 0.01
-"""Distances of many lesions are counted in steps of this width."""
+"""Distances of many lesions are counted in steps of this size."""
 
 Status = Literal["scored", "missing", "unreadable"]
 Source = Literal["probability", "mask"]
@@ -32,18 +34,18 @@ Source = Literal["probability", "mask"]
 class LesionRow:
     """Scores of one lesion.
 
-    Overlap and distances as in `segnet.metrics.score_lesion`, axes as in `segnet.metrics.recist_axes_mm`. Where both masks are
-    empty there is nothing to compare: all scores are NaN.
+    Overlap and distances as in `segnet.metrics.score_lesion`, axes as in `segnet.metrics.recist_axes_mm`. With two empty masks all
+    scores are NaN.
 
     Attributes
     ----------
-    status : "scored", or "missing" or "unreadable" where an empty prediction stood in
-    set : the collection the case is from, empty where its name tells none
-    size_class : by the long axis of the truth, see `segnet.evaluation.conventions`
-    auc, auc_box : over the whole volume, and over the box that reaches 10 mm beyond the truth; NaN where
-        the truth is empty, `auc_box` also where it fills the box
-    auc_source : "probability" where a map of it lay beside the mask, else "mask"
-    pred_hu, truth_hu : HU inside of each mask, None where it is empty or no image is at hand
+    status : "scored"; or "missing" or "unreadable", scored as an empty prediction
+    set : the collection of the case, empty if its name tells none
+    size_class : by the long axis of the truth (`segnet.evaluation.conventions`)
+    auc, auc_box : over the whole volume, and over the box that reaches 10 mm beyond the truth; NaN for an empty truth, `auc_box` also
+        if the truth fills the box
+    auc_source : "probability" if a map lay beside the mask, else "mask"
+    pred_hu, truth_hu : HU inside each mask, None for an empty mask or without an image
     """
 
     case: str
@@ -75,18 +77,18 @@ class LesionRow:
 
 @dataclass(frozen=True, eq=False)
 class CaseResult:
-    """A row, and the counts that pooled scores are made of.
+    """A row, and the counts for pooled scores.
 
     Attributes
     ----------
     voxels : of the intersection, the prediction, the truth
-    distances : for each direction, surface voxels by distance in steps of `DISTANCE_STEP_MM`; None where a mask is empty
-    distance_sums_mm : sums of distances of each direction, exact
+    distances : for each direction, surface voxels by distance in steps of `DISTANCE_STEP_MM`; None if a mask is empty
+    distance_sums_mm : exact sums of distances, for each direction
     holds : (Z,) whether a slice of the truth holds lesion
     paper : sum and number of the paper's slice scores, by name
-    roc : voxel counts of the whole volume and of the box, None of a box without voxels
+    roc, roc_box : voxel counts of the whole volume and of the box, None without a box
     calibration : by region; None without probabilities
-    reasons : why a file could not be used
+    reasons : why a file was not usable
     """
 
     row: LesionRow
@@ -102,7 +104,7 @@ class CaseResult:
 
 
 def score_case(truth: Truth, prediction: Path | None) -> CaseResult:
-    """Score one lesion. A prediction that cannot be used counts as an empty one, with the reason beside it.
+    """Scores one lesion. A prediction that is not usable counts as an empty one, with the reason beside it.
 
     Raises
     ------
@@ -110,48 +112,44 @@ def score_case(truth: Truth, prediction: Path | None) -> CaseResult:
         The truth cannot be read.
     """
     grid = truth.load()
-    reasons = []
-    pred = np.zeros_like(grid.mask)
+    reasons: list[str] = []
+    pred, probability, image = np.zeros_like(grid.mask), None, None
     status: Status = "missing"
     if prediction is not None:
-        try:
+        status = "unreadable"
+        with _noted(reasons):
             found = read_grid(prediction)
             require_same_grid(found.mask.shape, found.affine, grid, prediction, truth.case)
             pred, status = found.mask, "scored"
-        except InputError as error:
-            status = "unreadable"
-            reasons.append(str(error))
-    probability = None
     if status == "scored" and prediction is not None:
-        probability = _probability(prediction, grid, truth.case, reasons)
-    image = _image(truth, grid, reasons)
+        with _noted(reasons):
+            probability = _probability(prediction, grid, truth.case)
+    if truth.prepared is None:  # a prepared image is clipped to a window, so statistics of it would not be of HU
+        with _noted(reasons):
+            image = truth.load_image(grid)
     return _scored(truth, grid, pred, status, probability, image, tuple(reasons))
 
 
-def _probability(prediction: Path, grid: Grid, case: str, reasons: list[str]) -> NDArray[np.float32] | None:
+@contextmanager
+def _noted(reasons: list[str]) -> Iterator[None]:
+    """Ends at an InputError, which goes into a list."""
+    try:
+        yield
+    except InputError as error:
+        reasons.append(str(error))
+
+
+def _probability(prediction: Path, grid: Grid, case: str) -> NDArray[np.float32] | None:
+    """The map beside a mask, None without one."""
     path = map_beside(prediction)
     if path is None:
         return None
-    try:
-        found = read_map(path, grid, case)
-        if not (found.min() >= 0.0 and found.max() <= 1.0):
-            raise InputError(
-                f"{path}: expected probabilities in [0, 1], got {found.min()} to {found.max()}; write them again"
-            )
-        return found
-    except InputError as error:
-        reasons.append(str(error))
-        return None
-
-
-def _image(truth: Truth, grid: Grid, reasons: list[str]) -> NDArray[np.float32] | None:
-    if truth.prepared:  # clipped to a window: statistics of it would not be of HU
-        return None
-    try:
-        return truth.load_image(grid)
-    except InputError as error:
-        reasons.append(str(error))
-        return None
+    found = read_map(path, grid, case)
+    if not (found.min() >= 0.0 and found.max() <= 1.0):
+        raise InputError(
+            f"{path}: expected probabilities in [0, 1], got {found.min()} to {found.max()}; write them again"
+        )
+    return found
 
 
 def _scored(
@@ -167,7 +165,7 @@ def _scored(
     there, back = surface_distances_mm(pred, mask, spacing)
     pred_long, pred_short = recist_axes_mm(pred, spacing)
     true_long, true_short = recist_axes_mm(mask, spacing)
-    # of the truth alone: false positives far away would widen it with easy background, and models would have boxes of their own
+    # of the truth alone: distant false positives would add easy background, and each model would have its own box
     box = box_around(mask if mask.any() else pred, spacing)
     score = pred if probability is None else probability
     scores = asdict(scores_of(pred, mask, spacing, there, back))
@@ -213,10 +211,12 @@ def _scored(
 
 
 def box_around(marked: NDArray[np.bool_], spacing_zyx_mm: tuple[float, ...]) -> Box | None:
-    """The box of all voxels whose centres lie within `MARGIN_MM` of the foreground's box along each axis; None of no foreground."""
+    """The box of all voxels with centres within `MARGIN_MM` of the foreground's box along each axis; None without foreground."""
     if not marked.any():
         return None
-    reach = [math.floor(MARGIN_MM / step_mm + 1e-9) for step_mm in spacing_zyx_mm]  # of spacings that divide the margin
+    reach = [
+        math.floor(MARGIN_MM / step_mm + 1e-9) for step_mm in spacing_zyx_mm
+    ]  # for spacings that divide the margin
     return widened(bounding_box(marked), reach, marked.shape)
 
 

@@ -64,17 +64,7 @@ def segment_voi(volume: Volume, model: Model, *, tta: bool = False, threshold: f
 
 
 def read_spacings(path: Path) -> list[Spacing]:
-    """Spacings of volumes, (x, y, z) in mm.
-
-    Parameters
-    ----------
-    path : JSON, a list with [x, y, z] for each volume
-
-    Raises
-    ------
-    InputError
-        It is no such list.
-    """
+    """Spacings of volumes, (x, y, z) in mm, from a JSON list with [x, y, z] for each volume; InputError for any other file."""
     remedy = "write [[0.7, 0.7, 1.5], ...]"
     try:
         listed = json.loads(path.read_text(encoding="utf-8"))
@@ -98,7 +88,7 @@ def _is_length(value: Any) -> bool:
 
 
 def volumes_in(stack: MetaImage, voi_slices: int) -> int:
-    """Number of volumes in a stack; raises InputError where it is no whole one."""
+    """Number of volumes in a stack; InputError if its slices are not of whole volumes."""
     count, rest = divmod(len(stack.array_zyx), voi_slices)
     if rest:
         raise InputError(
@@ -129,7 +119,7 @@ def segment_stack(
 
     Returns
     -------
-    uint8 of the stack's shape, and the warnings of each volume.
+    Masks, uint8 of the stack's shape, and the warnings of each volume.
 
     Raises
     ------
@@ -184,8 +174,8 @@ def process(
     ----------
     source, out : the challenge's /input and /output
     voi_slices : of each volume
-    on_failed : called with each stack that cannot be segmented; the others are
-    progress : gives, for a file's name, what is called with volumes done and their number
+    on_failed : called with each stack that fails; the others are segmented
+    progress : gives for a file's name a callback, called with volumes done and their number
 
     Returns
     -------
@@ -251,20 +241,14 @@ def process(
 
 
 def _parts(files: list[Path], spacings: list[Spacing], voi_slices: int) -> list[slice | None]:
-    """Which spacings are of each stack's volumes; None behind a stack whose volumes cannot be counted.
-
-    Raises
-    ------
-    InputError
-        There are more or fewer spacings than volumes.
-    """
+    """The spacings of each stack; None behind a stack with an unknown number of volumes. InputError if the numbers differ."""
     if len(files) == 1:
         return [slice(0, len(spacings))]
     parts: list[slice | None] = []
     first: int | None = 0
     for file in files:
         count: int | None = None
-        with suppress(InputError):  # told when its turn comes
+        with suppress(InputError):  # reported in its turn
             count = volumes_in(read_metaimage(file, max_voxels=MAX_STACK_VOXELS), voi_slices)
         parts.append(None if first is None else slice(first, first + (count or 0)))
         first = None if first is None or count is None else first + count
