@@ -1,4 +1,4 @@
-"""Measures this machine's ceilings and every kernel against them: `make roofline`.
+"""Measure the kernels against this machine's ceilings: `make roofline`.
 
 Draws docs/roofline-ISA.svg and rewrites the table between that instruction set's markers in docs/performance.md. One thread, float32. Run
 it on an idle machine.
@@ -6,10 +6,10 @@ it on an idle machine.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,48 +97,32 @@ def table(isa: str, found: list[Point]) -> str:
     return "\n".join(lines)
 
 
-def svg(isa: str, found: list[Point]) -> str:
-    """Log-log: flop a byte to the right, GFLOP/s upwards, the two roofs, and the kernels by number."""
-    width, height, left, bottom, top = 760, 420, 60, 50, 20
-    x_low, x_high, y_low, y_high = 0.25, 256.0, 1.0, 512.0
-    peak, bandwidth = 2 / fma_ns(isa), copy_gb_s()
+def draw(path: Path, found: list[Point], peak: float, bandwidth: float) -> None:
+    """Draw the kernels below the two roofs, given in GFLOP/s and GB/s. Both axes are logarithmic. The table has the numbers."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    def at(x: float, y: float) -> tuple[float, float]:
-        right = left + (width - left - 20) * math.log(x / x_low) / math.log(x_high / x_low)
-        up = height - bottom - (height - bottom - top) * math.log(y / y_low) / math.log(y_high / y_low)
-        return round(right, 1), round(up, 1)
-
-    ridge = peak / bandwidth
-    roof = [at(x_low, x_low * bandwidth), at(ridge, peak), at(x_high, peak)]
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height + 16 * len(found) + 20}" font-family="sans-serif"'
-        ' font-size="12" role="img" aria-label="Roofline of the kernels">',
-        '<rect width="100%" height="100%" fill="white"/>',
-    ]
-    for exponent in range(-2, 9, 2):
-        x, y = at(2.0**exponent, y_low)
-        parts.append(f'<text x="{x}" y="{y + 18}" text-anchor="middle">{2.0**exponent:g}</text>')
-    for exponent in range(0, 10, 2):
-        x, y = at(x_low, 2.0**exponent)
-        parts.append(f'<text x="{x - 8}" y="{y + 4}" text-anchor="end">{2.0**exponent:g}</text>')
-        parts.append(f'<line x1="{x}" y1="{y}" x2="{width - 20}" y2="{y}" stroke="#ddd"/>')
-    parts.append(
-        f'<polyline points="{" ".join(f"{x},{y}" for x, y in roof)}" fill="none" stroke="#333" stroke-width="2"/>'
-    )
-    parts.append(
-        f'<text x="{width - 24}" y="{at(x_high, peak)[1] - 6}" text-anchor="end">{peak:.0f} GFLOP/s multiply-add</text>'
-    )
-    x, y = at(0.5, 0.5 * bandwidth)
-    parts.append(f'<text x="{x + 8}" y="{y + 14}">{bandwidth:.0f} GB/s copy</text>')
-    parts.append(f'<text x="{width / 2}" y="{height - 8}" text-anchor="middle">flop a byte</text>')
-    parts.append(
-        f'<text x="14" y="{height / 2}" transform="rotate(-90 14 {height / 2})" text-anchor="middle">GFLOP/s</text>'
-    )
-    for i, p in enumerate(found, 1):
-        x, y = at(min(p.flop_per_byte, x_high), p.gflop_s)
-        parts.append(f'<circle cx="{x}" cy="{y}" r="4" fill="#0a6"/><text x="{x + 6}" y="{y - 5}">{i}</text>')
-        parts.append(f'<text x="{left}" y="{height + 16 * i}">{i}  {p.name}: {p.ns:.3f} ns an element</text>')
-    return "\n".join([*parts, "</svg>", ""])
+    looks = {"selective_scan": ("o", "#0b659d"), "ss2d": ("s", "#b04a0a")}
+    with mpl.rc_context({"svg.hashsalt": "roofline", "svg.fonttype": "none", "font.family": "sans-serif"}):
+        figure = Figure(figsize=(8, 4.6), layout="constrained")
+        axes = figure.subplots()
+        axes.loglog([0.25, peak / bandwidth, 256], [0.25 * bandwidth, peak, peak], base=2, color="#333", linewidth=2)
+        axes.set(xlim=(0.25, 256), ylim=(1, 512), xlabel="flop per byte", ylabel="GFLOP/s")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
+        axes.grid(True, axis="y", color="#ddd")
+        axes.text(240, peak * 1.1, f"{peak:.0f} GFLOP/s multiply-add", ha="right")
+        axes.text(0.55, 0.4 * bandwidth, f"{bandwidth:.0f} GB/s copy")
+        for op, (marker, colour) in looks.items():
+            for what, face in (("forward", colour), ("forward + backward", "white")):
+                at = [
+                    (min(p.flop_per_byte, 256), p.gflop_s)
+                    for p in found
+                    if p.name.startswith(f"{op} ") and p.name.endswith(f", {what}")
+                ]
+                axes.plot(*zip(*at, strict=True), marker, color=colour, markerfacecolor=face, label=f"{op}, {what}")
+        axes.legend(loc="lower right", frameon=False)
+        figure.savefig(path, format="svg", metadata=dict.fromkeys(("Creator", "Date")))
 
 
 def main() -> None:
@@ -148,7 +132,7 @@ def main() -> None:
     found = points(isa)
     text = table(isa, found)
     print(text)
-    (ROOT / "docs" / f"roofline-{isa}.svg").write_text(svg(isa, found))
+    draw(ROOT / "docs" / f"roofline-{isa}.svg", found, 2 / fma_ns(isa), copy_gb_s())
     page = ROOT / "docs" / "performance.md"
     start, end = (marker.format(isa=isa) for marker in MARKERS)
     before, found_start, rest = page.read_text().partition(start)
