@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -28,9 +28,13 @@ class Kernels:
     `contiguous` kernels want C-contiguous arrays; the others take any strides. `extra` gives the last arguments of every kernel.
     """
 
-    module: Any
+    name: str
     contiguous: bool = False
     extra: Callable[[], tuple[int, ...]] = tuple
+
+    @cached_property
+    def module(self) -> Any:
+        return import_module(self.name)
 
     def cast(self, dtype: np.dtype[Any], *arrays: Array | None) -> list[Any]:
         """The arrays as these kernels read them."""
@@ -78,13 +82,17 @@ def operations(
     contiguous: bool = False,
     extra: Callable[[], tuple[int, ...]] = tuple,
     without_extra: tuple[str, ...] = (),
+    lazy: bool = False,
 ) -> dict[str, Operation]:
-    """The operations on the modules `kind`, one in each operation's folder of kernels."""
+    """The operations on the modules `kind`, one in each operation's folder of kernels; `lazy` ones are imported at their first call."""
     found: dict[str, Operation] = {}
     for entry, run in _RUNS.items():
         op = entry.removesuffix("_vjp")
-        module = import_module(f"ssmcore._kernels.{_FOLDERS.get(op, op)}.{kind}")
-        found[entry] = partial(run, Kernels(module, contiguous, tuple if op in without_extra else extra))
+        name = f"ssmcore._kernels.{_FOLDERS.get(op, op)}.{kind}"
+        kernels = Kernels(name, contiguous, tuple if op in without_extra else extra)
+        if not lazy:
+            import_module(name)  # a backend that lacks one is refused as a whole
+        found[entry] = partial(run, kernels)
     return found
 
 

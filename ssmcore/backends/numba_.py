@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
+import numba  # noqa: F401  the backend is refused here where numba is missing
+
 from . import _compiled
 from ._by_scans import ss2d_by_scans, ss2d_vjp_by_scans
 
-OPERATIONS = _compiled.operations("numba", contiguous=True)
+OPERATIONS = _compiled.operations("numba", contiguous=True, lazy=True)
 OPERATIONS["ss2d"] = partial(ss2d_by_scans, OPERATIONS["selective_scan"])
 OPERATIONS["ss2d_vjp"] = partial(ss2d_vjp_by_scans, OPERATIONS["selective_scan_vjp"])
 limits = _compiled.limits
