@@ -1,4 +1,4 @@
-"""What operations, backends and kernels agree on: where states are kept, in which order a grid is walked, where a crop lies, what softplus is."""
+"""Conventions that operations, backends and kernels share: kept states, directions of a grid, the place of a crop, softplus."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 CHECKPOINT_STEPS = 64
-"""The backward pass starts from the state kept before every step of this many. The kernels have it as their CHUNK."""
+"""The backward pass starts from states kept this many steps apart. The kernels call it CHUNK."""
 
 DIRECTIONS = ("row", "column", "row_reversed", "column_reversed")
-"""Orders of a grid's positions. The number of a direction is its place here: odd ones go by columns, 2 and 3 backwards."""
+"""Orders of a grid's positions, by number: odd ones go by columns, 2 and 3 backwards."""
 
 
 def unroll(x: Any, direction: int) -> Any:
-    """(batch, height, width, ...) as the sequence (batch, height * width, ...) that a direction walks; arrays or tensors."""
+    """The sequence (batch, height * width, ...) of a grid (batch, height, width, ...) along a direction; arrays or tensors."""
     if direction % 2:
         x = x.swapaxes(1, 2)
     sequence = x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])
@@ -35,7 +35,7 @@ def roll_up(y: Any, direction: int, height: int, width: int) -> Any:
 
 
 def centre(g: Any, x: Any) -> tuple[slice, slice, slice]:
-    """Where the grid of x lies in the larger one of g, both (batch, height, width, ...), as `gate_crop` cuts it."""
+    """The window of g that `gate_crop` cuts to the grid of x, both (batch, height, width, ...)."""
     starts = [(full - part) // 2 for full, part in zip(g.shape[1:3], x.shape[1:3], strict=True)]
     rows, columns = (slice(start, start + part) for start, part in zip(starts, x.shape[1:3], strict=True))
     return slice(None), rows, columns
@@ -60,10 +60,10 @@ def sequence_starts(seq_idx: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def spread_sequences(seq_idx: NDArray[Any], gap: int) -> tuple[NDArray[Any], int]:
-    """Where the steps of packed sequences lie with `gap` positions before each sequence but a row's first, and how many positions that takes.
+    """Positions of packed steps with a gap before each sequence but a row's first, and the number of positions.
 
-    seq_idx (batch, seqlen): a sequence begins where it changes. Positions (batch, seqlen); with zeros in the gaps, a convolution of
-    gap + 1 taps reaches from no sequence into the next.
+    seq_idx and positions are (batch, seqlen); a sequence begins where seq_idx changes. With zeros in the gaps, a convolution of gap + 1
+    taps does not reach from one sequence into the next.
     """
     before = sequence_starts(seq_idx).cumsum(axis=1, dtype=np.int64)
     positions = np.arange(seq_idx.shape[1]) + gap * before

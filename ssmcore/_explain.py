@@ -1,4 +1,4 @@
-"""Which backend runs an operation, and why."""
+"""The backend of an operation, and the reason."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .ops import SPECS
 
 
 def explain(op: str, *, backend: str | None = None) -> backends.Choice:
-    """Which backend would run `op` now, who asked for it, and which were passed over for what reason.
+    """The backend that would run `op` now, the place that named it, and the backends passed over with the reasons.
 
     Parameters
     ----------
@@ -20,7 +20,7 @@ def explain(op: str, *, backend: str | None = None) -> backends.Choice:
     Returns
     -------
     Choice
-        With `backend`, `asked_by` and `skipped`; printed, it reads as a sentence or two.
+        With `backend`, `asked_by` and `skipped`; it prints as a sentence or two.
 
     Raises
     ------
@@ -59,10 +59,10 @@ def operations_table() -> str:
 
 @dataclass(frozen=True)
 class CpuFeatures:
-    """Instruction sets of the compiled kernels on this processor, narrowest first; printed, one line.
+    """Instruction sets of the compiled kernels on this processor, narrowest first.
 
-    `usable` are those compiled in that the processor runs, `isa` the one in use (SSMCORE_ISA, else the widest), None without
-    compiled kernels. `openmp` says whether they run on several threads.
+    `usable` are the compiled ones that the processor runs. `isa` is the one in use (SSMCORE_ISA, else the widest), or None without
+    compiled kernels. `openmp` says whether the kernels run on several threads.
     """
 
     machine: str
@@ -78,12 +78,12 @@ class CpuFeatures:
 
 
 def cpu_features() -> CpuFeatures:
-    """What the compiled kernels use of this processor.
+    """The instruction sets and threads of the compiled kernels on this processor.
 
     Raises
     ------
     ValueError
-        SSMCORE_ISA names an instruction set that is unknown or not run by this processor.
+        SSMCORE_ISA names an unknown instruction set, or one that this processor does not run.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Matrices that remember: HiPPO systems x' = A x + B u, and the diagonals S4D starts from."""
+"""Initial matrices of S4 and S4D: HiPPO systems x' = A x + B u, and diagonals."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ DIAGONALS = ("real", "lin", "inv", "legs")
 
 
 def hippo(measure: str, dstate: int) -> tuple[Array, Array]:
-    """A and B of the HiPPO system x' = A x + B u whose states are coefficients of the input's past.
+    """A and B of the HiPPO system x' = A x + B u. Its states are coefficients of the input's past.
 
-    - ``legs``: Legendre polynomials P_n(2 e^-age - 1) of all the past, whose weight falls as e^-age; with A and B divided by t,
-      of [0, t], whose moments all weigh the same
+    - ``legs``: Legendre polynomials P_n(2 e^-age - 1) of the whole past, weighted by e^-age. With A and B divided by t they
+      belong to [0, t], with equal weights.
     - ``legt``: Legendre polynomials of the last unit of time
-    - ``lagt``: Laguerre functions e^(-age/2) L_n(age) of all the past
+    - ``lagt``: Laguerre functions e^(-age/2) L_n(age) of the whole past
     - ``fourier``: a constant, then cosines and sines of the last unit of time: 1, (nothing), cos 1, sin 1, cos 2, ...
 
-    All are orthonormal. Time is in units of the window or of the decay: scale A and B by 1/length for another, or choose the
-    step of `discretize` so.
+    All are orthonormal. The unit of time is the window or the decay. For another unit, scale A and B by 1/length, or the step of
+    `discretize`.
 
     Parameters
     ----------
     measure : "legs", "legt", "lagt" or "fourier"
-    dstate : number of states, at least 1; even for "fourier", in whose second place a sine of frequency 0 stays 0
+    dstate : number of states, at least 1; even for "fourier", whose second state, the sine of frequency 0, stays 0
 
     Returns
     -------
@@ -39,7 +39,7 @@ def hippo(measure: str, dstate: int) -> tuple[Array, Array]:
     Raises
     ------
     ArgumentError
-        A measure that is none of these, or a number of states that is not positive or, for "fourier", not even.
+        The measure is unknown, or the number of states is not positive or, for "fourier", not even.
 
     Source: Gu et al., HiPPO (2020), theorems 1 to 3; Fourier from Gu et al., How to train your HiPPO (2022).
 
@@ -58,8 +58,8 @@ def hippo(measure: str, dstate: int) -> tuple[Array, Array]:
     if measure == "fourier":
         if dstate % 2:
             fail("hippo", "dstate", "an even number for 'fourier'", dstate, f"pass {dstate + 1}")
-        # cos' = -2 pi k sin and sin' = 2 pi k cos; what leaves the window is twice the series at its end, which is the mean of
-        # both ends, less what enters
+        # cos' = -2 pi k sin and sin' = 2 pi k cos. The series at the window's end is the mean of both ends of the input, so the
+        # value that leaves is twice the series there, less the value that enters.
         turn = np.zeros((dstate, dstate))
         cosine, sine = n[2::2], n[3::2]
         turn[cosine, sine] = -np.pi * cosine
@@ -76,14 +76,14 @@ def hippo(measure: str, dstate: int) -> tuple[Array, Array]:
 
 
 def s4d_diagonal(kind: str, dstate: int) -> Array:
-    """The diagonal A that S4D starts from.
+    """The initial diagonal A of S4D.
 
-    - ``real``: -(n + 1), what Mamba starts from
+    - ``real``: -(n + 1), as in Mamba
     - ``lin``: -1/2 + i pi n
     - ``inv``: -1/2 + i (N/pi) (N/(2n + 1) - 1), N being 2 dstate
     - ``legs``: eigenvalues of the normal part of HiPPO-LegS of 2 dstate states, slowest first
 
-    All but ``real`` are one of each pair of conjugates: a real output is twice the real part of their sum.
+    All but ``real`` hold one of each pair of conjugates: a real output is twice the real part of their sum.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def s4d_diagonal(kind: str, dstate: int) -> Array:
     Raises
     ------
     ArgumentError
-        A kind that is none of these, or a number of states that is not positive.
+        The kind is unknown, or the number of states is not positive.
 
     Source: Gu et al., On the parameterization and initialization of diagonal state space models (2022), section 4.
 

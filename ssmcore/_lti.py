@@ -66,11 +66,10 @@ def _powers(A: Array, vector: Array, count: int, structure: str) -> Array:
 
 
 def ssm_kernel(A_bar: Array, B_bar: Array, C: Array, length: int, *, structure: str = "diagonal") -> Array:
-    """The impulse response K[k] = C A_bar^k B_bar, by which `ssm_convolve` does what `ssm_recurrence` does.
+    """The impulse response K[k] = C A_bar^k B_bar. `ssm_convolve` with it equals `ssm_recurrence`.
 
-    k is written as i root(length) + j: the kernel is a product of C A_bar^(i root) and A_bar^j B_bar, which takes
-    length · dstate multiplications and room for root(length) · dstate numbers only, so that lengths of a million are of everyday
-    use. Powers come by doubling.
+    With k = i root + j, the kernel is the product of two short tables, C A_bar^(i root) and A_bar^j B_bar, root being the square root of
+    length. It takes length · dstate multiplications and memory for root · dstate numbers. A length of a million is practical.
 
     Parameters
     ----------
@@ -83,7 +82,7 @@ def ssm_kernel(A_bar: Array, B_bar: Array, C: Array, length: int, *, structure: 
     Returns
     -------
     (..., length)
-        In the arguments' common dtype. Of one of each pair of conjugates, the real output is twice the real part.
+        In the arguments' common dtype. If A_bar holds one of each pair of conjugates, the real kernel is twice the real part.
 
     Raises
     ------
@@ -123,14 +122,14 @@ def fast_length(length: int, *, real: bool) -> int:
 
 
 def ssm_convolve(u: Array, kernel: Array, *, D: Array | None = None, num_threads: int | None = None) -> Array:
-    """The causal convolution y[k] = sum_j kernel[j] u[k - j] + D u[k], by Fourier transforms so long that nothing wraps round.
+    """The causal convolution y[k] = sum_j kernel[j] u[k - j] + D u[k], by padded Fourier transforms.
 
     Parameters
     ----------
     u : (..., seqlen)
     kernel : (..., length)
-        Real or complex floats. What of the kernel lies beyond seqlen has no effect.
-    D : (...), or None for no way past the states
+        Real or complex floats. Entries of the kernel beyond seqlen have no effect.
+    D : (...), or None for no skip
         All leading axes broadcast.
     num_threads : checked as elsewhere; NumPy's transforms run on one thread
 

@@ -1,4 +1,4 @@
-"""Steps on states that are kept and changed in place: what a language model does for each token it writes."""
+"""Steps on kept states, which change in place: one for each token of a language model."""
 
 from __future__ import annotations
 
@@ -99,12 +99,12 @@ def _usual_convolution(x: Array, conv_state: Array, weight: Any, bias: Any) -> b
 
 
 def _compute_dtype(x: Array) -> np.dtype[Any]:
-    """float64 for float64, else float32: neither a state nor a weight is rounded to a float16 x."""
+    """float64 for float64, else float32, so that no state or weight is rounded to a float16 x."""
     return _WIDE[int(x.dtype == np.float64)]
 
 
 def _rows(operation: str, name: str, indices: Array | None, batch: int, states: int) -> tuple[Array, Array]:
-    """The entries of the batch that have a state, and which."""
+    """The entries of the batch that have a state, and their states."""
     if indices is None:
         if states != batch:
             fail(operation, "x", f"a batch of {states}, as the states are", batch, f"pass {name} for a cache of states")
@@ -142,14 +142,14 @@ def selective_state_update(
     Parameters
     ----------
     state : (batch, dim, dstate) or (batch, nheads, headdim, dstate), changed in place
-        With `state_batch_indices`, its first axis is a cache's and not the batch.
+        With `state_batch_indices`, its first axis is a cache's, not the batch.
     x, dt, z : (batch, dim) or (batch, nheads, headdim)
     A : (dim, dstate) or (nheads, headdim, dstate)
     B, C : (batch, dstate) or (batch, ngroups, dstate); consecutive channels share a group
     D, dt_bias : (dim,) or (nheads, headdim)
     dt_softplus : softplus after the bias
     state_batch_indices : (batch,) integers, or None
-        Which state each entry goes on from. Below 0: the entry's output is 0 and no state changes.
+        The state of each entry. Below 0, the entry's output is 0 and no state changes.
     discretization, num_threads, backend : as in `selective_scan`
 
     Returns
@@ -159,7 +159,7 @@ def selective_state_update(
     Raises
     ------
     ArgumentError
-        A shape, dtype or index is wrong, or two entries of the batch name one state; nothing has changed then.
+        A shape, dtype or index is wrong, or two entries of the batch name one state. Nothing has changed then.
 
     Source: Gu and Dao, Mamba (2023), section 3; Mamba-AHNet, eq. 2.
 
@@ -254,20 +254,20 @@ def causal_conv1d_update(
     num_threads: int | None = None,
     backend: str | None = None,
 ) -> Array:
-    """The causal convolution of one or several new steps, going on from `conv_state`, in place.
+    """The causal convolution of new steps after `conv_state`, which changes in place.
 
     Parameters
     ----------
     x : (batch, dim) or (batch, dim, seqlen)
     conv_state : (batch, dim, past) with past >= taps - 1, changed in place
-        The last `past` inputs. With `conv_state_indices`, its first axis is a cache's and not the batch.
+        The last `past` inputs. With `conv_state_indices`, its first axis is a cache's, not the batch.
     weight : (dim, taps)
     bias : (dim,)
     activation : None, "silu" or "swish"
     cache_seqlens : (batch,) integers, or None
-        How many steps each entry has seen: `conv_state` is then a ring, in which step t lies at t modulo past.
+        The number of steps that each entry has seen. `conv_state` is then a ring: step t lies at t modulo past.
     conv_state_indices : (batch,) integers, or None
-        Which state each entry goes on from. Below 0: the entry's output is 0 and no state changes.
+        The state of each entry. Below 0, the entry's output is 0 and no state changes.
     num_threads, backend : as in `causal_conv1d`
 
     Returns
@@ -277,7 +277,7 @@ def causal_conv1d_update(
     Raises
     ------
     ArgumentError
-        A shape, dtype, option or index is wrong, or two entries of the batch name one state; nothing has changed then.
+        A shape, dtype, option or index is wrong, or two entries of the batch name one state. Nothing has changed then.
 
     Source: Gu and Dao, Mamba (2023), section 3.4.
 

@@ -1,4 +1,4 @@
-"""How many threads a kernel may use."""
+"""The number of threads that a kernel may use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .._processors import available_processors
 _woken = False
 """Whether this process, or one it was forked from, has used several threads."""
 _forked = False
-"""Whether the threads that were woken stayed behind in the process that this one was forked from."""
+"""Whether those threads stayed behind in the process that this one was forked from."""
 
 
 def _after_fork() -> None:

@@ -1,4 +1,4 @@
-"""The reference: plain loops over time in double precision, which a reader checks by hand against ops/*.md.
+"""The reference: plain loops over time in double precision, to be read beside ops/*.md.
 
 Sequences are (batch, seqlen, dim); B and C are (batch, seqlen, ngroups, dstate), or constant (dim, dstate).
 """

@@ -1,4 +1,4 @@
-"""Plain torch, on any device: what `ssmcore.torch` runs where there is no kernel, and an independent check of the others.
+"""Plain torch, on any device: the path of `ssmcore.torch` without kernels, and an independent check of other backends.
 
 `forward` and `vjp` take a call whose arrays are tensors and return tensors; autograd differentiates `forward`. `OPERATIONS` do the same for
 NumPy arrays. Sequences are (batch, seqlen, dim); B and C (batch, seqlen, ngroups, dstate) or (dim, dstate).

@@ -102,16 +102,16 @@ def attention_gate(
 ) -> tuple[Array, Array]:
     """Gates x: ``out = x sigmoid(BN(sum_c psi relu(BN(theta) + BN(phi))))``, phi cropped at its centre to the grid of x.
 
-    A batch norm is ``weight (value - mean) / sqrt(variance + eps) + shift``; its mean and variance (of the population) are taken
-    over batch and grid, or given. A bias of the convolution psi moves psi's mean alone: subtract it from a mean that is given.
+    A batch norm is ``weight (value - mean) / sqrt(variance + eps) + shift``. Mean and variance (of the population) are those of batch
+    and grid, unless they are given. A bias of the convolution psi only moves psi's mean: subtract it from a given mean.
 
     Parameters
     ----------
     x : (batch, height, width, channels)
-        float32, float64, or float16 computed in float32; copied where the channels are not adjacent.
+        float32, float64, or float16 computed in float32. It is copied unless channels are adjacent.
     theta : (batch, height, width, dim)
     phi : (batch, g_height, g_width, dim)
-        A grid at least as large as that of x.
+        Its grid is at least as large as that of x.
     theta_weight, phi_weight : (dim,)
     shift : (dim,)
         The sum of both norms' shifts.
@@ -126,7 +126,7 @@ def attention_gate(
     -------
     out : as x, C-contiguous
     statistics : (2 dim + 1, 2)
-        Those used; float32 where x is float16.
+        The ones used; float32 for float16 x.
 
     Raises
     ------
@@ -139,7 +139,7 @@ def attention_gate(
 
     Examples
     --------
-    Where theta is below its mean, and phi says nothing, x is held back:
+    Where theta is below its mean and phi is neutral, x is suppressed:
 
     >>> import numpy as np, ssmcore
     >>> one, theta = np.ones(1), np.array([-1.0, 1.0]).reshape(1, 1, 2, 1)
@@ -170,7 +170,7 @@ def attention_gate_vjp(
     num_threads: int | None = None,
     backend: str | None = None,
 ) -> AttentionGateGradients:
-    """Vector-Jacobian product of `attention_gate`: gradients of sum(dout out), through the statistics where they are taken here.
+    """Vector-Jacobian product of `attention_gate`: gradients of sum(dout out), through statistics that are not given.
 
     Parameters
     ----------

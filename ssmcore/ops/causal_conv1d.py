@@ -118,7 +118,7 @@ def causal_conv1d(
         Any number of taps.
     bias : (dim,)
     initial_state : (batch, dim, taps - 1)
-        The inputs before the first, zeros where not given.
+        The inputs before the first; zeros if not given.
     return_last_state : bool
         Also return the last taps - 1 inputs, (batch, dim, taps - 1).
     activation : None, "silu" or "swish", which is the same
@@ -189,7 +189,7 @@ def causal_conv1d_vjp(
     ----------
     dout : as x
     dlast_state : (batch, dim, taps - 1)
-        Zero where not given.
+        Zero if not given.
     Others as in `causal_conv1d`.
 
     Returns

@@ -190,10 +190,10 @@ def chunk_scan(
     num_threads: int | None = None,
     backend: str | None = None,
 ) -> Any:
-    """Selective scan with one rate of decay a head, by chunks whose work is products of matrices: Mamba-2's SSD.
+    """Mamba-2's scan (SSD): one rate of decay for each head, by chunks that are products of matrices.
 
-    ``h[t] = exp(dt[t] A) h[t-1] + dt[t] x[t] B[t]'``, ``y[t] = h[t] C[t] + D x[t]``, ``out = y silu(z)``, with dt + dt_bias,
-    through softplus where asked (identity above 20), then clamped to dt_limit.
+    ``h[t] = exp(dt[t] A) h[t-1] + dt[t] x[t] B[t]'``, ``y[t] = h[t] C[t] + D x[t]``, ``out = y silu(z)``. dt_bias is
+    added to dt, softplus is applied if asked for (identity above 20), and the step is clamped to dt_limit.
 
     Parameters
     ----------
@@ -207,15 +207,15 @@ def chunk_scan(
     D : (nheads,) or (nheads, headdim)
     dt_bias : (nheads,)
     initial_state : (batch, nheads, headdim, dstate)
-        Zero where not given.
+        Zero if not given.
     seq_idx : (batch, seqlen) integers
-        Numbers the sequences packed into a row: where it changes, the state starts from zero.
+        Numbers the sequences packed into a row. Where the number changes, the state starts from zero.
     dt_limit : (low, high)
         A step outside has no gradient.
     return_last_state : bool
-        Also return the state after the last step, (batch, nheads, headdim, dstate); float32 where x is float16.
+        Also return the state after the last step, (batch, nheads, headdim, dstate); float32 for float16 x.
     return_checkpoints : bool
-        Also return the arrays that `chunk_scan_vjp` starts from: it need not run the forward pass again.
+        Also return the arrays that `chunk_scan_vjp` starts from. With them it does not run the forward pass again.
     out, num_threads, backend : as in `selective_scan`
 
     Returns
@@ -280,15 +280,15 @@ def chunk_scan_vjp(
     ----------
     dout : as x
     dlast_state : (batch, nheads, headdim, dstate)
-        Zero where not given.
+        Zero if not given.
     checkpoints
-        Of the forward pass with these arguments. Without them it is run again; gradients are the same to the bit.
+        From the forward pass with these arguments. Without them that pass runs again; gradients are the same to the bit.
     Others as in `chunk_scan`.
 
     Returns
     -------
     ChunkScanGradients
-        In the shapes of the arguments; that of initial_state also where none were given.
+        In the shapes of the arguments; that of initial_state also if none was given.
 
     Raises
     ------

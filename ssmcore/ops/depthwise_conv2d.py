@@ -92,7 +92,7 @@ def depthwise_conv2d(
 
     Examples
     --------
-    How many neighbours each position of a row has, itself included:
+    The number of neighbours of each position in a row, itself included:
 
     >>> import numpy as np, ssmcore
     >>> ssmcore.depthwise_conv2d(np.ones((1, 1, 4, 1)), np.ones((1, 3, 3)))[0, 0, :, 0]

@@ -81,10 +81,10 @@ def discretize(
 ) -> tuple[Array, Array]:
     """Discretises x' = A x + B u at step delta.
 
-    - ``zoh``: A_bar = exp(delta A), B_bar = A^-1 (exp(delta A) - I) B, exact for inputs held over a step; free of cancellation
-      near A = 0, where B_bar = delta B
+    - ``zoh``: A_bar = exp(delta A), B_bar = A^-1 (exp(delta A) - I) B, exact for inputs held over a step, and free of cancellation
+      near A = 0
     - ``bilinear``: A_bar = (I - delta/2 A)^-1 (I + delta/2 A), B_bar = (I - delta/2 A)^-1 delta B (the paper's)
-    - ``mamba``: A_bar = exp(delta A), B_bar = delta B (what public Mamba code computes; it is not zoh)
+    - ``mamba``: A_bar = exp(delta A), B_bar = delta B (as in public Mamba code; it is not zoh)
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def discretize(
     Returns
     -------
     A_bar, B_bar
-        Of the broadcast leading axes.
+        With the broadcast leading axes.
 
     Raises
     ------

@@ -49,7 +49,7 @@ def gate_crop(
 ) -> Array:
     """Cuts the centre out of the trailing axes of g.
 
-    ``out[..., i, j] = g[..., i + (H_g - H) // 2, j + (W_g - W) // 2]``; an odd margin leaves one more at the end.
+    ``out[..., i, j] = g[..., i + (H_g - H) // 2, j + (W_g - W) // 2]``. An odd margin is one larger at the end.
 
     Parameters
     ----------

@@ -120,12 +120,12 @@ def check(shapes: Mapping[str, tuple[int, ...] | None], *, discretization: str, 
 
 
 def check_complex(dtypes: Mapping[str, Any], is_complex: Callable[[Any], bool]) -> None:
-    """Raises ArgumentTypeError where a real A has complex company."""
-    if dtypes["A"] is None or is_complex(dtypes["A"]):  # without A the shapes' check says so
+    """Raises ArgumentTypeError if A is real and another argument complex."""
+    if dtypes["A"] is None or is_complex(dtypes["A"]):  # the check of shapes refuses a missing A
         return
     for name, dtype in dtypes.items():
         if dtype is not None and is_complex(dtype):
-            remedy = "make A complex too, A.astype(numpy.complex64), of which one of each pair of conjugates counts"
+            remedy = "make A complex too with A.astype(numpy.complex64); it holds one of each pair of conjugates"
             SPEC.fail(name, f"a real dtype like A ({dtypes['A']})", dtype, remedy, kind=ArgumentTypeError)
 
 
@@ -221,8 +221,8 @@ def selective_scan(
 ) -> Array | tuple[Array, ...]:
     """Selective scan, the recurrence of Mamba.
 
-    ``h[t] = A_bar h[t-1] + B_bar u[t]``, ``y[t] = C[t] h[t] + D u[t]``, ``out = y silu(z)``, with delta + delta_bias, through
-    softplus where asked (identity above 20), and
+    ``h[t] = A_bar h[t-1] + B_bar u[t]``, ``y[t] = C[t] h[t] + D u[t]``, ``out = y silu(z)``. delta_bias is added to delta, and
+    softplus is applied if asked for (identity above 20). The discretization is
 
     - ``mamba``: A_bar = exp(delta A), B_bar = delta B
     - ``bilinear``: A_bar = (1 + delta A/2)/(1 - delta A/2), B_bar = delta B/(1 - delta A/2)
@@ -233,28 +233,28 @@ def selective_scan(
     u, delta, z : (batch, dim, seqlen), or (batch, seqlen, dim) for layout "bld"
         Any strides. float32, float64, or float16 computed in float32.
     A : (dim, dstate)
-        Diagonal, real; or complex, one of each pair of conjugates: then B, C and states may be complex too, and y takes twice the
-        real part of C h. No compiled kernel runs a complex A.
+        Diagonal. A complex A holds one of each pair of conjugates: B, C and states may then be complex too, and y is twice the real part
+        of C h. No compiled kernel runs a complex A.
     B, C : (dim, dstate) | (batch, dstate, seqlen) | (batch, ngroups, dstate, seqlen)
         For layout "bld": (dim, dstate) | (batch, seqlen, dstate) | (batch, seqlen, ngroups, dstate).
         Channel d reads group d // (dim // ngroups).
     D, delta_bias : (dim,)
     initial_state : (batch, dim, dstate)
-        Zero where not given.
+        Zero if not given.
     return_last_state : bool
-        Also return the state after the last step, (batch, dim, dstate); float32 where u is float16.
+        Also return the state after the last step, (batch, dim, dstate); float32 for float16 u.
     return_checkpoints : bool
-        Also return the states that `selective_scan_vjp` starts from: it need not run the forward pass again.
+        Also return the states that `selective_scan_vjp` starts from. With them it does not run the forward pass again.
     seq_idx : (batch, seqlen) integers
         Several sequences in each row: a sequence begins where the number changes, from a state of zero. `initial_state`
         belongs to a row's first sequence, `last_state` to its last.
     out : as u
-        Where the result goes: C-contiguous, and apart from every argument.
+        Array for the result: C-contiguous, and apart from every argument.
     num_threads : int
-        Results are the same to the bit for any number. Default: torch's setting where torch is loaded, else the processors
-        this process may use; SSMCORE_NUM_THREADS overrides both.
+        Results are the same to the bit for any number. Default: SSMCORE_NUM_THREADS, else torch's setting if torch is loaded, else the
+        available processors.
     backend : str
-        A backend's name; it runs or raises. Default: the fastest that can, see `ssmcore.explain`.
+        Name of a backend, which runs or raises. Default: the fastest that can run the call, see `ssmcore.explain`.
 
     Returns
     -------
@@ -338,9 +338,9 @@ def selective_scan_vjp(
     ----------
     dout : as u
     dlast_state : (batch, dim, dstate)
-        Zero where not given.
+        Zero if not given.
     checkpoints
-        Of the forward pass with these arguments. Without them it is run again; gradients are the same to the bit.
+        From the forward pass with these arguments. Without them that pass runs again; gradients are the same to the bit.
     Others as in `selective_scan`.
 
     Returns

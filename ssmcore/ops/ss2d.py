@@ -107,9 +107,8 @@ def ss2d(
 ) -> Array | tuple[Array, Array]:
     """Four selective scans of a grid, summed at every position.
 
-    Direction 0 walks the grid row by row, 1 column by column, 2 and 3 the same from the last position to the first. Each has
-    its own delta, A, B, C, D and bias, given in the grid's natural order: nothing is flipped or transposed, and the cython
-    backend walks the grid as it lies.
+    Direction 0 walks the grid row by row, 1 column by column; 2 and 3 are the same, backwards. Each has its own delta, A, B, C, D and
+    bias, in the grid's natural order. The cython backend walks the grid in place, without copies.
 
     Parameters
     ----------
@@ -122,7 +121,7 @@ def ss2d(
     B, C : (batch, height, width, 4, dstate)
     D, delta_bias : (4, dim)
     return_checkpoints : bool
-        Also return the states that `ss2d_vjp` starts from: it need not run the forward pass again.
+        Also return the states that `ss2d_vjp` starts from. With them it does not run the forward pass again.
     delta_softplus, discretization, out, num_threads, backend
         As in `selective_scan`.
 
@@ -142,7 +141,7 @@ def ss2d(
 
     Examples
     --------
-    A single position is met by all four scans:
+    All four scans meet a single position:
 
     >>> import numpy as np, ssmcore
     >>> one = np.ones((1, 1, 1, 4, 1))
@@ -180,7 +179,7 @@ def ss2d_vjp(
     ----------
     dout : as x
     checkpoints
-        Of the forward pass with these arguments. Without them it is run again; gradients are the same to the bit.
+        From the forward pass with these arguments. Without them that pass runs again; gradients are the same to the bit.
     Others as in `ss2d`.
 
     Returns
@@ -204,7 +203,7 @@ def ss2d_vjp(
 
 
 def cross_scan(x: Array) -> Array:
-    """The four unrolled sequences of a grid, for those who want to scan them by themselves.
+    """The four unrolled sequences of a grid.
 
     Parameters
     ----------

@@ -22,7 +22,7 @@ SPEC = OpSpec(
         Argument("B_bar", ("... dstate",), "input vector"),
         Argument("C", ("... dstate",), "output vector"),
         Argument("u", ("... seqlen",), "input"),
-        Argument("D", ("...",), "way past the states", optional=True),
+        Argument("D", ("...",), "skip", optional=True),
         Argument("initial_state", ("... dstate",), "state before the first step", optional=True),
     ),
     outputs=(Output("y", "... seqlen"), Output("last_state", "... dstate")),
@@ -50,7 +50,7 @@ def ssm_recurrence(
     num_threads: int | None = None,
     backend: str | None = None,
 ) -> tuple[Array, Array]:
-    """The recurrence itself, a step after the other: the form that goes on from a state.
+    """A time-invariant system, one step after another. It can continue from a state.
 
     ``x[k] = A_bar x[k-1] + B_bar u[k]``, ``y[k] = C x[k] + D u[k]``.
 
@@ -59,7 +59,7 @@ def ssm_recurrence(
     A_bar : (..., dstate) for structure "diagonal", (..., dstate, dstate) for "dense"
     B_bar, C : (..., dstate)
     u : (..., seqlen)
-    D : (...), or None for no way past the states
+    D : (...), or None for no skip
     initial_state : (..., dstate) before the first step, or None for zeros
         Real or complex floats. All leading axes broadcast.
     num_threads, backend : as in `selective_scan`
