@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator
@@ -14,10 +15,17 @@ transformers = pytest.importorskip("transformers", reason="the drop-in is for tr
 
 import ssmcore.torch  # noqa: E402
 from ssmcore.compat import _mixers, patch_transformers, unpatch_transformers  # noqa: E402
-from ssmcore.compat.transformers import MIXERS, _module  # noqa: E402
+from ssmcore.compat.transformers import MIXERS  # noqa: E402
 from ssmcore.ops.selective_scan import SPEC  # noqa: E402
 
 MODELS = tuple(MIXERS)
+
+
+def modeling(name: str) -> Any:
+    """The module of transformers that defines a model."""
+    return importlib.import_module(f"transformers.models.{name}.modeling_{name}")
+
+
 VOCABULARY, BATCH, LENGTH = 61, 2, 13
 # sizes that no vector's width divides, and steps enough to fill the convolution's window of 4 three times
 PURE = {"num_hidden_layers": 2, "state_size": 5, "time_step_rank": 3}
@@ -224,13 +232,13 @@ def test_gradients_of_steps_with_a_cache_are_those_of_the_sequence(name: str) ->
 @torch.no_grad()
 def test_the_state_weighs_in_the_logits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else all other tests would compare what passes it by."""
-    model, ids, scan = build(name), tokens(), _module(name).mamba_selective_scan
+    model, ids, scan = build(name), tokens(), modeling(name).mamba_selective_scan
     wanted = model(ids).logits
 
     def stateless(u: Any, dt: Any, A: Any, B: Any, C: Any, **options: Any) -> Any:
         return scan(u, dt, A, B, torch.zeros_like(C), **options)
 
-    monkeypatch.setattr(_module(name), "mamba_selective_scan", stateless)
+    monkeypatch.setattr(modeling(name), "mamba_selective_scan", stateless)
     assert difference(model(ids).logits, wanted) > 0.1
 
 
@@ -250,8 +258,7 @@ def test_a_patched_model_calls_our_functions(name: str, monkeypatch: pytest.Monk
     for owner, function in (
         (ssmcore.torch, "selective_scan"),
         (ssmcore.torch, "causal_conv1d"),
-        (_mixers, "_state_step"),
-        (_mixers, "_conv_step"),
+        (ssmcore.torch, "selective_state_update"),
     ):
         count(owner, function)
     model, ids = build(name), tokens()
@@ -261,7 +268,7 @@ def test_a_patched_model_calls_our_functions(name: str, monkeypatch: pytest.Monk
     assert calls == {}
     patch_transformers(name)
     decode(model, ids, LENGTH - 1)
-    assert calls == {"selective_scan": scans, "causal_conv1d": layers, "_state_step": scans, "_conv_step": layers}
+    assert calls == {"selective_scan": scans, "causal_conv1d": layers, "selective_state_update": scans}
     calls.clear()
     unpatch_transformers()
     decode(model, ids, LENGTH - 1)
@@ -269,7 +276,7 @@ def test_a_patched_model_calls_our_functions(name: str, monkeypatch: pytest.Monk
 
 
 def functions(name: str) -> dict[str, Any]:
-    return {key: value for key, value in vars(_module(name)).items() if inspect.isroutine(value)}
+    return {key: value for key, value in vars(modeling(name)).items() if inspect.isroutine(value)}
 
 
 def test_unpatching_puts_the_same_objects_back() -> None:
@@ -293,7 +300,7 @@ def test_unpatching_puts_the_same_objects_back() -> None:
 def test_tensors_elsewhere_go_to_the_function_that_was_there(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     for function in _mixers.REPLACEMENTS:
-        original = getattr(_module(name), function, None)
+        original = getattr(modeling(name), function, None)
         if original is not None:
 
             def noted(*arguments: Any, original: Any = original, function: str = function, **options: Any) -> Any:
@@ -301,7 +308,7 @@ def test_tensors_elsewhere_go_to_the_function_that_was_there(name: str, monkeypa
                 return original(*arguments, **options)
 
             noted.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
-            monkeypatch.setattr(_module(name), function, noted)
+            monkeypatch.setattr(modeling(name), function, noted)
     patch_transformers(name)
     model, ids = build(name).to("meta"), tokens(3).to("meta")
     with torch.no_grad():
@@ -358,7 +365,7 @@ def test_another_version_is_refused_by_name(
     target: str, value: Any, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = functions("mamba")
-    owner: Any = _module("falcon_mamba")
+    owner: Any = modeling("falcon_mamba")
     *path, attribute = target.split(".")
     for step in path:
         owner = getattr(owner, step)

@@ -21,7 +21,7 @@ from segnet.io.volumes import read_image
 from segnet.prediction.clicks import click_index
 from segnet.prediction.model import Model
 from segnet.prediction.options import VoiSize
-from segnet.prediction.predict import BOXED, CUT, MISSED, _field_of_view, _is_cut, require_several
+from segnet.prediction.predict import BOXED, CUT, MISSED, require_several
 
 CONFIG = Config.model_validate({"data": {"patch_px": 32, "input_px": 32}})
 
@@ -191,13 +191,13 @@ def test_a_mask_that_reaches_the_edge_of_what_is_seen_says_so() -> None:
 
 def test_the_first_and_the_last_pixel_of_the_field_of_view_count() -> None:
     """An odd one begins at the click less half of it, rounded down."""
-    for patch_px, first, last in ((32, 24, 55), (33, 24, 56)):
-        config = Config.model_validate({"data": {"patch_px": patch_px, "input_px": 32}})
-        for y, cut in ((first, True), (first + 1, False), (last, True), (last - 1, False)):
-            lesion = np.zeros((1, 80, 80), np.bool_)
-            lesion[0, min(y, 40) : max(y, 40) + 1, 40] = True
-            whole = (slice(0, 1), slice(0, 80), slice(0, 80))
-            assert _is_cut(lesion, _field_of_view(config.data, (40, 40), whole)) == cut, (patch_px, y)
+    for patch_px, first, last in ((64, 8, 71), (65, 8, 72)):
+        config = Config.model_validate({"data": {"patch_px": patch_px, "input_px": 64}})
+        for y, cut in ((first, True), (first + 2, False), (last, True), (last - 2, False)):
+            image = np.full((1, 80, 80), -900, np.float32)
+            image[0, min(y, 40) : max(y, 40) + 1, 36:45] = 300
+            found = Model.of(Threshold(), config).predict(image, spacing_mm=(2.0, 0.7, 0.7), click=(0, 40, 40))
+            assert (CUT in found.warnings) == cut, (patch_px, y)
 
 
 def test_a_mask_that_reaches_the_edge_of_the_volume_of_interest_says_so() -> None:
