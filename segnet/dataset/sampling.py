@@ -121,7 +121,7 @@ class SliceSampler:
 
     Attributes
     ----------
-    lesion, background, beside : slices with lesion, slices without, and those of the latter that lie beside a lesion
+    lesion, background, beside : slices with lesion; slices without; slices without that lie beside a lesion
     lesion_fraction : share of draws from `lesion`
     beside_fraction : share of draws without lesion that are from `beside`
     cumulative_weights : (len(lesion),) rising to 1; a slice with lesion is drawn by its step. None: all are equally likely

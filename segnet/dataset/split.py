@@ -20,7 +20,7 @@ _PARTS = ("train", "val", "test")
 
 
 def make_split(dataset: PreparedDataset, config: Config) -> dict[str, list[str]]:
-    """Cases of the training, validation and test patients. With folds, the test patients are those of the fold.
+    """Cases of the training, validation and test patients. With folds, the fold holds the test patients.
 
     Raises
     ------

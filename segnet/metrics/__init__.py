@@ -1,9 +1,8 @@
 """Measures of masks against masks. Imports `dataset` and the floors below.
 
-Every measure takes boolean arrays (or arrays that hold only 0 and 1) of equal shape and any dimension,
-prediction first. What happens where a mask is empty is written at each function; NaN is returned only by
-`dice` and `iou` with ``empty="skip"``, by `auc` where one class is absent, and as the interval of fewer than two
-patients by `bootstrap_ci`.
+Every measure takes boolean arrays, or arrays of 0 and 1, of equal shape and any dimension, prediction first. Each function states
+its result for empty masks. NaN comes only from `dice` and `iou` with ``empty="skip"``, from `auc` if a class is absent, and as
+the interval of `bootstrap_ci` for fewer than two patients.
 """
 
 from __future__ import annotations

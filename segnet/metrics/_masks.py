@@ -1,4 +1,4 @@
-"""What every measure asks of a mask and of its spacing."""
+"""Checks of masks and spacings, shared by all measures."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def pair(pred: ArrayLike, truth: ArrayLike) -> tuple[BoolArray, BoolArray]:
 
 
 def checked_spacing(spacing_mm: Sequence[float], ndim: int) -> FloatArray:
-    """`spacing_mm` as float64 (ndim,); InputError unless it is that many positive lengths."""
+    """`spacing_mm` as float64 (ndim,); InputError unless it holds `ndim` positive lengths."""
     spacing = np.asarray(spacing_mm, dtype=np.float64)
     if spacing.shape != (ndim,) or not np.all(np.isfinite(spacing)) or not np.all(spacing > 0):
         raise InputError(

@@ -20,14 +20,14 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class RecistAxes:
-    """The two axes of a lesion, as lengths and as lines that can be drawn.
+    """The two axes of a lesion, as lengths and as lines to draw.
 
     Attributes
     ----------
-    z : slice they lie in
+    z : their slice
     long_mm, short_mm : lengths
-    long_yx, short_yx : both ends of each as (y, x) in voxels; whole numbers are pixel centres, so an end lies up to half a
-        pixel outside of the outermost centre
+    long_yx, short_yx : both ends of each as (y, x) in voxels. Whole numbers are pixel centres: an end lies up to half a pixel
+        outside the outermost centre
     """
 
     z: int
@@ -37,7 +37,7 @@ class RecistAxes:
     short_yx: tuple[Point, Point]
 
     def moved(self, corner_zyx: Sequence[int]) -> RecistAxes:
-        """Axes found in a box, in the indices of the volume: `corner_zyx` is the first voxel of the box."""
+        """Axes of a box in the indices of the volume; `corner_zyx` is the first voxel of the box."""
         z, y, x = corner_zyx
         long_yx, short_yx = (((a[0] + y, a[1] + x), (b[0] + y, b[1] + x)) for a, b in (self.long_yx, self.short_yx))
         return replace(self, z=self.z + z, long_yx=long_yx, short_yx=short_yx)
@@ -46,11 +46,10 @@ class RecistAxes:
 def recist(mask_zyx: ArrayLike, spacing_zyx_mm: Sequence[float]) -> RecistAxes | None:
     """Long and short axis of a lesion with their slice and end points, None for an empty mask.
 
-    In each axial slice, every 8-connected part of the mask is outlined by the convex hull of its pixels' edge
-    midpoints (half a pixel out from each pixel centre along each axis, the half-level contour of the mask).
-    The long axis is the longest diameter of any of these hulls; the short axis is the longest chord of the
-    same hull perpendicular to it, in mm. Both are within one pixel of the truth on rectangles aligned to the grid
-    (from below) and on discs (from above); a single pixel measures one pixel. Of slices that tie, the first is taken.
+    In each axial slice every 8-connected part has a convex hull of its pixels' edge midpoints: half a pixel from each centre along
+    each axis. The long axis is the longest diameter of all hulls; the short axis is the longest chord of the same hull
+    perpendicular to it, in mm. Both are within one pixel of the truth on rectangles aligned to the grid (from below) and on discs
+    (from above). A single pixel measures one pixel. Of equal slices the first is taken.
 
     Parameters
     ----------
@@ -93,7 +92,7 @@ def recist_axes_mm(mask_zyx: ArrayLike, spacing_zyx_mm: Sequence[float]) -> tupl
 
 
 def _axes_of_part(part: BoolArray, spacing_yx: FloatArray, z: int, corner_yx: NDArray[np.int_]) -> RecistAxes:
-    """Diameter and longest perpendicular chord of the hull of one part, shape (Y, X), whose box begins at `corner_yx`."""
+    """Diameter and longest perpendicular chord of one part's hull, shape (Y, X); its box begins at `corner_yx`."""
     y = np.flatnonzero(part.any(axis=1))
     # The leftmost and rightmost pixel of each row span the hull of the row.
     first, last = part[y].argmax(axis=1), part.shape[1] - 1 - part[y][:, ::-1].argmax(axis=1)
@@ -108,8 +107,7 @@ def _axes_of_part(part: BoolArray, spacing_yx: FloatArray, z: int, corner_yx: ND
     across = np.array([-along[1], along[0]])
     t = (hull - hull[i]) @ along
     side = (hull - hull[i]) @ across
-    # The long axis cuts the hull into two chains, each a function of t; their distance is linear between
-    # vertices.
+    # The long axis cuts the hull into two chains, each a function of t; their distance is linear between vertices.
     above, below = _chain(t, side, 1.0, long_mm), _chain(t, side, -1.0, long_mm)
     chords = above + below
     k = int(chords.argmax())

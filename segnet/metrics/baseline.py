@@ -1,4 +1,4 @@
-"""What predicting nothing at all would score."""
+"""Score of an empty prediction."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from segnet.metrics._masks import as_mask
 
 @dataclass(frozen=True)
 class Baseline:
-    """Mean Dice of predicting nothing at all, under two conventions.
+    """Mean Dice of an empty prediction, under two conventions.
 
-    `lesion_dice`: level = lesion volume, empty = skip; 0 wherever there is a lesion.
+    `lesion_dice`: level = lesion volume, empty = skip; 0 for every lesion.
     `slice_dice`: level = slice, empty = one; the share of slices without lesion.
-    Either is None where no sample is left to average.
+    Either is None without samples.
     """
 
     lesion_dice: float | None
@@ -28,13 +28,12 @@ class Baseline:
 
 
 def all_background_baseline(truths: Iterable[ArrayLike]) -> Baseline:
-    """Dice of an all-background prediction, to stand beside every table of scores.
+    """Dice of an all-background prediction, to show beside every table of scores.
 
     Parameters
     ----------
     truths : masks of shape (Z, Y, X), slices along the first axis
-        Only whether a slice holds lesion matters: ``mask.any(axis=(1, 2), keepdims=True)`` gives the same
-        answer.
+        ``mask.any(axis=(1, 2), keepdims=True)`` gives the same result.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Intervals of a mean over lesions and of a pooled ratio, drawn by patient."""
+"""Bootstrap intervals by patient: of a mean over lesions and of a pooled ratio."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ def bootstrap_ci(
 ) -> tuple[float, float, float]:
     """Mean over lesions and its percentile bootstrap interval, drawing whole patients with replacement.
 
-    Lesions of one patient resemble each other; drawing whole patients keeps that in the width of the
-    interval.
+    Lesions of one patient resemble each other. Drawing whole patients keeps this in the width of the interval.
 
     Parameters
     ----------
@@ -31,8 +30,8 @@ def bootstrap_ci(
 
     Returns
     -------
-    (mean, lo, hi). Bounds are order statistics of the drawn means (the outer neighbours of the percentiles),
-    so they stand with infinite values too. Fewer than two patients give no interval: lo and hi are NaN.
+    (mean, lo, hi). Bounds are order statistics of the drawn means, the outer neighbours of the percentiles; infinite values are
+    allowed. With fewer than two patients lo and hi are NaN.
 
     Raises
     ------
@@ -66,8 +65,8 @@ def bootstrap_ratio_ci(
 
     Returns
     -------
-    (ratio, lo, hi). All are NaN where all denominators are 0. Draws whose denominators are all 0 are left out of the
-    interval. Fewer than two patients give none: lo and hi are NaN.
+    (ratio, lo, hi). All are NaN if all denominators are 0. The interval omits draws with all denominators 0. With fewer than two
+    patients lo and hi are NaN.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Whether voxels given a probability of lesion are lesion that often."""
+"""Calibration: predicted probabilities against observed frequencies."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _EDGES = np.linspace(0.0, 1.0, BINS + 1)
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Voxels whose probability lies in [lo, hi), in the last bin [lo, hi]: how many, their mean probability, the share of lesion.
+    """Voxels with probability in [lo, hi), in the last bin [lo, hi]: number, mean probability, share of lesion.
 
-    `confidence` and `frequency` are None where there is no voxel.
+    `confidence` and `frequency` are None without voxels.
     """
 
     lo: float
@@ -32,7 +32,7 @@ class ReliabilityBin:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Counts from which reliability is told; those of several volumes add up.
+    """Counts for reliability diagrams. Counts of several volumes can be added.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ class Calibration:
 
     @classmethod
     def none(cls) -> Calibration:
-        """Of no voxel at all."""
+        """Counts of no voxels."""
         return cls(np.zeros(BINS, np.int64), np.zeros(BINS, np.int64), np.zeros(BINS), 0.0)
 
     def __add__(self, other: Calibration) -> Calibration:
@@ -92,7 +92,7 @@ class Calibration:
         return int(self.n.sum())
 
     def gaps(self) -> NDArray[np.float64]:
-        """|mean probability − share of lesion| of each bin, 0 where it holds no voxel."""
+        """|mean probability − share of lesion| of each bin; 0 for an empty bin."""
         return np.abs(self.confidence - self.lesion) / np.maximum(self.n, 1)
 
     def ece(self) -> float:

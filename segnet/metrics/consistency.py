@@ -1,4 +1,4 @@
-"""What a mean Dice allows a mean IoU to be."""
+"""Bounds of a mean IoU, given the mean Dice."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from segnet.errors import InputError
 
 
 def iou_bounds(mean_dice: float) -> tuple[float, float]:
-    """Least and largest mean IoU that a mean Dice allows over the same samples: ``(D / (2 − D), D)``.
+    """Smallest and largest mean IoU for a mean Dice over the same samples: ``(D / (2 − D), D)``.
 
-    For one sample IoU = D / (2 − D), which is convex in D: by Jensen's inequality the mean IoU is at least
-    the same function of the mean Dice, and at most the Dice itself.
+    For one sample IoU = D / (2 − D), which is convex in D. By Jensen's inequality the mean IoU is at least this function of the mean
+    Dice. It is at most the mean Dice itself.
 
     Raises
     ------
@@ -29,7 +29,7 @@ def iou_bounds(mean_dice: float) -> tuple[float, float]:
 def check_consistency(mean_dice: float, mean_iou: float, *, tolerance: float = 1e-9) -> bool:
     """Whether a mean Dice and a mean IoU can come from the same samples (see `iou_bounds`).
 
-    `tolerance` covers summation in double precision; for printed numbers give half of their last digit.
+    `tolerance` covers summation in double precision. For printed numbers pass half of the last digit.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""All scores of one lesion, and what can be measured in its mask alone."""
+"""All scores of one lesion, and measurements of its mask alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from segnet.metrics.surface import larger_percentile, mean_directed, mean_of_bot
 
 @dataclass(frozen=True)
 class LesionScores:
-    """Scores of one lesion volume; empty masks as in each function, `dice` and `iou` with "skip"."""
+    """Scores of one lesion volume. Empty masks score as in each function; `dice` and `iou` use "skip"."""
 
     dice: float
     iou: float
@@ -39,8 +39,7 @@ def score_lesion(pred: ArrayLike, truth: ArrayLike, spacing_mm: Sequence[float])
     Raises
     ------
     InputError
-        If the shapes differ, are not 3-D, a mask holds values other than 0 and 1, or `spacing_mm` does not
-        fit.
+        If the shapes differ or are not 3-D, a mask holds values other than 0 and 1, or `spacing_mm` does not fit.
     """
     p, t = pair(pred, truth)
     return scores_of(p, t, spacing_mm, *surface_distances_mm(p, t, spacing_mm))
@@ -53,7 +52,7 @@ def scores_of(
     there: NDArray[np.float64],
     back: NDArray[np.float64],
 ) -> LesionScores:
-    """`score_lesion` where the distances of `surface_distances_mm` are known."""
+    """`score_lesion` with known distances of `surface_distances_mm`."""
     return LesionScores(
         dice=dice(pred, truth),
         iou=iou(pred, truth),
@@ -69,7 +68,7 @@ def scores_of(
 
 @dataclass(frozen=True)
 class HuStatistics:
-    """Of the HU inside a mask: `sd` divides by n, percentiles are interpolated linearly."""
+    """Statistics of the HU inside a mask: `sd` divides by n, percentiles are interpolated linearly."""
 
     mean: float
     sd: float
@@ -82,12 +81,12 @@ class HuStatistics:
 
 @dataclass(frozen=True)
 class LesionStatistics:
-    """Size and density of what a mask marks.
+    """Size and density of the foreground.
 
     Attributes
     ----------
     axes : None for an empty mask
-    hu : None for an empty mask, and where there is no image
+    hu : None for an empty mask or without an image
     """
 
     voxels: int
@@ -115,7 +114,7 @@ def lesion_statistics(
 
     Parameters
     ----------
-    image_hu : (Z, Y, X) in HU, or None where only sizes are wanted
+    image_hu : (Z, Y, X) in HU, or None for sizes alone
     mask_zyx : mask of the same shape
     spacing_zyx_mm : mm, in that order
 
@@ -123,7 +122,7 @@ def lesion_statistics(
     ------
     InputError
         If the mask is not 3-D or holds values other than 0 and 1, the spacing does not fit, or the image has another shape or
-        a voxel in the mask that is not finite.
+        non-finite voxels inside the mask.
     """
     mask = as_mask(mask_zyx, "mask_zyx")
     size_ml = volume_ml(mask, spacing_zyx_mm)
@@ -133,7 +132,7 @@ def lesion_statistics(
 
 
 def hu_statistics(image_hu: ArrayLike | None, mask: NDArray[np.bool_]) -> HuStatistics | None:
-    """HU inside a mask, None where it is empty or there is no image; Raises as in `lesion_statistics`."""
+    """HU inside a mask; None for an empty mask or without an image. Raises as in `lesion_statistics`."""
     if image_hu is None:
         return None
     image = np.asarray(image_hu)
@@ -162,7 +161,7 @@ def components(mask: ArrayLike) -> NDArray[np.int32]:
 
     Returns
     -------
-    int32 array like `mask`, 0 where there is background.
+    int32 array like `mask`, 0 in the background.
 
     Raises
     ------
@@ -185,7 +184,7 @@ def components(mask: ArrayLike) -> NDArray[np.int32]:
 def component_statistics(
     image_hu: ArrayLike | None, mask_zyx: ArrayLike, spacing_zyx_mm: Sequence[float]
 ) -> list[LesionStatistics]:
-    """`lesion_statistics` of every part that `components` finds, the largest first; none of an empty mask.
+    """`lesion_statistics` of every part from `components`, largest first; an empty list for an empty mask.
 
     Parameters and Raises as in `lesion_statistics`.
     """

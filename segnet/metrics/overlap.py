@@ -1,4 +1,4 @@
-"""Overlap and volume: how much of two masks is common, and how large they are."""
+"""Overlap and volume of masks."""
 
 from __future__ import annotations
 
@@ -35,8 +35,7 @@ def dice(pred: ArrayLike, truth: ArrayLike, *, empty: Empty = "skip") -> float:
     ----------
     pred, truth : boolean arrays of equal shape
     empty : {"skip", "one", "zero"}
-        The score where both masks are empty: NaN (left out of means), 1 or 0. Where one of them is empty the
-        score is 0 whatever is chosen here.
+        Score of two empty masks: NaN (left out of means), 1 or 0. If only one is empty, the score is always 0.
 
     Returns
     -------
@@ -79,7 +78,7 @@ def iou(pred: ArrayLike, truth: ArrayLike, *, empty: Empty = "skip") -> float:
 def ravd(pred: ArrayLike, truth: ArrayLike) -> float:
     """Relative absolute volume difference, ``| |P| − |T| | / |T|``.
 
-    Where the truth is empty it is 0 for an empty prediction and infinite for any other; never NaN.
+    With an empty truth it is 0 for an empty prediction and infinite for any other; never NaN.
 
     Returns
     -------

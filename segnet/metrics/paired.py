@@ -1,4 +1,4 @@
-"""Two models on the same lesions: how far apart they are, and whether that could be chance."""
+"""Two models on the same lesions: difference and significance."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from segnet.errors import InputError
 from segnet.metrics.bootstrap import bootstrap_ci
 
 EXACT_PATIENTS = 12
-"""Up to as many patients all 2^n signs are gone through, beyond that random ones are drawn."""
-_TIE = 1e-12  # differences of scores closer than this are one in ranks, and a statistic as large is as extreme
+"""Up to this number of patients all 2^n signs are tried; beyond it signs are drawn at random."""
+_TIE = 1e-12  # smaller differences tie in ranks, and count as equally extreme
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,15 @@ class PairedDifference:
 
     Attributes
     ----------
-    n_lesions, n_patients, n_left_out : compared; left out because one of both is not finite
+    n_lesions, n_patients, n_left_out : compared; left out because a score is not finite
     mean_first, mean_second, difference : means over lesions
     ci95_lo, ci95_hi : of the difference, bootstrap by patient; None of fewer than two patients
-    p_sign_flip : two-sided, of the mean difference, by flipping the signs of whole patients
+    p_sign_flip : two-sided, of the mean difference, with signs flipped by patient
     p_wilcoxon : two-sided signed-rank test of the patients' mean differences; None of fewer than two patients
-    cohens_dz : mean over patients of their mean difference by its standard deviation (n − 1); None where that is 0
+    cohens_dz : mean of the patients' mean differences over their standard deviation (n − 1); None if that is 0
     rank_biserial : matched-pairs rank-biserial correlation of the patients' mean differences, in [-1, 1]; None if all are 0
-    better, worse, equal : lesions where the first is better, worse, the same; an infinite distance is worse than any finite
-        one, so those left out of the means are counted here unless a value is NaN
+    better, worse, equal : lesions where the first is better, worse, equal. Infinite distances count here, as worse than any finite
+        one; NaN does not
     """
 
     n_lesions: int
@@ -64,10 +64,10 @@ def paired_difference(
 
     Parameters
     ----------
-    first, second : scores by lesion; NaN and infinite ones are left out of means and tests
+    first, second : scores by lesion; means and tests omit NaN and infinite ones
     patients : patient of each lesion
     larger_is_better : as for Dice; False for distances and errors
-    n : signs drawn, where there are more than `EXACT_PATIENTS` patients
+    n : signs drawn for more than `EXACT_PATIENTS` patients
     seed : of bootstrap and signs
 
     Raises
@@ -120,8 +120,8 @@ def paired_difference(
 def sign_flip_p(sums: NDArray[np.float64], *, n: int = 10_000, seed: int = 0) -> float:
     """Share of sign assignments whose |sum| is at least that of `sums`, one sum of differences for each patient.
 
-    Exact for up to `EXACT_PATIENTS` patients. Beyond that (1 + k) / (1 + n), k of n random assignments being as extreme: the
-    observed one counts, so that it is never 0.
+    Exact for up to `EXACT_PATIENTS` patients. Beyond that (1 + k) / (1 + n), with k of n random assignments as extreme. The
+    observed one counts too: the result is never 0.
     """
     observed = abs(float(sums.sum())) - _TIE * float(np.abs(sums).sum())
     if len(sums) <= EXACT_PATIENTS:
@@ -133,7 +133,7 @@ def sign_flip_p(sums: NDArray[np.float64], *, n: int = 10_000, seed: int = 0) ->
 
 
 def _ranked(means: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Differences that are not 0, rounded so that ties are ties."""
+    """Non-zero differences, rounded to make ties equal."""
     rounded = np.round(means, 12)
     return rounded[rounded != 0]
 

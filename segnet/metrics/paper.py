@@ -1,4 +1,4 @@
-"""The measures of the paper (arXiv 2404.17235, V-C), slice by slice, to print beside the others."""
+"""The paper's measures (arXiv 2404.17235, V-C), slice by slice, to print beside the others."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from segnet.metrics.surface import distances_to
 
 @dataclass(frozen=True)
 class SliceScores:
-    """Scores of slices in the manner of the paper (arXiv 2404.17235, V-C), one entry per slice that counts.
+    """Slice scores of the paper (arXiv 2404.17235, V-C), one entry per counted slice.
 
-    `dice`, `iou`: every slice, two empty masks score 1. `ravd`: slices whose truth holds lesion. `asd_px`,
-    `mhd_px`: slices where both masks hold lesion; mean and maximum of the distances, in pixels, from the
-    points of the predicted mask to the nearest point of the truth. They are directed: a prediction inside the
-    lesion scores 0.
+    `dice`, `iou`: every slice; two empty masks score 1. `ravd`: slices with lesion in the truth. `asd_px`, `mhd_px`: slices with
+    lesion in both masks; mean and maximum distance in pixels from points of the prediction to the nearest point of the truth.
+    Both are directed: a prediction inside the lesion scores 0.
     """
 
     dice: list[float]
@@ -31,7 +30,7 @@ class SliceScores:
 
 
 def paper_slice_scores(pred_zyx: ArrayLike, truth_zyx: ArrayLike) -> SliceScores:
-    """The paper's slice-level scores of one volume, to print beside the others and never to aim at.
+    """The paper's slice scores of one volume, for comparison, never as a goal.
 
     Parameters
     ----------
@@ -42,8 +41,7 @@ def paper_slice_scores(pred_zyx: ArrayLike, truth_zyx: ArrayLike) -> SliceScores
     InputError
         If the shapes differ or a mask holds values other than 0 and 1.
 
-    Source: Mamba-AHNet, arXiv 2404.17235, section V-C. What it leaves open (empty masks, unit) is decided in
-    `SliceScores`.
+    Source: Mamba-AHNet, arXiv 2404.17235, section V-C. `SliceScores` states our choice of unit and empty masks.
     """
     pred, truth = pair(pred_zyx, truth_zyx)
     out = SliceScores([], [], [], [], [])

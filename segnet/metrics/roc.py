@@ -1,4 +1,4 @@
-"""Area under the ROC curve of voxels: exact for one volume, by thresholds for any number of them."""
+"""Area under the ROC curve of voxels: exact for one volume, by thresholds for many."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from segnet.errors import InputError
 from segnet.metrics._masks import BoolArray, as_mask
 
 THRESHOLDS = 0x3C00 + 3
-"""Exactly 0, what rounds to each of the float16 values from 0 to 1 (their bits count them in rising order), exactly 1."""
+"""Exactly 0; one for each float16 value from 0 to 1, whose bits count in rising order; exactly 1."""
 
 
 def as_probability(probability: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.floating]:
@@ -35,8 +35,8 @@ def auc(probability: ArrayLike, truth: ArrayLike) -> float:
 
     AUC = (#{(p, n): s_p > s_n} + #{(p, n): s_p = s_n} / 2) / (P N), p over the P voxels of the lesion and n over the N others.
 
-    For a mask of 0 and 1 it is the mean of sensitivity and specificity. The more background a volume holds beside the lesion,
-    the closer it lies to 1: it compares only what was computed over the same voxels.
+    For a mask of 0 and 1 it is the mean of sensitivity and specificity. More background brings it closer to 1: compare only values
+    over the same voxels.
 
     Parameters
     ----------
@@ -69,9 +69,9 @@ def auc(probability: ArrayLike, truth: ArrayLike) -> float:
 
 @dataclass(frozen=True, eq=False)
 class RocCounts:
-    """Voxels by probability rounded to float16, which keeps their order: enough for an AUC over many volumes.
+    """Voxels by probability rounded to float16, for an AUC over many volumes. Rounding keeps the order.
 
-    Exact zeros and ones are counted apart: most voxels have them, and their ties are no matter of rounding.
+    Exact zeros and ones are counted apart: most voxels have them, and their ties do not come from rounding.
 
     Attributes
     ----------
@@ -101,7 +101,7 @@ class RocCounts:
         return RocCounts(self.lesion + other.lesion, self.background + other.background)
 
     def auc(self) -> float:
-        """Area under the curve, voxels of one value counting half; NaN where a class is absent."""
+        """Area under the curve; ties count half; NaN if a class is absent."""
         pairs = self._pairs()
         if pairs == 0.0:
             return math.nan
@@ -109,9 +109,9 @@ class RocCounts:
         return float((self.lesion * (below + self.background / 2)).sum() / pairs)
 
     def error_bound(self) -> float:
-        """Largest difference of `auc` to that of the probabilities before rounding; NaN where a class is absent.
+        """Bound of the difference between `auc` and the AUC before rounding; NaN if a class is absent.
 
-        Half the share of pairs of both classes that rounding may have brought to one value.
+        Half the share of pairs (one voxel of each class) that rounding may have tied.
         """
         pairs = self._pairs()
         rounded = slice(1, -1)
@@ -126,7 +126,7 @@ class RocCounts:
 
 
 def _counts(score: NDArray[np.floating]) -> NDArray[np.int64]:
-    index = np.abs(score).astype(np.float16).view(np.uint16) + np.uint16(1)  # abs turns -0.0, whose bits are not 0
+    index = np.abs(score).astype(np.float16).view(np.uint16) + np.uint16(1)  # abs, because the bits of -0.0 are not 0
     index[score == 0] = 0
     index[score == 1] = THRESHOLDS - 1
     return np.bincount(index, minlength=THRESHOLDS).astype(np.int64)

@@ -14,7 +14,7 @@ from segnet.metrics._masks import BoolArray, FloatArray, checked_spacing, pair
 
 
 def _surface(mask: BoolArray) -> BoolArray:
-    """Foreground voxels with a face neighbour in the background; outside of the array is background."""
+    """Foreground voxels with a face neighbour in the background; outside the array is background."""
     surface: BoolArray = mask & ~ndimage.binary_erosion(mask)
     return surface
 
@@ -22,10 +22,10 @@ def _surface(mask: BoolArray) -> BoolArray:
 def surface_distances_mm(
     pred: ArrayLike, truth: ArrayLike, spacing_mm: Sequence[float]
 ) -> tuple[FloatArray, FloatArray]:
-    """Distance of each surface voxel of one mask to the nearest surface voxel of the other, both ways.
+    """Distance from each surface voxel of one mask to the nearest of the other, both ways.
 
-    A surface voxel is a foreground voxel that shares a face with the background; what lies outside of the
-    array is background. Distances are Euclidean, between voxel centres.
+    A surface voxel is a foreground voxel that shares a face with the background. Outside the array is background. Distances are
+    Euclidean, between voxel centres.
 
     Parameters
     ----------
@@ -34,8 +34,8 @@ def surface_distances_mm(
 
     Returns
     -------
-    (pred_to_truth_mm, truth_to_pred_mm), one value per surface voxel of the first-named mask. An empty mask
-    has no surface: its own array has length 0, and every distance to it is infinite.
+    (pred_to_truth_mm, truth_to_pred_mm), one value per surface voxel of the first-named mask. The array of an empty mask has
+    length 0; every distance to it is infinite.
 
     Raises
     ------
@@ -47,14 +47,14 @@ def surface_distances_mm(
     either = p | t
     if not either.any():
         return np.empty(0), np.empty(0)
-    # Every surface lies inside the box of both masks, so distances there are those of the whole array.
+    # The box of both masks holds every surface: distances equal the whole array's.
     box = bounding_box(either)
     p_surface, t_surface = _surface(p[box]), _surface(t[box])
     return distances_to(t_surface, p_surface, spacing), distances_to(p_surface, t_surface, spacing)
 
 
 def distances_to(target: BoolArray, points: BoolArray, spacing: FloatArray) -> FloatArray:
-    """Distance of each foreground voxel of `points` to the nearest of `target`, in mm; infinite where there is none."""
+    """Distance in mm of each voxel of `points` to the nearest of `target`; infinite for an empty target."""
     if not target.any():
         return np.full(np.count_nonzero(points), math.inf)
     distance: FloatArray = ndimage.distance_transform_edt(~target, sampling=spacing)
@@ -88,7 +88,7 @@ def asd_mm(pred: ArrayLike, truth: ArrayLike, spacing_mm: Sequence[float]) -> fl
 
     ASD = Σ_{p ∈ ∂P} d(p, ∂T) / |∂P|
 
-    It does not see what of the lesion was missed: exchange the arguments for the other direction, or take `assd_mm`.
+    It ignores missed parts of the lesion. Swap the arguments for the other direction, or use `assd_mm`.
     0 where both masks are empty, infinite where one is. Surfaces and Raises as in `surface_distances_mm`.
     """
     return mean_directed(*surface_distances_mm(pred, truth, spacing_mm))
@@ -105,7 +105,7 @@ def hd_mm(pred: ArrayLike, truth: ArrayLike, spacing_mm: Sequence[float]) -> flo
 
 
 def assd_mm(pred: ArrayLike, truth: ArrayLike, spacing_mm: Sequence[float]) -> float:
-    """Average symmetric surface distance in mm: the mean over the surface voxels of both masks together.
+    """Average symmetric surface distance in mm: the mean over all surface voxels of both masks.
 
     ASSD = (Σ_{p ∈ ∂P} d(p, ∂T) + Σ_{t ∈ ∂T} d(t, ∂P)) / (|∂P| + |∂T|)
 

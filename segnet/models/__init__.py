@@ -1,6 +1,6 @@
 """The paper's networks and their peers, by name. Imports `metrics` and the floors below.
 
-Others register theirs under the entry point group ``segnet.models``: a function of a `ModelConfig` that makes a
+Other packages register networks under the entry point group ``segnet.models``: functions of a `ModelConfig` that return a
 `segnet.models.network.Network`.
 """
 
@@ -53,7 +53,7 @@ def names() -> tuple[str, ...]:
 
 
 def build(config: ModelConfig) -> Network:
-    """The network a configuration names, freshly initialised from torch's global generator.
+    """A new network by its configured name, initialised from torch's global generator.
 
     Raises
     ------
@@ -69,5 +69,5 @@ def build(config: ModelConfig) -> Network:
 
 
 def channels_last(model: Module) -> Module:
-    """The same network with its weights in channels-last order, which convolutions on CPUs are fastest in."""
+    """The same network with channels-last weights, the fastest order for convolutions on CPUs."""
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -19,13 +19,13 @@ from ssmcore.torch import attention_gate, gate_crop
 class AttentionGate(nn.Module):
     """Algorithm 3. ``rate = sigmoid(BN(psi(relu(BN(theta x) + BN(phi g)))))``, ``out = x * rate``.
 
-    theta, phi and psi are 1x1 convolutions. Where g differs from x in size, `align` "crop" cuts it at its centre, as the steps say;
-    "upsample" resizes phi g bilinearly, so that the attention map has the size of x, as the prose of section IV-F wants it.
+    theta, phi and psi are 1x1 convolutions. If g and x differ in size, `align` "crop" cuts g at its centre (the algorithm's steps);
+    "upsample" resizes phi g bilinearly to the size of x (the prose of section IV-F).
 
     Parameters
     ----------
     x_channels, g_channels : channels of the gated and of the gating features
-    channels : c of the algorithm, the width of the comparison
+    channels : c of the algorithm, channels of theta x and phi g
     """
 
     def __init__(self, x_channels: int, g_channels: int, channels: int, *, align: str = "crop") -> None:
@@ -36,14 +36,14 @@ class AttentionGate(nn.Module):
         self.psi = nn.Sequential(nn.Conv2d(channels, 1, 1), nn.BatchNorm2d(1))
 
     def forward(self, x: Tensor, g: Tensor) -> Tensor:
-        """x (batch, x_channels, height, width), g (batch, g_channels, ...), at least as large where it is cropped."""
+        """x (batch, x_channels, height, width), g (batch, g_channels, ...). A cropped g is at least as large as x."""
         if self.training and world_size() > 1:
             return self._step_by_step(x, g)
         theta, theta_norm = _layers(self.theta)
         _, phi_norm = _layers(self.phi)
         psi, psi_norm = _layers(self.psi)
         norms, channels = (theta_norm, phi_norm, psi_norm), theta.out_channels
-        # psi's bias moves the mean of its norm alone: it cancels where the mean is taken, and is a shift where it is given
+        # psi's bias only moves the mean of its norm: it cancels in training, and is a shift in evaluation
         bias = cast(Tensor, psi.bias)
         if self.training:
             statistics, psi_shift = None, psi_norm.bias + 0 * bias
@@ -70,7 +70,7 @@ class AttentionGate(nn.Module):
         return out.permute(0, 3, 1, 2)
 
     def _step_by_step(self, x: Tensor, g: Tensor) -> Tensor:
-        """The same as the paper writes it, for norms whose batch is that of several processes."""
+        """The paper's steps one by one, for norms over the batches of several processes."""
         _, phi_norm = _layers(self.phi)
         phi_g = phi_norm(gate_crop(self._phi_of(x, g), x.shape[2:]))
         return x * torch.sigmoid(self.psi(torch.relu(self.theta(x) + phi_g)))
@@ -93,13 +93,13 @@ def _running(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 class HUNetUpsampling(nn.Module):
-    """HUNet's block: algorithm 1 without the gate. Transposed convolution, BN, ReLU; concatenation; convolution with ReLU, BN, ReLU.
+    """HUNet's block, algorithm 1 without the gate: transposed convolution, BN, ReLU; concatenation; convolution, ReLU, BN, ReLU.
 
     Parameters
     ----------
-    in_channels, skip_channels : of x and of the skip connection t, which has twice the height and width
+    in_channels, skip_channels : channels of x and of the skip connection t; t has twice the height and width
     filters : f, the channels of the result
-    double_relu : whether the convolution has its ReLU, as step 6 says, before the norm and the ReLU of steps 7 and 8
+    double_relu : keep the ReLU of step 6 before the norm and ReLU of steps 7 and 8
     """
 
     def __init__(self, in_channels: int, skip_channels: int, filters: int, *, double_relu: bool = True) -> None:
@@ -122,17 +122,16 @@ class HUNetUpsampling(nn.Module):
 
 
 class AttentionUpsampling(HUNetUpsampling):
-    """Algorithm 1. Transposed convolution, BN, ReLU; gate; concatenation; convolution with ReLU, BN, ReLU.
+    """Algorithm 1. Transposed convolution, BN, ReLU; gate; concatenation; convolution, ReLU, BN, ReLU.
 
-    The paper computes the attention map and never uses it; here the gated features replace those they gate.
-    `gate_target` "up" gates the upsampled features by the skip (the paper's order of arguments), "skip" the skip by the
-    upsampled features (Attention U-Net's). "unused" is the paper's text: the gate is computed, nothing depends on it, and its
-    parameters never learn.
+    The paper computes the attention map and never uses it. Here the gated features replace the ungated ones.
+    `gate_target` "up" gates the upsampled features by the skip (the paper's order of arguments), "skip" the skip by the upsampled
+    features (Attention U-Net). "unused" is the paper's text: the gate is computed, but its parameters never learn.
 
     Parameters
     ----------
     in_channels, skip_channels, filters, double_relu : as in `HUNetUpsampling`
-    gate_align : what the gate does where sizes differ, as in `AttentionGate`
+    gate_align : `align` of `AttentionGate`
     """
 
     def __init__(
@@ -161,7 +160,7 @@ class AttentionUpsampling(HUNetUpsampling):
 class ResidualUpsampling(nn.Module):
     """Algorithm 2. ``r = relu(y + F(y))``, y by algorithm 1, F = Conv-BN-ReLU-Conv-BN.
 
-    The paper repeats algorithm 1's text and never assigns r; the residual is what its section IV-D describes.
+    The paper repeats algorithm 1's text and never assigns r. The residual follows its section IV-D.
 
     Parameters
     ----------

@@ -34,7 +34,7 @@ def load(path: Path) -> tuple[nn.Module, Config]:
     Raises
     ------
     InputError
-        There is none, it is not one of segnet's, or its weights are of another model than its configuration names.
+        There is no checkpoint, segnet did not write it, or weights and configuration disagree.
     """
     file, config = weights_file(path), read_config(path)
     tensors = load_file(file)

@@ -1,4 +1,4 @@
-"""The paper's networks on a convolution encoder: HUNet, AHNet, and AHNet with Mamba blocks in the upsampling pathway."""
+"""The paper's networks with a convolutional encoder: HUNet, AHNet, and AHNet with VM layers in the decoder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from segnet.models.batch_norm import BatchNorm2d
 from segnet.models.network import Network, Upsampling, ahnet_block
 
 LEVELS = 4
-"""Halvings of height and width, which double the channels."""
+"""Halvings of height and width; each doubles the channels."""
 
 
 def double_convolution(in_channels: int, channels: int) -> nn.Sequential:
@@ -27,7 +27,7 @@ def double_convolution(in_channels: int, channels: int) -> nn.Sequential:
 
 
 class ConvNet(Network):
-    """An encoder of double convolutions, max-pooling between, and the decoder that a name stands for.
+    """Double convolutions with max-pooling between, and a decoder.
 
     Parameters
     ----------
@@ -35,8 +35,7 @@ class ConvNet(Network):
     vm_layers : whether a VM layer follows each
     level : makes the encoder's blocks: (in_channels, channels)
 
-    Source: section IV-A; HUNet is what the paper builds on and publishes no code either: filters and depth are a
-    reconstruction (docs/models.md).
+    Source: section IV-A. The paper builds on HUNet, which has no public code; filters and depth are a reconstruction (docs/models.md).
     """
 
     stride = 2**LEVELS
@@ -78,7 +77,7 @@ def mamba_ahnet_conv(config: ModelConfig) -> ConvNet:
     Raises
     ------
     InputError
-        It is asked for without those layers, which is `ahnet`.
+        `decoder_vm_layers` is false; that network is `ahnet`.
     """
     if not config.decoder_vm_layers:
         raise InputError(

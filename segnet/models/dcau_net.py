@@ -1,16 +1,16 @@
-"""DCAU-Net, to compare with: a reconstruction from its abstract, for its authors publish no code.
+"""DCAU-Net for comparison, reconstructed from its abstract; its authors publish no code.
 
-Of the abstract: U-Net as backbone; dense blocks of batch normalisation, a randomly rectified linear unit and a convolution; the
-convolutional block attention module (CBAM), channel attention and spatial attention; several scales fused while upsampling.
+Stated in the abstract: U-Net as backbone; dense blocks of batch normalisation, a randomly rectified linear unit and a convolution; the
+convolutional block attention module (CBAM) with channel and spatial attention; fusion of several scales while upsampling.
 
-Guessed, for the abstract does not say:
+Guessed:
 
-- slices and hunet's widths: b, 2b, 4b, 8b, 16b, max-pooling between;
-- a dense block: two layers of 3x3 convolutions, the second on the input and the first's result together, its own result alone
-  passed on; slopes between 1/8 and 1/3; a convolution before the first block, as in DenseNet, so that no random slope meets the image;
-- CBAM on the skips, reduced 16 times, without biases and norm, of which its equations have none;
-- upsampling by a transposed convolution, with norm and activation before it as before any other;
-- the fusion: every decoder level brought to b channels and, bilinearly, to the finest's size, all together before a 1x1 head.
+- slices, and hunet's widths: b, 2b, 4b, 8b, 16b, with max-pooling between;
+- dense block: two 3x3 convolutions. The second sees the input and the first's result; only its own result is passed on. Slopes lie
+  between 1/8 and 1/3. A convolution stands before the first block, as in DenseNet: no random slope meets the image;
+- CBAM on the skips, reduction 16, without biases and norm, like its equations;
+- upsampling: norm, activation, transposed convolution;
+- fusion: every decoder level goes to b channels and bilinearly to the finest size; a 1x1 head follows.
 
 Sources: Yuan et al., DCAU-Net: dense convolutional attention U-Net for segmentation of intracranial aneurysm images (2022),
 doi 10.1186/s42492-022-00105-4, abstract; Woo et al., CBAM: convolutional block attention module (2018), section 3; Xu et al.,
@@ -34,7 +34,7 @@ def _layer(channels: int, convolution: nn.Module) -> nn.Sequential:
 
 
 class DenseBlock(nn.Module):
-    """Twice (BN, randomised leaky ReLU, 3x3 convolution), the second on the input and the first's result together."""
+    """Twice (BN, randomised leaky ReLU, 3x3 convolution), the second on input and first result together."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class CBAM(nn.Module):
     Parameters
     ----------
     channels : of x
-    reduction : channels for each hidden one of the MLP, which has at least one
+    reduction : channels per hidden channel of the MLP; at least one is hidden
 
     Source: Woo et al. (2018), equations 1 to 3.
     """
@@ -92,7 +92,7 @@ class DenseUpsampling(nn.Module):
 
 
 class FusingDecoder(nn.Module):
-    """An upsampling block for every skip; what each gives, by a 1x1 convolution and bilinearly in the finest's size, together into a head.
+    """An upsampling block per skip. Each result goes by a 1x1 convolution and bilinearly to the finest size, then all into a head.
 
     Parameters
     ----------
@@ -128,5 +128,5 @@ class DCAUNet(ConvNet):
         self.levels[0] = nn.Sequential(stem, DenseBlock(width, width))
 
     def add_decoders(self, dims: tuple[int, ...], upsampling: Upsampling, *, vm_layers: bool, tail: int) -> None:
-        """Its own decoder, which has neither VM layers nor a tail."""
+        """Its own decoder, without VM layers or tail."""
         self.decoder = FusingDecoder(dims, upsampling, self.config.classes)

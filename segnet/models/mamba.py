@@ -17,12 +17,12 @@ DIRECTIONS = 4
 
 @dataclass(frozen=True)
 class VSSConfig:
-    """What every VSS module of a network shares.
+    """Settings shared by all VSS modules of a network.
 
     Parameters
     ----------
-    expand : lambda of eq. 7, the factor of both branches
-    dstate : N, states a channel
+    expand : lambda of eq. 7, width of both branches per channel
+    dstate : N, states per channel
     discretization : as in `ssmcore.selective_scan`; the paper's is bilinear (eq. 2)
     """
 
@@ -32,10 +32,10 @@ class VSSConfig:
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, groups: int = 1) -> Tensor:
-    """The product with a matrix of features by channels at every position of a grid, (batch, height, width, channels) to (..., features).
+    """Matrix product at every position, (batch, height, width, channels) to (batch, height, width, features).
 
-    A convolution of 1x1: for the few channels that networks of images have, its kernels take half to nine tenths of the time of a
-    general matrix product and its gradients. Where there are `groups`, each lot of features sees its own lot of channels.
+    Runs as a 1x1 convolution: for few channels this takes half to nine tenths of the time of a general matrix product and its
+    gradients. With `groups`, each group of features sees its own group of channels.
     """
     return F.conv2d(x.permute(0, 3, 1, 2), weight[:, :, None, None], bias, groups=groups).permute(0, 2, 3, 1)
 
@@ -53,7 +53,7 @@ class SS2D(nn.Module):
     Parameters
     ----------
     channels : of the grid
-    dt_rank : width of the bottleneck from which delta is projected
+    dt_rank : width of delta's bottleneck
     """
 
     def __init__(self, channels: int, dt_rank: int, config: VSSConfig) -> None:
@@ -61,7 +61,7 @@ class SS2D(nn.Module):
         dstate = config.dstate
         self.dt_rank, self.config = dt_rank, config
         k = DIRECTIONS
-        # delta, B and C depend on one position alone, so one product in the natural order serves all directions
+        # delta, B and C depend on the position alone: one product serves all directions
         self.x_proj = Pointwise(channels, k * (dt_rank + 2 * dstate), bias=False)
         self.dt_weight = nn.Parameter(torch.empty(k, channels, dt_rank).uniform_(-(dt_rank**-0.5), dt_rank**-0.5))
         # softplus(dt_bias) is log-uniform in [1e-3, 0.1], floor 1e-4
@@ -73,14 +73,14 @@ class SS2D(nn.Module):
             parameter._no_weight_decay = True  # type: ignore[attr-defined]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, height, width, channels) -> the same; steps and scan are float32 where autocast makes the projections bfloat16."""
+        """(batch, height, width, channels) to the same. Steps and scan stay float32 under bfloat16 autocast."""
         projected = self.x_proj(x)
         rank, B, C = projected.unflatten(-1, (DIRECTIONS, -1)).split(
             [self.dt_rank, self.config.dstate, self.config.dstate], dim=-1
         )
         wide = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast("cpu", enabled=False):
-            # the largest array of all comes as the scan wants it
+            # the largest array, made in the scan's own layout
             to_delta = self.dt_weight.to(wide).flatten(0, 1)
             delta = pointwise(rank.to(wide).flatten(-2), to_delta, groups=DIRECTIONS).unflatten(-1, (DIRECTIONS, -1))
         return ss2d(
@@ -97,7 +97,7 @@ class SS2D(nn.Module):
 
 
 class DWConv(nn.Conv2d):
-    """Depthwise 3x3 convolution and the SiLU after it, on (batch, height, width, channels); float32, as the scan after it wants its input."""
+    """Depthwise 3x3 convolution, then SiLU, on (batch, height, width, channels). float32, for the scan that follows."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, 3, padding=1, groups=channels)
@@ -127,7 +127,7 @@ class VSSModule(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: drops the whole branch of a sample, and scales what is kept by 1/(1 - rate)."""
+    """Stochastic depth: drops the whole branch of a sample, and scales kept branches by 1/(1 - rate)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()

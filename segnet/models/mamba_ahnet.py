@@ -1,4 +1,4 @@
-"""Mamba-AHNet, section IV-B and figure 3: a VSS encoder, AHNet's decoder, a VM layer after each of its blocks or none."""
+"""Mamba-AHNet, section IV-B and figure 3: a VSS encoder and AHNet's decoder, with a VM layer after each block or none."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class VSSEncoder(Network):
 
     Parameters
     ----------
-    dim : channels of the first stage, doubled at each further one
+    dim : channels of the first stage; each further stage doubles them
     """
 
     stride = 32

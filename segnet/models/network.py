@@ -1,4 +1,4 @@
-"""What all networks share: an encoder's features, finest first, decoders over them, logits and, in training, a reconstruction."""
+"""The interface of all networks: encoder features, finest first; decoders; logits and, in training, a reconstruction."""
 
 from __future__ import annotations
 
@@ -26,14 +26,13 @@ def vss_config(config: ModelConfig) -> VSSConfig:
 
 
 def ahnet_block(config: ModelConfig) -> Upsampling:
-    """AHNet's decoder block by the configuration's reading of algorithms 1 to 3."""
+    """AHNet's decoder block, by the configured reading of algorithms 1 to 3."""
     block = ResidualUpsampling if config.decoder_residual else AttentionUpsampling
     return partial(block, gate_target=config.gate_target, gate_align=config.gate_align, double_relu=config.double_relu)
 
 
 class Decoder(nn.Module):
-    """An upsampling block for every skip, a VM layer after each where asked, then as many (transposed convolution, BN, ReLU) as bring the
-    features to the input's size, and a 1x1 head.
+    """An upsampling block per skip, each with an optional VM layer; `tail` times (transposed convolution, BN, ReLU); a 1x1 head.
 
     Parameters
     ----------
@@ -41,8 +40,8 @@ class Decoder(nn.Module):
     upsampling : makes the blocks
     vm_layers : whether a VM layer follows each
     tail : doublings of height and width after the blocks
-    width : factor of the decoder's own channels; the skips keep theirs
-    out_channels : of the head
+    width : factor of the decoder's channels; skips keep theirs
+    out_channels : channels of the head
     """
 
     def __init__(
@@ -92,16 +91,16 @@ class ReconstructionDecoder(Decoder):
 
 
 class SoftmaxReconstruction(nn.Module):
-    """Algorithm 4. ``softmax(Conv3x3(conv_last))`` over channels, of the contraction path's last map.
+    """Algorithm 4. ``softmax(Conv3x3(conv_last))`` over channels, on the last map of the encoder.
 
-    The paper takes this for the image, which has another size; here it is brought to it bilinearly, to be compared at all. Of one
-    channel the softmax is 1 everywhere and its gradient 0: then the branch teaches nothing, whatever its weight in the loss.
+    The paper equates this with the image, which has another size; here it is resized bilinearly. With one channel the softmax is 1
+    everywhere and its gradient 0: the branch then teaches nothing.
 
     Parameters
     ----------
-    channels : of the last map
-    out_channels : the image's, for the paper's number of classes
-    factor : the image's height over the map's
+    channels : channels of the last map
+    out_channels : channels of the image, in place of the paper's number of classes
+    factor : height of the image over height of the map
     """
 
     def __init__(self, channels: int, out_channels: int, factor: int) -> None:
@@ -115,10 +114,9 @@ class SoftmaxReconstruction(nn.Module):
 
 
 class Network(nn.Module):
-    """Lesion logits, and for a network that reconstructs the slice itself, from a CT slice.
+    """Lesion logits of a CT slice and, in some networks, a reconstruction of the slice.
 
-    A subclass sets `decoder`, and `reconstruction` where it has one, and says how an image is encoded; `add_decoders` sets both for
-    the paper's networks.
+    A subclass sets `stride` and `decoder`, optionally `reconstruction`, and defines `encode`. `add_decoders` sets both decoders.
     """
 
     stride: int
@@ -132,7 +130,7 @@ class Network(nn.Module):
         self.reconstruction = None
 
     def add_decoders(self, dims: tuple[int, ...], upsampling: Upsampling, *, vm_layers: bool, tail: int) -> None:
-        """A decoder, and where the name asks for it a reconstruction by `recon_head`, on stages of `dims` channels.
+        """Sets the decoder for stages of `dims` channels and, if the name ends in "-r", the reconstruction by `recon_head`.
 
         Parameters
         ----------
@@ -165,7 +163,7 @@ class Network(nn.Module):
         Returns
         -------
         logits : (batch, classes, height, width)
-        reconstruction : (batch, in_channels, height, width) in [0, 1] while a model with a reconstruction branch trains, else None
+        reconstruction : (batch, in_channels, height, width) in [0, 1] while a network with this branch trains, else None
 
         Raises
         ------

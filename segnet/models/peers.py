@@ -1,4 +1,4 @@
-"""Networks of others, through the same interface, to compare with."""
+"""Other authors' networks behind the same interface, for comparison."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _sizes(config: ModelConfig) -> dict[str, Any]:
 
 
 def unet(config: ModelConfig) -> Monai:
-    """MONAI's U-Net, two residual units a level."""
+    """MONAI's U-Net, two residual units per level."""
     from monai.networks.nets.unet import UNet
 
     return Monai(config, UNet(**_sizes(config), num_res_units=2))
@@ -56,13 +56,13 @@ def unetpp(config: ModelConfig) -> Monai:
     del sizes["strides"]
     network = BasicUNetPlusPlus(**sizes, features=features)
     for head in ("final_conv_0_1", "final_conv_0_2", "final_conv_0_3"):
-        setattr(network, head, nn.Identity())  # heads of deep supervision, which it computes without any use otherwise
+        setattr(network, head, nn.Identity())  # unused heads of deep supervision
     network.register_forward_hook(lambda _module, _arguments, outputs: outputs[-1])
     return Monai(config, network)
 
 
 class ExpandingDecoder(nn.Module):
-    """Of VM-UNet: blocks, then three times patch expanding and blocks, skips added; last a fourfold expanding and a 1x1 head."""
+    """VM-UNet's decoder: blocks; three times patch expanding and blocks, skips added; fourfold expanding; a 1x1 head."""
 
     def __init__(self, dims: tuple[int, ...], config: ModelConfig) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class ExpandingDecoder(nn.Module):
 
 
 class VMUNet(VSSEncoder):
-    """VM-UNet of our VSS blocks: an encoder 6 b wide, a decoder of VSS blocks and patch expanding.
+    """VM-UNet with our VSS blocks: an encoder of width 6 b, a decoder of VSS blocks and patch expanding.
 
     Source: Ruan and Xiang, VM-UNet (2024), section 3.
 
@@ -104,7 +104,7 @@ class VMUNet(VSSEncoder):
         self.decoder = ExpandingDecoder(self.dims, config)
 
     def encode(self, x: Tensor) -> list[Tensor]:
-        """What enters each stage, and what leaves the last."""
+        """Input of each stage, and output of the last."""
         features, entered = self.embed(x), []
         for i, stage in enumerate(self.stages):
             if i:

@@ -17,7 +17,7 @@ from ._steps import causal_conv1d_update
 
 
 class Mamba2(StatesInCache, nn.Module):
-    """Mamba-2 block on (batch, seqlen, d_model), with mamba_ssm's parameter names, so that its checkpoints load.
+    """Mamba-2 block on (batch, seqlen, d_model). Parameters have mamba_ssm's names: its checkpoints load.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ class Mamba2(StatesInCache, nn.Module):
         self.out_proj = nn.Linear(inner, d_model, bias=bias, **made)
 
     def _split(self, projected: Tensor) -> tuple[Tensor, ...]:
-        """z0 and x0, of the channels that are not scanned; z, xBC and dt of those that are."""
+        """z0 and x0 of the unscanned channels; z, xBC and dt of the scanned ones."""
         beside = self.d_inner - self.d_ssm
         return projected.split([beside, beside, self.d_ssm, self.conv_dim, self.nheads], dim=-1)
 

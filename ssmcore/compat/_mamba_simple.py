@@ -80,7 +80,7 @@ class StatesInCache:
 
 
 class Mamba(StatesInCache, nn.Module):
-    """Mamba block on (batch, seqlen, d_model), with mamba_ssm's parameter names, so that its checkpoints load.
+    """Mamba block on (batch, seqlen, d_model). Parameters have mamba_ssm's names: its checkpoints load.
 
     Parameters
     ----------

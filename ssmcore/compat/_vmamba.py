@@ -34,7 +34,7 @@ def _backward(
         expected, got = f"shape {tuple(u.shape)} like u", tuple(dout.shape)
         fail("mamba_bwd", "dout", expected, got, "pass the gradient of out as it came")
     tensors = (u, delta, A, B, C, *others)
-    # wide, so that a wide dout of half-precision u is not rounded
+    # wide: a wide dout of half-precision u must not be rounded
     leaves: list[Any] = [
         None if t is None else t.detach().to(torch.promote_types(t.dtype, torch.float32)).requires_grad_()
         for t in tensors
@@ -312,7 +312,7 @@ def cross_merge_fn(
 ) -> Tensor:
     """The adjoint of `cross_scan_fn`: lays four sequences back and sums them at every position, unless `one_by_one`.
 
-    The options are those of the `cross_scan_fn` to undo: `out_channel_first` is the layout of y, `in_channel_first` of the result.
+    Options match the `cross_scan_fn` to undo: `out_channel_first` is the layout of y, `in_channel_first` of the result.
 
     Parameters
     ----------

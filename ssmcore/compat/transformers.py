@@ -32,10 +32,9 @@ _originals: dict[str, dict[str, Any]] = {}
 def patch_transformers(models: str | Iterable[str] = tuple(MIXERS)) -> None:
     """Runs the Mamba mixers of transformers on ssmcore's kernels for tensors on the CPU.
 
-    Covers prefill, steps with a cache and training, in existing and new models. Results are those of transformers within
-    rounding: bfloat16 and float16 models are scanned in float32, float64 models in float64. Tensors on other devices run as
-    before. A second call changes nothing. Models built on Mamba-2 (Mamba2, Bamba, Zamba2, Nemotron-H, Granite hybrids) are not
-    covered.
+    Covers prefill, steps with a cache and training, in existing and new models. Results equal transformers' within rounding:
+    bfloat16 and float16 models are scanned in float32, float64 models in float64. Tensors on other devices run as before. A second
+    call changes nothing. Models built on Mamba-2 are not covered: Mamba2, Bamba, Zamba2, Nemotron-H, Granite hybrids.
 
     Parameters
     ----------
