@@ -140,7 +140,7 @@ def _overlays(
     from segnet.report.cases import overlay_cases
 
     scored = {row.case: row.dice for row in evaluation.rows if row.status == "scored"}
-    return overlay_cases(scored, predictions, pairs, out, window_hu=window).failed
+    return tuple(overlay_cases(scored, predictions, pairs, out, window_hu=window))
 
 
 def _pairs_at(source: Path) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from segnet.errors import InputError
@@ -23,14 +22,6 @@ def telling_cases(dice_by_case: Mapping[str, float]) -> dict[str, str]:
     return {"worst": ranked[0], **middle, "best": ranked[-1]}
 
 
-@dataclass(frozen=True)
-class Overlays:
-    """Pictures written, and (case, reason) of the cases that could not be drawn."""
-
-    written: tuple[Path, ...] = ()
-    failed: tuple[tuple[str, str], ...] = ()
-
-
 def overlay_cases(
     dice_by_case: Mapping[str, float],
     predictions: Path,
@@ -38,8 +29,10 @@ def overlay_cases(
     out: Path,
     *,
     window_hu: tuple[float, float],
-) -> Overlays:
+) -> list[tuple[str, str]]:
     """Write a picture such as `worst.png` into `out` for each of `telling_cases` whose files exist.
+
+    Returns (case, reason) of each case that could not be drawn.
 
     Parameters
     ----------
@@ -47,18 +40,16 @@ def overlay_cases(
     predictions : folder of masks named after the cases
     pairs : image and true mask by case
     """
-    written: list[Path] = []
     failed: list[tuple[str, str]] = []
     masks, _ = match(predictions, find_truths(list(pairs.values()), None), single=False)
     for rank, case in telling_cases({case: score for case, score in dice_by_case.items() if case in pairs}).items():
         if case not in masks:
             continue
         pair = pairs[case]
-        path = out / f"{rank}.png"
         try:
             image = read_image(pair.image)
             overlay_png(
-                path,
+                out / f"{rank}.png",
                 image.array_zyx,
                 read_mask(masks[case], image).array_zyx > 0,
                 read_mask(pair.mask, image).array_zyx > 0,
@@ -68,6 +59,4 @@ def overlay_cases(
             )
         except InputError as error:
             failed.append((case, str(error)))
-        else:
-            written.append(path)
-    return Overlays(tuple(written), tuple(failed))
+    return failed

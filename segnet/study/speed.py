@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import queue
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -124,44 +124,38 @@ def by_kind(step: Callable[[], Tensor]) -> dict[str, float]:
     return {kind: spent / whole for kind, spent in totals.items()}
 
 
+_RESET_PEAK = Path("/proc/self/clear_refs")
+
+
 def _resident(field: str) -> int:
     """Bytes of this process's memory: "VmRSS" now, "VmHWM" the peak since the last reset."""
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field)]
     return int(line.split()[1]) * 1024
 
 
-def _peak(name: str, mode: Mode, sizes: dict[str, Any], threads: int, found: Any) -> None:
+def _peak(name: str, mode: Mode, threads: int, sizes: dict[str, Any]) -> int:
     keep_freed_memory()
     torch.set_num_threads(threads)
     step = step_of(name, mode, **sizes)
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    _RESET_PEAK.write_text("5")
     before = _resident("VmRSS")
     for _ in range(2):
         step()
-    found.put(_resident("VmHWM") - before)
+    return _resident("VmHWM") - before
 
 
 def peak_bytes(name: str, mode: Mode, *, threads: int, **sizes: Any) -> int | None:
     """Peak memory of two steps in their own process, beyond the network and its input.
 
-    None where the system does not report it, or ends that process.
+    None where the system does not report it, or ends that process, perhaps for want of memory.
     """
-    if not Path("/proc/self/clear_refs").exists():
+    if not _RESET_PEAK.exists():
         return None
-    context = multiprocessing.get_context("spawn")
-    found = context.Queue()
-    process = context.Process(target=_peak, args=(name, mode, sizes, threads, found))
-    process.start()
-    result: int | None = None
-    while result is None:
-        alive = process.is_alive()
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
-            result = found.get(timeout=1)
-        except queue.Empty:
-            if not alive:  # killed, perhaps for want of memory
-                break
-    process.join()
-    return result
+            return pool.submit(_peak, name, mode, threads, sizes).result()
+        except (MemoryError, RuntimeError):  # a broken pool is a RuntimeError too
+            return None
 
 
 def measure(

@@ -32,6 +32,8 @@ def test_a_case_that_cannot_be_drawn_is_told_and_the_others_are(material: Any, t
     bad.write_bytes(b"no image")
     pairs[cases[1]] = type(pairs[cases[1]])(cases[1], "p", bad, pairs[cases[1]].mask)
     scores = dict(zip(cases, (0.1, 0.5, 0.9), strict=True))
-    found = overlay_cases(scores, material.predictions["second"], pairs, tmp_path, window_hu=(-1000.0, 400.0))
-    assert [path.name for path in found.written] == ["worst.png", "best.png"]
-    assert [case for case, _ in found.failed] == [cases[1]]
+    out = tmp_path / "out"
+    out.mkdir()
+    failed = overlay_cases(scores, material.predictions["second"], pairs, out, window_hu=(-1000.0, 400.0))
+    assert sorted(path.name for path in out.iterdir()) == ["best.png", "worst.png"]
+    assert [case for case, _ in failed] == [cases[1]]
