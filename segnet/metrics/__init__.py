@@ -1,7 +1,7 @@
 """Measures of masks against masks. Imports `dataset` and the floors below.
 
 Every measure takes boolean arrays, or arrays of 0 and 1, of equal shape and any dimension, prediction first. Each function states
-its result for empty masks. NaN comes only from `dice` and `iou` with ``empty="skip"``, from `auc` if a class is absent, and as
+its result for empty masks. Only these give NaN: `dice` and `iou` with ``empty="skip"``; `auc` if a class is absent;
 the interval of `bootstrap_ci` for fewer than two patients.
 """
 
