@@ -105,6 +105,7 @@ CALLS: dict[str, Callable[[], Any]] = {
     "s4d_diagonal": lambda: ssmcore.s4d_diagonal("lin", 4),
     "explain": lambda: ssmcore.explain("selective_scan"),
     "cpu_features": lambda: ssmcore.cpu_features(),
+    "available_processors": lambda: ssmcore.available_processors(),
     "backend_names": lambda: ssmcore.backend_names(),
     "use_backend": lambda: ssmcore.use_backend("numpy"),
 }
@@ -132,7 +133,7 @@ def test_every_public_function_runs_and_gives_the_reference(name: str) -> None:
     found = arrays_of(CALLS[name]())
     with ssmcore.use_backend("numpy"):
         reference = arrays_of(CALLS[name]())
-    assert found or name in ("explain", "cpu_features", "backend_names", "use_backend")
+    assert found or name in ("available_processors", "backend_names", "cpu_features", "explain", "use_backend")
     for got, wanted in zip(found, reference, strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-10, atol=1e-12)
 
