@@ -1,10 +1,10 @@
-"""Points in lesions: what their numbers mean, which voxel they are, and lists of them from CSV."""
+"""Points in lesions: coordinate spaces, voxels, and lists from CSV."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
 
@@ -27,14 +27,14 @@ def click_index(click: Click, space: ClickSpace, volume: Volume) -> tuple[int, i
 
     Parameters
     ----------
-    click : voxel indices of the file, counted from 0 along its own axes; or mm in RAS or LPS; or "centre", the voxel at
-        index size // 2 of the file's own axes, where ULS23 has its lesion; or None
-    space : what the numbers mean
+    click : voxel indices of the file, from 0 along its own axes; mm in RAS or LPS; "centre", the voxel at index size // 2 of the
+        file's own axes, where ULS23 has its lesion; or None
+    space : of the numbers
 
     Raises
     ------
     InputError
-        It lies outside the image.
+        The click lies outside the image.
     """
     if click is None:
         return None
@@ -64,7 +64,7 @@ class ListedClick:
     Attributes
     ----------
     case : name of the image without ending
-    lesion : its number within the case, None where it is the case's only one and has none
+    lesion : its number within the case, None for an only lesion without a number
     line : of the file, for messages
     """
 
@@ -80,14 +80,14 @@ def read_clicks(path: Path, default_space: ClickSpace = "voxel") -> dict[str, li
 
     Parameters
     ----------
-    path : CSV with the columns case, x, y, z and, where wanted, space (voxel, ras or lps) and lesion (a number from 1 that is
-        used once in a case). Without the column lesion, several clicks of a case are numbered in order
-    default_space : of rows that name none
+    path : CSV with the columns case, x, y, z, and optionally space (voxel, ras or lps) and lesion (a number from 1, once in a case).
+        Without the column lesion, several clicks of a case are numbered in order
+    default_space : of rows without one
 
     Raises
     ------
     InputError
-        The file is no such CSV; the message names the line.
+        The file is no such CSV. The message names the line.
     """
     columns, rows = read_csv(path, "clicks", COLUMNS, OPTIONAL_COLUMNS)
     found: dict[str, list[ListedClick]] = {}
@@ -105,10 +105,7 @@ def read_clicks(path: Path, default_space: ClickSpace = "voxel") -> dict[str, li
         raise InputError(f"clicks {path}, line 2: expected a click in each line, got none; list case,x,y,z")
     if "lesion" not in columns:
         found = {
-            case: [
-                ListedClick(c.case, n if len(clicks) > 1 else None, c.point, c.space, c.line)
-                for n, c in enumerate(clicks, 1)
-            ]
+            case: [replace(c, lesion=n if len(clicks) > 1 else None) for n, c in enumerate(clicks, 1)]
             for case, clicks in found.items()
         }
     return {case: sorted(clicks, key=lambda c: c.lesion or 0) for case, clicks in found.items()}

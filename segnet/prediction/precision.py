@@ -1,4 +1,4 @@
-"""bfloat16 where the volume itself shows that it makes no difference that matters."""
+"""bfloat16, where a check on the volume finds no difference that matters."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from segnet.prediction.options import THRESHOLD, Progress
 from segnet.prediction.windows import segment
 
 LEAST_DICE = 0.99
-"""Of the masks in both precisions. Two readers of one lesion reach 0.8 to 0.9: they differ ten times as much and more."""
+"""Of the masks in both precisions. Two readers of one lesion reach 0.8 to 0.9, so they differ ten times as much."""
 LARGEST_DIFFERENCE = 0.1
-"""Of a voxel's lesion probability: what was surer than 0.4 or 0.6 stays on its side of one half. Small networks have shown 0.02 to 0.14,
-at steep edges: a twentieth of a step in the logits, which is what eight bits leave after some tens of layers."""
+"""Of a voxel's lesion probability: below 0.4 and above 0.6 a voxel stays on its side of one half. Small networks have shown 0.02 to
+0.14 at steep edges: a twentieth of a step in the logits, the rounding of eight bits after some tens of layers."""
 SLICES_CHECKED = 8
-"""Half of them where most is in doubt, half spread over the volume, so that what bfloat16 may have missed altogether is looked for too."""
+"""Half of them hold most voxels in doubt. Half are spread over the volume, to find lesions that bfloat16 misses altogether."""
 IN_DOUBT = 0.25
-"""Voxels whose probability is as near to the threshold as this."""
+"""Distance of a probability from the threshold below which a voxel is in doubt."""
 
 
 @dataclass(frozen=True)
 class BFloat16Difference:
-    """How far bfloat16 lies from float32 in the slices that both segmented.
+    """Difference of bfloat16 from float32 in the slices that both segmented.
 
     Attributes
     ----------
-    slices : how many
+    slices : their number
     probability : the largest difference of a voxel's lesion probability
-    dice : of the two masks, 1 where both are empty
+    dice : of the two masks, 1 for two empty ones
     """
 
     slices: int
@@ -47,7 +47,7 @@ class BFloat16Difference:
 
 
 def slices_to_check(probability_zyx: NDArray[np.float32], threshold: float) -> list[int]:
-    """Slices with most voxels in doubt, or with the highest probability where none is, and others at even distances."""
+    """Slices with most voxels in doubt, or without any with the highest probability, and others at even distances."""
     depth = len(probability_zyx)
     in_doubt = [int((np.abs(plane - threshold) < IN_DOUBT).sum()) for plane in probability_zyx]
     ranked = np.lexsort((-probability_zyx.max(axis=(1, 2)), -np.asarray(in_doubt)))
@@ -67,7 +67,7 @@ def segment_in_bfloat16(
     progress: Progress | None = None,
     **options: Any,
 ) -> tuple[NDArray[np.float32], BFloat16Difference]:
-    """Lesion probability by bfloat16, checked in some slices against float32; by float32 throughout where the check fails.
+    """Lesion probability in bfloat16, checked in some slices against float32; in float32 throughout if the check fails.
 
     Parameters
     ----------
@@ -78,14 +78,14 @@ def segment_in_bfloat16(
 
     Returns
     -------
-    probability : (Z, Y, X) float32, of `half` where the difference is `tolerable`, else of `model`
+    probability : (Z, Y, X) float32, of `half` if the difference is `tolerable`, else of `model`
     difference : as measured
     """
     segmented = np.arange(len(image_zyx)) if at is None else np.asarray(at)
     depth = len(segmented)
 
     def part(before: int, slices: int, total: int) -> Progress | None:
-        """Progress in slices; the last is told once no more work can follow."""
+        """Progress in slices; the end is reported only when no more work can follow."""
         if progress is None:
             return None
         return lambda done, of: progress(min(before + slices * done // of, total - 1), total)

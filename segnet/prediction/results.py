@@ -1,8 +1,8 @@
-"""Whose the files of a folder of results are, and whether they still hold: sidecars, claims, locks.
+"""The owner and the state of files in a folder of results: sidecars, claims, locks.
 
-A result is a mask, what was written with it, and a sidecar `<mask's name>.json` that is written last. The sidecar holds
-hashes of the image, of the weights and of the files, the settings and the version: what is needed to see that a result is
-the very one asked for. While files are written, a claim lists them, so that what a killed process left is known as its own.
+A result is a mask, the files beside it, and a sidecar `<mask's name>.json`, written last. The sidecar holds the version, the settings,
+and hashes of the image, the weights and the files, so that a later run recognises its result. While files are written, a claim lists
+them, so that a later run recognises the remains of a killed process.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def sidecar_path(mask: Path) -> Path:
 
 
 def read_sidecar(path: Path) -> Json | None:
-    """A sidecar of this program, None of anything else."""
+    """A sidecar of this program, None for any other file."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -40,12 +40,12 @@ def read_sidecar(path: Path) -> Json | None:
 
 @dataclass(frozen=True)
 class Result:
-    """The files of one result and what it must have been made from.
+    """The files of one result and its inputs.
 
     Attributes
     ----------
     outputs : files by kind, the mask among them
-    made_from : what decides the result, as plain JSON; without "image_sha256" neither the image nor the files' contents are compared
+    made_from : inputs that decide the result, as plain JSON; without "image_sha256" neither image nor file contents are compared
     """
 
     outputs: Mapping[str, Path]
@@ -60,22 +60,22 @@ class Result:
         return sidecar_path(self.mask)
 
     def state(self, begun: frozenset[str] = frozenset(), *, overwrite: bool = False) -> State:
-        """What is there of the result.
+        """The state of the files on disk.
 
         Parameters
         ----------
         begun : names of files in a claim on it
-        overwrite : a result made from something else may be replaced
+        overwrite : a result of other inputs may be replaced
 
         Returns
         -------
-        "absent"; "done", the very result; "unfinished", a part of it, to be made anew; "other", made from something else.
+        "absent"; "done"; "unfinished", a part of the result, to be made anew; "other", a result of other inputs.
 
         Raises
         ------
         InputError
-            A file stands in its place that this program did not write or that was changed since; or the result there was made from something
-            else and may not be replaced.
+            In its place stands a file of another program, a file that was changed since, or a result of other inputs that must not be
+            replaced.
         """
         found = read_sidecar(self.sidecar)
         recorded = {entry["file"]: entry["sha256"] for entry in (found or {}).get("outputs", {}).values()}
@@ -105,7 +105,7 @@ class Result:
         return "done" if whole and changed is None else "unfinished"
 
     def _changed(self, recorded: Mapping[str, str]) -> Path | None:
-        """A file that is there and is not as it was recorded."""
+        """An existing file that differs from its record."""
         for name, sha256 in recorded.items():
             path = self.sidecar.with_name(name)
             if path.exists() and sha256_of(path) != sha256:
@@ -113,7 +113,7 @@ class Result:
         return None
 
     def complete(self, values: Json) -> Json:
-        """Writes the sidecar, with `values` in it, once all files are there; returns it."""
+        """Writes the sidecar, with `values` in it, after all files; returns it."""
         outputs = {kind: {"file": path.name, "sha256": sha256_of(path)} for kind, path in self.outputs.items()}
         whole: Json = json.loads(
             json.dumps({"format": FORMAT, **values, "made_from": self.made_from, "outputs": outputs}, allow_nan=False)
@@ -123,7 +123,7 @@ class Result:
 
 
 def _first_difference(then: Json, now: Json, prefix: str = "") -> tuple[str, Any, Any] | None:
-    """Name and both values of the first field that differs; a field that `now` leaves out is not compared."""
+    """Name and both values of the first field that differs; fields missing in `now` are not compared."""
     for name, value in now.items():
         before = then.get(name)
         if isinstance(value, dict) and isinstance(before, dict):
@@ -140,7 +140,7 @@ class Claim:
 
     Attributes
     ----------
-    begun : what a process that was stopped had begun to write
+    begun : files that a stopped process had begun to write
     """
 
     def __init__(self, path: Path, handle: int) -> None:
@@ -148,7 +148,7 @@ class Claim:
         self.begun = begun(path)
 
     def begin(self, result: Result) -> None:
-        """Says what will be written, then takes away what no longer holds: the sidecar first."""
+        """Lists the files to write, then removes outdated ones, the sidecar first."""
         old = read_sidecar(result.sidecar) or {}
         stale = {entry["file"] for entry in old.get("outputs", {}).values()} | self.begun
         names = sorted(stale | {path.name for path in (*result.outputs.values(), result.sidecar)})
@@ -162,15 +162,15 @@ class Claim:
                 (folder / name).unlink(missing_ok=True)
 
     def end(self) -> None:
-        """The result is whole: nothing of it has only begun."""
+        """The result is complete."""
         os.ftruncate(self._handle, 0)
 
 
 def begun(claim: Path) -> frozenset[str]:
-    """Names of the files that a claim says are being written, or were when their process was stopped."""
+    """Names of the files in a claim: being written, or left by a stopped process."""
     try:
         return frozenset(json.loads(claim.read_bytes() or b"[]"))
-    except (OSError, ValueError):  # none, or stopped while it wrote the names, which is before any file
+    except (OSError, ValueError):  # no claim, or stopped before any file was written
         return frozenset()
 
 
@@ -180,11 +180,7 @@ def claim_path(mask: Path) -> Path:
 
 @contextmanager
 def claimed(mask: Path, *, wait: bool = False) -> Iterator[Claim]:
-    """Holds the claim on a result. What was begun within the block and not ended stays on it.
-
-    Parameters
-    ----------
-    wait : for another process that holds it
+    """Holds the claim on a result; with `wait`, after another process. Files begun and not ended within the block stay on it.
 
     Raises
     ------

@@ -43,19 +43,19 @@ def _probabilities(model: nn.Module, patches: Tensor, config: DataConfig, view: 
     logits, _ = model(_seen(x, view).contiguous(memory_format=torch.channels_last))
     found = _seen_back(logits.float().softmax(1)[:, 1:].sum(1, keepdim=True), view)
     if side != config.input_px:
-        # not "area", whose windows are whole pixels: between sizes that are no multiples it shifts an edge by up to a third of one
+        # "area" averages whole pixels: between sizes that are no multiples it shifts an edge by up to a third of a pixel
         smaller = side < config.input_px
         found = F.interpolate(found, (side, side), mode="bilinear", align_corners=False, antialias=smaller)
     return found[:, 0]
 
 
 class _Windows:
-    """Where fields of view lie in the slices of a volume, what the network is shown of them, and how they are blended.
+    """Fields of view in the slices of a volume: their places, their patches, their blending.
 
     Parameters
     ----------
     image_zyx : (Z, Y, X) in HU
-    click_yx : middle of the only field of view; without it, as many as cover the slice
+    click_yx : middle of the only field of view; None: windows cover the slice
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class _Windows:
         self.weights = np.zeros((height, width), np.float32)
         for corner in self.corners:
             self.add(self.weights, corner, self.weight)
-        self._kept: dict[int, NDArray[np.float32]] = {}  # of neighbours, each is asked for next
+        self._kept: dict[int, NDArray[np.float32]] = {}  # neighbouring slices share planes
 
     def _plane(self, z: int) -> NDArray[np.float32]:
-        """What all fields of view see of slice z, in [0, 1], 0 beyond the edge; of the last `slices`, what was seen before."""
+        """The part of slice z in all fields of view, in [0, 1], 0 beyond the edge. The last `slices` planes are kept."""
         if z not in self._kept:
             if len(self._kept) == self.slices:
                 del self._kept[next(iter(self._kept))]
@@ -142,12 +142,12 @@ def segment(
     ----------
     model : in evaluation mode; or several, the members of an ensemble
     image_zyx : (Z, Y, X) in HU
-    click_zyx : voxel inside the lesion; only the field of view around it is looked at, the rest is 0. Without it, windows
-        of the field of view cover the slice and are blended
+    click_zyx : voxel in the lesion; only the field of view around it is segmented, the rest is 0. Without it, windows of the size of
+        the field of view cover the slice and are blended
     slices : shown to the network at once, its `in_channels`
-    tta : the eight quarter turns and flips in plane as views (test-time augmentation), otherwise the slice as it is alone
+    tta : use the eight quarter turns and flips in plane as views (test-time augmentation), not the slice alone
     batch_size : patches at once
-    at : slices to segment, the others are 0; all unless given
+    at : slices to segment, the others are 0; default: all
     deviation : (Z, Y, X), filled with the standard deviation of the members' and views' probabilities p_k about their mean p,
         ``sqrt(sum_k (p_k - p)^2 / K)``, K being members times views
 
@@ -191,7 +191,7 @@ def segment(
 def _inside(
     y: int, x: int, shape: tuple[int, ...], within: tuple[int, ...]
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """The part of a window of `shape` at (y, x) that lies in an image of shape `within`: where in the image, and in the window."""
+    """The part of a window of `shape` at (y, x) inside an image of shape `within`: its slices in the image, and in the window."""
     y0, x0, y1, x1 = max(y, 0), max(x, 0), min(y + shape[0], within[0]), min(x + shape[1], within[1])
     return (slice(y0, max(y1, y0)), slice(x0, max(x1, x0))), (
         slice(y0 - y, max(y1, y0) - y),
@@ -202,8 +202,10 @@ def _inside(
 def keep_clicked(
     mask_zyx: NDArray[np.bool_], click_zyx: tuple[int, int, int], spacing_zyx_mm: tuple[float, ...]
 ) -> NDArray[np.bool_]:
-    """The 3-D component (26 neighbours) at the click, or the one nearest to it in mm where the click misses all or lies outside;
-    an empty mask stays empty."""
+    """The 3-D component (26 neighbours) at the click, or the nearest one in mm if the click misses all or lies outside the mask's array.
+
+    An empty mask stays empty.
+    """
     labels, count = ndimage.label(mask_zyx, np.ones((3, 3, 3)))
     if count == 0:
         return mask_zyx
