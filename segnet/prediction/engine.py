@@ -20,7 +20,7 @@ FOLDED_DIFFERENCE = 1e-3
 not belong changes the logits by its own size."""
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
-"""What a batch norm is folded into: these classes themselves, not others made of them."""
+"""Layers that a batch norm is folded into: these classes alone, not subclasses."""
 
 
 class BFloat16(nn.Module):
@@ -39,25 +39,25 @@ class BFloat16(nn.Module):
 @torch.inference_mode(False)
 @torch.no_grad()
 def optimise(model: Network, *, bfloat16: bool = False) -> nn.Module:
-    """A copy of a trained network for inference: what does not run is dropped, batch norms are folded, weights are channels-last and frozen.
+    """A copy of a trained network for inference: unused parts dropped, batch norms folded, weights channels-last and frozen.
 
-    A batch norm that a convolution's result enters, and nothing else, becomes part of the convolution,
+    A batch norm behind a convolution whose result goes nowhere else becomes part of the convolution,
 
         ``weight' = weight * gamma / sqrt(var + eps)``, ``bias' = (bias - mean) * gamma / sqrt(var + eps) + beta``.
 
-    Which these are is seen by watching one forward pass, of any network: a norm behind a ReLU and those inside the attention gate,
-    which is one operation already, stay. A network that takes its convolutions' results elsewhere too, and so loses by it, stays as it is.
+    One forward pass of the network shows these pairs. A norm behind a ReLU stays, and so do norms inside the attention gate, which is one
+    operation already. A network whose logits change by more than rounding stays as it is.
 
     Parameters
     ----------
     model : left as it is
-    bfloat16 : what autocast runs in bfloat16 keeps its weights in bfloat16, rounded once; the scan and the sums of softmax and norms are
-        float32. The masks have to be compared with those of float32 (`segnet.prediction.precision`)
+    bfloat16 : layers that autocast runs in bfloat16 keep their weights in bfloat16, rounded once. The scan and the sums of softmax and
+        norms are float32. Compare the masks with float32 masks (`segnet.prediction.precision`)
 
     Returns
     -------
     nn.Module
-        In evaluation mode; takes and gives what the network does.
+        In evaluation mode, with the network's inputs and outputs.
     """
     plain = _evaluated(model)
     side = 2 * model.stride
