@@ -8,16 +8,15 @@
 #endif
 #include "cpu.h"
 
-/* Multiply-adds below which a thread costs more than it does, by the time it takes to wake one: 2^20, or SSMCORE_WORK_PER_THREAD,
- * which backends/_threads.py has checked. */
+/* Multiply-adds that are worth waking a thread: 2^20, or SSMCORE_WORK_PER_THREAD, which backends/_threads.py has checked. */
 static int64_t ssm_work_per_thread(void) {
     const char *wanted = getenv("SSMCORE_WORK_PER_THREAD");
     int64_t work = wanted ? atoll(wanted) : 0;
     return work > 0 ? work : 1 << 20;
 }
 
-/* work(task, index, scratch) for every index, `scratch` bytes of its thread's own each time; `cost` is about how many multiply-adds all
- * of it takes. 0 or SSMCORE_NO_MEMORY. */
+/* Calls work(task, index, scratch) for every index. Each thread has `scratch` bytes of its own; `cost` estimates the multiply-adds of all
+ * calls. Returns 0 or SSMCORE_NO_MEMORY. */
 static int ssm_run_units(const void *task, int64_t units, int threads, int64_t cost, int64_t scratch,
                          void (*work)(const void *, int64_t, char *)) {
     if (units == 0) return 0;

@@ -1,10 +1,9 @@
 /* Selective scan for one instruction set and one type; see ops/selective_scan.md and ops/ss2d.md for the derivation.
  *
- * A unit of work is one group, one block of its channels, in every direction, of one batch entry, or of several where their
- * sequences are short. Channels lie in the lanes,
- * time is walked in tiles of CHUNK steps that live in the first-level cache, and within a tile the state dimension is
- * walked in blocks held in registers. Lanes beyond the last channel hold zeros. A direction is an order of positions,
- * looked up once a tile; what several directions write to one position they add up there.
+ * A unit of work is one group, one block of its channels, in every direction, of one batch entry, or of several short ones.
+ * Channels lie in the lanes; lanes beyond the last channel hold zeros. Time goes by tiles of CHUNK steps, which stay in the
+ * first-level cache. Within a tile the states go by blocks held in registers. A direction is an order of positions, looked up
+ * once for each tile. Directions that write to the same position add up there.
  */
 #include "lanes.h"
 #include "api.h"

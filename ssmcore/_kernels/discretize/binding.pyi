@@ -1,6 +1,0 @@
-from typing import Any
-
-DISCRETIZATIONS: tuple[str, ...]
-
-def discretize(*arguments: Any) -> None: ...
-def discretize_vjp(*arguments: Any) -> None: ...
