@@ -119,8 +119,7 @@ def attention_gate(
     psi_weight, psi_shift : (1,)
     statistics : (2 dim + 1, 2)
         Means and variances of theta, phi and psi, as returned; for inference.
-    num_threads, backend
-        As in `selective_scan`.
+    num_threads, backend : as in `selective_scan`
 
     Returns
     -------
@@ -130,10 +129,8 @@ def attention_gate(
 
     Raises
     ------
-    ArgumentError
-        A shape or dtype is wrong; the message names argument, expectation, value and remedy.
-    BackendError
-        The backend named cannot run.
+    ArgumentError, BackendError
+        As in `selective_scan`.
 
     Source: Mamba-AHNet, algorithm 3.
 
@@ -175,17 +172,7 @@ def attention_gate_vjp(
     Parameters
     ----------
     dout : as x
-    Others as in `attention_gate`.
-
-    Returns
-    -------
-    AttentionGateGradients
-        In the shapes of the arguments.
-
-    Raises
-    ------
-    ArgumentError, BackendError
-        As in `attention_gate`.
+    Others as in `attention_gate`, and errors too.
 
     Source: see ops/attention_gate.md.
     """

@@ -125,8 +125,7 @@ def causal_conv1d(
     seq_idx : (batch, seqlen) integers
         Numbers the sequences packed into each row. Taps do not reach from one sequence into the one before. The initial state
         belongs to a row's first sequence, the last state to its last. Where the number is below 0, the output is 0.
-    out, num_threads, backend
-        As in `selective_scan`.
+    out, num_threads, backend : as in `selective_scan`
 
     Returns
     -------
@@ -135,10 +134,8 @@ def causal_conv1d(
 
     Raises
     ------
-    ArgumentError
-        A shape, dtype or option is wrong; the message names argument, expectation, value and remedy.
-    BackendError
-        The backend named cannot run.
+    ArgumentError, BackendError
+        As in `selective_scan`.
 
     Source: Gu and Dao, Mamba, figure 3; the interface follows Dao-AILab's causal-conv1d.
 
@@ -190,17 +187,7 @@ def causal_conv1d_vjp(
     dout : as x
     dlast_state : (batch, dim, taps - 1)
         Zero if not given.
-    Others as in `causal_conv1d`.
-
-    Returns
-    -------
-    CausalConv1dGradients
-        In the shapes of the arguments.
-
-    Raises
-    ------
-    ArgumentError, BackendError
-        As in `causal_conv1d`.
+    Others as in `causal_conv1d`, and errors too.
 
     Source: see ops/causal_conv1d.md.
     """

@@ -17,7 +17,7 @@ Array = NDArray[Any]
 
 
 class ChunkScanGradients(NamedTuple):
-    """Gradients in the shapes of the arguments; None for an argument that was not given."""
+    """Gradients in the shapes of the arguments; None for an argument that was not given, unless it is initial_state."""
 
     x: Array
     dt: Array
@@ -225,10 +225,8 @@ def chunk_scan(
 
     Raises
     ------
-    ArgumentError
-        A shape, dtype or option is wrong; the message names argument, expectation, value and remedy.
-    BackendError
-        The backend named cannot run.
+    ArgumentError, BackendError
+        As in `selective_scan`.
 
     Source: Dao and Gu, Transformers are SSMs (2024), section 6.
 
@@ -283,17 +281,7 @@ def chunk_scan_vjp(
         Zero if not given.
     checkpoints
         From the forward pass with these arguments. Without them that pass runs again; gradients are the same to the bit.
-    Others as in `chunk_scan`.
-
-    Returns
-    -------
-    ChunkScanGradients
-        In the shapes of the arguments; that of initial_state also if none was given.
-
-    Raises
-    ------
-    ArgumentError, BackendError
-        As in `chunk_scan`.
+    Others as in `chunk_scan`, and errors too.
 
     Source: reverse-mode differentiation by chunks, see ops/chunk_scan.md.
     """

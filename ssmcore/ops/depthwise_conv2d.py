@@ -74,8 +74,7 @@ def depthwise_conv2d(
     weight : (dim, 3, 3)
     bias : (dim,)
     activation : None, "silu" or "swish", which is the same
-    out, num_threads, backend
-        As in `selective_scan`.
+    out, num_threads, backend : as in `selective_scan`
 
     Returns
     -------
@@ -83,10 +82,8 @@ def depthwise_conv2d(
 
     Raises
     ------
-    ArgumentError
-        A shape, dtype or option is wrong; the message names argument, expectation, value and remedy.
-    BackendError
-        The backend named cannot run.
+    ArgumentError, BackendError
+        As in `selective_scan`.
 
     Source: Mamba-AHNet, eq. 7.
 
@@ -121,17 +118,7 @@ def depthwise_conv2d_vjp(
     Parameters
     ----------
     dout : as x
-    Others as in `depthwise_conv2d`.
-
-    Returns
-    -------
-    DepthwiseConv2dGradients
-        In the shapes of the arguments.
-
-    Raises
-    ------
-    ArgumentError, BackendError
-        As in `depthwise_conv2d`.
+    Others as in `depthwise_conv2d`, and errors too.
 
     Source: see ops/depthwise_conv2d.md.
     """

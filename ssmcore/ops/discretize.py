@@ -147,17 +147,7 @@ def discretize_vjp(
     Parameters
     ----------
     dA_bar, dB_bar : as A_bar and B_bar, or broadcasting to them
-    Others as in `discretize`.
-
-    Returns
-    -------
-    DiscretizeGradients
-        In the shapes of A, B and delta.
-
-    Raises
-    ------
-    ArgumentError, BackendError
-        As in `discretize`.
+    Others as in `discretize`, and errors too.
 
     Source: discretize.md; for dense zoh and mamba the adjoint of the matrix exponential's Fréchet derivative.
     """

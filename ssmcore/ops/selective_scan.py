@@ -17,7 +17,7 @@ Array = NDArray[Any]
 
 
 class SelectiveScanGradients(NamedTuple):
-    """Gradients in the shapes of the arguments; None for an argument that was not given."""
+    """Gradients in the shapes of the arguments; None for an argument that was not given, unless it is initial_state."""
 
     u: Array
     delta: Array
@@ -341,17 +341,7 @@ def selective_scan_vjp(
         Zero if not given.
     checkpoints
         From the forward pass with these arguments. Without them that pass runs again; gradients are the same to the bit.
-    Others as in `selective_scan`.
-
-    Returns
-    -------
-    SelectiveScanGradients
-        In the shapes of the arguments; that of initial_state also where none was given.
-
-    Raises
-    ------
-    ArgumentError, BackendError
-        As in `selective_scan`.
+    Others as in `selective_scan`, and errors too.
 
     Source: reverse-mode differentiation of eq. 2, see ops/selective_scan.md.
     """

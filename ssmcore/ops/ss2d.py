@@ -122,8 +122,7 @@ def ss2d(
     D, delta_bias : (4, dim)
     return_checkpoints : bool
         Also return the states that `ss2d_vjp` starts from. With them it does not run the forward pass again.
-    delta_softplus, discretization, out, num_threads, backend
-        As in `selective_scan`.
+    delta_softplus, discretization, out, num_threads, backend : as in `selective_scan`
 
     Returns
     -------
@@ -132,10 +131,8 @@ def ss2d(
 
     Raises
     ------
-    ArgumentError
-        A shape, dtype or option is wrong; the message names argument, expectation, value and remedy.
-    BackendError
-        The backend named cannot run.
+    ArgumentError, BackendError
+        As in `selective_scan`.
 
     Source: Mamba-AHNet, section III-D and eq. 7; Liu et al., VMamba, section 4.2.
 
@@ -180,17 +177,7 @@ def ss2d_vjp(
     dout : as x
     checkpoints
         From the forward pass with these arguments. Without them that pass runs again; gradients are the same to the bit.
-    Others as in `ss2d`.
-
-    Returns
-    -------
-    SS2DGradients
-        In the shapes of the arguments.
-
-    Raises
-    ------
-    ArgumentError, BackendError
-        As in `ss2d`.
+    Others as in `ss2d`, and errors too.
 
     Source: reverse-mode differentiation of eq. 2 along each direction, see ops/ss2d.md.
     """

@@ -27,14 +27,7 @@ def attention_gate(
     num_threads: int | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`ssmcore.attention_gate` of tensors, differentiable in all but `statistics`; devices and dtypes as in `selective_scan`.
-
-    Raises
-    ------
-    ArgumentError
-        A shape, dtype, device or option is wrong.
-    BackendError
-        The backend named cannot run.
+    """`ssmcore.attention_gate` of tensors, differentiable in all but `statistics`; devices, dtypes and errors as in `selective_scan`.
 
     Source: Mamba-AHNet, algorithm 3.
     """

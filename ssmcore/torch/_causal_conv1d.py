@@ -49,14 +49,7 @@ def causal_conv1d(
     num_threads: int | None = None,
     backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """`ssmcore.causal_conv1d` of tensors, differentiable in all but `seq_idx`; devices and dtypes as in `selective_scan`.
-
-    Raises
-    ------
-    ArgumentError
-        A shape, dtype, device or option is wrong.
-    BackendError
-        The backend named cannot run.
+    """`ssmcore.causal_conv1d` of tensors, differentiable in all but `seq_idx`; devices, dtypes and errors as in `selective_scan`.
 
     Source: Gu and Dao, Mamba, figure 3; the interface follows Dao-AILab's causal-conv1d.
     """

@@ -58,14 +58,7 @@ def chunk_scan(
     num_threads: int | None = None,
     backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """`ssmcore.chunk_scan` of tensors, differentiable in all but `seq_idx`; devices and dtypes as in `selective_scan`.
-
-    Raises
-    ------
-    ArgumentError
-        A shape, dtype, device or option is wrong.
-    BackendError
-        The backend named cannot run.
+    """`ssmcore.chunk_scan` of tensors, differentiable in all but `seq_idx`; devices, dtypes and errors as in `selective_scan`.
 
     Source: Dao and Gu, Transformers are SSMs (2024), section 6.
     """

@@ -20,14 +20,7 @@ def depthwise_conv2d(
     num_threads: int | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """`ssmcore.depthwise_conv2d` of tensors, differentiable in all of them; devices and dtypes as in `selective_scan`.
-
-    Raises
-    ------
-    ArgumentError
-        A shape, dtype, device or option is wrong.
-    BackendError
-        The backend named cannot run.
+    """`ssmcore.depthwise_conv2d` of tensors, differentiable in all of them; devices, dtypes and errors as in `selective_scan`.
 
     Source: Mamba-AHNet, eq. 7.
     """

@@ -29,14 +29,7 @@ def ss2d(
     num_threads: int | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """`ssmcore.ss2d` of tensors, differentiable in all of them; devices and dtypes as in `selective_scan`.
-
-    Raises
-    ------
-    ArgumentError
-        A shape, dtype, device or option is wrong.
-    BackendError
-        The backend named cannot run.
+    """`ssmcore.ss2d` of tensors, differentiable in all of them; devices, dtypes and errors as in `selective_scan`.
 
     Source: Mamba-AHNet, section III-D and eq. 7; Liu et al., VMamba, section 4.2.
     """
