@@ -14,7 +14,7 @@ from segnet.errors import InputError
 
 ENVIRONMENT_PREFIX = "SEGNET_"
 FOLD_FOLDER = "fold-{}"
-"""Where the run of a fold goes, by its number."""
+"""Folder of a fold's run, by its number."""
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -23,28 +23,24 @@ class _Frozen(BaseModel):
 
 
 class PrepareConfig(_Frozen):
-    """How files become a dataset; `segnet.dataset.routes` says what each route does."""
+    """Settings of `segnet prepare`; see `segnet.dataset.routes` for the routes."""
 
     route: Literal["hu", "paper"] = "hu"
-    """hu keeps a CT window at the image's own resolution; paper goes by 8-bit pictures of 256 x 256, as the paper did, and loses HU."""
+    """hu keeps a CT window at the image's own resolution; paper makes 8-bit pictures of 256 x 256, like the paper, and loses HU."""
     window_hu: tuple[float, float] = (-1000.0, 400.0)
-    """Lowest and highest value kept, by the route hu."""
+    """Lowest and highest value kept by the route hu."""
     values: Literal["hu", "unit", "zscore"] = "hu"
-    """What is stored of the window: int16 HU; float16 from 0 to 1; or float16 in standard deviations from the volume's own mean."""
+    """Stored values: int16 HU; float16 from 0 to 1; or float16 standard deviations from the volume's mean."""
     keep_png: bool = False
     """Keep the pictures of the route paper."""
 
     @model_validator(mode="after")
-    def _window_is_ordered(self) -> PrepareConfig:
+    def _fields_agree(self) -> PrepareConfig:
         low, high = self.window_hu
         if not -32768 <= low < high <= 32767:
             raise ValueError(
                 f"window_hu: expected lowest < highest within int16, got ({low:g}, {high:g}); use (-1000, 400)"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _the_route_has_the_option(self) -> PrepareConfig:
         if self.route == "paper" and self.values != "hu":
             raise ValueError(
                 f"values: expected none with the route paper, which stores 8-bit grey, got {self.values}; leave it out"
@@ -58,35 +54,35 @@ Depth = Annotated[int, Field(ge=1)]
 
 
 class ModelConfig(_Frozen):
-    """A network. The paper's own reading of a row stays a switch; the default is the repaired one."""
+    """A network. Where the paper's letter is repaired, a switch restores the letter."""
 
     name: str = "mamba-ahnet"
-    """One of `segnet.models.names()`: the paper's, its peers', or one that a package registers."""
+    """One of `segnet.models.names()`: a network of the paper, a peer, or one that a package registers."""
     in_channels: Annotated[int, Field(ge=1)] = 1
-    """Slices shown at once, an odd number: the one to segment, and as many below as above it."""
+    """Input slices, an odd number: the slice to segment, and equally many below and above it."""
     classes: Annotated[int, Field(ge=2)] = 2
     base_width: Annotated[int, Field(ge=4)] = 16
-    """b, the width of the first level. Presets: 8 for tests, 16, 32 and 64."""
+    """b, the width of the first level. Presets: 8 (tests), 16, 32 and 64."""
     depths: tuple[Depth, Depth, Depth, Depth] = (2, 2, 2, 2)
     dstate: Annotated[int, Field(ge=1)] = 16
     expand: Annotated[int, Field(ge=1)] = 2
     discretization: Literal["bilinear", "mamba", "zoh"] = "bilinear"
-    """Of the scan: eq. 2's, what public Mamba code computes, or zero-order hold."""
+    """Discretization of the scan: equation 2, that of public Mamba code, or zero-order hold."""
     gate_target: Literal["up", "skip", "unused"] = "up"
-    """What algorithm 1's gate multiplies: the upsampled features, the skip, or, to the letter, nothing."""
+    """Features that algorithm 1's gate multiplies: upsampled features, skip, or (the paper's letter) none."""
     gate_align: Literal["crop", "upsample"] = "crop"
-    """Where algorithm 3's gating features differ in size: cropped at their centre, or resized as the prose says. Here sizes agree."""
+    """Treatment of gating features of another size in algorithm 3: central crop, or resizing as in the prose. Here sizes agree."""
     double_relu: bool = True
-    """Algorithm 1's ReLU right after its convolution, before the norm and the second one."""
+    """Algorithm 1's ReLU directly after its convolution, in addition to the ReLU after the norm."""
     decoder_residual: bool = True
-    """Algorithm 2's residual, which its text leaves out: without it a decoder's block is algorithm 1."""
+    """Algorithm 2's residual, which its text omits. Without it a decoder block is algorithm 1."""
     decoder_vm_layers: bool = True
-    """VM layers in mamba-ahnet's decoder. Off, they are in the encoder alone; in the decoder alone is mamba-ahnet-conv, nowhere ahnet."""
+    """VM layers in mamba-ahnet's decoder, in addition to its VSS encoder."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
     recon_head: Literal["thin", "full", "paper_softmax"] = "thin"
-    """What a name ending in -r rebuilds the slice with: a decoder of `reconstruction_width` or of the whole width, or algorithm 4."""
+    """Reconstruction head of names ending in -r: decoder of `reconstruction_width`, decoder of full width, or algorithm 4."""
     reconstruction_width: Annotated[float, Field(gt=0, lt=1)] = 0.25
-    """Channels of the thin reconstruction decoder, as a share of the segmentation decoder's."""
+    """Width of the thin reconstruction decoder, as a share of the segmentation decoder."""
 
     @property
     def reconstructs(self) -> bool:
@@ -94,47 +90,46 @@ class ModelConfig(_Frozen):
 
 
 class DataConfig(_Frozen):
-    """How a slice reaches the network."""
+    """Choice of slices, field of view and split."""
 
     route: Literal["hu", "paper"] = PrepareConfig().route
-    """Of the dataset: images are brought to the network the way it was prepared."""
+    """Route of the dataset; images are shown to the network in the same way."""
     window_hu: tuple[float, float] = PrepareConfig().window_hu
-    """As the dataset was prepared; the route paper has none."""
+    """Window of the dataset; the route paper has none."""
     patch_px: Annotated[int, Field(ge=16)] = 64
     """Side of the square field of view, in pixels of the image."""
     input_px: Annotated[int, Field(ge=32, multiple_of=32)] = 128
-    """Side of the network's input, to which the field of view is resampled."""
+    """Side of the network's input; the field of view is resampled to it."""
     lesion_fraction: Annotated[float, Field(ge=0, le=1)] = 0.8
-    """Share of training slices drawn from those that hold lesion."""
+    """Share of training slices with lesion."""
     click_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Share of training fields of view around a click in the lesion; the others lie as windows cover a slice without one."""
+    """Share of training fields of view around a click in the lesion; the others are windows of a slice."""
     lone_fraction: Annotated[float, Field(ge=0, le=1)] = 0.25
-    """Where several slices are shown: share of neighbours in training that only repeat the slice, as beyond a volume's end."""
+    """Of several input slices, share of neighbours that repeat the middle slice in training, as at a volume's end."""
     balance: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """How evenly lesion slices are drawn over size classes, patients and lesions: 0 each slice, 1 each size class as often as another."""
+    """Balance of lesion slices over size classes, patients and lesions: 0 draws slices evenly, 1 draws size classes evenly."""
     beside_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the slices without lesion that are drawn from those close beside one; the others are drawn from all of them."""
+    """Share of the slices without lesion that are drawn close beside a lesion; the others are drawn from all."""
     split: Literal["stratified", "patient", "slice-paper"] = "stratified"
-    """Patients by chance within each set and class of lesion size; patients by chance; or, as the paper's sample counts betray, single
-    slices by chance, a tenth for test and a fifth of the others for validation, so that neighbours of a test slice are trained on."""
+    """Random patients within each set and size class; random patients; or random slices, as the paper's counts imply, which leaks."""
     split_fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
-    """Patients for training, validation and test."""
+    """Shares of patients for training, validation and test."""
     folds: Annotated[int, Field(ge=2)] | None = None
-    """Parts the patients are dealt into, of which one is held out for test; the others are training and validation patients."""
+    """Number of folds. One is held out for test; the others are training and validation patients."""
     fold: Annotated[int, Field(ge=0)] | None = None
-    """The one held out, counted from 0; each in turn unless it is given."""
+    """The fold held out, counted from 0; default: each in turn."""
 
     @model_validator(mode="before")
     @classmethod
     def _fold_0_was_the_default(cls, values: Any) -> Any:
-        """States and checkpoints from then name it without folds."""
+        """Accepts `fold: 0` without `folds` from old states and checkpoints."""
         if isinstance(values, Mapping) and values.get("folds") is None and values.get("fold") == 0:
             return {name: value for name, value in values.items() if name != "fold"}
         return values
 
     @property
     def window(self) -> tuple[float, float]:
-        """What becomes 0 and 1 of the values the network is shown: HU, or the paper's 8-bit grey."""
+        """Values that become 0 and 1 in the network's input: HU, or the paper's 8-bit grey."""
         return (0.0, 255.0) if self.route == "paper" else self.window_hu
 
 
@@ -143,54 +138,52 @@ Magnitude = Annotated[float, Field(ge=0)]
 
 
 class AugmentConfig(_Frozen):
-    """How a training slice is changed. A probability is the share of slices that a change comes over, a magnitude its largest size.
+    """Changes of training slices. A probability is the share of slices changed; a magnitude is the largest size of the change.
 
-    A preset gives the fields that are not given themselves.
+    A preset sets the fields that are not given.
     """
 
     preset: Literal["default", "strong"] = "default"
     flip_probability: Share = 0.5
     quarter_turns: bool = True
-    """Turns by 0, 90, 180 or 270 degrees, each as often."""
+    """Rotation by 0, 90, 180 or 270 degrees, equally often."""
     rotation_rad: Magnitude = 0.25
-    """Of a further turn to either side, in radians. What turn and scale bring in from beyond what is read is black."""
+    """Further rotation to either side, in radians. Areas from beyond the image are black."""
     scale_log: Magnitude = 0.2
-    """Of the natural logarithm of the field of view's scale, to either side."""
+    """Natural logarithm of the field of view's scale, to either side."""
     elastic_probability: Share = 0.0
     elastic_px: Magnitude = 5.0
-    """Displacement of a control point along each axis, in pixels of the image; less than a third of the spacing, so
-    that nothing folds."""
+    """Displacement of a control point along each axis, in pixels of the image; below a third of the spacing, which prevents folds."""
     elastic_spacing_px: Annotated[float, Field(gt=0)] = 16.0
-    """Between control points, in pixels of the image."""
+    """Distance between control points, in pixels of the image."""
     paste_probability: Share = 0.0
-    """Share of the slices without lesion that get one: that of another slice of the batch, or a shape with its grey."""
+    """Share of slices without lesion that get one: a lesion of another slice of the batch, or a shape with that lesion's grey."""
     paste_level: Magnitude = 0.05
-    """By how much a pasted lesion is brighter or darker than the one it is of, as a share of the window."""
+    """Brightness change of a pasted lesion to either side, as a share of the window."""
     paste_soft_px: Magnitude = 1.0
-    """Of a pasted lesion's edge: standard deviation, in pixels of the image."""
+    """Standard deviation of a pasted lesion's soft edge, in pixels of the image."""
     shapes: str | None = None
-    """Folder of lesion shapes (`segnet.dataset.shapes`); none: only lesions of the batch are pasted."""
+    """Folder of lesion shapes (`segnet.dataset.shapes`); default: only lesions of the batch are pasted."""
     shape_fraction: Share = 0.5
-    """Share of the pasted lesions that have a shape of that folder, where one is given."""
+    """Share of pasted lesions with a shape of that folder."""
     fade_probability: Share = 0.4
-    """Of a lesion to be faded towards what surrounds it, as if it were a faint one."""
+    """Share of slices whose lesion is faded towards its surroundings."""
     fade_kept: Share = 0.2
-    """Least share of its contrast that a faded lesion keeps."""
+    """Smallest share of contrast that a faded lesion keeps."""
     agent_probability: Share = 0.0
     agent_hu: Annotated[float, Field(ge=0, lt=100)] = 80.0
-    """By how much a simulated contrast agent, or the lack of one, raises or lowers lesion and tissue, each by its own, in HU. From 100
-    on darker tissue could become brighter than what was brighter."""
+    """Shift of lesion and of tissue by a simulated contrast agent, to either side, in HU. At 100 or more the order of greys could change."""
     agent_band_hu: tuple[float, float] = (-25.0, 200.0)
-    """What takes up contrast agent: neither air and fat below nor bone above, in HU."""
+    """Range of HU that takes up contrast agent, without air and fat below and bone above."""
     gamma_log: Magnitude = 0.2
-    """Of the natural logarithm of the exponent that grey levels are raised to, to either side."""
+    """Natural logarithm of the exponent of grey levels, to either side."""
     contrast: Share = 0.15
-    """Of the factor that grey levels are multiplied by, from 1 to either side."""
+    """Difference from 1 of the factor of grey levels, to either side."""
     brightness: Magnitude = 0.05
-    """Of what is added to grey levels, to either side, as a share of the window."""
+    """Offset of grey levels to either side, as a share of the window."""
     low_resolution_probability: Share = 0.0
     low_resolution_factor: Annotated[float, Field(ge=1)] = 2.0
-    """How many times larger than those of the image the pixels become that a slice is brought to and back from."""
+    """Factor by which pixels become larger before the slice is resampled back."""
     blur_probability: Share = 0.0
     blur_px: Magnitude = 1.0
     """Standard deviation of the blur, in pixels of the image."""
@@ -206,13 +199,9 @@ class AugmentConfig(_Frozen):
         return {**(AUGMENT_PRESETS.get(preset, {}) if isinstance(preset, str) else {}), **values}
 
     @model_validator(mode="after")
-    def _elastic_does_not_fold(self) -> AugmentConfig:
+    def _fields_agree(self) -> AugmentConfig:
         if 3 * self.elastic_px >= self.elastic_spacing_px:
             raise ValueError(f"elastic_px: expected less than a third of elastic_spacing_px, got {self.elastic_px}")
-        return self
-
-    @model_validator(mode="after")
-    def _band_is_ordered(self) -> AugmentConfig:
         low, high = self.agent_band_hu
         if not low < high:
             raise ValueError(f"agent_band_hu: expected low < high, got {low} {high}")
@@ -233,19 +222,19 @@ AUGMENT_PRESETS: dict[str, dict[str, Any]] = {
         "noise_sd": 0.04,
     },
 }
-"""What a preset of `augment` changes of its defaults."""
+"""Fields that a preset of `augment` sets."""
 
 
 class TrainConfig(_Frozen):
-    """The recipe."""
+    """Optimizer, schedule, validation and saving."""
 
     seed: int = 0
     minutes: Annotated[float, Field(gt=0)] = 20.0
-    """Time of training, by `clock`; the cosine schedule runs over it."""
+    """Length of training by `clock`, and of the cosine schedule."""
     clock: Literal["wall", "processor"] = "wall"
-    """What counts the minutes: the wall, or the process's processor time by thread, which other work on the machine does not shorten."""
+    """Clock of the minutes: wall, or the process's processor time for each thread, which other work on the machine does not affect."""
     max_steps: Annotated[int, Field(ge=1)] | None = None
-    """Stop, and end the schedule, after this many steps instead."""
+    """Length of training and schedule in steps, instead of minutes."""
     batch_size: Annotated[int, Field(ge=1)] = 8
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
@@ -254,24 +243,23 @@ class TrainConfig(_Frozen):
     reconstruction_weight: Annotated[float, Field(ge=0)] = 0.1
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
     accumulate: Annotated[int, Field(ge=1)] = 1
-    """Batches whose gradients one step of the optimizer takes the mean of."""
+    """Batches averaged for each step of the optimizer."""
     validations: Annotated[int, Field(ge=1)] = 20
-    """Spread evenly over the run. Of given minutes there are fewer where, by the time that a case takes, they would need over a fifth of them; at
-    least the last one."""
+    """Number of validations, spread evenly. Timed runs validate less often if validation would exceed 20 % of the minutes."""
     patience: Annotated[int, Field(ge=0)] | None = None
-    """Stop when more than so many validations in a row were no better than the best."""
+    """Stop after more than this many validations in a row without improvement."""
     save_every_s: Annotated[float, Field(gt=0)] = 60.0
-    """At most so much of a run is done again after a kill."""
+    """Longest time of training that a kill costs."""
     threads: Annotated[int, Field(ge=1)] | None = None
     bfloat16: bool = False
     """bfloat16 autocast of convolutions; the scan stays float32."""
     deterministic: bool = False
-    """Refuse operations that may differ from run to run. On CPUs the networks here have none: the same seed, steps and threads repeat."""
+    """Refuse operations that may differ between runs. On CPUs these networks have none: equal seed, steps and threads repeat."""
     tensorboard: bool = True
 
 
 class Config(_Frozen):
-    """What a training run was made with; goes into its checkpoint."""
+    """Configuration of a training run, stored in its checkpoint."""
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
@@ -279,14 +267,14 @@ class Config(_Frozen):
     train: TrainConfig = TrainConfig()
 
     def each_fold(self) -> dict[str, Config]:
-        """One configuration for each of `data.folds`, by the name of its folder."""
+        """One configuration for each fold, by the name of its folder."""
         folds = {FOLD_FOLDER.format(k): self.data.model_copy(update={"fold": k}) for k in range(self.data.folds or 0)}
         return {name: self.model_copy(update={"data": data}) for name, data in folds.items()}
 
     @model_validator(mode="before")
     @classmethod
     def _fading_was_of_data(cls, values: Any) -> Any:
-        """Files and checkpoints from before there was a section for augmentation name it data.fade_fraction."""
+        """Accepts data.fade_fraction of old files and checkpoints."""
         if not isinstance(values, Mapping) or not isinstance(values.get("augment", {}), Mapping):
             return values
         if isinstance(data := values.get("data"), Mapping) and "fade_fraction" in data:
@@ -296,38 +284,28 @@ class Config(_Frozen):
         return values
 
     @model_validator(mode="after")
-    def _slices_have_a_middle(self) -> Config:
+    def _sections_agree(self) -> Config:
         if self.model.in_channels % 2 == 0:
             raise ValueError(f"model.in_channels: expected an odd number of slices, got {self.model.in_channels}")
-        return self
-
-    @model_validator(mode="after")
-    def _grey_is_no_hu(self) -> Config:
+        low, high = self.data.window_hu
+        if not low < high:
+            raise ValueError(f"data.window_hu: expected low < high, got {low} {high}")
         if self.data.route == "paper" and self.augment.agent_probability > 0:
             raise ValueError(
-                f"augment.agent_probability: expected 0 with data.route paper, whose grey is no HU, got {self.augment.agent_probability}"
+                f"augment.agent_probability: expected 0 with data.route paper, which has no HU, got {self.augment.agent_probability}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _fold_exists(self) -> Config:
         if self.data.folds is not None and self.data.split == "slice-paper":
             raise ValueError(
-                "data.folds: expected none with data.split slice-paper, which knows no patients; leave it out"
+                "data.folds: expected none with data.split slice-paper, which does not split patients; leave it out"
             )
         if self.data.fold is None:
             return self
         if self.data.folds is None:
-            raise ValueError(f"data.fold: expected data.folds beside it, got {self.data.fold} alone; say of how many")
-        if self.data.folds is not None and self.data.fold >= self.data.folds:
+            raise ValueError(
+                f"data.fold: expected data.folds as well, got {self.data.fold} alone; give the number of folds"
+            )
+        if self.data.fold >= self.data.folds:
             raise ValueError(f"data.fold: expected 0 to {self.data.folds - 1}, got {self.data.fold}")
-        return self
-
-    @model_validator(mode="after")
-    def _window_is_ordered(self) -> Config:
-        low, high = self.data.window_hu
-        if not low < high:
-            raise ValueError(f"data.window_hu: expected low < high, got {low} {high}")
         return self
 
 
@@ -335,7 +313,7 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         if isinstance(value, Mapping) and "preset" in value:
-            merged[key] = dict(value)  # fields that an earlier source gave would hide those of the preset
+            merged[key] = dict(value)  # fields of an earlier source would override the preset
         elif isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
             merged[key] = _merge(merged[key], value)
         else:
@@ -354,13 +332,7 @@ def _from_environment() -> dict[str, Any]:
 
 
 def read_value(text: str, name: str) -> Any:
-    """A field's value written as YAML: ``0.5``, ``true``, ``[1, 1, 2, 1]``.
-
-    Raises
-    ------
-    InputError
-        It is no YAML.
-    """
+    """A field's value from YAML such as ``0.5``, ``true``, ``[1, 1, 2, 1]``; InputError if it is not YAML."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
@@ -379,7 +351,7 @@ def load_config(
     ----------
     path : YAML file with the sections model, data, augment, train; any may be missing
     flags : section -> field -> value; None values are left out
-    prepared : how the dataset was, which gives the defaults of `data.route` and `data.window_hu`
+    prepared : settings of the dataset, which are the defaults of `data.route` and `data.window_hu`
 
     Raises
     ------
@@ -406,13 +378,7 @@ def load_config(
 
 
 def checked_prepare_config(flags: Mapping[str, Any]) -> PrepareConfig:
-    """Flags of `segnet prepare` over their defaults; None is left out.
-
-    Raises
-    ------
-    InputError
-        A field is out of range.
-    """
+    """Flags of `segnet prepare` that are not None, over the defaults; InputError if a field is out of range."""
     given = {name: value for name, value in flags.items() if value is not None}
     return _validated(PrepareConfig, given, "see `segnet prepare --help`")
 

@@ -1,4 +1,4 @@
-"""Augmentation: all chance in one place. What is drawn are parameters; what they do is in `transforms`."""
+"""Augmentation: draws random parameters, which `transforms` applies."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from segnet.dataset.shapes import ShapeLibrary, render
 from segnet.dataset.transforms import Paste, each
 
 TEXTURE_PX = 0.7
-"""Grain of the grey that fills a shape: standard deviation of the blur of its noise, in pixels of the image."""
+"""Grain inside a pasted shape: standard deviation of the blur of its noise, in pixels of the image."""
 TRIES = 4
-"""Shapes drawn for one lesion, until one is small enough for the picture."""
+"""Largest number of shapes drawn for one lesion, until one fits the picture."""
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """What comes over each image of a batch; shape (count,) where none is given.
+    """Changes of each image of a batch; of shape (count,) unless stated.
 
     Attributes
     ----------
-    angle_rad, scale, flip : turn; side of what is shown, in fields of view; -1 for left as right, else 1
+    angle_rad, scale, flip : rotation; side shown, in fields of view; -1 for a mirrored image, else 1
     control_px : (count, 2, points, points) displacements along x and y, in pixels of the input; None: no elastic deformation
     paste : None: no lesion is pasted
-    kept : of a lesion's contrast; 1 leaves it alone
+    kept : share of the lesion's contrast; 1 changes nothing
     tissue_hu, lesion_hu : shift by a simulated contrast agent
     gamma, contrast, brightness : grey levels become contrast x^gamma + brightness
-    low_resolution : how many times larger the pixels are made and back; 1 leaves an image alone
+    low_resolution : factor by which pixels become larger; 1 changes nothing
     blur_px : standard deviation of the blur
     noise : (count, slices, size, size) of mean 0 and standard deviation 1; None: no noise
-    noise_sd : what it is multiplied by
+    noise_sd : factor of the noise
     """
 
     angle_rad: Tensor
@@ -58,14 +58,14 @@ class Parameters:
 
     @classmethod
     def identity(cls, count: int, **changes: Tensor | Paste | None) -> Parameters:
-        """Those that change nothing, but for `changes`."""
+        """Parameters that change nothing, except for `changes`."""
         one, zero = torch.ones(count), torch.zeros(count)
         nothing = cls(zero, one, one, None, None, one, zero, zero, one, one, zero, one, zero, None, zero)
         return replace(nothing, **changes)  # type: ignore[arg-type]
 
     @classmethod
     def joined(cls, parts: Sequence[Parameters]) -> Parameters:
-        """Those of several batches, one after the other."""
+        """Parameters of several batches, joined along the first axis."""
         return cls(**{f.name: _joined([getattr(part, f.name) for part in parts]) for f in fields(cls)})
 
 
@@ -79,12 +79,12 @@ def _joined(parts: Sequence[Any]) -> Any:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where the pixels of a batch lie.
+    """Position of the pixels of a batch.
 
     Attributes
     ----------
-    pixel_mm : (count, 2) height and width of a pixel of the input, where the scale is 1
-    offset_mm : (count, slices) from the middle slice to each that is shown
+    pixel_mm : (count, 2) height and width of a pixel of the input at scale 1
+    offset_mm : (count, slices) distance of each slice from the middle slice
     """
 
     pixel_mm: Tensor
@@ -98,12 +98,12 @@ class Augmenter:
     ----------
     config : probabilities and magnitudes
     data : side of the field of view and of the network's input, and the window
-    canvas : side of the images that are given, in fields of view
-    shapes : of lesions to paste; None: only those of the batch
+    canvas : side of the given images, in fields of view
+    shapes : lesions to paste; None: only lesions of the batch
 
     Attributes
     ----------
-    enlarged : pixels of the network's input, of which `Parameters` are, to one of the image, of which `config` is
+    enlarged : pixels of the network's input for each pixel of the image; `Parameters` are in the former, `config` in the latter
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Augmenter:
     def __call__(
         self, images: Tensor, masks: Tensor, rng: np.random.Generator, geometry: Geometry | None = None
     ) -> tuple[Tensor, Tensor]:
-        """A batch, changed by chance; see `apply`. `geometry` is what shapes are scaled by."""
+        """A randomly changed batch; see `draw` and `apply`."""
         return self.apply(images, masks, self.draw(rng, images.shape[0], images.shape[1], geometry))
 
     def apply(
@@ -173,13 +173,13 @@ class Augmenter:
         return images.clamp(0, 1), masks
 
     def draw(self, rng: np.random.Generator, count: int, slices: int, geometry: Geometry | None = None) -> Parameters:
-        """Parameters for a batch. A transform of probability 0 draws nothing, fading excepted.
+        """Parameters for a batch. A transform of probability 0 draws nothing, except fading.
 
         Parameters
         ----------
-        rng : all that is drawn is drawn from it
-        count, slices : images, and slices of each
-        geometry : what shapes are scaled by; without it none is pasted
+        rng : the only source of random numbers
+        count, slices : number of images, and of slices of each
+        geometry : scale of pasted shapes; without it none is pasted
         """
         config, size = self.config, self.data.input_px
 
@@ -190,7 +190,7 @@ class Augmenter:
             return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
 
         def sometimes(probability: float, low: float, high: float, otherwise: float = 0.0) -> Tensor:
-            """uniform(low, high) for that share of the images."""
+            """uniform(low, high) for a share of the images."""
             if probability == 0:
                 return torch.full((count,), otherwise)
             chosen = uniform(0, 1) < probability
@@ -244,7 +244,7 @@ class Augmenter:
         )
 
     def _draw_paste(self, rng: np.random.Generator, slices: int, scale: Tensor, geometry: Geometry | None) -> Paste:
-        """Which images get a lesion, whose, where, and of which shape."""
+        """Images that get a lesion, its donor, place and shape."""
         config, size, count = self.config, self.data.input_px, len(scale)
         wanted = torch.from_numpy(rng.random(count) < config.paste_probability)
         donor = torch.from_numpy(rng.random(count))
@@ -262,7 +262,7 @@ class Augmenter:
         return Paste(wanted, donor, place, level, soft_px, shape, texture)
 
     def _draw_shape(self, rng: np.random.Generator, pixel_mm: Tensor, offset_mm: Tensor) -> Tensor:
-        """Slices through a shape of the library, turned; empty where none that fits was drawn."""
+        """Slices through a rotated shape of the library; empty if no shape drawn fits."""
         assert self.shapes is not None
         for _ in range(TRIES):
             found = render(
@@ -279,6 +279,6 @@ class Augmenter:
 
 
 def grain(noise: Tensor, sd_px: float) -> Tensor:
-    """White noise (slices, height, width) blurred by so much and brought back to a standard deviation of 1."""
+    """White noise (slices, height, width), blurred and scaled to a standard deviation of 1."""
     grained = transforms.smooth(noise[None], torch.tensor([sd_px]))[0]
     return grained / grained.std(correction=0).clamp(min=1e-6)

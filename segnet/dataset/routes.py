@@ -1,13 +1,12 @@
-"""What becomes of an image on its way into a dataset.
+"""Routes of an image into a dataset.
 
-`hu`: clipped to a CT window, at its own resolution. `paper`: the preprocessing of Mamba-AHNet (arXiv 2404.17235, section V), whole:
-each slice by itself scaled to its own range, made an 8-bit grey picture, resized to 256 x 256 by Lanczos. What it loses: HU, for every
-slice has its own scale; the resolution; and the contrast of a slice that holds metal.
+`hu` clips to a CT window at the image's own resolution. `paper` is the preprocessing of Mamba-AHNet (arXiv 2404.17235, section V): each
+slice is scaled to its own range, made an 8-bit grey picture and resized to 256 x 256 by Lanczos. It loses HU, since every slice has its
+own scale, resolution, and the contrast of slices with metal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ PAPER_SIDE_PX = 256
 
 
 def windowed(image_zyx: NDArray[Any], config: PrepareConfig) -> NDArray[Any]:
-    """The route hu: int16 HU, or float16 from 0 to 1 or in standard deviations, of the voxels within the window.
+    """The route hu: voxels clipped to the window, as int16 HU, or as float16 from 0 to 1 or in standard deviations.
 
     Parameters
     ----------
@@ -31,7 +30,7 @@ def windowed(image_zyx: NDArray[Any], config: PrepareConfig) -> NDArray[Any]:
     Raises
     ------
     InputError
-        Standard deviations are asked for, and the window leaves one value.
+        Standard deviations are asked for, and all values within the window are equal.
     """
     low, high = config.window_hu
     if config.values == "hu":
@@ -55,7 +54,7 @@ def windowed(image_zyx: NDArray[Any], config: PrepareConfig) -> NDArray[Any]:
 
 
 def grey_slices(image_zyx: NDArray[Any]) -> NDArray[np.uint8]:
-    """The route paper: (Z, 256, 256) of 8-bit grey; the least value of a slice is 0, its greatest 255, a constant slice 0.
+    """The route paper: (Z, 256, 256) of 8-bit grey. A slice's lowest value is 0 and its highest 255; a constant slice is 0.
 
     Parameters
     ----------
@@ -74,35 +73,35 @@ def grey_slices(image_zyx: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def mask_slices(mask_zyx: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Masks for `grey_slices`, by the nearest voxel: Lanczos would make greys of them."""
+    """Masks for `grey_slices`, by nearest neighbour: Lanczos would make greys of them."""
     return np.stack([_nearest(plane, PAPER_SIDE_PX, PAPER_SIDE_PX) for plane in mask_zyx])
 
 
 def _nearest(plane: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """The pixel whose centre lies nearest, as Pillow chooses it."""
+    """Nearest neighbour, as Pillow chooses it."""
     y = ((np.arange(height) + 0.5) * plane.shape[0] / height).astype(int)
     x = ((np.arange(width) + 0.5) * plane.shape[1] / width).astype(int)
     return plane[y[:, None], x]
 
 
 def paper_affine(affine: NDArray[np.float64], shape_zyx: tuple[int, int, int]) -> NDArray[np.float64]:
-    """Voxel index (x, y, z) of the 256 x 256 slices to mm: the field of view stays."""
+    """Affine of (x, y, z) on the 256 x 256 slices, which keep the field of view."""
     _, height, width = shape_zyx
     scale = np.array([width / PAPER_SIDE_PX, height / PAPER_SIDE_PX, 1.0])
-    shift = (scale - 1) / 2  # the middle of the first pixel moves
+    shift = (scale - 1) / 2  # of the first pixel's centre
     resized = np.diag([*scale, 1.0])
     resized[:3, 3] = shift
     return np.asarray(affine @ resized)
 
 
 def paper_point(point_zyx: tuple[int, int, int], shape_zyx: tuple[int, ...]) -> tuple[int, int, int]:
-    """The pixel of the 256 x 256 slices that the middle of a voxel lies in."""
+    """The pixel of the 256 x 256 slices at a voxel's centre."""
     z, y, x = point_zyx
     return z, int((y + 0.5) * PAPER_SIDE_PX / shape_zyx[1]), int((x + 0.5) * PAPER_SIDE_PX / shape_zyx[2])
 
 
 def resized_back(maps: NDArray[np.float32], shape_yx: tuple[int, int]) -> NDArray[np.float32]:
-    """Maps on the 256 x 256 slices (Z, 256, 256), such as probabilities, on the image's own pixels, bilinearly."""
+    """Maps (Z, 256, 256), such as probabilities, resampled bilinearly to the image's own pixels."""
     from PIL import Image
 
     height, width = shape_yx
@@ -111,16 +110,11 @@ def resized_back(maps: NDArray[np.float32], shape_yx: tuple[int, int]) -> NDArra
 
 
 def write_pngs(folder: Path, image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:
-    """Pictures ``image_<z>.png`` and ``label_<z>.png`` of one case, the labels 0 and 255."""
+    """Pictures ``image_<z>.png`` and ``label_<z>.png`` of one case; labels are 0 and 255."""
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
-    for name, plane in _named(image, mask):
-        with replacing(folder / name) as temporary:
-            Image.fromarray(plane).save(temporary, format="PNG")
-
-
-def _named(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    for z in range(len(image)):
-        yield f"image_{z:04d}.png", image[z]
-        yield f"label_{z:04d}.png", mask[z] * np.uint8(255)
+    for kind, planes in (("image", image), ("label", mask * np.uint8(255))):
+        for z, plane in enumerate(planes):
+            with replacing(folder / f"{kind}_{z:04d}.png") as temporary:
+                Image.fromarray(plane).save(temporary, format="PNG")

@@ -1,4 +1,4 @@
-"""A library of lesion shapes: masks without images, packed to bits, one file a set."""
+"""A library of lesion shapes: masks without images, packed into bits, one file for each set."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Shape:
 
 
 class ShapeLibrary:
-    """Lesion shapes, unpacked when asked for.
+    """Lesion shapes, unpacked on demand.
 
     Parameters
     ----------
-    packed : of each shape its bits, (bytes,) uint8, the first axis of (X, Y, Z) the slowest
+    packed : bits of each shape, (bytes,) uint8, with the first axis of (X, Y, Z) the slowest
     shapes : (count, 3) voxels along x, y, z
     spacings_mm : (count, 3) along x, y, z
     """
@@ -53,13 +53,13 @@ class ShapeLibrary:
 def load_shapes(folder: str | Path) -> ShapeLibrary:
     """Reads all sets ``*.npz`` of a folder.
 
-    A set holds ``shape`` (count, 3) and ``spacing`` (count, 3) in mm, both along x, y, z, ``nbytes`` (count,), and ``bits``: the masks of
-    the lesions, each packed by `numpy.packbits`, one behind the other.
+    A set holds ``shape`` (count, 3) and ``spacing`` (count, 3) in mm, both along x, y, z, ``nbytes`` (count,), and ``bits``: the joined
+    masks, each packed by `numpy.packbits`.
 
     Raises
     ------
     InputError
-        There is no set, one cannot be read, lacks a field, or its fields do not fit together; or a shape is empty.
+        There is no set; a set cannot be read, lacks a field or is inconsistent; or a shape is empty.
     """
     folder = Path(folder)
     files = sorted(folder.glob("*.npz"))
@@ -79,7 +79,7 @@ def load_shapes(folder: str | Path) -> ShapeLibrary:
 
 
 def _read(file: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """bits, nbytes, shape, spacing of a set, checked."""
+    """bits, nbytes, shape and spacing of a set, checked."""
 
     def bad(expected: str, got: object) -> InputError:
         return InputError(f"shapes {file}: expected {expected}, got {got}; pack the set again, or leave it out")
@@ -121,20 +121,19 @@ def _read(file: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.
 def render(
     shape: Shape, *, size_px: int, pixel_mm: Tensor, offset_mm: Tensor, at: float, angle_rad: float = 0.0
 ) -> Tensor:
-    """Slices through a shape as they look in a picture of other pixels.
+    """Slices through a shape on the pixels of a picture.
 
     Parameters
     ----------
     size_px : side of the picture
     pixel_mm : (2,) height and width of its pixels
-    offset_mm : (slices,) from the middle slice to each
-    at : in [0, 1); which of the slices that hold lesion is the middle one
-    angle_rad : turn in the plane
+    offset_mm : (slices,) distance of each slice from the middle slice
+    at : in [0, 1); choice of the middle slice among those with lesion
+    angle_rad : rotation in the plane
 
     Returns
     -------
-    (slices, size, size) of 0 and 1, in the middle of the picture; empty where a slice lies beyond the shape's ends, or where the
-    shape is too large for the picture
+    (slices, size, size) of 0 and 1, centred. Slices beyond the shape's ends are empty, and so are all if the shape is too large.
     """
     depth = shape.mask.shape[0]
     z_mm, y_mm, x_mm = shape.spacing_zyx_mm
@@ -145,7 +144,7 @@ def render(
         z = middle + round(offset / z_mm)
         if 0 <= z < depth:
             planes[s] = torch.from_numpy(shape.mask[z].astype(np.float32))
-    # the shape's own corners turned must fit, with a pixel to spare
+    # the rotated corners must fit, with a pixel to spare
     height, width = planes.shape[1:]
     diagonal_mm = float(np.hypot(height * y_mm, width * x_mm))
     if diagonal_mm > (size_px - 2) * float(pixel_mm.min()):
@@ -160,5 +159,5 @@ def render(
         dtype=torch.float32,
     )[None]
     grid = F.affine_grid(theta, [1, 1, size_px, size_px], align_corners=False)
-    # linear, then cut at a half: smoother outlines than nearest where pixels become smaller
+    # a linear threshold at one half gives smoother outlines than nearest neighbour
     return (F.grid_sample(planes[None], grid, mode="bilinear", align_corners=False)[0] > 0.5).float()

@@ -1,7 +1,7 @@
-"""What augmentation does to a batch: each transform a function of images, masks and its parameters, without any chance.
+"""Transforms of augmentation: deterministic functions of images, masks and parameters.
 
-Images are float32 of shape (count, slices, height, width), the window brought to [0, 1]; masks have that shape and are 0 or 1. What a
-transform needs of each image is a tensor of shape (count,).
+Images are float32 of shape (count, slices, height, width), with the window mapped to [0, 1]. Masks have the same shape and are 0 or 1.
+A parameter of each image is a tensor of shape (count,).
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from torch.nn import functional as F
 from segnet.errors import InputError
 
 AGENT_EDGE_HU = 25.0
-"""Of the logistic ends of the band that takes up contrast agent: within so much of an end it takes up 27 to 73 %."""
+"""Width of the logistic ends of the band that takes up contrast agent: within this distance of an end, 27 to 73 % is taken up."""
 AGENT_EDGE_PX = 1.0
-"""Over which the lesion's own uptake passes into that of the tissue: a standard deviation."""
+"""Standard deviation of the transition from the lesion's uptake to the tissue's."""
 RING_PX = 4
-"""How far what surrounds a lesion reaches."""
+"""Width of a lesion's surroundings."""
 CORE_PX, CORE_SHARE = 2.0, 0.9
-"""The core of a lesion is where its mask, blurred by so much, is above that; grain is what such a blur takes away."""
+"""The core of a lesion is where its mask, blurred by `CORE_PX`, exceeds `CORE_SHARE`. Grain is the part that such a blur removes."""
 LEAST_CONTRAST = 0.02
-"""Difference of its mean grey to what it covers below which a lesion is not pasted: a mask of what cannot be seen teaches nothing."""
+"""Smallest difference of mean grey between a pasted lesion and the covered area. An invisible lesion teaches nothing."""
 LIKE_GROUND = 0.1
-"""Share of the places for a pasted lesion that count as like the ground it comes from."""
+"""Share of places for a pasted lesion that count as similar to its own ground."""
 
 
 def each(values: Tensor) -> Tensor:
@@ -37,15 +37,15 @@ def each(values: Tensor) -> Tensor:
 def sampling_grid(
     angle_rad: Tensor, scale: Tensor, flip: Tensor, size_px: int, displacement_px: Tensor | None = None
 ) -> Tensor:
-    """Where each pixel of the result lies in what it is taken from: (count, size, size, 2) as `grid_sample` wants it.
+    """Source position of each pixel of the result, (count, size, size, 2), as `grid_sample` takes it.
 
-    Displacement first, then flip, scale and turn, in one map.
+    One map applies displacement, then flip, scale and rotation.
 
     Parameters
     ----------
-    angle_rad, scale, flip : (count,); turn, side of what is shown as a multiple of the source's side, and -1 (left is right) or 1
+    angle_rad, scale, flip : (count,); rotation, side shown as a multiple of the source's side, and -1 (mirrored) or 1
     size_px : side of the result
-    displacement_px : (count, 2, size, size), along x and y, in pixels of the result; None is none
+    displacement_px : (count, 2, size, size), along x and y, in pixels of the result; default: none
     """
     count = len(angle_rad)
     cos, sin, zero = torch.cos(angle_rad) * scale, torch.sin(angle_rad) * scale, torch.zeros(count)
@@ -58,7 +58,7 @@ def sampling_grid(
 
 
 def resample(images: Tensor, masks: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
-    """Images by linear interpolation, masks by nearest neighbour, black and no lesion beyond the edge. All slices alike."""
+    """Images by linear interpolation, masks by nearest neighbour. Beyond the edge lies black without lesion."""
     return (
         F.grid_sample(images, grid, mode="bilinear", align_corners=False),
         F.grid_sample(masks, grid, mode="nearest", align_corners=False),
@@ -66,10 +66,10 @@ def resample(images: Tensor, masks: Tensor, grid: Tensor) -> tuple[Tensor, Tenso
 
 
 def elastic_displacement(controls: Tensor, size_px: int, spacing_px: float) -> Tensor:
-    """A smooth displacement field from its values at control points: a uniform cubic B-spline along each axis.
+    """A smooth displacement field from its values at control points, by a uniform cubic B-spline along each axis.
 
-    With controls of at most m along each axis the field stays within m, and its slopes within 1.5 m / spacing. Where m is less than a
-    third of the spacing the two slopes of each component sum to less than 1, so that nothing folds.
+    For controls up to m the field stays within m, and its slopes within 1.5 m / spacing. For m below a third of the spacing the two
+    slopes of each component sum to less than 1, which prevents folds.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def elastic_displacement(controls: Tensor, size_px: int, spacing_px: float) -> T
     Raises
     ------
     InputError
-        There are more or fewer control points.
+        The number of control points is wrong.
     """
     points = control_points(size_px, spacing_px)
     if tuple(controls.shape[2:]) != (points, points):
@@ -100,12 +100,12 @@ def elastic_displacement(controls: Tensor, size_px: int, spacing_px: float) -> T
 
 
 def control_points(size_px: int, spacing_px: float) -> int:
-    """Control points along an axis: one before its begin and two beyond its end, so that the spline is whole everywhere."""
+    """Number of control points along an axis: one before its start and two beyond its end, which complete the spline."""
     return math.ceil(size_px / spacing_px) + 3
 
 
 def smooth(images: Tensor, sd_px: Tensor) -> Tensor:
-    """Gaussian blur, by image; at the edges the weights within are brought to a sum of 1. 0 leaves an image alone.
+    """Gaussian blur of each image. At the edges, the weights inside are normalised to 1. A deviation of 0 changes nothing.
 
     Parameters
     ----------
@@ -124,12 +124,12 @@ def smooth(images: Tensor, sd_px: Tensor) -> Tensor:
 
 
 def lower_resolution(images: Tensor, factor: Tensor) -> Tensor:
-    """Down to pixels `factor` times larger, with the antialiasing that takes, and back by cubic interpolation.
+    """Resampling to pixels `factor` times larger, with antialiasing, and back by cubic interpolation.
 
     Parameters
     ----------
     images : (count, slices, height, width)
-    factor : (count,), at least 1; 1 leaves an image alone
+    factor : (count,), at least 1; 1 changes nothing
     """
     out = images.clone()
     size = (images.shape[2], images.shape[3])
@@ -141,7 +141,7 @@ def lower_resolution(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def surroundings(images: Tensor, masks: Tensor) -> Tensor:
-    """Mean grey of what lies around the lesion of each slice, (count, slices, 1, 1); 0 without one."""
+    """Mean grey around the lesion of each slice, (count, slices, 1, 1); 0 without a lesion."""
     side = 2 * RING_PX + 1
     rows = F.max_pool2d(masks, (side, 1), stride=1, padding=(RING_PX, 0))
     ring = F.max_pool2d(rows, (1, side), stride=1, padding=(0, RING_PX)) - masks
@@ -149,12 +149,12 @@ def surroundings(images: Tensor, masks: Tensor) -> Tensor:
 
 
 def fade(images: Tensor, masks: Tensor, kept: Tensor) -> Tensor:
-    """Lesions faded towards what surrounds them, as if they were faint ones: what is `kept` of the difference, by image.
+    """Lesions faded towards their surroundings, slice by slice.
 
     Parameters
     ----------
-    images, masks : (count, slices, height, width); each slice by itself
-    kept : (count,) in [0, 1]; 1 leaves an image alone
+    images, masks : (count, slices, height, width)
+    kept : (count,) in [0, 1], share of the difference that stays; 1 changes nothing
     """
     around = surroundings(images, masks)
     inside = F.avg_pool2d(masks, 3, stride=1, padding=1)
@@ -170,25 +170,24 @@ def contrast_agent(
     window_hu: tuple[float, float],
     band_hu: tuple[float, float],
 ) -> Tensor:
-    """Soft tissue and lesion raised or lowered, each by its own, as if more or less contrast medium had been given.
+    """Soft tissue and lesion shifted in HU, each by its own amount, like a change of contrast medium.
 
-    Iodine adds to the HU of what takes it up, in proportion to its concentration. What takes it up is taken to be what lies in a band of
-    HU, with soft ends so that partial volumes take up a part:
+    Iodine raises HU in proportion to its concentration. Voxels within a band of HU take it up; the band has soft ends for partial volumes:
 
         h' = h + w(h) (d_tissue + s (d_lesion - d_tissue)),  w(h) = sigma((h - low) / e) sigma((high - h) / e)
 
-    s is the mask with a soft edge, e `AGENT_EDGE_HU`. Air and fat lie below the band, bone above it. As long as a shift is less than
-    4 e, dark tissue never becomes brighter than tissue that was brighter.
+    s is the mask with a soft edge, e is `AGENT_EDGE_HU`. Air and fat lie below the band, bone above it. Shifts below 4 e keep the order
+    of greys.
 
     Parameters
     ----------
     images, masks : (count, slices, height, width)
-    tissue_hu, lesion_hu : (count,); 0 leaves it alone
+    tissue_hu, lesion_hu : (count,) shifts; 0 changes nothing
     window_hu : HU of 0 and 1
-    band_hu : what takes it up
+    band_hu : lower and upper end of the band
 
-    Source: the model is our own. That segmentation gains from training on other contrast phases than those scanned is shown by
-    Sandfort et al., Scientific Reports 9:16884 (2019), who make them with a CycleGAN.
+    Source: our own model. Sandfort et al., Scientific Reports 9:16884 (2019), show with a CycleGAN that training on other contrast phases
+    helps segmentation.
     """
     span = window_hu[1] - window_hu[0]
     hu = images * span + window_hu[0]
@@ -199,23 +198,23 @@ def contrast_agent(
 
 
 def grey(images: Tensor, gamma: Tensor, contrast: Tensor, brightness: Tensor) -> Tensor:
-    """contrast x^gamma + brightness, of images clipped to [0, 1]; the result is not."""
+    """contrast x^gamma + brightness of images clipped to [0, 1]; the result is not clipped."""
     return images.clamp(0, 1) ** each(gamma) * each(contrast) + each(brightness)
 
 
 @dataclass(frozen=True)
 class Paste:
-    """What is pasted where.
+    """Lesions to paste.
 
     Attributes
     ----------
-    wanted : (count,) bool; whether an image gets a lesion if it has none
-    donor : (count,) in [0, 1); which of the batch's `whole_lesions` it gets
-    place : (count,) in [0, 1); which of the places that are like the lesion's ground
-    level : (count,) what the pasted lesion is brighter by
+    wanted : (count,) bool; whether an image without lesion gets one
+    donor : (count,) in [0, 1); choice among the batch's `whole_lesions`
+    place : (count,) in [0, 1); choice among the places similar to the lesion's ground
+    level : (count,) brightness added to the pasted lesion
     soft_px : (count,) standard deviation of its edge
-    shape : (count, slices, height, width) of 0 and 1; where it is not empty it is pasted instead of the donor's lesion, with the grey of that
-    texture : the same shape, of mean 0 and standard deviation 1 in the main; the grain of such a shape
+    shape : (count, slices, height, width) of 0 and 1; if not empty, replaces the donor's lesion and takes its grey
+    texture : (count, slices, height, width), the grain of such a shape, of mean 0 and standard deviation about 1
     """
 
     wanted: Tensor
@@ -228,7 +227,7 @@ class Paste:
 
 
 def whole_lesions(masks: Tensor) -> Tensor:
-    """(count,) bool: whether the middle slice holds a lesion, and no slice cuts it off at the edge."""
+    """(count,) bool: whether the middle slice holds a lesion that no slice cuts off at the edge."""
     edge = torch.ones(masks.shape[2:], dtype=torch.bool)
     edge[1:-1, 1:-1] = False
     return (masks[:, masks.shape[1] // 2] > 0).flatten(1).any(1) & ~(masks[..., edge] > 0).flatten(1).any(1)
@@ -237,13 +236,17 @@ def whole_lesions(masks: Tensor) -> Tensor:
 def paste_lesions(
     images: Tensor, masks: Tensor, paste: Paste, donors: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Lesions blended into slices without one. Slices that hold one already stay as they are.
+    """Lesions blended into slices without one. Slices with a lesion stay unchanged.
 
-    A lesion comes to lie whole inside the picture, at one of the tenth of the places whose mean grey over the lesion's extent is most like
-    that around it where it comes from: a lung nodule in lung. A donor's lesion keeps its texture and gets a new level; a shape gets the
-    mean grey and the grain of the donor's lesion. A batch without a whole lesion stays as it is, and so does an image where
-    the lesion would differ from what it covers by less than `LEAST_CONTRAST`. All slices of an image get their part of it
-    at the same place.
+    The lesion lies whole inside the picture, on ground similar to its own: a lung nodule in lung. Mean grey over the lesion's extent ranks
+    the places, and one of the best `LIKE_GROUND` is taken. A donor's lesion keeps its texture and gets a new level. A shape gets the
+    mean grey and the grain of the donor's lesion. All slices of an image get their part at the same place. Nothing is pasted without a
+    whole lesion in the batch, or with a contrast below `LEAST_CONTRAST`.
+
+    Parameters
+    ----------
+    images, masks : (count, slices, height, width)
+    donors : images and masks of the whole batch, from which lesions are taken; default: `images` and `masks`
     """
     from_images, from_masks = donors or (images, masks)
     out, marked = images.clone(), masks.clone()
@@ -272,7 +275,7 @@ def paste_lesions(
 
 
 def core_grey(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean of a lesion's grey and standard deviation of its grain, away from its edge where it is thick enough for that.
+    """Mean of a lesion's grey and standard deviation of its grain, in its core if it has one.
 
     Parameters
     ----------
@@ -286,7 +289,7 @@ def core_grey(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _place(image: Tensor, lesion: Tensor, ground: float, place: float) -> tuple[int, int] | None:
-    """By how much to move a lesion (height, width) so that it lies whole in the image, on ground like its own; None where it has no room."""
+    """Shift of a lesion (height, width) to a place inside the image on similar ground; None without room for it."""
     rows, columns = torch.nonzero(lesion.any(1)).flatten(), torch.nonzero(lesion.any(0)).flatten()
     if not len(rows):
         return None

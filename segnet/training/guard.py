@@ -1,4 +1,4 @@
-"""Where a number stopped being one."""
+"""Layers and gradients that are not finite."""
 
 from __future__ import annotations
 
@@ -18,21 +18,17 @@ def _finite(values: Any) -> bool:
 
 @torch.no_grad()
 def first_bad_layer(model: nn.Module, images: Tensor) -> str | None:
-    """Name of the first layer, in the order they run, that makes something not finite of what is; None if all are well.
+    """Name of the first layer with non-finite output, in the order of execution; None if all outputs are finite.
 
     Parameters
     ----------
-    model : in the mode it failed in; batch norms move their running statistics once more
-    images : that it failed on
+    model : in the mode in which it failed; batch norms update their running statistics once more
+    images : input on which it failed
     """
-    found: list[str] = []
+    bad: list[str] = []
 
     def watch(name: str) -> Any:
-        def hook(_: nn.Module, __: Any, output: Any) -> None:
-            if not found and not _finite(output):
-                found.append(name)
-
-        return hook
+        return lambda _, __, output: None if _finite(output) else bad.append(name)
 
     handles = [m.register_forward_hook(watch(name)) for name, m in model.named_modules() if name]
     try:
@@ -40,10 +36,10 @@ def first_bad_layer(model: nn.Module, images: Tensor) -> str | None:
     finally:
         for handle in handles:
             handle.remove()
-    return found[0] if found else None
+    return bad[0] if bad else None
 
 
 def bad_gradients(model: nn.Module) -> list[str]:
-    """Parameters whose gradient is not finite, those nearest to the output first."""
+    """Parameters with a non-finite gradient, those nearest to the output first."""
     named = [(name, p.grad) for name, p in model.named_parameters()]
     return [name for name, gradient in reversed(named) if gradient is not None and not _finite(gradient)]

@@ -1,4 +1,4 @@
-"""What a run says of itself: a line of JSON for each step and validation, and the same for TensorBoard."""
+"""Log of a run: one line of JSON for each step and validation, and the same for TensorBoard."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from segnet.runtime.files import write_text
 
 FILE, BOARD = "log.jsonl", "tensorboard"
 SHOWN = ("loss", "learning_rate", "gradient_norm", "slices_per_s")
-"""What TensorBoard shows of a step."""
+"""Values of a step that TensorBoard shows."""
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a log; what a killed process left of its last line is passed over."""
+    """The rows of a log, without the incomplete last line of a killed process."""
     rows = []
     for line in path.read_text().splitlines():
         try:
@@ -30,8 +30,8 @@ class Log:
     Parameters
     ----------
     folder : of the run
-    kept : rows that stay; what the run will do again is taken out
-    after : the step that it goes on from
+    kept : rows that stay; later ones are removed, since the run repeats their steps
+    after : step at which the run resumes
     board : whether to write for TensorBoard
     """
 
@@ -47,7 +47,7 @@ class Log:
             self.board = SummaryWriter(str(folder / BOARD), purge_step=after + 1)
 
     def write(self, row: dict[str, Any]) -> None:
-        """A step's row, or a validation's, which has "val_dice"."""
+        """Appends the row of a step, or of a validation, which has "val_dice"."""
         self.file.write(json.dumps(row) + "\n")
         if self.board is not None:
             shown = ("val_dice",) if "val_dice" in row else SHOWN

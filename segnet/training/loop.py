@@ -121,7 +121,8 @@ def train(
 
     Parameters
     ----------
-    resume : go on with the run in `out`, if one has begun there; a finished one is left as it is
+    prepared : the dataset's folder, or its index
+    resume : resume the run in `out`, if there is one; a finished run is left unchanged
     progress : called with the row of each step, "done" (the finished share of the run) and "best_dice" so far
     on_end : called once, by the first process, after the last validation, such as `segnet.report.run.draw_run`.
         A resumed run that had already ended does not call it
@@ -129,9 +130,9 @@ def train(
     Raises
     ------
     InputError
-        The dataset or the configuration does not fit; or `out` holds a run that is not to be resumed.
+        The dataset or the configuration does not fit, or `out` holds a run and `resume` is not set.
     FloatingPointError
-        The loss or a gradient is no number; the message names layer and step.
+        The loss or a gradient is not finite. The message names layer and step.
     """
     run_exists, finished = (out / state.FILE).exists(), (out / checkpoint.FILE).exists()
     if (run_exists or finished) and not resume:
@@ -160,7 +161,7 @@ def train(
     refusal = f"out: expected a folder in which nobody else trains, got {out} with a run at work; wait for it to end"
     with _settings(config), locked(out, refusal) if first else nullcontext():
         if first and ((out / state.FILE).exists(), (out / checkpoint.FILE).exists()) != (run_exists, finished):
-            raise InputError(refusal)  # it has just ended
+            raise InputError(refusal)  # the other run has just ended
         run = _Run(dataset, split, out, config)
         if first:
             remove_leftovers(out)

@@ -13,12 +13,12 @@ from torch.nn import functional as F
 class JointLoss(nn.Module):
     """``Dice(softmax(logits)) + CE(logits) + weight * (L1 + MSE)(reconstruction, image)``.
 
-    Dice is of the foreground, twice: over the whole batch at once, so that what is painted on slices without lesion counts,
-    and over each slice with lesion by itself, so that a small lesion counts as much as a large one, as it does in the score.
+    Dice is of the foreground and counts twice. Over the whole batch, it penalises false positives on slices without lesion. Over each
+    slice with lesion, it weighs small and large lesions equally, like the score.
 
     Parameters
     ----------
-    reconstruction_weight : lambda of the paper's combined loss, which prints no value
+    reconstruction_weight : lambda of the paper's combined loss; the paper gives no value
     """
 
     def __init__(self, reconstruction_weight: float = 0.1) -> None:

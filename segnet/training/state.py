@@ -1,4 +1,4 @@
-"""All that a run needs to go on as if it had never stopped, in one file that is replaced as a whole. No pickles."""
+"""The state of a run, from which it resumes bit for bit: one safetensors file, replaced as a whole."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ FILE = "state.safetensors"
 
 @dataclass
 class Progress:
-    """How far a run is.
+    """Progress of a run.
 
     Attributes
     ----------
-    step : steps done
-    elapsed_s : time of the run itself, by its clock, without what lies between a stop and its resumption
-    validations, since_best : done; and of these, since the best one
-    best_dice : of the validations, None before the first and where there are no validation cases
-    rows : of the log
+    step : number of steps done
+    elapsed_s : time of the run by its clock, without the time between a stop and its resumption
+    validations, since_best : number of validations, and of those since the best one
+    best_dice : best validation Dice; None before the first validation, or without validation cases
+    rows : number of rows of the log
     dice_by_case : 3-D Dice of the best weights on each validation case
-    losses : of the steps since the last validation
-    planned : validations of the whole run; fewer than asked for where they would take too much of its minutes
-    history : one row a validation
+    losses : losses of the steps since the last validation
+    planned : number of validations of the whole run
+    history : one row for each validation
     """
 
     step: int = 0
@@ -84,13 +84,7 @@ def load(
     optimizer: torch.optim.Optimizer,
     rng: np.random.Generator,
 ) -> Progress:
-    """Brings all of them to where `save` found them.
-
-    Raises
-    ------
-    InputError
-        The file cannot be read, or was written with another configuration.
-    """
+    """Restores everything that `save` wrote; InputError if the file cannot be read or is of another configuration."""
     with _opened(path) as (opened, metadata):
         tensors: dict[str, Tensor] = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     check_same(config_of(metadata, f"state {path}"), config)
@@ -100,23 +94,17 @@ def load(
     for number, parameter in enumerate(_parameters(optimizer)):
         prefix = f"optimizer/{number}/"
         for name in [n for n in tensors if n.startswith(prefix)]:
-            # in the parameter's own order in memory, which the fused optimizer relies on
-            of = tensors[name]
-            like = torch.empty_like(parameter, requires_grad=False) if of.shape == parameter.shape else of
-            optimizer.state[parameter][name.removeprefix(prefix)] = like.copy_(of)
+            value = tensors[name]
+            if value.shape == parameter.shape:  # the fused optimizer relies on the parameter's memory format
+                value = torch.empty_like(parameter, requires_grad=False).copy_(value)
+            optimizer.state[parameter][name.removeprefix(prefix)] = value
     torch.set_rng_state(tensors["torch_rng"])
     rng.bit_generator.state = json.loads(metadata["numpy_rng"])
     return Progress(**json.loads(metadata["progress"]))
 
 
 def began_with(path: Path) -> Config:
-    """The configuration of the run in a state's file.
-
-    Raises
-    ------
-    InputError
-        The file cannot be read.
-    """
+    """The configuration in a state file; InputError if the file cannot be read."""
     with _opened(path) as (_, metadata):
         return config_of(metadata, f"state {path}")
 
@@ -128,7 +116,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
             metadata = opened.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise InputError(
-                    f"state {path}: expected format {FORMAT}, got {metadata.get('format')!r}; it is of another version, remove the folder to start anew"
+                    f"state {path}: expected format {FORMAT}, got {metadata.get('format')!r} of another version; remove the folder to start anew"
                 )
             yield opened, metadata
     except (SafetensorError, OSError) as error:
@@ -138,13 +126,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
 
 
 def check_same(began: Config, now: Config) -> None:
-    """Whether a run would go on with the configuration it began with.
-
-    Raises
-    ------
-    InputError
-        It would not; the message names the first difference.
-    """
+    """Raises InputError, with the first difference, unless a run resumes with its own configuration."""
     for section in Config.model_fields:
         was, given = (getattr(config, section) for config in (began, now))
         for name in type(was).model_fields:
