@@ -194,7 +194,9 @@ class OpSpec:
         return tuple(kept[output.name] for output in outputs)
 
     def check_out(self, out: Any, like: Any, arrays: Mapping[str, Any], shape: tuple[int, ...] | None = None) -> None:
-        """Raises ArgumentError unless an output as `like` in dtype and shape, or of another shape, can be written to `out`."""
+        """Raises ArgumentError unless an output as `like` in dtype and shape, or of another shape, can be written to `out`; None can."""
+        if out is None:
+            return
         shape = like.shape if shape is None else shape
         expected = f"a writable C-contiguous array of {like.dtype}, {shape}"
         if not isinstance(out, np.ndarray):

@@ -134,16 +134,11 @@ def mamba_split_conv1d_scan_combined(
     headdim : channels of a head, needed for D of (nheads,)
     rmsnorm_weight : (channels,), or None for a gate alone
     outproj_weight, outproj_bias : output projection, or None for none
-    Others as in `mamba_chunk_scan_combined`.
+    Others as in `mamba_chunk_scan_combined`, and errors too.
 
     Returns
     -------
     out (batch, seqlen, features), then final_states as asked for
-
-    Raises
-    ------
-    ArgumentError
-        A shape, dtype, device or option is wrong.
 
     Source: Dao and Gu, Transformers are SSMs (2024), section 7; the interface is that of state-spaces' mamba.
     """

@@ -241,8 +241,7 @@ def chunk_scan(
     """
     arrays = dict(zip(ARGUMENTS, (x, dt, A, B, C, D, z, dt_bias, initial_state), strict=True))
     call, _, _, _ = _prepare(arrays, seq_idx, dt_softplus, dt_limit)
-    if out is not None:
-        SPEC.check_out(out, x, arrays)
+    SPEC.check_out(out, x, arrays)
     call.keep, call.into = return_checkpoints, (out,)
     y, last_state, states = backends.run(call, backend=backend, num_threads=num_threads)
     checkpoints = ChunkScanCheckpoints(states, y.copy() if return_checkpoints and z is not None else None)

@@ -96,8 +96,7 @@ def depthwise_conv2d(
     array([2., 3., 3., 2.])
     """
     call, _ = _call({"x": x, "weight": weight, "bias": bias}, activation)
-    if out is not None:
-        SPEC.check_out(out, x, call.arrays)
+    SPEC.check_out(out, x, call.arrays)
     call.into = (out,)
     found: Array = backends.run(call, backend=backend, num_threads=num_threads)[0]
     return found

@@ -79,8 +79,7 @@ def gate_crop(
     """
     SPEC.check_dtype("g", g)
     size = check(g.shape, size)
-    if out is not None:
-        SPEC.check_out(out, g, {"g": g}, (*g.shape[: g.ndim - len(size)], *size))
+    SPEC.check_out(out, g, {"g": g}, (*g.shape[: g.ndim - len(size)], *size))
     call = Call(SPEC, {"g": g}, {"size": size}, into=(out,))
     cropped: Array = backends.run(call, backend=backend, num_threads=num_threads)[0]
     return cropped

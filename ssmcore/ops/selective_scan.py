@@ -281,8 +281,7 @@ def selective_scan(
     """
     arrays = dict(zip(ARGUMENTS, (u, delta, A, B, C, D, z, delta_bias, initial_state), strict=True))
     call, sizes = _call(arrays, delta_softplus, discretization, layout)
-    if out is not None:
-        SPEC.check_out(out, u, arrays)
+    SPEC.check_out(out, u, arrays)
     if seq_idx is None or _nothing_packed(seq_idx, sizes):
         call.keep, call.into = return_checkpoints, () if out is None else (canonical("out", out, layout),)
         y, last_state, checkpoints = backends.run(call, backend=backend, num_threads=num_threads)

@@ -147,8 +147,7 @@ def ss2d(
     """
     arrays = dict(zip(ARGUMENTS, (x, delta, A, B, C, D, delta_bias), strict=True))
     call, _ = _call(arrays, delta_softplus, discretization)
-    if out is not None:
-        SPEC.check_out(out, x, arrays)
+    SPEC.check_out(out, x, arrays)
     call.keep, call.into = return_checkpoints, (out,)
     out, checkpoints = backends.run(call, backend=backend, num_threads=num_threads)
     return (out, checkpoints) if return_checkpoints else out

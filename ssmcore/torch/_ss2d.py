@@ -41,12 +41,7 @@ def ss2d(
 
 
 def cross_scan(x: Tensor) -> Tensor:
-    """`ssmcore.cross_scan` of a tensor: (batch, height, width, ...) to (batch, 4, height * width, ...).
-
-    Raises
-    ------
-    ArgumentError
-        x has fewer than three axes.
+    """`ssmcore.cross_scan` of a tensor: (batch, height, width, ...) to (batch, 4, height * width, ...). Errors as there.
 
     Source: Liu et al., VMamba, section 4.2.
     """
@@ -55,12 +50,7 @@ def cross_scan(x: Tensor) -> Tensor:
 
 
 def cross_merge(y: Tensor, height: int, width: int) -> Tensor:
-    """`ssmcore.cross_merge` of a tensor: (batch, 4, height * width, ...) to (batch, height, width, ...).
-
-    Raises
-    ------
-    ArgumentError
-        y has no four directions, or another number of positions.
+    """`ssmcore.cross_merge` of a tensor: (batch, 4, height * width, ...) to (batch, height, width, ...). Errors as there.
 
     Source: Liu et al., VMamba, section 4.2.
     """

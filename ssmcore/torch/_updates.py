@@ -249,14 +249,9 @@ def causal_conv1d_update(
     num_threads: int | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """`ssmcore.causal_conv1d_update` of tensors: new steps, which change `conv_state` in place. Dtypes as in `selective_state_update`.
+    """`ssmcore.causal_conv1d_update` of tensors: new steps, which change `conv_state` in place.
 
-    Raises
-    ------
-    ArgumentError
-        A shape, dtype, device, index or option is wrong, or a tensor requires grad while grad is enabled.
-    BackendError
-        The backend named cannot run.
+    Dtypes and errors as in `selective_state_update`.
 
     Source: Gu and Dao, Mamba (2023), section 3.4; the interface follows Dao-AILab's causal-conv1d.
     """
