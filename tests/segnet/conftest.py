@@ -14,7 +14,11 @@ from lesion_case import OBLIQUE, lesion_case
 TINY = {
     "model": {"base_width": 4, "depths": (1, 1, 1, 1), "dstate": 4},
     "data": {"patch_px": 32, "input_px": 32},
-    "train": {"max_steps": 4, "batch_size": 2},
+    "train": {
+        "max_steps": 4,
+        "batch_size": 2,
+        "threads": 1,
+    },  # workers share the run: its bits depend on torch's threads
 }
 
 
