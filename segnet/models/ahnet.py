@@ -5,7 +5,7 @@ AHNet here is the paper's Advanced Hierarchical Network, not MONAI's anisotropic
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -164,23 +164,13 @@ class ResidualUpsampling(nn.Module):
 
     Parameters
     ----------
-    in_channels, skip_channels, filters, gate_target, gate_align, double_relu : as in `AttentionUpsampling`
+    in_channels, skip_channels, filters : as in `AttentionUpsampling`
+    reading : its keyword arguments
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        skip_channels: int,
-        filters: int,
-        *,
-        gate_target: str = "up",
-        gate_align: str = "crop",
-        double_relu: bool = True,
-    ) -> None:
+    def __init__(self, in_channels: int, skip_channels: int, filters: int, **reading: Any) -> None:
         super().__init__()
-        self.attention = AttentionUpsampling(
-            in_channels, skip_channels, filters, gate_target=gate_target, gate_align=gate_align, double_relu=double_relu
-        )
+        self.attention = AttentionUpsampling(in_channels, skip_channels, filters, **reading)
         self.residual = nn.Sequential(
             nn.Conv2d(filters, filters, 3, padding=1),
             BatchNorm2d(filters),
