@@ -52,13 +52,8 @@ def moments(
 
 
 def compare(
-    const real[:, :, :, :] theta,
-    const real[:, :, :, :] phi,
-    const real[:, ::1] coefficients,
-    real[:, :, ::1] q,
-    int64_t rows,
-    int num_threads,
-    int isa,
+    const real[:, :, :, :] theta, const real[:, :, :, :] phi, const real[:, ::1] coefficients, real[:, :, ::1] q,
+    int64_t rows, int num_threads, int isa
 ):
     """Fills `q` (batch, height, width), the sum over channels of psi relu(a)."""
     cdef ssm_gate gate = gate_of(theta, rows, num_threads)
@@ -74,14 +69,8 @@ def compare(
 
 
 def apply(
-    const real[:, :, :, :] x,
-    const real[:, :, ::1] q,
-    double gain,
-    double offset,
-    real[:, :, :, :] out,
-    int64_t rows,
-    int num_threads,
-    int isa,
+    const real[:, :, :, :] x, const real[:, :, ::1] q, double gain, double offset, real[:, :, :, :] out, int64_t rows,
+    int num_threads, int isa
 ):
     """Fills `out` with x times sigmoid(gain q + offset)."""
     cdef ssm_gate gate = gate_of(x, rows, num_threads)
@@ -98,16 +87,8 @@ def apply(
 
 
 def retract(
-    const real[:, :, :, :] dout,
-    const real[:, :, :, :] x,
-    const real[:, :, ::1] q,
-    double gain,
-    double offset,
-    real[:, :, :, :] dx,
-    real[:, :, ::1] dq,
-    int64_t rows,
-    int num_threads,
-    int isa,
+    const real[:, :, :, :] dout, const real[:, :, :, :] x, const real[:, :, ::1] q, double gain, double offset,
+    real[:, :, :, :] dx, real[:, :, ::1] dq, int64_t rows, int num_threads, int isa
 ):
     """Fills `dx`, and `dq` with the gradient of gain q + offset."""
     cdef ssm_gate gate = gate_of(x, rows, num_threads)
@@ -126,14 +107,8 @@ def retract(
 
 
 def sums(
-    const real[:, :, :, :] theta,
-    const real[:, :, :, :] phi,
-    const real[:, ::1] coefficients,
-    const real[:, :, ::1] dq,
-    real[:, :, ::1] partial,
-    int64_t rows,
-    int num_threads,
-    int isa,
+    const real[:, :, :, :] theta, const real[:, :, :, :] phi, const real[:, ::1] coefficients,
+    const real[:, :, ::1] dq, real[:, :, ::1] partial, int64_t rows, int num_threads, int isa
 ):
     """Fills `partial` with the sums of da, da (theta - mean), da (phi - mean) and dq relu(a), da = dq psi where a > 0."""
     cdef ssm_gate gate = gate_of(theta, rows, num_threads)
@@ -150,15 +125,8 @@ def sums(
 
 
 def spread(
-    const real[:, :, :, :] theta,
-    const real[:, :, :, :] phi,
-    const real[:, ::1] coefficients,
-    const real[:, :, ::1] dq,
-    real[:, :, :, :] dtheta,
-    real[:, :, :, :] dphi,
-    int64_t rows,
-    int num_threads,
-    int isa,
+    const real[:, :, :, :] theta, const real[:, :, :, :] phi, const real[:, ::1] coefficients,
+    const real[:, :, ::1] dq, real[:, :, :, :] dtheta, real[:, :, :, :] dphi, int64_t rows, int num_threads, int isa
 ):
     """Fills `dtheta` and `dphi`: da scaled, what the statistics take off it added."""
     cdef ssm_gate gate = gate_of(theta, rows, num_threads)

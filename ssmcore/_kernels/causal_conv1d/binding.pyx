@@ -23,12 +23,8 @@ cdef extern from "api.h" nogil:
 
 
 cdef ssm_conv conv_of(
-    const real[:, :, :] x,
-    const real[:, ::1] weight,
-    const real[::1] bias,
-    const real[:, :, ::1] initial,
-    bint silu,
-    int num_threads,
+    const real[:, :, :] x, const real[:, ::1] weight, const real[::1] bias, const real[:, :, ::1] initial, bint silu,
+    int num_threads
 ) noexcept:
     cdef ssm_conv conv
     memset(&conv, 0, sizeof(conv))
@@ -47,14 +43,8 @@ cdef ssm_conv conv_of(
 
 
 def causal_conv1d_fwd(
-    const real[:, :, :] x,
-    const real[:, ::1] weight,
-    const real[::1] bias,
-    const real[:, :, ::1] initial,
-    real[:, :, :] out,
-    bint silu,
-    int num_threads,
-    int isa,
+    const real[:, :, :] x, const real[:, ::1] weight, const real[::1] bias, const real[:, :, ::1] initial,
+    real[:, :, :] out, bint silu, int num_threads, int isa
 ):
     """Fills `out` (batch, seqlen, dim)."""
     if x.shape[0] == 0 or x.shape[1] == 0 or x.shape[2] == 0:
@@ -68,18 +58,9 @@ def causal_conv1d_fwd(
 
 
 def causal_conv1d_bwd(
-    const real[:, :, :] dout,
-    const real[:, :, :] x,
-    const real[:, ::1] weight,
-    const real[::1] bias,
-    const real[:, :, ::1] initial,
-    real[:, :, :] dx,
-    real[:, :, ::1] dweight,
-    real[:, ::1] dbias,
-    real[:, :, ::1] dinitial,
-    bint silu,
-    int num_threads,
-    int isa,
+    const real[:, :, :] dout, const real[:, :, :] x, const real[:, ::1] weight, const real[::1] bias,
+    const real[:, :, ::1] initial, real[:, :, :] dx, real[:, :, ::1] dweight, real[:, ::1] dbias,
+    real[:, :, ::1] dinitial, bint silu, int num_threads, int isa
 ):
     """Fills `dx`, and `dweight`, `dbias` with a batch axis first, whose sum is left to the caller, and `dinitial`."""
     if x.shape[0] == 0 or x.shape[1] == 0 or x.shape[2] == 0:

@@ -44,15 +44,8 @@ cdef ssm_rows rows_of(const real[:, :, :, :] x) noexcept:
 
 
 cdef ssm_chunks chunks_of(
-    const real[:, :, :, :] x,
-    const real[:, :, ::1] dt,
-    const real[::1] A,
-    const real[:, :, :, :] B,
-    const real[:, :, :, :] C,
-    const real[:, ::1] D,
-    const unsigned char[:, ::1] starts,
-    int64_t block,
-    int num_threads,
+    const real[:, :, :, :] x, const real[:, :, ::1] dt, const real[::1] A, const real[:, :, :, :] B,
+    const real[:, :, :, :] C, const real[:, ::1] D, const unsigned char[:, ::1] starts, int64_t block, int num_threads
 ) noexcept:
     cdef ssm_chunks chunks
     memset(&chunks, 0, sizeof(chunks))
@@ -76,20 +69,10 @@ cdef ssm_chunks chunks_of(
 
 
 def chunk_scan_fwd(
-    const real[:, :, :, :] x,
-    const real[:, :, ::1] dt,
-    const real[::1] A,
-    const real[:, :, :, :] B,
-    const real[:, :, :, :] C,
-    const real[:, ::1] D,
-    const real[:, :, :, ::1] initial,
-    const unsigned char[:, ::1] starts,
-    real[:, :, :, ::1] out,
-    real[:, :, :, ::1] last,
-    real[:, :, :, :, ::1] kept,
-    int64_t block,
-    int num_threads,
-    int isa,
+    const real[:, :, :, :] x, const real[:, :, ::1] dt, const real[::1] A, const real[:, :, :, :] B,
+    const real[:, :, :, :] C, const real[:, ::1] D, const real[:, :, :, ::1] initial,
+    const unsigned char[:, ::1] starts, real[:, :, :, ::1] out, real[:, :, :, ::1] last, real[:, :, :, :, ::1] kept,
+    int64_t block, int num_threads, int isa
 ):
     """Fills `out`, `last` and, unless None, `kept` with the states before every chunk. No axis may be empty."""
     cdef ssm_chunks chunks = chunks_of(x, dt, A, B, C, D, starts, block, num_threads)
@@ -104,26 +87,11 @@ def chunk_scan_fwd(
 
 
 def chunk_scan_bwd(
-    const real[:, :, :, :] dout,
-    const real[:, :, :, ::1] dlast,
-    const real[:, :, :, :] x,
-    const real[:, :, ::1] dt,
-    const real[::1] A,
-    const real[:, :, :, :] B,
-    const real[:, :, :, :] C,
-    const real[:, ::1] D,
-    const unsigned char[:, ::1] starts,
-    real[:, :, :, :, ::1] kept,
-    real[:, :, :, ::1] dx,
-    real[:, :, ::1] ddt,
-    real[:, ::1] dA,
-    real[:, :, :, :, ::1] dB,
-    real[:, :, :, :, ::1] dC,
-    real[:, :, ::1] dD,
-    real[:, :, :, ::1] dinitial,
-    int64_t block,
-    int num_threads,
-    int isa,
+    const real[:, :, :, :] dout, const real[:, :, :, ::1] dlast, const real[:, :, :, :] x, const real[:, :, ::1] dt,
+    const real[::1] A, const real[:, :, :, :] B, const real[:, :, :, :] C, const real[:, ::1] D,
+    const unsigned char[:, ::1] starts, real[:, :, :, :, ::1] kept, real[:, :, :, ::1] dx, real[:, :, ::1] ddt,
+    real[:, ::1] dA, real[:, :, :, :, ::1] dB, real[:, :, :, :, ::1] dC, real[:, :, ::1] dD,
+    real[:, :, :, ::1] dinitial, int64_t block, int num_threads, int isa
 ):
     """Fills the gradients; those of A and D have a batch axis first, those of B and C an axis of blocks of heads, to be summed by
     the caller. No axis may be empty.

@@ -37,13 +37,8 @@ cdef ssm_dwconv conv_of(
 
 
 def depthwise_conv2d_fwd(
-    const real[:, :, :, :] x,
-    const real[:, :, ::1] weight,
-    const real[::1] bias,
-    real[:, :, :, :] out,
-    bint silu,
-    int num_threads,
-    int isa,
+    const real[:, :, :, :] x, const real[:, :, ::1] weight, const real[::1] bias, real[:, :, :, :] out, bint silu,
+    int num_threads, int isa
 ):
     """Fills `out` (batch, height, width, dim)."""
     if x.shape[0] == 0 or x.shape[1] == 0 or x.shape[2] == 0 or x.shape[3] == 0:
@@ -57,16 +52,8 @@ def depthwise_conv2d_fwd(
 
 
 def depthwise_conv2d_bwd(
-    const real[:, :, :, :] dout,
-    const real[:, :, :, :] x,
-    const real[:, :, ::1] weight,
-    const real[::1] bias,
-    real[:, :, :, :] dx,
-    real[:, :, :, ::1] dweight,
-    real[:, ::1] dbias,
-    bint silu,
-    int num_threads,
-    int isa,
+    const real[:, :, :, :] dout, const real[:, :, :, :] x, const real[:, :, ::1] weight, const real[::1] bias,
+    real[:, :, :, :] dx, real[:, :, :, ::1] dweight, real[:, ::1] dbias, bint silu, int num_threads, int isa
 ):
     """Fills `dx`, and `dweight`, `dbias` with a batch axis first, whose sum is left to the caller."""
     if x.shape[0] == 0 or x.shape[1] == 0 or x.shape[2] == 0 or x.shape[3] == 0:

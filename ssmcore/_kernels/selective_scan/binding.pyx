@@ -114,17 +114,9 @@ cdef ssm_scan empty_scan(const real[:, :, :] u, int64_t dstate) noexcept:
 
 
 cdef ssm_scan scan_of(
-    const real[:, :, :] u,
-    const real[:, :, :] delta,
-    const real[:, ::1] A,
-    const real[:, :, :, :] B_varying,
-    const real[:, ::1] B_constant,
-    const real[:, :, :, :] C_varying,
-    const real[:, ::1] C_constant,
-    const real[::1] D,
-    const real[:, :, :] z,
-    const real[::1] delta_bias,
-    int64_t units,
+    const real[:, :, :] u, const real[:, :, :] delta, const real[:, ::1] A, const real[:, :, :, :] B_varying,
+    const real[:, ::1] B_constant, const real[:, :, :, :] C_varying, const real[:, ::1] C_constant, const real[::1] D,
+    const real[:, :, :] z, const real[::1] delta_bias, int64_t units
 ) except *:
     cdef ssm_scan scan = empty_scan(u, A.shape[1])
     if B_varying is not None:
@@ -144,15 +136,8 @@ cdef ssm_scan scan_of(
 
 
 cdef ssm_scan grid_of(
-    const real[:, :, :] x,
-    const real[:, :, :, :] delta,
-    const real[:, :, ::1] A,
-    const real[:, :, :, :] B,
-    const real[:, :, :, :] C,
-    const real[:, ::1] D,
-    const real[:, ::1] delta_bias,
-    int64_t width,
-    int64_t units,
+    const real[:, :, :] x, const real[:, :, :, :] delta, const real[:, :, ::1] A, const real[:, :, :, :] B,
+    const real[:, :, :, :] C, const real[:, ::1] D, const real[:, ::1] delta_bias, int64_t width, int64_t units
 ) except *:
     cdef ssm_scan scan = empty_scan(x, A.shape[2])
     scan.directions = A.shape[0]
@@ -169,24 +154,11 @@ cdef ssm_scan grid_of(
 
 
 def selective_scan_fwd(
-    const real[:, :, :] u,
-    const real[:, :, :] delta,
-    const real[:, ::1] A,
-    const real[:, :, :, :] B_varying,
-    const real[:, ::1] B_constant,
-    const real[:, :, :, :] C_varying,
-    const real[:, ::1] C_constant,
-    const real[::1] D,
-    const real[:, :, :] z,
-    const real[::1] delta_bias,
-    const real[:, :, ::1] initial_state,
-    real[:, :, :] out,
-    real[:, :, ::1] last_state,
-    real[:, :, :, ::1] checkpoints,
-    int discretization,
-    bint delta_softplus,
-    int num_threads,
-    int isa,
+    const real[:, :, :] u, const real[:, :, :] delta, const real[:, ::1] A, const real[:, :, :, :] B_varying,
+    const real[:, ::1] B_constant, const real[:, :, :, :] C_varying, const real[:, ::1] C_constant, const real[::1] D,
+    const real[:, :, :] z, const real[::1] delta_bias, const real[:, :, ::1] initial_state, real[:, :, :] out,
+    real[:, :, ::1] last_state, real[:, :, :, ::1] checkpoints, int discretization, bint delta_softplus,
+    int num_threads, int isa
 ):
     """Fills `out` (batch, seqlen, dim), `last_state` (batch, dim, dstate) and, unless None, `checkpoints`
     (batch, nchunks, dstate, dim), the states before every CHUNK-th step."""
@@ -208,34 +180,14 @@ def selective_scan_fwd(
 
 
 def selective_scan_bwd(
-    const real[:, :, :] dout,
-    const real[:, :, ::1] dlast_state,
-    const real[:, :, :] u,
-    const real[:, :, :] delta,
-    const real[:, ::1] A,
-    const real[:, :, :, :] B_varying,
-    const real[:, ::1] B_constant,
-    const real[:, :, :, :] C_varying,
-    const real[:, ::1] C_constant,
-    const real[::1] D,
-    const real[:, :, :] z,
-    const real[::1] delta_bias,
-    const real[:, :, :, ::1] checkpoints,
-    real[:, :, :] du,
-    real[:, :, :] ddelta,
-    real[:, :, ::1] dA,
-    real[:, :, :, :, ::1] dB_varying,
-    real[:, :, ::1] dB_constant,
-    real[:, :, :, :, ::1] dC_varying,
-    real[:, :, ::1] dC_constant,
-    real[:, ::1] dD,
-    real[:, :, :] dz,
-    real[:, ::1] ddelta_bias,
-    real[:, :, ::1] dinitial_state,
-    int discretization,
-    bint delta_softplus,
-    int num_threads,
-    int isa,
+    const real[:, :, :] dout, const real[:, :, ::1] dlast_state, const real[:, :, :] u, const real[:, :, :] delta,
+    const real[:, ::1] A, const real[:, :, :, :] B_varying, const real[:, ::1] B_constant,
+    const real[:, :, :, :] C_varying, const real[:, ::1] C_constant, const real[::1] D, const real[:, :, :] z,
+    const real[::1] delta_bias, const real[:, :, :, ::1] checkpoints, real[:, :, :] du, real[:, :, :] ddelta,
+    real[:, :, ::1] dA, real[:, :, :, :, ::1] dB_varying, real[:, :, ::1] dB_constant,
+    real[:, :, :, :, ::1] dC_varying, real[:, :, ::1] dC_constant, real[:, ::1] dD, real[:, :, :] dz,
+    real[:, ::1] ddelta_bias, real[:, :, ::1] dinitial_state, int discretization, bint delta_softplus, int num_threads,
+    int isa
 ):
     """Fills the gradients. Sums over batch entries and channel blocks are left to the caller: dA, dD, ddelta_bias and
     constant dB, dC have an axis of parts first, one for every span of batch entries; varying dB and dC are (nblocks, batch,
@@ -265,20 +217,9 @@ def selective_scan_bwd(
 
 
 def ss2d_fwd(
-    const real[:, :, :] x,
-    const real[:, :, :, :] delta,
-    const real[:, :, ::1] A,
-    const real[:, :, :, :] B,
-    const real[:, :, :, :] C,
-    const real[:, ::1] D,
-    const real[:, ::1] delta_bias,
-    real[:, :, :] out,
-    real[:, :, :, :, ::1] checkpoints,
-    int64_t width,
-    int discretization,
-    bint delta_softplus,
-    int num_threads,
-    int isa,
+    const real[:, :, :] x, const real[:, :, :, :] delta, const real[:, :, ::1] A, const real[:, :, :, :] B,
+    const real[:, :, :, :] C, const real[:, ::1] D, const real[:, ::1] delta_bias, real[:, :, :] out,
+    real[:, :, :, :, ::1] checkpoints, int64_t width, int discretization, bint delta_softplus, int num_threads, int isa
 ):
     """Fills `out` (batch, position, dim), the sum of the four directions, and, unless None, `checkpoints` (direction,
     batch, nchunks, dstate, dim)."""
@@ -298,27 +239,11 @@ def ss2d_fwd(
 
 
 def ss2d_bwd(
-    const real[:, :, :] dout,
-    const real[:, :, :] x,
-    const real[:, :, :, :] delta,
-    const real[:, :, ::1] A,
-    const real[:, :, :, :] B,
-    const real[:, :, :, :] C,
-    const real[:, ::1] D,
-    const real[:, ::1] delta_bias,
-    const real[:, :, :, :, ::1] checkpoints,
-    real[:, :, :] dx,
-    real[:, :, :, :] ddelta,
-    real[:, :, :, ::1] dA,
-    real[:, :, :, :, ::1] dB,
-    real[:, :, :, :, ::1] dC,
-    real[:, :, ::1] dD,
-    real[:, :, ::1] ddelta_bias,
-    int64_t width,
-    int discretization,
-    bint delta_softplus,
-    int num_threads,
-    int isa,
+    const real[:, :, :] dout, const real[:, :, :] x, const real[:, :, :, :] delta, const real[:, :, ::1] A,
+    const real[:, :, :, :] B, const real[:, :, :, :] C, const real[:, ::1] D, const real[:, ::1] delta_bias,
+    const real[:, :, :, :, ::1] checkpoints, real[:, :, :] dx, real[:, :, :, :] ddelta, real[:, :, :, ::1] dA,
+    real[:, :, :, :, ::1] dB, real[:, :, :, :, ::1] dC, real[:, :, ::1] dD, real[:, :, ::1] ddelta_bias, int64_t width,
+    int discretization, bint delta_softplus, int num_threads, int isa
 ):
     """Fills the gradients. Sums over batch entries and channel blocks are left to the caller: dA, dD and ddelta_bias have an
     axis of parts first, one for every span of batch entries; dB and dC are (nblocks, batch, position, direction, dstate)."""

@@ -21,20 +21,10 @@ STATES = SSMCORE_STATES
 
 
 def ssm_recurrence(
-    const real[:, ::1] A,
-    const real[:, ::1] A_imaginary,
-    const real[:, ::1] B,
-    const real[:, ::1] B_imaginary,
-    const real[:, ::1] C,
-    const real[:, ::1] C_imaginary,
-    const real[:, ::1] u,
-    const real[:, ::1] u_imaginary,
-    real[:, ::1] state,
-    real[:, ::1] state_imaginary,
-    real[:, ::1] y,
-    real[:, ::1] y_imaginary,
-    int num_threads,
-    int isa,
+    const real[:, ::1] A, const real[:, ::1] A_imaginary, const real[:, ::1] B, const real[:, ::1] B_imaginary,
+    const real[:, ::1] C, const real[:, ::1] C_imaginary, const real[:, ::1] u, const real[:, ::1] u_imaginary,
+    real[:, ::1] state, real[:, ::1] state_imaginary, real[:, ::1] y, real[:, ::1] y_imaginary, int num_threads,
+    int isa
 ):
     """Fills `y` (rows, seqlen) and takes `state` (rows, dstate) from before the first step to after the last. dstate is a multiple of
     STATES. Imaginary parts are None for a real system, and that of `u` for a real input. No axis may be empty.
