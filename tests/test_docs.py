@@ -115,17 +115,7 @@ def test_the_reference_lists_every_public_name_once(package: str) -> None:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site as `make docs` builds it: what MkDocs warns of, such as a link that leads nowhere, is an error."""
     folder = tmp_path_factory.mktemp("site")
-    command = [
-        sys.executable,
-        "-m",
-        "mkdocs",
-        "build",
-        "--strict",
-        "-f",
-        str(ROOT / ".mkdocs.yml"),
-        "-d",
-        str(folder),
-    ]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", str(ROOT / ".mkdocs.yml"), "-d", str(folder)]
     run = subprocess.run(
         command, capture_output=True, text=True, cwd=gettempdir(), env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     )

@@ -16,8 +16,7 @@ def augment(
     case: Annotated[str | None, typer.Option(help="Case to show. Default: the case of median lesion volume.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of random choices.")] = 0,
     preset: Annotated[
-        Preset | None,
-        typer.Option("--augment", help="Magnitudes to show. Default: the configuration's."),
+        Preset | None, typer.Option("--augment", help="Magnitudes to show. Default: the configuration's.")
     ] = None,
     shapes: Annotated[str | None, typer.Option(help="Folder of lesion shapes to paste.", metavar="FOLDER")] = None,
     config: ConfigFile = None,

@@ -121,11 +121,7 @@ def _with_clicks(
     from segnet.prediction.model import load
 
     score = challenge_score(
-        truths_of(truths, **options),
-        network(load(model)),
-        clicks=clicks,
-        seed=seed,
-        progress=bar("clicks", quiet),
+        truths_of(truths, **options), network(load(model)), clicks=clicks, seed=seed, progress=bar("clicks", quiet)
     )
     return replace(evaluation, uls23=score)
 

@@ -9,16 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from segnet.cli.options import (
-    PARTIAL,
-    AsJson,
-    Part,
-    Quiet,
-    bar,
-    cases_of_part,
-    print_json,
-    thread_count,
-)
+from segnet.cli.options import PARTIAL, AsJson, Part, Quiet, bar, cases_of_part, print_json, thread_count
 from segnet.errors import InputError
 
 if TYPE_CHECKING:
@@ -84,8 +75,7 @@ def predict(
         ),
     ] = False,
     bfloat16: Annotated[
-        bool,
-        typer.Option("--bfloat16", help="bfloat16 where a check on the image finds the same mask, else float32."),
+        bool, typer.Option("--bfloat16", help="bfloat16 where a check on the image finds the same mask, else float32.")
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Make results anew that are of another image, model or setting.")

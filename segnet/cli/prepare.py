@@ -19,9 +19,7 @@ def prepare(
     source: Annotated[
         list[Path] | None,
         typer.Option(
-            "--input",
-            "-i",
-            help="Folder of image and mask pairs, or of sets of them like ULS23; repeatable.",
+            "--input", "-i", help="Folder of image and mask pairs, or of sets of them like ULS23; repeatable."
         ),
     ] = None,
     table: Annotated[

@@ -107,12 +107,7 @@ class Augmenter:
     """
 
     def __init__(
-        self,
-        config: AugmentConfig,
-        data: DataConfig,
-        *,
-        canvas: float = 1.0,
-        shapes: ShapeLibrary | None = None,
+        self, config: AugmentConfig, data: DataConfig, *, canvas: float = 1.0, shapes: ShapeLibrary | None = None
     ) -> None:
         self.config, self.data, self.canvas, self.shapes = config, data, canvas, shapes
         self.enlarged = data.input_px / data.patch_px

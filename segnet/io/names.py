@@ -40,11 +40,7 @@ def _ending(words: str) -> re.Pattern[str]:
 
 _BEFORE_MASK = _before_all(_MASK)
 _BEFORE_ANY = _before_all(f"{_MASK}|{_IMAGE}|{_CHANNEL}")
-_ROLES: dict[Role, re.Pattern[str]] = {
-    "map": _ending(_MAP),
-    "mask": _ending(_MASK),
-    "image": _ending(_IMAGE),
-}
+_ROLES: dict[Role, re.Pattern[str]] = {"map": _ending(_MAP), "mask": _ending(_MASK), "image": _ending(_IMAGE)}
 _SLICER = re.compile(rf"segmentation(?:{_BREAK}|$)", re.IGNORECASE)  # Segmentation_1, Segmentation-Segment_1
 _ONLY_A_ROLE = re.compile(rf"(?:{_MASK}|{_IMAGE})(?:_\d+)?", re.IGNORECASE)
 

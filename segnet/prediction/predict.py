@@ -222,12 +222,7 @@ def require_several(model: Model, tta: bool) -> None:
 
 
 def _segmented(
-    image: NDArray[Any],
-    model: Model,
-    options: Options,
-    click: Voxel | None,
-    slices: slice,
-    progress: Progress | None,
+    image: NDArray[Any], model: Model, options: Options, click: Voxel | None, slices: slice, progress: Progress | None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None, BFloat16Difference | None]:
     """Lesion probability of some slices of an image, its deviation, and how far bfloat16 lies from float32."""
     data, side_yx = model.config.data, image.shape[1:]

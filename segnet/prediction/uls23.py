@@ -221,11 +221,7 @@ def process(
             )
             mask = out / MASKS / file.name
             write_metaimage(
-                mask,
-                masks,
-                spacing_xyz_mm=stack.spacing_xyz_mm,
-                origin_mm=stack.origin_mm,
-                direction=stack.direction,
+                mask, masks, spacing_xyz_mm=stack.spacing_xyz_mm, origin_mm=stack.origin_mm, direction=stack.direction
             )
             voxels = masks.reshape(-1, voi_slices, *masks.shape[1:]).sum(axis=(1, 2, 3), dtype=np.int64)
             done.append(

@@ -112,10 +112,7 @@ def _training(rows: list[dict[str, Any]], config: Config) -> list[str]:
     )
     if not rows:
         return [recipe, "steps and time unknown: the run has no log.jsonl"]
-    return [
-        recipe,
-        f"{rows[-1]['step']} steps in {max(row.get('elapsed_s', 0) for row in rows) / 60:.1f} minutes",
-    ]
+    return [recipe, f"{rows[-1]['step']} steps in {max(row.get('elapsed_s', 0) for row in rows) / 60:.1f} minutes"]
 
 
 def _validation(rows: list[dict[str, Any]]) -> list[str]:

@@ -177,10 +177,7 @@ def at_pixel(y: float, x: float, box: overlay.Box, side: int) -> tuple[float, fl
     (75.0, 75.0)
     """
     top, left, bottom, right = box
-    return (
-        side * (1 - (x + 0.5 - left) / (right - left)),
-        side * (1 - (y + 0.5 - top) / (bottom - top)),
-    )
+    return (side * (1 - (x + 0.5 - left) / (right - left)), side * (1 - (y + 0.5 - top) / (bottom - top)))
 
 
 def data_uri(image: Image.Image) -> str:

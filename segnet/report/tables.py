@@ -10,11 +10,7 @@ from segnet.report.documents import Document, Lesion, Score
 from segnet.report.numbers import MISSING, count, fixed, metric, number, order, span
 
 _CONVENTIONS = ("level", "reduction", "classes", "empty", "units")
-_SOURCES = {
-    "probability": "probabilities",
-    "mask": "masks",
-    "mixed": "probabilities where there were some, else masks",
-}
+_SOURCES = {"probability": "probabilities", "mask": "masks", "mixed": "probabilities where there were some, else masks"}
 _PAPER = (
     ("dice", "DSC", "up", "n_slices"),
     ("ravd", "RAVD", "down", "n_slices_ravd"),

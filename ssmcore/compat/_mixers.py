@@ -87,11 +87,7 @@ def _causal_conv1d_update(original: Function) -> Function:
 
 def _causal_conv1d_fn(original: Function) -> Function:
     def causal_conv1d_fn(
-        hidden_states: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        activation: str | None = None,
-        **others: Any,
+        hidden_states: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None, **others: Any
     ) -> Any:
         if activation in _ACTIVATIONS and _applies(hidden_states, others):
             x = hidden_states.transpose(1, 2)

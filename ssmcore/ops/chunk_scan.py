@@ -82,10 +82,7 @@ def check(shapes: Mapping[str, tuple[int, ...] | None], *, dt_limit: tuple[float
     x = shapes["x"]
     if x is not None and len(x) == 4 and B is not None and len(B) == 4 and (B[2] < 1 or x[2] % B[2]):
         SPEC.fail(
-            "B",
-            f"a number of groups that divides nheads = {x[2]}",
-            B[2],
-            "head h reads group h // (nheads // ngroups)",
+            "B", f"a number of groups that divides nheads = {x[2]}", B[2], "head h reads group h // (nheads // ngroups)"
         )
     low, high = dt_limit
     if not 0 <= low <= high:

@@ -43,10 +43,7 @@ def test_a_named_backend_that_cannot_load_raises_with_the_cause(fresh: Any) -> N
         ssmcore.BackendError, match=r"'cython', named by argument, cannot run: ImportError: no compiled"
     ):
         ssmcore.gate_crop(G, (1, 1), backend="cython")
-    with (
-        ssmcore.use_backend("cython"),
-        pytest.raises(ssmcore.BackendError, match="named by use_backend, cannot run"),
-    ):
+    with ssmcore.use_backend("cython"), pytest.raises(ssmcore.BackendError, match="named by use_backend, cannot run"):
         ssmcore.gate_crop(G, (1, 1))
 
 

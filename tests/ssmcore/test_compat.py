@@ -713,11 +713,9 @@ def sequence(grid: torch.Tensor, k: int, scans: int) -> list[float]:
         turned = [(i, j) for j in reversed(range(width)) for i in range(height)]
         order = [rows, turned, rows[::-1], turned[::-1]][k]
     else:
-        order = {
-            0: [rows, columns, rows[::-1], columns[::-1]],
-            1: [rows] * 4,
-            2: [rows, rows, rows[::-1], rows[::-1]],
-        }[scans][k]
+        order = {0: [rows, columns, rows[::-1], columns[::-1]], 1: [rows] * 4, 2: [rows, rows, rows[::-1], rows[::-1]]}[
+            scans
+        ][k]
     return [float(grid[at]) for at in order]
 
 
@@ -736,12 +734,7 @@ def test_cross_scan_and_merge(
     if not in_first:
         x = x.permute(0, 3, 4, 1, 2) if one_by_one else x.permute(0, 2, 3, 1)
     x = x.clone().requires_grad_()
-    options = {
-        "in_channel_first": in_first,
-        "out_channel_first": out_first,
-        "one_by_one": one_by_one,
-        "scans": scans,
-    }
+    options = {"in_channel_first": in_first, "out_channel_first": out_first, "one_by_one": one_by_one, "scans": scans}
     y = named("csm_triton", "cross_scan_fn")(x, **options)
     channel_first = y if out_first else y.permute(0, 2, 3, 1)
     assert y.is_contiguous()

@@ -201,10 +201,7 @@ def test_a_grid_turned_round_swaps_its_directions(grid: Any, any_backend: str) -
     only = (np.arange(len(DIRECTIONS)) == k for k in range(len(DIRECTIONS)))
     each = [{**case, "C": case["C"] * o[:, None], "D": o[:, None] * case.get("D", 0 * case["A"][..., 0])} for o in only]
     largest = max(np.abs(ssmcore.ss2d(**one, backend=any_backend)).max() for one in each)  # the four may cancel
-    for order, move in (
-        ([2, 3, 0, 1], lambda x: x[:, ::-1, ::-1]),
-        ([1, 0, 3, 2], lambda x: x.swapaxes(1, 2)),
-    ):
+    for order, move in (([2, 3, 0, 1], lambda x: x[:, ::-1, ::-1]), ([1, 0, 3, 2], lambda x: x.swapaxes(1, 2))):
         moved = {k: v[order] if k in ("A", "D", "delta_bias") else v for k, v in case.items()}
         moved |= {name: move(case[name])[:, :, :, order] for name in ("delta", "B", "C")} | {"x": move(case["x"])}
         turned = ssmcore.ss2d(**moved, backend=any_backend)

@@ -53,12 +53,7 @@ def build(name: str, dtype: Any = torch.float32) -> Any:
     """A model with weights at which the scan weighs in the logits."""
     family, sizes = CONFIGS[name]
     config = getattr(transformers, f"{family}Config")(
-        vocab_size=VOCABULARY,
-        hidden_size=20,
-        pad_token_id=0,
-        bos_token_id=0,
-        eos_token_id=None,
-        **sizes,
+        vocab_size=VOCABULARY, hidden_size=20, pad_token_id=0, bos_token_id=0, eos_token_id=None, **sizes
     )
     torch.manual_seed(0)
     model = getattr(transformers, f"{family}ForCausalLM")(config).eval()

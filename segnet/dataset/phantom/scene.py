@@ -159,12 +159,7 @@ class Scene:
                     canvas.tube(start, end, radii, 35.0 + 60 * body.contrast, self.lung)
 
     def _tree(
-        self,
-        start: Point,
-        aim: Point,
-        radius: float,
-        length: float,
-        depth: int,
+        self, start: Point, aim: Point, radius: float, length: float, depth: int
     ) -> Iterator[tuple[Point, Point, tuple[float, float]]]:
         """Segments of a branching vessel, thinner and shorter from fork to fork, where they may be seen."""
         rng = self.rng

@@ -72,12 +72,7 @@ def test_display_is_radiological(tmp_path: Path, y: int, x: int, direction: tupl
     panel = panels(tmp_path / "o.png", 1)[0].astype(int)
     outline = np.argwhere(near(panel, overlay.PRED_RGB)).mean(axis=0)
     bright = (panel.min(axis=2) > 128) & (np.ptp(panel, axis=2) == 0)
-    bright[:50], bright[:, :60], bright[:, -60:], bright[-80:] = (
-        False,
-        False,
-        False,
-        False,
-    )  # letters, scale bar
+    bright[:50], bright[:, :60], bright[:, -60:], bright[-80:] = (False, False, False, False)  # letters, scale bar
     offset = np.argwhere(bright).mean(axis=0) - outline
     # The square is 10 mm or more from the lesion's centre along one axis, at 12.5 device pixels per mm.
     along = offset @ np.array(direction)
@@ -151,15 +146,7 @@ def test_odd_masks(tmp_path: Path, case: str) -> None:
         mask = np.ones_like(mask)
     else:
         image, mask, truth = image[:1, :3, :2], np.ones((1, 3, 2), bool), None
-    overlay_png(
-        tmp_path / "o.png",
-        image,
-        mask,
-        truth,
-        window_hu=WINDOW,
-        spacing_zyx_mm=SPACING,
-        title="A title " * 60,
-    )
+    overlay_png(tmp_path / "o.png", image, mask, truth, window_hu=WINDOW, spacing_zyx_mm=SPACING, title="A title " * 60)
     page = Image.open(tmp_path / "o.png")
     assert page.height == (74 + 34) * overlay.SCALE + overlay.PANEL
 
@@ -167,10 +154,7 @@ def test_odd_masks(tmp_path: Path, case: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"pred_zyx": np.zeros((10, 90, 80), bool)},
-            r"pred_zyx: expected shape \(10, 80, 90\) like image_zyx",
-        ),
+        ({"pred_zyx": np.zeros((10, 90, 80), bool)}, r"pred_zyx: expected shape \(10, 80, 90\) like image_zyx"),
         ({"truth_zyx": np.zeros((9, 80, 90), bool)}, "truth_zyx: expected shape"),
         ({"truth_zyx": np.full(SHAPE, 2)}, "truth_zyx: expected booleans or only 0 and 1"),
         ({"image_zyx": np.zeros((80, 90))}, "image_zyx: expected shape"),
