@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,19 @@ from lesion_case import OBLIQUE, lesion_case
 TINY = {
     "model": {"base_width": 4, "depths": (1, 1, 1, 1), "dstate": 4},
     "data": {"patch_px": 32, "input_px": 32},
-    "train": {
-        "max_steps": 4,
-        "batch_size": 2,
-        "threads": 1,
-    },  # workers share the run: its bits depend on torch's threads
+    # workers share the run, whose bits depend on torch's threads
+    "train": {"max_steps": 4, "batch_size": 2, "threads": 1},
 }
+
+
+@pytest.fixture(autouse=True)
+def same_threads() -> Iterator[None]:
+    """torch's number of threads is afterwards as it was."""
+    torch: Any = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else None
+    yield
+    if torch:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture
