@@ -38,6 +38,14 @@ def refused(*arguments: str | Path, says: str) -> None:
     assert says in lines[0]
 
 
+@pytest.mark.parametrize("command", ["predict", "uls23-process", "train", "evaluate", "compare", "bench"])
+def test_no_command_offers_a_device_that_it_does_not_run_on(command: str) -> None:
+    result = segnet(command, "--device", "cpu")
+    assert result.returncode == 2
+    assert "No such option" in result.stderr
+    assert "--device" in result.stderr
+
+
 def pair(
     folder: Path, image: np.ndarray, mask: np.ndarray, write: Callable[..., Path], mask_affine: object = None
 ) -> None:
