@@ -30,9 +30,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(program: str, installed: Path) -> str:
     """What a fresh interpreter prints that has the example, and the tests' oracles, on its path."""
-    path = os.pathsep.join([str(installed), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    # the root before tests/, whose folder ssmcore would otherwise pass for the package
+    path = os.pathsep.join(map(str, (installed, ROOT, ROOT / "tests")))
     command = [sys.executable, "-c", program]
-    # not in the checkout, whose folder would hide the installed package
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=gettempdir(), env={**os.environ, "PYTHONPATH": path}
     )
