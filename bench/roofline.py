@@ -6,6 +6,7 @@ it on an idle machine.
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from cases import SAMPLES, Sample, case_of
 from ceilings import ROOT, copy_gb_s, exp2_ns, fma_ns, tile_ns
+from cpuinfo import get_cpu_info
 
 import ssmcore
 
@@ -83,9 +85,16 @@ def points(isa: str) -> list[Point]:
     ]
 
 
+def made_on() -> str:
+    """Commit and processor."""
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    commit = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True).stdout.strip() or "unknown"
+    return f"commit {commit}, {get_cpu_info()['brand_raw']}, {ssmcore.cpu_features()}"
+
+
 def table(isa: str, found: list[Point]) -> str:
     lines = [
-        f"`make roofline` on {ssmcore.cpu_features()}, one thread: a float multiply-add {fma_ns(isa):.4f} ns"
+        f"`make roofline`, {made_on()}, one thread: a float multiply-add {fma_ns(isa):.4f} ns"
         f" ({2 / fma_ns(isa):.0f} GFLOP/s), 2^x {exp2_ns(isa):.3f} ns, copy {copy_gb_s():.1f} GB/s read and written.",
         "",
         "| kernel | ns an element | of its own mix on a tile in cache | GFLOP/s | flop a byte |",
