@@ -72,6 +72,13 @@ def test_each_patient_is_held_out_once(patients: set[str], k: int, seed: int) ->
     assert kfold_patients(sorted(patients, reverse=True), k, seed) == folds
 
 
+def test_folds_and_slices_follow_the_seed() -> None:
+    patients = [f"p{i}" for i in range(12)]
+    for split in (lambda seed: kfold_patients(patients, 3, seed), lambda seed: split_slices({"a": 30, "b": 40}, seed)):
+        assert split(0) == split(0)
+        assert len({repr(split(seed)) for seed in range(5)}) == 5
+
+
 def test_bad_arguments_are_refused() -> None:
     for patients in ([], ["a"], ["a", "a"]):
         with pytest.raises(InputError, match="at least 2"):
