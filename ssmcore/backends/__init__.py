@@ -164,13 +164,14 @@ def run(call: Call, *, backend: str | None = None, num_threads: int | None = Non
     call.num_threads = resolve(num_threads)
     function = _loaded(choice.backend)[0].OPERATIONS[call.spec.entries[bool(call.douts)]]
     results: Results = function(call)
-    if not call.into:
+    if all(target is None or result is target for result, target in zip(results, call.into, strict=False)):
         return results
-    targets = (*call.into, *[None] * (len(results) - len(call.into)))
-    for result, target in zip(results, targets, strict=True):
-        if target is not None and result is not target:
-            target[...] = result
-    return tuple(result if target is None else target for result, target in zip(results, targets, strict=True))
+    written = list(results)
+    for index, target in enumerate(call.into):
+        if target is not None and results[index] is not target:
+            target[...] = results[index]
+            written[index] = target
+    return tuple(written)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache
 
 from .._processors import available_processors
 
@@ -20,6 +21,10 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+_available = cache(available_processors)
+"""Asked once: a step of decoding takes microseconds."""
 
 
 def _number(variable: str) -> int | None:
@@ -59,7 +64,7 @@ def _wanted(num_threads: int | None) -> int:
             return int(torch.get_num_threads())
         kernels = sys.modules.get("ssmcore._kernels.common.binding")
         openmp = int(kernels.openmp_threads()) if kernels is not None else 0
-        return min(openmp or sys.maxsize, available_processors())
+        return min(openmp or sys.maxsize, _available())
     if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
         raise ValueError(
             f"num_threads: expected a whole number of at least 1, got {num_threads!r}; pass None for automatic"
