@@ -182,7 +182,7 @@ def selective_state_update(
             arrays = dict(zip(_scan.ARGUMENTS, given, strict=True))
             options = {"delta_softplus": bool(dt_softplus), "discretization": discretization, "layout": "bld"}
             out = np.empty(x.shape, x.dtype)
-            call = Call(_scan.SPEC, arrays, options, into=(out[:, None], state))
+            call = Call(_scan.SPEC, arrays, options, into=(out[:, None], state), ready=True)
             backends.run(call, backend=backend, num_threads=num_threads)
             return out
     axes = {3: "(batch, dim, dstate)", 4: "(batch, nheads, headdim, dstate)"}
@@ -295,7 +295,7 @@ def causal_conv1d_update(
         initial = np.ascontiguousarray(conv_state[:, :, conv_state.shape[2] - (weight.shape[1] - 1) :])
         arrays = dict(zip(_conv.ARGUMENTS, (x[:, None], weight, bias, initial), strict=True))
         out = np.empty(x.shape, x.dtype)
-        call = Call(_conv.SPEC, arrays, {"activation": activation, "layout": "bld"}, into=(out[:, None],))
+        call = Call(_conv.SPEC, arrays, {"activation": activation, "layout": "bld"}, into=(out[:, None],), ready=True)
         backends.run(call, backend=backend, num_threads=num_threads)
         flat = conv_state.reshape(-1)
         flat[:-1] = flat[1:]  # values that cross from one row into another are overwritten next

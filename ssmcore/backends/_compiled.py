@@ -277,6 +277,11 @@ def gate_crop_vjp(kernels: Kernels, call: Call) -> Results:
 @_operation
 def selective_scan(kernels: Kernels, call: Call) -> Results:
     u, delta, A, B, C, D, z, delta_bias, initial_state = call.arrays.values()
+    end = kernels.end(call, kernels.code(call.discretization), call.delta_softplus)
+    if call.ready and not kernels.contiguous:
+        inputs = (u, delta, A, *split(B), *split(C), D, z, delta_bias, initial_state)
+        kernels.module.selective_scan_fwd(*inputs, *call.into, None, *end)
+        return *call.into, None
     dtype, (batch, seqlen, dim), dstate = compute_dtype(u.dtype), u.shape, A.shape[1]
     out, last_state = (kernels.target(call, index, dtype) for index in range(2))
     out = kernels.sequence(call, u.shape, dtype) if out is None else out
@@ -285,7 +290,6 @@ def selective_scan(kernels: Kernels, call: Call) -> Results:
     wide_u, delta, B, C, z = kernels.cast(dtype, u, delta, B, C, z)
     A, D, delta_bias, initial_state = cast(dtype, A, D, delta_bias, initial_state, contiguous=True)
     inputs = (wide_u, delta, A, *split(B), *split(C), D, z, delta_bias, initial_state)
-    end = kernels.end(call, kernels.code(call.discretization), call.delta_softplus)
     kernels.module.selective_scan_fwd(*inputs, out, last_state, checkpoints, *end)
     return *narrow(u.dtype, out), last_state, checkpoints
 
@@ -368,14 +372,16 @@ def ss2d_vjp(kernels: Kernels, call: Call) -> Results:
 @_operation
 def causal_conv1d(kernels: Kernels, call: Call) -> Results:
     x, weight, bias, initial_state = call.arrays.values()
+    end = kernels.end(call, call.activation is not None)
+    if call.ready and not kernels.contiguous:
+        kernels.module.causal_conv1d_fwd(x, weight, bias, initial_state, *call.into, *end)
+        return call.into
     dtype = compute_dtype(x.dtype)
     out = kernels.target(call, 0, dtype)
     out = kernels.sequence(call, x.shape, dtype) if out is None else out
     (wide_x,) = kernels.cast(dtype, x)
     weight, bias, initial_state = cast(dtype, weight, bias, initial_state, contiguous=True)
-    kernels.module.causal_conv1d_fwd(
-        wide_x, weight, bias, initial_state, out, *kernels.end(call, call.activation is not None)
-    )
+    kernels.module.causal_conv1d_fwd(wide_x, weight, bias, initial_state, out, *end)
     return narrow(x.dtype, out)
 
 
