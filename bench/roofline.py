@@ -87,7 +87,7 @@ def points(isa: str) -> list[Point]:
 
 def made_on() -> str:
     """Commit and processor."""
-    describe = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    describe = ["git", "rev-parse", "--short=12", "HEAD"]
     commit = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True).stdout.strip() or "unknown"
     return f"commit {commit}, {get_cpu_info()['brand_raw']}, {ssmcore.cpu_features()}"
 
