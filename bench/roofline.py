@@ -86,10 +86,14 @@ def points(isa: str) -> list[Point]:
 
 
 def made_on() -> str:
-    """Commit and processor."""
-    describe = ["git", "rev-parse", "--short=12", "HEAD"]
-    commit = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True).stdout.strip() or "unknown"
-    return f"commit {commit}, {get_cpu_info()['brand_raw']}, {ssmcore.cpu_features()}"
+    """Commit and processor. Changes of code are told; this program itself changes docs."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+    commit = git("rev-parse", "--short=12", "HEAD") or "unknown"
+    changed = " with changes" if git("status", "--porcelain", "--", "ssmcore", "bench") else ""
+    return f"commit {commit}{changed}, {get_cpu_info()['brand_raw']}, {ssmcore.cpu_features()}"
 
 
 def table(isa: str, found: list[Point]) -> str:
