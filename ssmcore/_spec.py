@@ -82,9 +82,9 @@ class Tolerance:
         return self.float64 if np.dtype(dtype) == np.float64 else self.float32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OpSpec:
-    """Everything the rest of the project needs to know of an operation."""
+    """Everything the rest of the project needs to know of an operation. Each is itself alone, so that a cache can hold it."""
 
     name: str
     summary: str

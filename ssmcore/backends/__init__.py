@@ -126,15 +126,22 @@ def choose(spec: OpSpec, backend: str | None = None, traits: frozenset[str] = fr
                 f"{op}: backend {name!r}, named {asked_by}, cannot run: {reason}; name another, or none for automatic choice"
             )
         return Choice(op, name, asked_by)
+    choice = _automatic(spec, traits)
+    if choice.backend != "cython" and (problem := _loaded("cython")[1]) is not None:
+        _warn_unbuilt(choice.backend, problem)
+    return choice
+
+
+@cache
+def _automatic(spec: OpSpec, traits: frozenset[str]) -> Choice:
+    """Kept, for it costs as much as a decoding step's kernel."""
     skipped: list[tuple[str, str]] = []
     for name in AUTOMATIC:
         reason = refusal(name, spec, traits)
         if reason is None:
-            if name != "cython" and (problem := _loaded("cython")[1]) is not None:
-                _warn_unbuilt(name, problem)
-            return Choice(op, name, "automatically", tuple(skipped))
+            return Choice(spec.name, name, "automatically", tuple(skipped))
         skipped.append((name, reason))
-    raise BackendError(f"{op}: no backend can run this: " + "; ".join(f"{n}: {r}" for n, r in skipped))
+    raise BackendError(f"{spec.name}: no backend can run this: " + "; ".join(f"{n}: {r}" for n, r in skipped))
 
 
 def _warn_unbuilt(name: str, problem: str) -> None:

@@ -277,7 +277,8 @@ def gate_crop_vjp(kernels: Kernels, call: Call) -> Results:
 @_operation
 def selective_scan(kernels: Kernels, call: Call) -> Results:
     u, delta, A, B, C, D, z, delta_bias, initial_state = call.arrays.values()
-    end = kernels.end(call, kernels.code(call.discretization), call.delta_softplus)
+    options = call.options  # an attribute of the call is looked up in its arrays first
+    end = kernels.end(call, kernels.code(options["discretization"]), options["delta_softplus"])
     if call.ready and not kernels.contiguous:
         inputs = (u, delta, A, *split(B), *split(C), D, z, delta_bias, initial_state)
         kernels.module.selective_scan_fwd(*inputs, *call.into, None, *end)
@@ -372,7 +373,7 @@ def ss2d_vjp(kernels: Kernels, call: Call) -> Results:
 @_operation
 def causal_conv1d(kernels: Kernels, call: Call) -> Results:
     x, weight, bias, initial_state = call.arrays.values()
-    end = kernels.end(call, call.activation is not None)
+    end = kernels.end(call, call.options["activation"] is not None)
     if call.ready and not kernels.contiguous:
         kernels.module.causal_conv1d_fwd(x, weight, bias, initial_state, *call.into, *end)
         return call.into

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 
 from .._kernels.common import binding as machine
 from . import _compiled
@@ -25,15 +26,7 @@ def isa() -> str:
     ValueError
         SSMCORE_ISA names one that is unknown or not run by this processor.
     """
-    usable = usable_isas()
-    wanted = os.environ.get(_ISA_ENVIRONMENT)
-    if not wanted:
-        return usable[-1]
-    if wanted not in usable:
-        raise ValueError(
-            f"{_ISA_ENVIRONMENT}: expected one of {', '.join(usable)} on this processor, got {wanted!r}; unset it"
-        )
-    return wanted
+    return machine.ISAS[_isa_code()]
 
 
 def has_openmp() -> bool:
@@ -42,7 +35,17 @@ def has_openmp() -> bool:
 
 
 def _isa_code() -> int:
-    return machine.ISAS.index(isa())
+    return _code_of(os.environ.get(_ISA_ENVIRONMENT))
+
+
+@cache
+def _code_of(wanted: str | None) -> int:
+    usable = usable_isas()
+    if wanted and wanted not in usable:
+        raise ValueError(
+            f"{_ISA_ENVIRONMENT}: expected one of {', '.join(usable)} on this processor, got {wanted!r}; unset it"
+        )
+    return machine.ISAS.index(wanted or usable[-1])
 
 
 def about(op: str) -> str:

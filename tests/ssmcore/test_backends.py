@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import gettempdir
 from types import SimpleNamespace
@@ -23,12 +24,14 @@ G = np.arange(9.0).reshape(3, 3)
 
 
 @pytest.fixture
-def fresh(monkeypatch: pytest.MonkeyPatch) -> Any:
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Backends by name -> (object, problem), instead of what is installed."""
     known: dict[str, tuple[Any, str | None]] = {name: backends._loaded(name) for name in backends.BUILTIN}
     monkeypatch.setattr(backends, "_loaded", known.__getitem__)
     monkeypatch.setattr(backends, "names", lambda: tuple(known))
-    return known
+    backends._automatic.cache_clear()
+    yield known
+    backends._automatic.cache_clear()
 
 
 def test_the_compiled_backend_is_chosen_first() -> None:
