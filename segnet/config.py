@@ -51,6 +51,7 @@ class PrepareConfig(_Frozen):
 
 
 Depth = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
 
 
 class ModelConfig(_Frozen):
@@ -60,12 +61,21 @@ class ModelConfig(_Frozen):
     """One of `segnet.models.names()`: a network of the paper, a peer, or one that a package registers."""
     in_channels: Annotated[int, Field(ge=1)] = 1
     """Input slices, an odd number: the slice to segment, and equally many below and above it."""
+    guide_channels: Literal[0, 3] = 0
+    """Channels after the slices: none; or the middle slice in the soft-tissue window, and two maps of the click (`segnet.dataset.fields`)."""
     classes: Annotated[int, Field(ge=2)] = 2
     base_width: Annotated[int, Field(ge=4)] = 16
     """b, the width of the first level. Presets: 8 (tests), 16, 32 and 64."""
+    encoder: Literal["convolution", "vss"] = "convolution"
+    """Encoder of mamba-ahnet: AHNet's convolutions, with VSS blocks and VM layers at coarse strides only; or VSS stages alone."""
     depths: tuple[Depth, Depth, Depth, Depth] = (2, 2, 2, 2)
+    """VSS blocks in each stage of a VSS encoder."""
+    coarse_depths: tuple[Count, Count, Count] = (0, 0, 1)
+    """VSS blocks after the convolutions at strides 4, 8 and 16 of mamba-ahnet's encoder of convolutions."""
     dstate: Annotated[int, Field(ge=1)] = 16
+    """Default: 4 for mamba-ahnet's encoder of convolutions, else 16."""
     expand: Annotated[int, Field(ge=1)] = 2
+    """Default: 1 for mamba-ahnet's encoder of convolutions, else 2."""
     discretization: Literal["bilinear", "mamba", "zoh"] = "bilinear"
     """Discretization of the scan: equation 2, that of public Mamba code, or zero-order hold."""
     gate_target: Literal["up", "skip", "unused"] = "up"
@@ -84,9 +94,54 @@ class ModelConfig(_Frozen):
     reconstruction_width: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """Width of the thin reconstruction decoder, as a share of the segmentation decoder."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _scan_by_encoder(cls, values: Any) -> Any:
+        """Sizes of the scan that are not given, by the network and its encoder."""
+        if not isinstance(values, Mapping):
+            return values
+        name = values.get("name", cls.model_fields["name"].default)
+        encoder = values.get("encoder", cls.model_fields["encoder"].default)
+        coarse = name in ("mamba-ahnet", "mamba-ahnet-r") and encoder == "convolution"
+        return {**({"dstate": 4, "expand": 1} if coarse else {}), **values}
+
+    @property
+    def inputs(self) -> int:
+        """Channels of the network's input: slices, then guides."""
+        return self.in_channels + self.guide_channels
+
     @property
     def reconstructs(self) -> bool:
         return self.name.endswith("-r")
+
+
+Millimetres = Annotated[float, Field(gt=0)]
+
+
+class FieldsConfig(_Frozen):
+    """Fields of view in mm around a click, for a network that is told where the click is. `segnet.dataset.fields` cuts them."""
+
+    sides_mm: tuple[Millimetres, ...] = (44.0, 88.0, 176.0, 352.0)
+    """Sides of the square fields of view, rising. The image decides which one a lesion needs."""
+    offsets_mm: tuple[float, ...] = (-5.0, -2.0, 0.0, 2.0, 5.0)
+    """Distances of the input slices from the slice to segment, along z; an odd number, rising, with 0 in the middle."""
+    soft_hu: tuple[float, float] = (-160.0, 240.0)
+    """Soft-tissue window in HU, in which the middle slice is shown once more: the wide window hides muscle beside tumour."""
+    near_mm: Millimetres = 4.0
+    """Standard deviation of the narrow click map."""
+    wide_share: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Standard deviation of the wide click map, as a share of the side."""
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> FieldsConfig:
+        sides, offsets = self.sides_mm, self.offsets_mm
+        if not sides or list(sides) != sorted(set(sides)):
+            raise ValueError(f"sides_mm: expected rising lengths, got {sides}; sort them")
+        if len(offsets) % 2 == 0 or list(offsets) != sorted(set(offsets)) or offsets[len(offsets) // 2] != 0:
+            raise ValueError(
+                f"offsets_mm: expected rising distances with 0 in the middle, got {offsets}; use (-2, 0, 2)"
+            )
+        return self
 
 
 class DataConfig(_Frozen):
@@ -96,6 +151,8 @@ class DataConfig(_Frozen):
     """Route of the dataset; images are shown to the network in the same way."""
     window_hu: tuple[float, float] = PrepareConfig().window_hu
     """Window of the dataset; the route paper has none."""
+    fields: FieldsConfig | None = None
+    """Fields of view in mm around a click that the network is told; default: fields of `patch_px`, and no click is told."""
     patch_px: Annotated[int, Field(ge=16)] = 64
     """Side of the square field of view, in pixels of the image."""
     input_px: Annotated[int, Field(ge=32, multiple_of=32)] = 128
@@ -273,6 +330,18 @@ class Config(_Frozen):
 
     @model_validator(mode="before")
     @classmethod
+    def _fields_decide_channels(cls, values: Any) -> Any:
+        """With `data.fields`, the network's input channels follow from them unless they are given."""
+        if not isinstance(values, Mapping) or not isinstance(data := values.get("data"), Mapping | DataConfig):
+            return values
+        model = values.get("model", {})
+        fields = DataConfig.model_validate(data).fields if isinstance(model, Mapping) else None
+        if fields is None:
+            return values
+        return {**values, "model": {"in_channels": len(fields.offsets_mm), "guide_channels": 3, **model}}
+
+    @model_validator(mode="before")
+    @classmethod
     def _fading_was_of_data(cls, values: Any) -> Any:
         """Accepts data.fade_fraction of old files and checkpoints."""
         if not isinstance(values, Mapping) or not isinstance(values.get("augment", {}), Mapping):
@@ -287,6 +356,22 @@ class Config(_Frozen):
     def _sections_agree(self) -> Config:
         if self.model.in_channels % 2 == 0:
             raise ValueError(f"model.in_channels: expected an odd number of slices, got {self.model.in_channels}")
+        fields = self.data.fields
+        if (fields is None) != (self.model.guide_channels == 0):
+            raise ValueError(
+                f"model.guide_channels: expected 3 with data.fields and 0 without, got {self.model.guide_channels}; leave it out"
+            )
+        if fields is not None and self.model.in_channels != len(fields.offsets_mm):
+            raise ValueError(
+                f"model.in_channels: expected {len(fields.offsets_mm)}, one for each of data.fields.offsets_mm,"
+                f" got {self.model.in_channels}; leave it out"
+            )
+        if fields is not None and self.data.split == "slice-paper":
+            raise ValueError("data.split: expected patients with data.fields, got slice-paper; leave it out")
+        if fields is not None and self.data.route == "paper":
+            raise ValueError(
+                "data.fields: expected none with data.route paper, whose slices have no mm; prepare by the route hu"
+            )
         low, high = self.data.window_hu
         if not low < high:
             raise ValueError(f"data.window_hu: expected low < high, got {low} {high}")

@@ -47,7 +47,7 @@ def predict(
     voi: Annotated[
         tuple[int, int, int] | None,
         typer.Option(
-            help="With a click, voxels to the right, to the front and upwards around it that are segmented. Default: 256 256 128."
+            help="With a click, voxels to the right, to the front and upwards around it that are segmented. Default: all, or 256 256 128 for networks that are not told the click."
         ),
     ] = None,
     voi_slices: Annotated[int | None, typer.Option(min=1, help="Of --voi, the number upwards alone.")] = None,
@@ -196,8 +196,8 @@ def _print_one(p: dict[str, Any]) -> None:
 
 def _voi_size(
     voi: tuple[int, int, int] | None, slices: int | None, voi_mm: tuple[float, float, float] | None
-) -> VoiSize:
-    """From (x, y, z) as typed to (z, y, x)."""
+) -> VoiSize | None:
+    """From (x, y, z) as typed to (z, y, x); None where nothing was."""
     from segnet.prediction.options import VoiSize
 
     if voi_mm is not None:
@@ -205,6 +205,8 @@ def _voi_size(
             raise typer.BadParameter("--voi-mm: expected neither --voi nor --voi-slices beside it; give one of them")
         x_mm, y_mm, z_mm = voi_mm
         return VoiSize(size_zyx_mm=(z_mm, y_mm, x_mm))
+    if voi is None and slices is None:
+        return None
     z, y, x = VoiSize().shape_zyx if voi is None else voi[::-1]
     return VoiSize((z if slices is None else slices, y, x))
 

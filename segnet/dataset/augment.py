@@ -125,16 +125,29 @@ class Augmenter:
         parameters: Parameters,
         gather: Callable[[Tensor], Tensor] = lambda part: part,
     ) -> tuple[Tensor, Tensor]:
+        """`apply_guided` without guides: (images, masks)."""
+        changed, marked, _ = self.apply_guided(images, masks, images[:, :0], parameters, gather)
+        return changed, marked
+
+    def apply_guided(
+        self,
+        images: Tensor,
+        masks: Tensor,
+        guides: Tensor,
+        parameters: Parameters,
+        gather: Callable[[Tensor], Tensor] = lambda part: part,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The deterministic twin: geometry in one resampling, then lesions, grey levels, sharpness and noise.
 
         Parameters
         ----------
         images, masks : (count, slices, side, side) in [0, 1], and 0 or 1; `canvas` fields of view wide
+        guides : (count, any, side, side), channels that follow the geometry alone, such as click maps
         gather : makes the whole batch, from which lesions are pasted, of the parts of all processes
 
         Returns
         -------
-        images, masks : (count, slices, size, size) in [0, 1], and 0 or 1
+        images, masks, guides : (count, slices or any, size, size)
         """
         p, size = parameters, self.data.input_px
         displacement = None
@@ -142,7 +155,9 @@ class Augmenter:
             spacing_px = self.config.elastic_spacing_px * self.enlarged
             displacement = transforms.elastic_displacement(p.control_px, size, spacing_px)
         grid = transforms.sampling_grid(p.angle_rad, p.scale / self.canvas, p.flip, size, displacement)
-        images, masks = transforms.resample(images, masks, grid)
+        slices = images.shape[1]
+        both, masks = transforms.resample(torch.cat([images, guides], 1), masks, grid)
+        images, guides = both[:, :slices], both[:, slices:]
         if p.paste is not None:
             images, masks = transforms.paste_lesions(images, masks, p.paste, (gather(images), gather(masks)))
         some = p.kept < 1
@@ -165,7 +180,7 @@ class Augmenter:
             images[some] = transforms.smooth(images[some], p.blur_px[some])
         if p.noise is not None:
             images = images + p.noise * each(p.noise_sd)
-        return images.clamp(0, 1), masks
+        return images.clamp(0, 1), masks, guides
 
     def draw(self, rng: np.random.Generator, count: int, slices: int, geometry: Geometry | None = None) -> Parameters:
         """Parameters for a batch. A transform of probability 0 draws nothing, except fading.

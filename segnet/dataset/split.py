@@ -54,17 +54,18 @@ def make_slice_split(dataset: PreparedDataset, config: Config) -> dict[str, dict
 
 
 def strata(cases: Iterable[PreparedCase]) -> dict[str, str]:
-    """The stratum of each patient: set, and size class of the largest lesion.
+    """The stratum of each patient: all sets with a case of the patient, and size class of the largest lesion.
 
     Examples
     --------
     A patient of the set ULS23_Radboudumc_Bone with one lesion of 4 mm is of ``"ULS23_Radboudumc_Bone 0"``.
     """
-    largest: dict[str, tuple[float, str]] = {}
+    sets: dict[str, set[str]] = {}
+    largest: dict[str, float] = {}
     for case in cases:
-        size = (case.lesion_ml, case.set)
-        largest[case.patient] = max(size, largest.get(case.patient, size))
-    return {patient: f"{name} {size_class(lesion_ml)}" for patient, (lesion_ml, name) in largest.items()}
+        sets.setdefault(case.patient, set()).add(case.set)
+        largest[case.patient] = max(case.lesion_ml, largest.get(case.patient, 0.0))
+    return {patient: f"{'+'.join(sorted(held))} {size_class(largest[patient])}" for patient, held in sets.items()}
 
 
 def split_patients(

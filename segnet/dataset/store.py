@@ -418,6 +418,11 @@ class Cases(Sequence[Case]):
             self._room += sum(plane.nbytes for plane in self._planes.popitem(last=False)[1])
         return read
 
+    def lesion(self, index: int) -> NDArray[np.integer[Any]]:
+        """(n, 3), the (z, y, x) of all lesion voxels of a case, rising in z."""
+        entry = self.entries[index]
+        return self._file_of(entry).lesion(entry.case)
+
     def lesion_voxel(self, index: int, number: int) -> tuple[int, int, int]:
         """(z, y, x) of one of the `lesion_voxels` of a case."""
         entry = self.entries[index]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -18,6 +17,7 @@ from segnet.evaluation.sources import Grid, Truth
 from segnet.io.boxes import Box, within
 from segnet.io.volume import from_array
 from segnet.metrics import axis_error, bootstrap_ci, dice, recist_axes_mm, uls23_score
+from segnet.prediction.clicks import click_positions
 from segnet.prediction.options import ULS23_VOI_ZYX as VOI_ZYX
 from segnet.prediction.options import Progress, around
 
@@ -55,33 +55,6 @@ class ClickedLesion:
     consistency: float
     score: float
     clicks_zyx: tuple[Voxel, ...]
-
-
-def click_positions(
-    mask_zyx: NDArray[np.bool_], spacing_zyx_mm: Sequence[float], n: int, *, case: str = "", seed: int = 0
-) -> list[Voxel]:
-    """Clicks in a lesion.
-
-    The first is the middle of a volume of the challenge's shape where that is lesion, else the lesion voxel nearest to the
-    centre of mass in mm. The others are drawn from the other voxels, without repetition while there are enough.
-
-    Parameters
-    ----------
-    mask_zyx : bool (Z, Y, X), not empty
-    n : how many
-    case, seed : of the generator, so that a case gets the same clicks in any cohort
-    """
-    voxels = np.argwhere(mask_zyx)
-    middle = tuple(side // 2 for side in mask_zyx.shape)
-    if mask_zyx.shape == VOI_ZYX and mask_zyx[middle]:
-        first = int(np.flatnonzero((voxels == middle).all(axis=1))[0])
-    else:
-        away_mm = (voxels - voxels.mean(axis=0)) * np.asarray(spacing_zyx_mm)
-        first = int((away_mm**2).sum(axis=1).argmin())
-    rng = np.random.default_rng([seed, zlib.crc32(case.encode())])
-    others = np.delete(np.arange(len(voxels)), first) if len(voxels) > 1 else np.array([first])
-    drawn = rng.choice(others, n - 1, replace=n - 1 > len(others))
-    return [(int(z), int(y), int(x)) for z, y, x in voxels[[first, *drawn]]]
 
 
 def cut_voi(image_zyx: NDArray[Any], click: Voxel, shape: Voxel = VOI_ZYX) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -57,8 +58,10 @@ def read_config(path: Path) -> Config:
 def config_of(metadata: Mapping[str, str], where: str) -> Config:
     """The configuration in a file's metadata; an InputError names the file as `where`."""
     try:
-        return Config.model_validate_json(metadata["config"])
-    except (ValidationError, KeyError) as error:
+        values = json.loads(metadata["config"])
+        values["model"].setdefault("encoder", "vss")  # the only one of older versions
+        return Config.model_validate(values)
+    except (ValidationError, KeyError, ValueError, TypeError) as error:
         raise InputError(
             f"{where}: expected a configuration this version knows, got {type(error).__name__}; use the version that wrote it"
         ) from None

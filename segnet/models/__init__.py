@@ -18,7 +18,7 @@ from segnet.config import ModelConfig
 from segnet.errors import InputError
 from segnet.models.conv_nets import ahnet, hunet, mamba_ahnet_conv
 from segnet.models.dcau_net import DCAUNet
-from segnet.models.mamba_ahnet import MambaAHNet
+from segnet.models.mamba_ahnet import mamba_ahnet
 from segnet.models.network import Network
 from segnet.models.peers import VMUNet, attention_unet, unet, unetpp
 
@@ -29,8 +29,8 @@ BUILTIN: dict[str, Callable[[ModelConfig], Network]] = {
     "hunet": hunet,
     "ahnet": ahnet,
     "ahnet-r": ahnet,
-    "mamba-ahnet": MambaAHNet,
-    "mamba-ahnet-r": MambaAHNet,
+    "mamba-ahnet": mamba_ahnet,
+    "mamba-ahnet-r": mamba_ahnet,
     "mamba-ahnet-conv": mamba_ahnet_conv,
     "unet": unet,
     "attention-unet": attention_unet,

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from segnet.config import ModelConfig
 from segnet.errors import InputError
-from segnet.models.ahnet import HUNetUpsampling
 from segnet.models.batch_norm import BatchNorm2d
-from segnet.models.network import Network, Upsampling, ahnet_block
+from segnet.models.network import Network, Upsampling, ahnet_block, hunet_block
 
 LEVELS = 4
 """Halvings of height and width; each doubles the channels."""
@@ -50,7 +48,7 @@ class ConvNet(Network):
     ) -> None:
         super().__init__(config)
         self.dims = tuple(config.base_width * 2**i for i in range(LEVELS + 1))
-        entering = (config.in_channels, *self.dims[:-1])
+        entering = (config.inputs, *self.dims[:-1])
         self.levels = nn.ModuleList(map(level, entering, self.dims))
         self.add_decoders(self.dims, upsampling, vm_layers=vm_layers, tail=0)
 
@@ -63,7 +61,7 @@ class ConvNet(Network):
 
 def hunet(config: ModelConfig) -> ConvNet:
     """HUNet, the base of AHNet: upsampling by algorithm 1 without its gate."""
-    return ConvNet(config, partial(HUNetUpsampling, double_relu=config.double_relu))
+    return ConvNet(config, hunet_block(config))
 
 
 def ahnet(config: ModelConfig) -> ConvNet:

@@ -124,9 +124,11 @@ class DCAUNet(ConvNet):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config, DenseUpsampling, level=DenseBlock)
         width = self.dims[0]
-        stem = nn.Conv2d(config.in_channels, width, 3, padding=1)
+        stem = nn.Conv2d(config.inputs, width, 3, padding=1)
         self.levels[0] = nn.Sequential(stem, DenseBlock(width, width))
 
-    def add_decoders(self, dims: tuple[int, ...], upsampling: Upsampling, *, vm_layers: bool, tail: int) -> None:
+    def add_decoders(
+        self, dims: tuple[int, ...], upsampling: Upsampling, *, vm_layers: bool, tail: int, plain: int = 0
+    ) -> None:
         """Its own decoder, without VM layers or tail."""
         self.decoder = FusingDecoder(dims, upsampling, self.config.classes)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segnet.config import ModelConfig
-from segnet.models.ahnet import AttentionUpsampling, ResidualUpsampling
+from segnet.models.ahnet import AttentionUpsampling, HUNetUpsampling, ResidualUpsampling
 from segnet.models.batch_norm import BatchNorm2d
 from segnet.models.mamba import VMLayer, VSSConfig
 
@@ -23,6 +23,11 @@ class Upsampling(Protocol):
 
 def vss_config(config: ModelConfig) -> VSSConfig:
     return VSSConfig(config.expand, config.dstate, config.discretization)
+
+
+def hunet_block(config: ModelConfig) -> Upsampling:
+    """HUNet's decoder block."""
+    return partial(HUNetUpsampling, double_relu=config.double_relu)
 
 
 def ahnet_block(config: ModelConfig) -> Upsampling:
@@ -39,6 +44,7 @@ class Decoder(nn.Module):
     dims : channels of the encoder's stages, finest first
     upsampling : makes the blocks
     vm_layers : whether a VM layer follows each
+    plain : of the finest blocks, how many are HUNet's, without gate, residual and VM layer
     tail : doublings of height and width after the blocks
     width : factor of the decoder's channels; skips keep theirs
     out_channels : channels of the head
@@ -51,6 +57,7 @@ class Decoder(nn.Module):
         upsampling: Upsampling,
         *,
         vm_layers: bool,
+        plain: int = 0,
         tail: int,
         width: float,
         out_channels: int,
@@ -59,9 +66,11 @@ class Decoder(nn.Module):
         filters = [max(4, int(dim * width)) for dim in dims]
         self.blocks, self.vm_layers = nn.ModuleList(), nn.ModuleList()
         channels = dims[-1]
-        for skip, f in zip(reversed(dims[:-1]), reversed(filters[:-1]), strict=True):
-            self.blocks.append(upsampling(channels, skip, f))
-            self.vm_layers.append(VMLayer(f, vss_config(config)) if vm_layers else nn.Identity())
+        for level in reversed(range(len(dims) - 1)):
+            f, is_plain = filters[level], level < plain
+            block = hunet_block(config) if is_plain else upsampling
+            self.blocks.append(block(channels, dims[level], f))
+            self.vm_layers.append(VMLayer(f, vss_config(config)) if vm_layers and not is_plain else nn.Identity())
             channels = f
         last: list[nn.Module] = []
         for _ in range(tail):
@@ -79,7 +88,8 @@ class Decoder(nn.Module):
         *skips, x = stages
         for block, vm_layer in zip(self.blocks, self.vm_layers, strict=True):
             x = block(x, skips.pop())
-            x = vm_layer(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            if not isinstance(vm_layer, nn.Identity):
+                x = vm_layer(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return self.head(self.tail(x))
 
 
@@ -129,15 +139,17 @@ class Network(nn.Module):
         self.config = config
         self.reconstruction = None
 
-    def add_decoders(self, dims: tuple[int, ...], upsampling: Upsampling, *, vm_layers: bool, tail: int) -> None:
+    def add_decoders(
+        self, dims: tuple[int, ...], upsampling: Upsampling, *, vm_layers: bool, tail: int, plain: int = 0
+    ) -> None:
         """Sets the decoder for stages of `dims` channels and, if the name ends in "-r", the reconstruction by `recon_head`.
 
         Parameters
         ----------
-        dims, upsampling, vm_layers, tail : as in `Decoder`
+        dims, upsampling, vm_layers, tail, plain : as in `Decoder`
         """
         config = self.config
-        sizes: dict[str, Any] = {"vm_layers": vm_layers, "tail": tail}
+        sizes: dict[str, Any] = {"vm_layers": vm_layers, "tail": tail, "plain": plain}
         self.decoder = Decoder(dims, config, upsampling, **sizes, width=1.0, out_channels=config.classes)
         if not config.reconstructs:
             return
@@ -158,7 +170,7 @@ class Network(nn.Module):
 
         Parameters
         ----------
-        x : (batch, in_channels, height, width), values in [0, 1], height and width multiples of `stride`
+        x : (batch, inputs, height, width), slices and guides in [0, 1], height and width multiples of `stride`
 
         Returns
         -------

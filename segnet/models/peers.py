@@ -29,7 +29,7 @@ class Monai(Network):
 def _sizes(config: ModelConfig) -> dict[str, Any]:
     """Widths of hunet's levels."""
     channels = tuple(config.base_width * 2**i for i in range(5))
-    sides = {"spatial_dims": 2, "in_channels": config.in_channels, "out_channels": config.classes}
+    sides = {"spatial_dims": 2, "in_channels": config.inputs, "out_channels": config.classes}
     return sides | {"channels": channels, "strides": (2, 2, 2, 2)}
 
 

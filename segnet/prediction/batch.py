@@ -237,8 +237,9 @@ class _Maker:
             "bfloat16": self.model.bfloat16,
         }
         if task.click is not None:
-            mm = options.voi.size_zyx_mm
-            settings["voi_zyx"] = list(options.voi.shape_zyx) if mm is None else None
+            voi = options.voi_of(self.model.config.data)
+            mm = None if voi is None else voi.size_zyx_mm
+            settings["voi_zyx"] = list(voi.shape_zyx) if voi is not None and mm is None else None
             settings["voi_zyx_mm"] = None if mm is None else list(mm)
         weights = [model["sha256"] for model in self.models]
         made_from: Json = {"version": __version__, "weights_sha256": weights, "settings": settings}

@@ -1,18 +1,21 @@
-"""Points in lesions: coordinate spaces, voxels, and lists from CSV."""
+"""Points in lesions: coordinate spaces, voxels, positions in a mask, and lists from CSV."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segnet.errors import InputError
 from segnet.io.csv_table import read_csv
 from segnet.io.volumes import Volume
+from segnet.prediction.options import ULS23_VOI_ZYX
 
 Point = tuple[float, float, float]
 Click = Point | Literal["centre"] | None
@@ -55,6 +58,33 @@ def click_index(click: Click, space: ClickSpace, volume: Volume) -> tuple[int, i
         )
     x, y, z = (int(i) for i in index)
     return z, y, x
+
+
+def click_positions(
+    mask_zyx: NDArray[np.bool_], spacing_zyx_mm: Sequence[float], n: int, *, case: str = "", seed: int = 0
+) -> list[tuple[int, int, int]]:
+    """Clicks in a lesion.
+
+    The first is the middle of a volume of the challenge's shape where that is lesion, else the lesion voxel nearest to the
+    centre of mass in mm. The others are drawn from the other voxels, without repetition while there are enough.
+
+    Parameters
+    ----------
+    mask_zyx : bool (Z, Y, X), not empty
+    n : how many
+    case, seed : of the generator, so that a case gets the same clicks in any cohort
+    """
+    voxels = np.argwhere(mask_zyx)
+    middle = tuple(side // 2 for side in mask_zyx.shape)
+    if mask_zyx.shape == ULS23_VOI_ZYX and mask_zyx[middle]:
+        first = int(np.flatnonzero((voxels == middle).all(axis=1))[0])
+    else:
+        away_mm = (voxels - voxels.mean(axis=0)) * np.asarray(spacing_zyx_mm)
+        first = int((away_mm**2).sum(axis=1).argmin())
+    rng = np.random.default_rng([seed, zlib.crc32(case.encode())])
+    others = np.delete(np.arange(len(voxels)), first) if len(voxels) > 1 else np.array([first])
+    drawn = rng.choice(others, n - 1, replace=n - 1 > len(others))
+    return [(int(z), int(y), int(x)) for z, y, x in voxels[[first, *drawn]]]
 
 
 @dataclass(frozen=True)

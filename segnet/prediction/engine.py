@@ -61,7 +61,7 @@ def optimise(model: Network, *, bfloat16: bool = False) -> nn.Module:
     """
     plain = _evaluated(model)
     side = 2 * model.stride
-    sample = torch.rand(1, model.config.in_channels, side, side, generator=torch.Generator().manual_seed(0))
+    sample = torch.rand(1, model.config.inputs, side, side, generator=torch.Generator().manual_seed(0))
     seen = _watch(plain, sample)
     folded = deepcopy(plain)
     for convolution, norm in seen.pairs:

@@ -17,7 +17,7 @@ from segnet.io.volume import from_array
 from segnet.io.volumes import Volume, read_image
 from segnet.io.weights import FILE, read_config
 from segnet.prediction.clicks import Click, ClickSpace, click_index
-from segnet.prediction.options import THRESHOLD, ULS23_VOI, Options, Progress, VoiSize
+from segnet.prediction.options import THRESHOLD, Options, Progress, VoiSize
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +28,15 @@ if TYPE_CHECKING:
 Image: TypeAlias = "str | os.PathLike[str] | Volume | NDArray[Any]"
 FOLDS = FOLD_FOLDER.format("*")
 """Folders of an ensemble's members within one folder."""
-SHARED = ("data.route", "data.window_hu", "data.patch_px", "data.input_px", "model.in_channels", "model.classes")
+SHARED = (
+    "data.route",
+    "data.window_hu",
+    "data.fields",
+    "data.patch_px",
+    "data.input_px",
+    "model.in_channels",
+    "model.classes",
+)
 """Fields that members must agree in, because they are shown the same patches."""
 
 
@@ -109,7 +117,7 @@ class Model:
         click: Click = None,
         click_space: ClickSpace = "voxel",
         spacing_mm: Sequence[float] | None = None,
-        voi: VoiSize = ULS23_VOI,
+        voi: VoiSize | None = None,
         skip_padding: bool = False,
         tta: bool = False,
         threshold: float = THRESHOLD,

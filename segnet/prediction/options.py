@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from segnet.config import DataConfig
 from segnet.errors import InputError
 from segnet.io.boxes import Box
 
@@ -58,18 +59,23 @@ class Options:
 
     Attributes
     ----------
-    voi : with a click, only this volume around it is segmented; the rest costs neither time nor memory
+    voi : with a click, only this volume around it is segmented; the rest costs neither time nor memory. Default: the whole image for
+        a network that is told the click, else `ULS23_VOI`
     skip_padding : hide a constant border (`segnet.io.boxes.constant_border`) from the network, as if the image ended there
     tta : mean over eight views of each slice (test-time augmentation)
     threshold : of the lesion probability
     uncertainty : also the standard deviation of the probability over networks and views
     """
 
-    voi: VoiSize = ULS23_VOI
+    voi: VoiSize | None = None
     skip_padding: bool = False
     tta: bool = False
     threshold: float = THRESHOLD
     uncertainty: bool = False
+
+    def voi_of(self, data: DataConfig) -> VoiSize | None:
+        """The volume of interest for networks trained so, None for the whole image."""
+        return ULS23_VOI if self.voi is None and data.fields is None else self.voi
 
 
 def around(click_zyx: tuple[int, int, int], voxels_zyx: tuple[int, int, int], shape_zyx: tuple[int, ...]) -> Box:

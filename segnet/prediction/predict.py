@@ -19,10 +19,11 @@ from segnet.io.boxes import Box, common, constant_border, is_empty, widened, wit
 from segnet.io.nifti import write_like, write_mask
 from segnet.io.volumes import Volume
 from segnet.metrics import LesionStatistics, lesion_statistics
+from segnet.prediction.clicked import runner, segment_clicked, segment_everywhere
 from segnet.prediction.lesions import Lesion, lesions_of
 from segnet.prediction.options import MASK_ENDINGS, Options, Progress, around
 from segnet.prediction.precision import BFloat16Difference, segment_in_bfloat16
-from segnet.prediction.windows import keep_clicked, segment
+from segnet.prediction.windows import VIEWS, keep_clicked, segment
 
 if TYPE_CHECKING:
     from segnet.prediction.model import Model
@@ -51,7 +52,8 @@ class Prediction:
     click_zyx : voxel of the click, None without one
     lesion : number of the clicked lesion
     window_hu : the network's CT window
-    field_of_view_px : side of the square that the network sees of a slice
+    field_of_view_px : side of the square that the network sees of a slice; None where the image decided it
+    field_of_view_mm : the side that the image decided, for a network that was told the click; else None
     precision : of the mask
     bfloat16_difference : from float32, where bfloat16 was asked for
     warnings : read them before the mask is used
@@ -65,7 +67,8 @@ class Prediction:
     click_zyx: Voxel | None
     lesion: int
     window_hu: tuple[float, float]
-    field_of_view_px: int
+    field_of_view_px: int | None
+    field_of_view_mm: float | None
     bfloat16_difference: BFloat16Difference | None
     warnings: tuple[str, ...]
 
@@ -100,6 +103,7 @@ class Prediction:
                 "shape": [part.stop - part.start for part in self.voi_zyx],
             },
             "field_of_view_px": self.field_of_view_px,
+            "field_of_view_mm": self.field_of_view_mm,
             "warnings": self.warnings,
             "precision": self.precision,
             "bfloat16_difference": None if self.bfloat16_difference is None else asdict(self.bfloat16_difference),
@@ -169,8 +173,9 @@ def predict_volume(
     if paper and not is_empty(content):  # the whole of a slice is resized, as for training
         content = (content[0], *whole[1:])
     box = content
-    if click_zyx is not None:
-        box = common(around(click_zyx, options.voi.voxels_zyx(spacing), shape), content)
+    fields, voi = config.data.fields, options.voi_of(config.data)
+    if click_zyx is not None and voi is not None:
+        box = common(around(click_zyx, voi.voxels_zyx(spacing), shape), content)
     prediction = Prediction(
         volume=volume,
         mask=mask,
@@ -180,12 +185,15 @@ def predict_volume(
         click_zyx=click_zyx,
         lesion=lesion,
         window_hu=config.data.window_hu,
-        field_of_view_px=config.data.patch_px,
+        field_of_view_px=config.data.patch_px if fields is None else None,
+        field_of_view_mm=None,
         bfloat16_difference=None,
         warnings=(*volume.warnings, CONSTANT),
     )
     if is_empty(box):
         return prediction
+    if fields is not None and click_zyx is not None:
+        return _clicked(prediction, model, options, click_zyx, content)
     # the network also sees neighbouring slices, and its field of view where that is larger than the box
     reach = config.data.patch_px if click_zyx is not None else 0
     seen = common(widened(box, (config.model.in_channels // 2, reach, reach), shape), content)
@@ -193,7 +201,7 @@ def predict_volume(
         seen = (seen[0], *content[1:])
     inner = within(box, seen)
     click = None if click_zyx is None else _less(click_zyx, seen)
-    found, deviation, difference = _segmented(image[seen], model, options, click, inner[0], progress)
+    found, deviation, difference = _segmented(image[seen], spacing, model, options, click, inner[0], progress)
     mask[box], probability[box] = found[inner] > options.threshold, found[inner]
     if uncertainty is not None and deviation is not None:
         uncertainty[box] = deviation[inner]
@@ -212,6 +220,41 @@ def predict_volume(
     return replace(prediction, bfloat16_difference=difference, warnings=tuple(warnings))
 
 
+def _clicked(prediction: Prediction, model: Model, options: Options, click_zyx: Voxel, content: Box) -> Prediction:
+    """The lesion at a click by networks that are told the click, in the box of a prediction without one."""
+    volume, seen = prediction.volume, prediction.voi_zyx
+    views = VIEWS if options.tta else VIEWS[:1]
+    found = segment_clicked(
+        runner(model.networks, views),
+        volume.array_zyx[seen],
+        volume.spacing_zyx_mm,
+        model.config.data,
+        _less(click_zyx, seen),
+        threshold=options.threshold,
+        in_bfloat16=runner(model.halves, views) if model.halves else None,
+    )
+    box = tuple(slice(a.start + b.start, a.start + b.stop) for a, b in zip(seen, found.box, strict=True))
+    prediction.mask[box], prediction.probability[box] = found.mask, found.probability
+    if prediction.uncertainty is not None:
+        prediction.uncertainty[box] = found.deviation
+    warnings = [*volume.warnings]
+    if not found.mask.any():
+        warnings.append(NOTHING)
+    elif not prediction.mask[click_zyx]:
+        warnings.append(MISSED)
+    if found.cut:
+        warnings.append(CUT)
+    if _is_boxed(prediction.mask[seen], seen, content):
+        warnings.append(BOXED)
+    return replace(
+        prediction,
+        voi_zyx=box,
+        field_of_view_mm=found.side_mm,
+        bfloat16_difference=found.bfloat16_difference,
+        warnings=tuple(warnings),
+    )
+
+
 def require_several(model: Model, tta: bool) -> None:
     """Raises InputError for one network and one view of a slice, which deviate from nothing."""
     if not tta and len(model) < 2:
@@ -222,13 +265,23 @@ def require_several(model: Model, tta: bool) -> None:
 
 
 def _segmented(
-    image: NDArray[Any], model: Model, options: Options, click: Voxel | None, slices: slice, progress: Progress | None
+    image: NDArray[Any],
+    spacing: tuple[float, float, float],
+    model: Model,
+    options: Options,
+    click: Voxel | None,
+    slices: slice,
+    progress: Progress | None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None, BFloat16Difference | None]:
     """Lesion probability of some slices of an image, its deviation, and how far bfloat16 lies from float32."""
     data, side_yx = model.config.data, image.shape[1:]
     if data.route == "paper":
         click = None if click is None else paper_point(click, image.shape)
         image = grey_slices(image)
+    if data.fields is not None:
+        run = runner(model.networks, VIEWS if options.tta else VIEWS[:1])
+        probability, spread = segment_everywhere(run, image, spacing, data, progress=progress)
+        return probability, spread, None
     deviation = np.zeros(image.shape, np.float32) if options.uncertainty else None
     more: dict[str, Any] = {
         "click_zyx": click,

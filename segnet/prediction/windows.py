@@ -24,13 +24,13 @@ VIEWS = tuple((quarter_turns, flipped) for quarter_turns in range(4) for flipped
 """The eight symmetries of a square: quarter turns, then a flip."""
 
 
-def _seen(x: Tensor, view: View) -> Tensor:
+def seen_by(x: Tensor, view: View) -> Tensor:
     turned = torch.rot90(x, view[0], (2, 3))
     return turned.flip(3) if view[1] else turned
 
 
-def _seen_back(x: Tensor, view: View) -> Tensor:
-    """Inverse of `_seen`."""
+def seen_back(x: Tensor, view: View) -> Tensor:
+    """Inverse of `seen_by`."""
     return torch.rot90(x.flip(3) if view[1] else x, -view[0], (2, 3))
 
 
@@ -40,8 +40,8 @@ def _probabilities(model: nn.Module, patches: Tensor, config: DataConfig, view: 
     side = patches.shape[-1]
     size = (config.input_px, config.input_px)
     x = patches if side == config.input_px else F.interpolate(patches, size, mode="bilinear", align_corners=False)
-    logits, _ = model(_seen(x, view).contiguous(memory_format=torch.channels_last))
-    found = _seen_back(logits.float().softmax(1)[:, 1:].sum(1, keepdim=True), view)
+    logits, _ = model(seen_by(x, view).contiguous(memory_format=torch.channels_last))
+    found = seen_back(logits.float().softmax(1)[:, 1:].sum(1, keepdim=True), view)
     if side != config.input_px:
         # "area" averages whole pixels: between sizes that are no multiples it shifts an edge by up to a third of a pixel
         smaller = side < config.input_px

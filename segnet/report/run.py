@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from segnet.models import checkpoint
-from segnet.prediction.windows import segment
 from segnet.report.cases import telling_cases
 from segnet.report.model_card import FILE as CARD_FILE
 from segnet.report.model_card import model_card
 from segnet.report.overlay import overlay_png
 from segnet.runtime.files import write_text
-from segnet.training.loop import FinishedRun
+from segnet.training.loop import FinishedRun, lesion_in
 
 CURVES_FILE, CASES_FOLDER = "curves.png", "cases"
 
@@ -29,7 +28,7 @@ def draw_run(run: FinishedRun) -> None:
         overlay_png(
             run.folder / CASES_FOLDER / f"{rank}.png",
             case.image,
-            segment(model, case.image, config.data, slices=config.model.in_channels) > 0.5,
+            lesion_in(model, case, config),
             case.mask > 0,
             window_hu=config.data.window,
             spacing_zyx_mm=case.spacing_zyx_mm,

@@ -47,7 +47,7 @@ _OPENED = ("decoder", "reconstruction")
 def _empty(config: ModelConfig, side_px: int) -> tuple[Network, Tensor]:
     """A network in training mode and a batch of one, without memory behind them."""
     with torch.device("meta"):
-        return build(config).train(), torch.zeros(1, config.in_channels, side_px, side_px)
+        return build(config).train(), torch.zeros(1, config.inputs, side_px, side_px)
 
 
 def _kept_bytes(model: Network, image: Tensor) -> int:
@@ -71,7 +71,7 @@ def _kept_bytes(model: Network, image: Tensor) -> int:
 def receptive_field(config: ModelConfig, side_px: int) -> tuple[int, int]:
     """Height and width of the field in pixels, from the outputs that become NaN when the middle input pixel is NaN."""
     model = build(config).eval()
-    image = torch.zeros(1, config.in_channels, side_px, side_px)
+    image = torch.zeros(1, config.inputs, side_px, side_px)
     image[..., side_px // 2, side_px // 2] = torch.nan
     reached = model(image)[0][0].isnan().any(0)
     return int(reached.any(1).sum()), int(reached.any(0).sum())
@@ -119,7 +119,7 @@ def describe(config: ModelConfig, *, side_px: int = 256) -> dict[str, Any]:
         "activation_bytes": _kept_bytes(model, image),
         "receptive_field_px": [height, width],
         "side_px": side_px,
-        "input": f"(batch, {config.in_channels}, height, width), multiples of {model.stride}",
+        "input": f"(batch, {config.inputs}, height, width), multiples of {model.stride}",
         "output": f"(batch, {config.classes}, height, width)",
         "discretization": config.discretization,
         "parts": parts,

@@ -69,7 +69,7 @@ def step_of(
     config = Config(model=ModelConfig(name=name))
     torch.manual_seed(0)
     model = channels_last(build(config.model))
-    images = torch.rand(batch_size, config.model.in_channels, side_px, side_px)
+    images = torch.rand(batch_size, config.model.inputs, side_px, side_px)
     images = images.contiguous(memory_format=torch.channels_last)
     if mode == "infer":
         engine = optimise(model, bfloat16=bfloat16)

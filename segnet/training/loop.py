@@ -14,19 +14,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from segnet.config import Config, TrainConfig
 from segnet.dataset.batches import BatchSource
+from segnet.dataset.clicked import ClickedSource
 from segnet.dataset.split import FILE as SPLIT_FILE
 from segnet.dataset.split import make_slice_split, make_split
-from segnet.dataset.store import Cases, PreparedDataset, load_dataset
+from segnet.dataset.store import Case, Cases, PreparedDataset, load_dataset
 from segnet.errors import InputError
 from segnet.metrics import dice
 from segnet.models import build, channels_last, checkpoint
 from segnet.models.batch_norm import synchronised
-from segnet.prediction.windows import segment
+from segnet.prediction.clicked import runner, segment_clicked
+from segnet.prediction.clicks import click_positions
+from segnet.prediction.windows import VIEWS, segment
 from segnet.runtime import distributed
 from segnet.runtime.files import remove_leftovers, write_text
 from segnet.runtime.locks import locked
@@ -97,11 +101,22 @@ def scores(
     found = []
     for case in cases[distributed.rank() :: distributed.world_size()]:
         at = None if only is None else only[case.name]
-        lesion = segment(model, case.image, config.data, slices=config.model.in_channels, at=at) > 0.5
         kept = slice(None) if at is None else at
+        lesion = lesion_in(model, case, config, at)
         found.append((case.name, dice(lesion[kept], case.mask[kept] > 0, empty="one")))
     model.train(was_training)
     return dict(sorted(distributed.gather_objects(found)))
+
+
+def lesion_in(model: nn.Module, case: Case, config: Config, at: Sequence[int] | None = None) -> NDArray[np.bool_]:
+    """The mask of a case that a network finds, of slices `at`; one that is told the click gets one in the middle of the true lesion."""
+    if config.data.fields is None:
+        return segment(model, case.image, config.data, slices=config.model.in_channels, at=at) > 0.5
+    (click,) = click_positions(case.mask > 0, case.spacing_zyx_mm, 1)
+    found = segment_clicked(runner([model], VIEWS[:1]), case.image, case.spacing_zyx_mm, config.data, click)
+    lesion = np.zeros(case.mask.shape, np.bool_)
+    lesion[found.box] = found.mask
+    return lesion
 
 
 def train(
@@ -226,14 +241,19 @@ class _Run:
         self.out, self.config = out, config
         torch.manual_seed(settings.seed)
         only = split if config.data.split == "slice-paper" else {}
-        self.source = BatchSource(
-            Cases(dataset, sorted(split["train"])),
-            config.data,
-            settings.seed,
-            slices=config.model.in_channels,
-            only=only.get("train"),
-            augment=config.augment,
-        )
+        cases = Cases(dataset, sorted(split["train"]))
+        self.source: BatchSource | ClickedSource
+        if config.data.fields is not None:
+            self.source = ClickedSource(cases, config.data, settings.seed, augment=config.augment)
+        else:
+            self.source = BatchSource(
+                cases,
+                config.data,
+                settings.seed,
+                slices=config.model.in_channels,
+                only=only.get("train"),
+                augment=config.augment,
+            )
         self.val_cases, self.val_slices = Cases(dataset, sorted(split["val"])), only.get("val")
         self.model = synchronised(channels_last(build(config.model)))
         average = averaging(settings.ema_decay**AVERAGE_EVERY)
@@ -362,7 +382,7 @@ class _Run:
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
             logits, reconstruction = self.model(seen)
         if reconstruction is not None:
-            reconstruction, images = gather(reconstruction), gather(images)
+            reconstruction, images = gather(reconstruction), gather(images[:, : self.config.model.in_channels])
         loss: Tensor = self.loss_of(gather(logits), reconstruction, images, gather(masks)) / settings.accumulate
         value = float(loss.detach())
         if not math.isfinite(value):

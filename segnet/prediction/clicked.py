@@ -1,0 +1,396 @@
+"""Segmentation of the lesion at a click, by a network that is told where the click is.
+
+The image decides the field of view: the clicked slice is looked at in all of them. Slices are then segmented from the click outwards, for
+as long as the lesion goes on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor, nn
+
+from segnet.config import DataConfig, FieldsConfig
+from segnet.dataset.batches import normalise
+from segnet.dataset.fields import FILLED, Field, between, deviations_mm, soft_range
+from segnet.io.boxes import Box
+from segnet.metrics import dice
+from segnet.prediction.options import THRESHOLD, Progress
+from segnet.prediction.precision import BFloat16Difference
+
+CHUNK = 8
+"""Slices of a batch. Each batch has this size and begins a multiple of it away from the click, so that a slice's bits depend on nothing else."""
+NEAR_MM = 3.0
+"""Largest distance of a component in the clicked slice from the click that counts as at it."""
+GROWN = 1.3
+"""Factor of the extent from one field of view to the next from which the smaller one is taken to see a part of the lesion."""
+IN_PLANE = ndimage.generate_binary_structure(2, 2)
+IN_SPACE = ndimage.generate_binary_structure(3, 3)
+
+Voxel = tuple[int, int, int]
+Run = Callable[[Tensor], Tensor]
+"""From inputs (batch, channels, size, size) to probabilities (samples, batch, size, size) of networks and views."""
+Views = Sequence[tuple[int, bool]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The lesion probability around a click.
+
+    Attributes
+    ----------
+    box : the part of the image that was segmented
+    probability : of lesion, float32 in this box
+    deviation : standard deviation over networks and views, in this box
+    side_mm, centre_yx : of the field of view
+    mask : bool in this box, the component at the click
+    cut : whether the mask reaches the edge of the largest field of view
+    bfloat16_difference : from float32 in the first batch of slices, where bfloat16 was asked for
+    """
+
+    box: Box
+    probability: NDArray[np.float32]
+    deviation: NDArray[np.float32] | None
+    side_mm: float
+    centre_yx: tuple[float, float]
+    mask: NDArray[np.bool_]
+    cut: bool
+    bfloat16_difference: BFloat16Difference | None = None
+
+
+class _Look:
+    """An image in one field of view around a click. Slices are segmented when first asked for.
+
+    Parameters
+    ----------
+    run : see `Run`
+    click_zyx : None where there is no click
+    """
+
+    def __init__(
+        self,
+        image_zyx: NDArray[np.number],
+        spacing_zyx_mm: tuple[float, float, float],
+        config: DataConfig,
+        run: Run,
+        side_mm: float,
+        centre_yx: tuple[float, float],
+        click_zyx: Voxel | None,
+    ) -> None:
+        assert config.fields is not None
+        self.image, self.config, self.fields, self.run, self.click = image_zyx, config, config.fields, run, click_zyx
+        self.field = Field(side_mm, centre_yx, config.input_px, spacing_zyx_mm)
+        height, width = image_zyx.shape[1:]
+        (self._ys, self._down), (self._xs, self._across) = self.field.weights(0, height), self.field.weights(1, width)
+        (self.ys, self._back_down), (self.xs, self._back_across) = (
+            self.field.inverse(0, height),
+            self.field.inverse(1, width),
+        )
+        self._planes: dict[int, NDArray[np.float32]] = {}
+        self._found: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
+
+    def _plane(self, z: int) -> NDArray[np.float32]:
+        if z not in self._planes:
+            seen = normalise(self.image[z, self._ys, self._xs], self.config.window)
+            self._planes[z] = _resampled(self._down, seen, self._across)
+        return self._planes[z]
+
+    def input_of(self, z: int) -> NDArray[np.float32]:
+        """(slices + 3, size, size) of slice z."""
+        size, depth, spacing = self.field.size_px, len(self.image), self.field.spacing_zyx_mm[0]
+        slices = len(self.fields.offsets_mm)
+        out = np.zeros((slices + 3, size, size), np.float32)
+        for channel, offset in enumerate(self.fields.offsets_mm):
+            for k, weight in between(z + offset / spacing, depth):
+                out[channel] += np.float32(weight) * self._plane(k)
+        low, high = soft_range(self.fields, self.config.window)
+        out[slices] = np.clip((out[slices // 2] - low) / (high - low), 0, 1)
+        if self.click is not None:
+            out[-2:] = self.field.click_maps(self.click, z, deviations_mm(self.fields, self.field.side_mm))
+        return out
+
+    def chunk_of(self, z: int) -> range:
+        """The slices that are segmented together with slice z."""
+        origin = 0 if self.click is None else self.click[0]
+        start = origin + (z - origin) // CHUNK * CHUNK
+        return range(start, start + CHUNK)
+
+    def planes(self, z: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Mean and standard deviation of the probability in slice z, (height, width) on the image's pixels `ys`, `xs`."""
+        if z not in self._found:
+            depth = len(self.image)
+            chunk = self.chunk_of(z)
+            inputs = np.stack([self.input_of(min(max(k, 0), depth - 1)) for k in chunk])
+            samples = self.run(torch.from_numpy(inputs)).numpy()
+            mean, deviation = samples.mean(axis=0), samples.std(axis=0)
+            for index, k in enumerate(chunk):
+                if 0 <= k < depth:
+                    self._found[k] = self.on_image(mean[index]), self.on_image(deviation[index])
+        return self._found[z]
+
+    def on_image(self, plane: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A plane of the input on the image's pixels."""
+        return _resampled(self._back_down, plane, self._back_across)
+
+    def volume(self, first: int, last: int) -> NDArray[np.float32]:
+        return np.stack([self.planes(z)[0] for z in range(first, last + 1)])
+
+    @cached_property
+    def inner_edges(self) -> list[tuple[int, bool]]:
+        """Edges of the field of view, (axis of the plane, at its end), beyond which the image goes on."""
+        shape = self.image.shape[1:]
+        return [
+            (axis, end)
+            for axis, part in enumerate((self.ys, self.xs))
+            for end in (False, True)
+            if (part.stop < shape[axis] if end else part.start > 0)
+        ]
+
+    def reaches_edge(self, mask: NDArray[np.bool_]) -> bool:
+        """Whether a mask of planes, (..., height, width), touches the edge of the field of view inside the image."""
+        return any(mask.take(-1 if end else 0, axis=mask.ndim - 2 + axis).any() for axis, end in self.inner_edges)
+
+
+def _resampled(down: NDArray[Any], plane: NDArray[Any], across: NDArray[Any]) -> NDArray[np.float32]:
+    out: NDArray[np.float32] = down @ plane @ across.T
+    return out
+
+
+def _at_click(
+    mask: NDArray[np.bool_], click: tuple[int, ...], spacing: tuple[float, ...], reach_mm: float
+) -> NDArray[np.bool_]:
+    """The component at the click, or the nearest one within `reach_mm`; else nothing."""
+    labels, _ = ndimage.label(mask, IN_PLANE if mask.ndim == 2 else IN_SPACE)
+    here = int(labels[click])
+    if not here and mask.any():
+        voxels = np.argwhere(mask)
+        away = (np.square((voxels - np.asarray(click)) * np.asarray(spacing))).sum(axis=1)
+        nearest = int(away.argmin())
+        here = int(labels[tuple(voxels[nearest])]) if away[nearest] <= reach_mm**2 else 0
+    found: NDArray[np.bool_] = labels == here if here else np.zeros_like(mask)
+    return found
+
+
+def _extent_mm(mask: NDArray[np.bool_], spacing: tuple[float, ...]) -> float:
+    """Largest side of the box around a mask of a plane."""
+    sides = [np.flatnonzero(mask.any(axis=1 - axis)) for axis in range(2)]
+    return (
+        max(float(side[-1] - side[0] + 1) * step for side, step in zip(sides, spacing, strict=True))
+        if mask.any()
+        else 0.0
+    )
+
+
+def runner(networks: Sequence[nn.Module], views: Views) -> Run:
+    """From inputs to the lesion probabilities of each network and view."""
+    from segnet.prediction.windows import seen_back, seen_by
+
+    @torch.inference_mode()
+    def run(inputs: Tensor) -> Tensor:
+        found = []
+        for network in networks:
+            for view in views:
+                logits, _ = network(seen_by(inputs, view).contiguous(memory_format=torch.channels_last))
+                found.append(seen_back(logits.float().softmax(1)[:, 1:].sum(1, keepdim=True), view)[:, 0])
+        return torch.stack(found)
+
+    return run
+
+
+def segment_clicked(
+    run: Run,
+    image_zyx: NDArray[np.number],
+    spacing_zyx_mm: tuple[float, float, float],
+    config: DataConfig,
+    click_zyx: Voxel,
+    *,
+    threshold: float = THRESHOLD,
+    whole: bool = False,
+    in_bfloat16: Run | None = None,
+) -> Found:
+    """Lesion probability around a click.
+
+    Parameters
+    ----------
+    run : of `runner`
+    image_zyx : (Z, Y, X) in HU
+    config : its `fields` are set
+    click_zyx : voxel in the lesion
+    threshold : of the lesion probability
+    whole : segment all slices, and not only those around the click; the mask is the same bit for bit
+    in_bfloat16 : the same in bfloat16, used where its first batch of slices differs tolerably from that of `run`
+    """
+    fields = config.fields
+    assert fields is not None
+    if in_bfloat16 is not None:
+        found = segment_clicked(
+            in_bfloat16, image_zyx, spacing_zyx_mm, config, click_zyx, threshold=threshold, whole=whole
+        )
+        difference = _difference(run, found, image_zyx, spacing_zyx_mm, config, click_zyx, threshold)
+        if not difference.tolerable:
+            found = segment_clicked(run, image_zyx, spacing_zyx_mm, config, click_zyx, threshold=threshold, whole=whole)
+        return replace(found, bfloat16_difference=difference)
+
+    def look(index: int, centre_yx: tuple[float, float]) -> _Look:
+        return _Look(image_zyx, spacing_zyx_mm, config, run, fields.sides_mm[index], centre_yx, click_zyx)
+
+    index, centre_yx = _choose(look, fields, spacing_zyx_mm, click_zyx, run, threshold)
+    while True:
+        view = look(index, centre_yx)
+        first, last, mask = _grown(view, click_zyx, spacing_zyx_mm, threshold, whole=whole)
+        cut = view.reaches_edge(mask)
+        if not cut or index == len(fields.sides_mm) - 1:
+            break
+        flat: NDArray[np.bool_] = np.asarray(mask.any(axis=0))
+        index, centre_yx = index + 1, _centre(view, click_zyx, flat, fields.sides_mm[index + 1])
+    box = (slice(first, last + 1), view.ys, view.xs)
+    deviation = np.stack([view.planes(z)[1] for z in range(first, last + 1)])
+    probability = view.volume(first, last)
+    return Found(box, probability, deviation, view.field.side_mm, view.field.centre_yx, mask, cut)
+
+
+def _difference(
+    run: Run,
+    found: Found,
+    image_zyx: NDArray[np.number],
+    spacing_zyx_mm: tuple[float, float, float],
+    config: DataConfig,
+    click_zyx: Voxel,
+    threshold: float,
+) -> BFloat16Difference:
+    """Difference of what was found from `run`, in the first batch of slices."""
+    view = _Look(image_zyx, spacing_zyx_mm, config, run, found.side_mm, found.centre_yx, click_zyx)
+    first = found.box[0].start
+    checked = [z for z in view.chunk_of(click_zyx[0]) if z < len(image_zyx)]
+    wanted = view.volume(checked[0], checked[-1])
+    got = found.probability[checked[0] - first : checked[-1] + 1 - first]
+    return BFloat16Difference(
+        len(checked), float(np.abs(got - wanted).max()), dice(got > threshold, wanted > threshold, empty="one")
+    )
+
+
+def segment_everywhere(
+    run: Run,
+    image_zyx: NDArray[np.number],
+    spacing_zyx_mm: tuple[float, float, float],
+    config: DataConfig,
+    *,
+    progress: Progress | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Lesion probability of every voxel without a click, and its standard deviation over networks and views.
+
+    Windows of the second field of view cover the slices and are blended: lesions much larger than it need a click.
+
+    Parameters
+    ----------
+    run, image_zyx, config : as in `segment_clicked`
+    progress : called with windows done and all of them
+    """
+    fields = config.fields
+    assert fields is not None
+    side = fields.sides_mm[min(1, len(fields.sides_mm) - 1)]
+    shape = image_zyx.shape
+    ways = [_window_centres(length, step, side) for length, step in zip(shape[1:], spacing_zyx_mm[1:], strict=True)]
+    mean, spread = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    weights = np.zeros(shape[1:], np.float32)
+    ramp = np.minimum(np.arange(1, config.input_px + 1), np.arange(config.input_px, 0, -1)).astype(np.float32)
+    corners = [(y, x) for y in ways[0] for x in ways[1]]
+    for number, centre in enumerate(corners, 1):
+        view = _Look(image_zyx, spacing_zyx_mm, config, run, side, centre, None)
+        weight = view.on_image(np.minimum.outer(ramp, ramp))
+        weights[view.ys, view.xs] += weight
+        for z in range(shape[0]):
+            for total, plane in zip((mean, spread), view.planes(z), strict=True):
+                total[z, view.ys, view.xs] += plane * weight
+        if progress is not None:
+            progress(number, len(corners))
+    for total in (mean, spread):
+        np.divide(total, weights, out=total, where=weights > 0)
+    return mean, spread
+
+
+def _window_centres(length: int, spacing_mm: float, side_mm: float) -> list[float]:
+    """Centres, in pixels, of windows that cover an axis and share a quarter of their side or more."""
+    spare_mm = length * spacing_mm - side_mm
+    middle = (length - 1) / 2
+    if spare_mm <= 0:
+        return [middle]
+    count = math.ceil(spare_mm / (0.75 * side_mm)) + 1
+    return [middle + (k / (count - 1) - 0.5) * spare_mm / spacing_mm for k in range(count)]
+
+
+def _choose(
+    look: Callable[[int, tuple[float, float]], _Look],
+    fields: FieldsConfig,
+    spacing: tuple[float, float, float],
+    click: Voxel,
+    run: Run,
+    threshold: float,
+) -> tuple[int, tuple[float, float]]:
+    """The field of view that the lesion in the clicked slice needs, and its centre."""
+    centre = (float(click[1]), float(click[2]))
+    views = [look(k, centre) for k in range(len(fields.sides_mm))]
+    samples = run(torch.from_numpy(np.stack([view.input_of(click[0]) for view in views]))).numpy().mean(axis=0)
+    lesions, extents = [], []
+    for view, plane in zip(views, samples, strict=True):
+        here = click[1] - view.ys.start, click[2] - view.xs.start
+        lesions.append(_at_click(view.on_image(plane) > threshold, here, spacing[1:], NEAR_MM))
+        extents.append(_extent_mm(lesions[-1], spacing[1:]))
+    last = len(views) - 1
+    for k, (view, lesion, side) in enumerate(zip(views, lesions, fields.sides_mm, strict=True)):
+        sees_part = k < last and extents[k + 1] > max(GROWN * extents[k], FILLED * side)
+        if extents[k] and not view.reaches_edge(lesion) and extents[k] <= FILLED * side and not sees_part:
+            return k, _centre(view, click, lesion, side)
+    held = [k for k in range(last + 1) if extents[k]]
+    if not held:
+        return 0, centre
+    return held[-1], _centre(views[held[-1]], click, lesions[held[-1]], fields.sides_mm[held[-1]])
+
+
+def _centre(view: _Look, click: Voxel, lesion_yx: NDArray[np.bool_], side_mm: float) -> tuple[float, float]:
+    """The middle of a lesion, as far as the click stays well inside a field of view of that side."""
+    from segnet.dataset.clicked import INSIDE
+
+    out = []
+    for axis, part in enumerate((view.ys, view.xs)):
+        held = np.flatnonzero(lesion_yx.any(axis=1 - axis)) + part.start
+        at, reach = float(click[1 + axis]), INSIDE * side_mm / view.field.spacing_zyx_mm[1 + axis]
+        middle = (held[0] + held[-1]) / 2 if held.size else at
+        out.append(float(np.clip(middle, at - reach, at + reach)))
+    return out[0], out[1]
+
+
+def _grown(
+    view: _Look, click: Voxel, spacing: tuple[float, float, float], threshold: float, *, whole: bool
+) -> tuple[int, int, NDArray[np.bool_]]:
+    """First and last slice segmented, and the lesion in them: more slices are taken while it touches the end of them.
+
+    A path out of the slices crosses their end, so the component is that of the whole volume.
+    """
+    depth = len(view.image)
+
+    def clipped(chunk: range) -> tuple[int, int]:
+        return max(chunk.start, 0), min(chunk.stop, depth) - 1
+
+    first, last = clipped(view.chunk_of(click[0]))
+    first = clipped(view.chunk_of(max(click[0] - 1, 0)))[0]
+    if whole:
+        first, last = 0, depth - 1
+    while True:
+        here = (click[0] - first, click[1] - view.ys.start, click[2] - view.xs.start)
+        mask = _at_click(view.volume(first, last) > threshold, here, spacing, NEAR_MM)
+        up, down = mask[-1].any() and last < depth - 1, mask[0].any() and first > 0
+        if not (up or down):
+            return first, last, mask
+        if up:
+            last = clipped(view.chunk_of(last + 1))[1]
+        if down:
+            first = clipped(view.chunk_of(first - 1))[0]
