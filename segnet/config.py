@@ -66,16 +66,17 @@ class ModelConfig(_Frozen):
     classes: Annotated[int, Field(ge=2)] = 2
     base_width: Annotated[int, Field(ge=4)] = 16
     """b, the width of the first level. Presets: 8 (tests), 16, 32 and 64."""
-    encoder: Literal["convolution", "vss"] = "convolution"
-    """Encoder of mamba-ahnet: AHNet's convolutions, with VSS blocks and VM layers at coarse strides only; or VSS stages alone."""
+    encoder: Literal["residual", "convolution", "vss"] = "residual"
+    """Encoder of mamba-ahnet: residual convolutions from stride 2 or AHNet's from stride 1, both with Mamba at coarse strides only; or VSS
+    stages alone."""
     depths: tuple[Depth, Depth, Depth, Depth] = (2, 2, 2, 2)
     """VSS blocks in each stage of a VSS encoder."""
     coarse_depths: tuple[Count, Count, Count] = (0, 0, 1)
-    """VSS blocks after the convolutions at strides 4, 8 and 16 of mamba-ahnet's encoder of convolutions."""
+    """VSS blocks after mamba-ahnet's convolutions at strides 4, 8 and 16."""
     dstate: Annotated[int, Field(ge=1)] = 16
-    """Default: 4 for mamba-ahnet's encoder of convolutions, else 16."""
+    """Default: 4 for mamba-ahnet with convolutions, else 16."""
     expand: Annotated[int, Field(ge=1)] = 2
-    """Default: 1 for mamba-ahnet's encoder of convolutions, else 2."""
+    """Default: 1 for mamba-ahnet with convolutions, else 2."""
     discretization: Literal["bilinear", "mamba", "zoh"] = "bilinear"
     """Discretization of the scan: equation 2, that of public Mamba code, or zero-order hold."""
     gate_target: Literal["up", "skip", "unused"] = "up"
@@ -102,7 +103,7 @@ class ModelConfig(_Frozen):
             return values
         name = values.get("name", cls.model_fields["name"].default)
         encoder = values.get("encoder", cls.model_fields["encoder"].default)
-        coarse = name in ("mamba-ahnet", "mamba-ahnet-r") and encoder == "convolution"
+        coarse = name in ("mamba-ahnet", "mamba-ahnet-r") and encoder != "vss"
         return {**({"dstate": 4, "expand": 1} if coarse else {}), **values}
 
     @property

@@ -15,13 +15,15 @@ from segnet.dataset.augment import Augmenter, Parameters
 from segnet.dataset.batches import ALL, CANVAS, contents_of, normalise
 from segnet.dataset.fields import Field, Point, deviations_mm, mixed, side_for, soft_range
 from segnet.dataset.lesion_voxels import LesionVoxels
-from segnet.dataset.sampling import SliceSampler
+from segnet.dataset.sampling import Contents, SliceSampler
 from segnet.dataset.store import Cases
 
 OTHER_SIDES = (0.2, 0.2)
 """Shares of samples in the next smaller and in the next larger field of view than the lesion needs."""
 CENTRAL = 0.5
 """Share of clicks near the lesion's middle; the others fall on any of its voxels."""
+ROOM_MM = 8.0
+"""Least distance from the lesion to each end of a volume along z at which the volume counts as one with surroundings."""
 BEYOND_MM = 10.0
 """Mean distance beyond the lesion's ends of the slices without it."""
 OFFSET = 0.125
@@ -49,7 +51,9 @@ class ClickedSource:
     """Draws augmented training batches in fields of view in mm.
 
     A slice of a lesion is drawn by the sampler, and a click in this lesion. A share of the samples shows a slice beyond the lesion's
-    ends instead, with the same click: the network learns where the lesion ends. A share has no click, and all lesions are marked.
+    ends instead, with the same click: the network learns where the lesion ends. Volumes that end with their lesion cannot teach this,
+    so these samples, and `data.beside_fraction` of the others, come from volumes with surroundings. A share has no click, and all
+    lesions are marked.
 
     Parameters
     ----------
@@ -67,8 +71,12 @@ class ClickedSource:
         assert config.fields is not None
         self.cases, self.config, self.fields = cases, config, config.fields
         self.rng = np.random.default_rng(seed)
-        self.sampler = SliceSampler.of([contents_of(entry) for entry in cases.entries], config)
-        self._of_lesion = replace(self.sampler, lesion_fraction=1.0)
+        every = [contents_of(entry) for entry in cases.entries]
+        self.sampler = replace(SliceSampler.of(every, config), lesion_fraction=1.0)
+        roomy = [c if _has_room(c) else replace(c, slices=()) for c in every]
+        self._roomy = None
+        if any(len(c.slices) for c in roomy):
+            self._roomy = replace(SliceSampler.of(roomy, config), lesion_fraction=1.0)
         square = config.model_copy(update={"patch_px": config.input_px})
         augment = (augment or AugmentConfig()).model_copy(update={"paste_probability": 0.0})
         self.augmenter = Augmenter(augment, square, canvas=CANVAS)
@@ -121,7 +129,10 @@ class ClickedSource:
         return self._lesions[index]
 
     def _sample(self, rng: np.random.Generator) -> _Sample:
-        index, z = self._of_lesion.draw(rng)
+        beyond = rng.random() >= self.config.lesion_fraction
+        wanted_room = beyond or rng.random() < self.config.beside_fraction
+        sampler = self._roomy if wanted_room and self._roomy is not None else self.sampler
+        index, z = sampler.draw(rng)
         entry, lesions, fields = self.cases.entries[index], self.lesions(index), self.fields
         in_slice = lesions.in_slice(z)
         lesion = int(lesions.of[rng.integers(in_slice.start, in_slice.stop)])
@@ -138,7 +149,7 @@ class ClickedSource:
             field = self._field(side, middle_yx + jitter_yx * (INSIDE - 0.1) / OFFSET, entry.spacing_zyx_mm)
             return _Sample(index, z, field, None, None)
         click = _click_in(rng, lesions.by_lesion[lesion], lesions.middles[lesion])
-        if rng.random() >= self.config.lesion_fraction:
+        if beyond:
             z = _beyond(rng, int(first[0]), int(last[0]), entry.shape_zyx[0], entry.spacing_zyx_mm[0], z)
         wanted = (middle_yx if rng.random() < 0.5 else click[1:]) + jitter_yx
         reach = INSIDE * side / spacing[1:]
@@ -175,6 +186,13 @@ class ClickedSource:
         both = seen.reshape(len(within), len(positions), *seen.shape[1:]).mean(axis=0)
         both[len(positions) // 2, 1] = planes(sample.z)[1]  # the mask of the slice itself, however thick it looks
         return both[:, 0], (both[:, 1] >= 0.5).astype(np.float32)
+
+
+def _has_room(contents: Contents) -> bool:
+    """Whether a volume goes on beyond its lesion on both sides."""
+    first, last = contents.lesion_slices[0], contents.lesion_slices[-1]
+    beyond = min(first, len(contents.slices) - 1 - last) * contents.slice_mm
+    return beyond >= ROOM_MM
 
 
 def _beyond(rng: np.random.Generator, first: int, last: int, depth: int, slice_mm: float, otherwise: int) -> int:

