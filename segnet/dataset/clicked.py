@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 
 from segnet.config import AugmentConfig, DataConfig
@@ -36,6 +38,31 @@ SLAB_SHARE, SLAB_MM = 0.25, 5.0
 """Share of samples whose slices are means over a slab, as thick slices are, and its largest thickness."""
 
 
+PASTED_MM = 40.0
+"""Largest extent of a lesion that is pasted: the crops of larger ones show hardly anything around them."""
+GROUND_HU = 80.0
+"""Largest difference of mean HU between the surroundings of a pasted lesion and the place it is put in."""
+CONTRAST_HU = 150.0
+"""Least difference of mean HU between a pasted lesion and its surroundings: an invisible lesion teaches nothing."""
+GROUND_MM = 8.0
+"""Side of the square whose mean is compared."""
+EDGE_MM = 1.5
+"""Standard deviation of the soft edge of a pasted lesion."""
+PLACES = 24
+"""Places tried for a pasted lesion."""
+
+
+@dataclass(frozen=True)
+class _Donor:
+    """A lesion of another case that is pasted: middle of the lesion, at the place (z, y, x) in the host."""
+
+    index: int
+    lesion: int
+    field: Field
+    middle_z: float
+    place_z: float
+
+
 @dataclass(frozen=True)
 class _Sample:
     """A field of view to be drawn: of case `index`, in slice `z`; `lesion` and `click_zyx` are None without a click."""
@@ -45,6 +72,7 @@ class _Sample:
     field: Field
     lesion: int | None
     click_zyx: Point | None
+    donor: _Donor | None = None
 
 
 class ClickedSource:
@@ -59,7 +87,8 @@ class ClickedSource:
     ----------
     cases : training volumes
     config : its `fields`, input size, window; `click_fraction` of samples have a click, `lesion_fraction` of these show their lesion
-    augment : default: `AugmentConfig()`; lesions are not pasted
+    augment : default: `AugmentConfig()`. Its `paste_probability` is the share of samples whose lesion is pasted into a volume with
+        surroundings: an image with lesion and soft edge, at a place as bright as the lesion's own surroundings
 
     Raises
     ------
@@ -78,10 +107,13 @@ class ClickedSource:
         if any(len(c.slices) for c in roomy):
             self._roomy = replace(SliceSampler.of(roomy, config), lesion_fraction=1.0)
         square = config.model_copy(update={"patch_px": config.input_px})
-        augment = (augment or AugmentConfig()).model_copy(update={"paste_probability": 0.0})
-        self.augmenter = Augmenter(augment, square, canvas=CANVAS)
+        augment = augment or AugmentConfig()
+        self._paste_probability = augment.paste_probability
+        self.augmenter = Augmenter(augment.model_copy(update={"paste_probability": 0.0}), square, canvas=CANVAS)
+        self._hosts = [k for k, c in enumerate(roomy) if len(c.slices)]
         self._size = int(config.input_px * CANVAS)
         self._lesions: dict[int, LesionVoxels] = {}
+        self._grounds: dict[tuple[int, int], float | None] = {}
 
     def draw(
         self, count: int, own: slice = ALL, gather: Callable[[Tensor], Tensor] = lambda part: part
@@ -104,7 +136,8 @@ class ClickedSource:
         masks, guides = np.zeros_like(images), np.zeros((len(generators), 2, size, size), np.float32)
         drawn: list[Parameters] = []
         for k, rng in enumerate(generators):
-            sample = self._sample(rng)
+            pasted = rng.random() < self._paste_probability
+            sample = (self._pasted(rng) if pasted else None) or self._sample(rng)
             images[k], masks[k] = self._canvas(sample, rng)
             if sample.click_zyx is not None:
                 deviations = deviations_mm(self.fields, sample.field.side_mm / CANVAS)
@@ -163,29 +196,128 @@ class ClickedSource:
 
     def _canvas(self, sample: _Sample, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Slices around the middle one, and their masks, on the canvas."""
-        entry, field, window = self.cases.entries[sample.index], sample.field, self.config.window
-        depth, height, width = entry.shape_zyx
-        (ys, down), (xs, across) = field.weights(0, height), field.weights(1, width)
-        lesions = self.lesions(sample.index)
-        kept: dict[int, NDArray[np.float32]] = {}
-
-        def planes(z: int) -> NDArray[np.float32]:
-            if z not in kept:
-                image = normalise(self.cases.plane(sample.index, z)[0][ys, xs], window)
-                mask = lesions.plane(z, (height, width), sample.lesion)[ys, xs]
-                kept[z] = np.stack([down @ plane @ across.T for plane in (image, mask)])
-            return kept[z]
-
+        entry = self.cases.entries[sample.index]
+        host = _Seen(self, sample.index, sample.field, sample.lesion if sample.donor is None else 0)
+        shown = host.at
+        if sample.donor is not None:
+            donor = sample.donor
+            shown = partial(_with_donor, host, _Seen(self, donor.index, donor.field, donor.lesion), donor)
         offsets = np.asarray(self.fields.offsets_mm) * np.exp(rng.uniform(-STRETCH_LOG, STRETCH_LOG))
         if rng.random() < 0.5:
             offsets = -offsets
         positions = sample.z + offsets / entry.spacing_zyx_mm[0]
         half = rng.uniform(0, SLAB_MM) / 2 / entry.spacing_zyx_mm[0] if rng.random() < SLAB_SHARE else 0.0
         within = (-half, 0.0, half) if half > 0.5 else (0.0,)
-        seen = np.stack([mixed(planes, p + d, depth) for d in within for p in positions])
+        seen = np.stack([shown(float(p + d)) for d in within for p in positions])
         both = seen.reshape(len(within), len(positions), *seen.shape[1:]).mean(axis=0)
-        both[len(positions) // 2, 1] = planes(sample.z)[1]  # the mask of the slice itself, however thick it looks
+        if len(within) > 1:
+            both[len(positions) // 2, 1] = shown(sample.z)[1]  # the mask of the slice itself, however thick it looks
         return both[:, 0], (both[:, 1] >= 0.5).astype(np.float32)
+
+    def _pasted(self, rng: np.random.Generator) -> _Sample | None:
+        """A lesion of one case at a place in another; None where no place is found."""
+        index, z = self.sampler.draw(rng)
+        if not self._hosts:
+            return None
+        host_index = self._hosts[int(rng.integers(len(self._hosts)))]
+        entry, host = self.cases.entries[index], self.cases.entries[host_index]
+        lesions, fields = self.lesions(index), self.fields
+        in_slice = lesions.in_slice(z)
+        lesion = int(lesions.of[rng.integers(in_slice.start, in_slice.stop)])
+        (first, last), middle = lesions.boxes[lesion], lesions.middles[lesion]
+        own, theirs = np.asarray(entry.spacing_zyx_mm), np.asarray(host.spacing_zyx_mm)
+        extent_mm = float(((last - first + 1) * own)[1:].max())
+        ground = self._ground_of(index, lesion)
+        place = None if extent_mm > PASTED_MM or ground is None else self._place(rng, host_index, ground, extent_mm)
+        if place is None:
+            return None
+        click = _click_in(rng, lesions.by_lesion[lesion], middle)
+        click_mm = (click - middle) * own
+        step = int(rng.choice([0, 1]))
+        side = fields.sides_mm[min(side_for(extent_mm, fields) + step, len(fields.sides_mm) - 1)]
+        centre_mm = click_mm[1:] * rng.random() + rng.uniform(-1, 1, 2) * OFFSET * side
+        if rng.random() < self.config.lesion_fraction:
+            z_mm = (z - middle[0]) * own[0]
+        else:
+            ends_mm = (np.array([first[0], last[0]]) - middle[0]) * own[0]
+            away = own[0] + rng.exponential(BEYOND_MM)
+            z_mm = ends_mm[0] - away if rng.random() < 0.5 else ends_mm[1] + away
+        host_z = round(place[0] + z_mm / theirs[0])
+        if not 0 <= host_z < host.shape_zyx[0]:
+            return None
+        field = self._field(side, np.asarray(place[1:]) + centre_mm / theirs[1:], host.spacing_zyx_mm)
+        of_donor = self._field(side, middle[1:] + centre_mm / own[1:], entry.spacing_zyx_mm)
+        at = np.asarray(place) + click_mm / theirs
+        donor = _Donor(index, lesion, of_donor, float(middle[0]), float(place[0]))
+        return _Sample(host_index, host_z, field, lesion, (float(at[0]), float(at[1]), float(at[2])), donor)
+
+    def _ground_of(self, index: int, lesion: int) -> float | None:
+        """Mean HU around a lesion in its middle slice; None where nothing is seen around it, or no contrast."""
+        if (index, lesion) not in self._grounds:
+            lesions, entry = self.lesions(index), self.cases.entries[index]
+            z = round(float(lesions.middles[lesion][0]))
+            _, height, width = entry.shape_zyx
+            mask = lesions.plane(z, (height, width), lesion) > 0
+            ring = ndimage.binary_dilation(mask, iterations=4) & ~ndimage.binary_dilation(mask, iterations=2)
+            image = self.cases.image(index)[z]
+            around = float(image[ring].mean()) if mask.any() and ring.sum() > 8 else None
+            visible = around is not None and abs(float(image[mask].mean()) - around) >= CONTRAST_HU
+            self._grounds[index, lesion] = around if visible else None
+        return self._grounds[index, lesion]
+
+    def _place(self, rng: np.random.Generator, host: int, ground_hu: float, extent_mm: float) -> Point | None:
+        """A voxel of a host whose neighbourhood is as bright as `ground_hu`, away from the host's own lesions."""
+        entry, lesions = self.cases.entries[host], self.lesions(host)
+        depth, height, width = entry.shape_zyx
+        z = int(rng.integers(depth))
+        image = self.cases.image(host)[z]
+        half = [max(1, round(GROUND_MM / 2 / s)) for s in entry.spacing_zyx_mm[1:]]
+        for _ in range(PLACES):
+            y, x = int(rng.integers(height)), int(rng.integers(width))
+            around = image[max(y - half[0], 0) : y + half[0] + 1, max(x - half[1], 0) : x + half[1] + 1]
+            if abs(float(around.mean()) - ground_hu) > GROUND_HU:
+                continue
+            away_mm = np.abs(lesions.voxels - (z, y, x)) * entry.spacing_zyx_mm
+            if (away_mm.max(axis=1) > extent_mm).all():
+                return float(z), float(y), float(x)
+        return None
+
+
+class _Seen:
+    """A case in a field of view: image and mask, (2, size, size), at any position along z; beyond the ends the last slice repeats."""
+
+    def __init__(self, source: ClickedSource, index: int, field: Field, lesion: int | None) -> None:
+        self.field, self._source, self._index, self._lesion = field, source, index, lesion
+        self.depth, self._height, self._width = source.cases.entries[index].shape_zyx
+        (self._ys, self._down), (self._xs, self._across) = field.weights(0, self._height), field.weights(1, self._width)
+        self._kept: dict[int, NDArray[np.float32]] = {}
+
+    def at(self, position: float) -> NDArray[np.float32]:
+        return mixed(self._plane, position, self.depth)
+
+    def _plane(self, z: int) -> NDArray[np.float32]:
+        if z not in self._kept:
+            source, shape = self._source, (self._height, self._width)
+            image = normalise(source.cases.image(self._index)[z, self._ys, self._xs], source.config.window)
+            mask = source.lesions(self._index).plane(z, shape, self._lesion)[self._ys, self._xs]
+            out = np.zeros((2, self.field.size_px, self.field.size_px), np.float32)
+            out[0] = self._down @ image @ self._across.T
+            if mask.any():
+                out[1] = self._down @ mask @ self._across.T
+            self._kept[z] = out
+        return self._kept[z]
+
+
+def _with_donor(host: _Seen, source: _Seen, donor: _Donor, position: float) -> NDArray[np.float32]:
+    """Image and mask of a host at a position along z, with the lesion of a donor in it."""
+    mm = (position - donor.place_z) * host.field.spacing_zyx_mm[0]
+    at = donor.middle_z + mm / donor.field.spacing_zyx_mm[0]
+    image = host.at(position)[0]
+    if not -0.5 <= at <= source.depth - 0.5:
+        return np.stack([image, np.zeros_like(image)])
+    lesion, mask = source.at(at)
+    soft = np.minimum(2 * ndimage.gaussian_filter(mask, EDGE_MM / host.field.pixel_mm), 1)
+    return np.stack([image + soft * (lesion - image), mask])
 
 
 def _has_room(contents: Contents) -> bool:

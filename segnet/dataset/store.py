@@ -380,6 +380,7 @@ class Cases(Sequence[Case]):
         self.entries: list[PreparedCase] = [known[name] for name in names]
         self._files: OrderedDict[str, PatientFile] = OrderedDict()
         self._planes: OrderedDict[tuple[int, int], tuple[NDArray[Any], NDArray[np.uint8]]] = OrderedDict()
+        self._images: OrderedDict[int, NDArray[Any]] = OrderedDict()
         self._room = cache_bytes
 
     def __len__(self) -> int:
@@ -416,6 +417,18 @@ class Cases(Sequence[Case]):
         self._room -= read[0].nbytes + read[1].nbytes
         while self._room < 0 and len(self._planes) > 1:
             self._room += sum(plane.nbytes for plane in self._planes.popitem(last=False)[1])
+        return read
+
+    def image(self, index: int) -> NDArray[Any]:
+        """Image of a case, (Z, Y, X), kept in memory while there is room for it."""
+        if index in self._images:
+            self._images.move_to_end(index)
+            return self._images[index]
+        entry = self.entries[index]
+        read = self._images[index] = self._file_of(entry).image(entry.case)
+        self._room -= read.nbytes
+        while self._room < 0 and len(self._images) > 1:
+            self._room += self._images.popitem(last=False)[1].nbytes
         return read
 
     def lesion(self, index: int) -> NDArray[np.integer[Any]]:
