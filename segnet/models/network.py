@@ -157,6 +157,8 @@ class Network(nn.Module):
             self.reconstruction = SoftmaxReconstruction(dims[-1], config.in_channels, self.stride)
         else:
             width = 1.0 if config.recon_head == "full" else config.reconstruction_width
+            if plain and config.recon_head == "thin":  # where fine blocks are HUNet's, all of a thin decoder are
+                sizes |= {"plain": len(dims), "vm_layers": False}
             self.reconstruction = ReconstructionDecoder(
                 dims, config, upsampling, **sizes, width=width, out_channels=config.in_channels
             )
