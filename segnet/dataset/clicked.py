@@ -22,7 +22,7 @@ from segnet.dataset.store import Cases
 
 OTHER_SIDES = (0.2, 0.2)
 """Shares of samples in the next smaller and in the next larger field of view than the lesion needs."""
-CENTRAL = 0.5
+CENTRAL = 0.3
 """Share of clicks near the lesion's middle; the others fall on any of its voxels."""
 ROOM_MM = 8.0
 """Least distance from the lesion to each end of a volume along z at which the volume counts as one with surroundings."""
@@ -257,7 +257,8 @@ class ClickedSource:
             lesions, entry = self.lesions(index), self.cases.entries[index]
             z = round(float(lesions.middles[lesion][0]))
             _, height, width = entry.shape_zyx
-            mask = lesions.plane(z, (height, width), lesion) > 0
+            plane = lesions.plane(z, lesion, slice(0, height), slice(0, width))
+            mask = np.zeros((height, width), np.bool_) if plane is None else plane > 0
             ring = ndimage.binary_dilation(mask, iterations=4) & ~ndimage.binary_dilation(mask, iterations=2)
             image = self.cases.image(index)[z]
             around = float(image[ring].mean()) if mask.any() and ring.sum() > 8 else None
@@ -277,8 +278,7 @@ class ClickedSource:
             around = image[max(y - half[0], 0) : y + half[0] + 1, max(x - half[1], 0) : x + half[1] + 1]
             if abs(float(around.mean()) - ground_hu) > GROUND_HU:
                 continue
-            away_mm = np.abs(lesions.voxels - (z, y, x)) * entry.spacing_zyx_mm
-            if (away_mm.max(axis=1) > extent_mm).all():
+            if not lesions.near((z, y, x), extent_mm / np.asarray(entry.spacing_zyx_mm)):
                 return float(z), float(y), float(x)
         return None
 
@@ -288,8 +288,8 @@ class _Seen:
 
     def __init__(self, source: ClickedSource, index: int, field: Field, lesion: int | None) -> None:
         self.field, self._source, self._index, self._lesion = field, source, index, lesion
-        self.depth, self._height, self._width = source.cases.entries[index].shape_zyx
-        (self._ys, self._down), (self._xs, self._across) = field.weights(0, self._height), field.weights(1, self._width)
+        self.depth, height, width = source.cases.entries[index].shape_zyx
+        (self._ys, self._down), (self._xs, self._across) = field.weights(0, height), field.weights(1, width)
         self._kept: dict[int, NDArray[np.float32]] = {}
 
     def at(self, position: float) -> NDArray[np.float32]:
@@ -297,12 +297,12 @@ class _Seen:
 
     def _plane(self, z: int) -> NDArray[np.float32]:
         if z not in self._kept:
-            source, shape = self._source, (self._height, self._width)
+            source = self._source
             image = normalise(source.cases.image(self._index)[z, self._ys, self._xs], source.config.window)
-            mask = source.lesions(self._index).plane(z, shape, self._lesion)[self._ys, self._xs]
+            mask = source.lesions(self._index).plane(z, self._lesion, self._ys, self._xs)
             out = np.zeros((2, self.field.size_px, self.field.size_px), np.float32)
             out[0] = self._down @ image @ self._across.T
-            if mask.any():
+            if mask is not None:
                 out[1] = self._down @ mask @ self._across.T
             self._kept[z] = out
         return self._kept[z]

@@ -38,13 +38,24 @@ class LesionVoxels:
         """The voxels of slice z in the list."""
         return _slice_of(self.voxels, z)
 
-    def plane(self, z: int, shape_yx: tuple[int, int], lesion: int | None) -> NDArray[np.float32]:
-        """0 and 1 in slice z, of one lesion, or of all."""
-        out = np.zeros(shape_yx, np.float32)
+    def plane(self, z: int, lesion: int | None, rows: slice, columns: slice) -> NDArray[np.float32] | None:
+        """0 and 1 in a part of slice z, of one lesion, or of all; None where the slice has none."""
         voxels = self.voxels if lesion is None else self.by_lesion[lesion]
-        voxels = voxels[_slice_of(voxels, z)]
-        out[voxels[:, 1], voxels[:, 2]] = 1
+        voxels = voxels[_slice_of(voxels, z), 1:] - (rows.start, columns.start)
+        shape = rows.stop - rows.start, columns.stop - columns.start
+        voxels = voxels[((voxels >= 0) & (voxels < shape)).all(axis=1)]
+        if not len(voxels):
+            return None
+        out = np.zeros(shape, np.float32)
+        out[voxels[:, 0], voxels[:, 1]] = 1
         return out
+
+    def near(self, point_zyx: tuple[int, int, int], reach_zyx: NDArray[np.float64]) -> bool:
+        """Whether a point lies within `reach_zyx` voxels of the box of a lesion."""
+        return any(
+            bool(((first - reach_zyx <= point_zyx) & (point_zyx <= last + reach_zyx)).all())
+            for first, last in self.boxes
+        )
 
 
 def _slice_of(voxels: NDArray[np.int32], z: int) -> slice:

@@ -87,9 +87,16 @@ def test_lesions_of_a_mask() -> None:
     mask[3, 4, 4:] = 1
     lesions = LesionVoxels(np.argwhere(mask).astype(np.uint16))
     assert len(lesions.by_lesion) == 2
-    assert all(np.array_equal(lesions.plane(z, (6, 6), None), mask[z]) for z in range(4))
-    assert lesions.plane(1, (6, 6), 0).sum() == 1
-    assert lesions.plane(3, (6, 6), 0).sum() == 0
+    every = slice(0, 6)
+    for z in range(4):
+        plane = lesions.plane(z, None, every, every)
+        assert np.array_equal(np.zeros((6, 6)) if plane is None else plane, mask[z])
+    part = lesions.plane(3, 1, slice(4, 6), slice(3, 5))
+    assert part is not None
+    assert part.tolist() == [[0, 1], [0, 0]]
+    assert lesions.plane(3, 0, every, every) is None
+    assert lesions.near((3, 2, 5), np.array([0, 2, 0]))
+    assert not lesions.near((3, 1, 5), np.array([0, 2, 0]))
     assert lesions.middles[1].tolist() == [3, 4, 4.5]
     assert [end.tolist() for end in lesions.boxes[0]] == [[0, 1, 1], [1, 2, 2]]
 
