@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import backends
-from ._spec import ArgumentTypeError, Call, check_option, fail
+from ._spec import Argument, Call, OpSpec, Sizes, check_option, fail
 from .ops import causal_conv1d as _conv
 from .ops import selective_scan as _scan
 from .ops.causal_conv1d import causal_conv1d
@@ -18,27 +21,56 @@ Array = NDArray[Any]
 _DISCRETIZATIONS = _scan.SPEC.options["discretization"]
 _ACTIVATIONS = _conv.SPEC.options["activation"]
 _WIDE = (np.dtype(np.float32), np.dtype(np.float64))
-_FLOATS = (np.dtype(np.float16), *_WIDE)
 
 
-def _check(operation: str, name: str, array: object, *shapes: tuple[int, ...]) -> None:
-    if not isinstance(array, np.ndarray) or array.dtype not in _FLOATS:
-        got = getattr(array, "dtype", type(array).__name__)
-        fail(operation, name, "a NumPy array of float16, float32 or float64", got, "convert it", ArgumentTypeError)
-    if array.shape not in shapes:
-        fail(operation, name, " or ".join(str(shape) for shape in shapes), array.shape, "make the arguments agree")
+def _step(of: OpSpec, name: str, optional: str, **shapes: str) -> OpSpec:
+    """The record of a step, from that of its operation: the admitted shapes of each argument, apart by commas."""
+    arguments = (Argument(n, tuple(axes.split(", ")), "", n in optional.split()) for n, axes in shapes.items())
+    return replace(of, name=name, arguments=tuple(arguments))
 
 
-def _check_state(operation: str, name: str, state: object, axes: dict[int, str]) -> None:
-    if not isinstance(state, np.ndarray) or state.ndim not in axes or not state.flags.writeable:
-        got = (
-            f"{state.shape}, writeable: {state.flags.writeable}"
-            if isinstance(state, np.ndarray)
-            else type(state).__name__
-        )
-        expected = f"a writeable array {' or '.join(axes.values())}"
-        fail(operation, name, expected, got, "pass one, since it is changed in place")
-    _check(operation, name, state, state.shape)
+def _scan_step(channels: str) -> OpSpec:
+    x, matrix = f"batch {channels}", "batch dstate, batch ngroups dstate"
+    given = {"state": "states dim dstate, states nheads headdim dstate", "x": x, "dt": x, "A": f"{channels} dstate"}
+    given |= {"B": matrix, "C": matrix, "D": channels, "z": x, "dt_bias": channels}
+    return _step(_scan.SPEC, "selective_state_update", "D z dt_bias", **given)
+
+
+SCAN, SCAN_OF_HEADS = _scan_step("dim"), _scan_step("nheads headdim")
+_WITH_TAPS = {"conv_state": "states dim past", "x": "batch dim, batch dim seqlen", "weight": "dim taps", "bias": "dim"}
+CONVOLUTION = _step(_conv.SPEC, "causal_conv1d_update", "bias", **_WITH_TAPS)
+
+
+def check_scan(shapes: Mapping[str, tuple[int, ...] | None]) -> Sizes:
+    """Sizes of the axes of a scan's step. Raises ArgumentError."""
+    spec = SCAN_OF_HEADS if len(shapes["state"] or ()) == 4 else SCAN
+    sizes = spec.check_shapes(shapes)
+    groups, channels = sizes.get("ngroups", 1), sizes["nheads" if "nheads" in sizes else "dim"]
+    if groups < 1 or channels % groups:
+        name = next(name for name in "BC" if len(shapes[name] or ()) == 3)
+        spec.fail(name, f"a number of groups that divides {channels}", groups, "make channels and groups agree")
+    return sizes
+
+
+def check_convolution(shapes: Mapping[str, tuple[int, ...] | None]) -> Sizes:
+    """Sizes of the axes of a convolution's step. Raises ArgumentError."""
+    sizes = CONVOLUTION.check_shapes(shapes)
+    if sizes["past"] < sizes["taps"] - 1:
+        expected = f"at least {sizes['taps'] - 1} steps, one fewer than taps"
+        CONVOLUTION.fail("conv_state", expected, sizes["past"], "keep that many")
+    return sizes
+
+
+def check_seen(seen: Array, batch: int) -> None:
+    """Raises ArgumentError unless these can be the steps that each entry of the batch has seen."""
+    if seen.dtype.kind not in "iu" or seen.shape != (batch,) or (seen < 0).any():
+        expected, got = f"integers ({batch},) of at least 0", f"{seen.dtype} {seen.shape} from {seen.min(initial=0)}"
+        CONVOLUTION.fail("cache_seqlens", expected, got, "pass the steps seen by each entry")
+
+
+def _check_writeable(spec: OpSpec, name: str, state: Array) -> None:
+    if not state.flags.writeable:
+        spec.fail(name, "a writeable array", "one that is read only", "pass a copy, since it is changed in place")
 
 
 def _fits(array: object, dtype: Any, shape: tuple[int, ...]) -> bool:
@@ -98,17 +130,18 @@ def _usual_convolution(x: Array, conv_state: Array, weight: Any, bias: Any) -> b
     )
 
 
-def _compute_dtype(x: Array) -> np.dtype[Any]:
-    """float64 for float64, else float32, so that no state or weight is rounded to a float16 x."""
-    return _WIDE[int(x.dtype == np.float64)]
+def _wide(x: Array, arrays: dict[str, Any]) -> dict[str, Any]:
+    """The arrays in float64 for float64 x, else in float32, so that no state or weight is rounded to a float16 x."""
+    dtype = _WIDE[int(x.dtype == np.float64)]
+    return {name: None if array is None else array.astype(dtype, copy=False) for name, array in arrays.items()}
 
 
-def _rows(operation: str, name: str, indices: Array | None, batch: int, states: int) -> tuple[Array, Array]:
-    """The entries of the batch that have a state, and their states."""
+def rows_of(operation: str, name: str, indices: Array | None, batch: int, states: int) -> tuple[Any, Any]:
+    """Indices of the entries of the batch that have a state, and of their states."""
     if indices is None:
         if states != batch:
             fail(operation, "x", f"a batch of {states}, as the states are", batch, f"pass {name} for a cache of states")
-        return np.arange(batch), np.arange(batch)
+        return slice(None), slice(None)
     rows = np.asarray(indices)
     if rows.dtype.kind not in "iu" or rows.shape != (batch,):
         fail(operation, name, f"integers ({batch},)", f"{rows.dtype} {rows.shape}", "pass one state for each entry")
@@ -118,6 +151,24 @@ def _rows(operation: str, name: str, indices: Array | None, batch: int, states: 
     if len(np.unique(rows[used])) < len(used):
         fail(operation, name, "each state at most once", rows.tolist(), "give each entry a state of its own")
     return used, rows[used]
+
+
+def scan_arguments(
+    used: Any, rows: Any, state: Any, x: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, z: Any, dt_bias: Any
+) -> dict[str, Any]:
+    """Arguments of a scan of one step, from arrays or tensors and the indices of `rows_of`."""
+    n, dim, dstate = len(x[used]), prod(x.shape[1:]), state.shape[-1]
+
+    def a_step(array: Any) -> Any:
+        return None if array is None else array[used].reshape(n, 1, dim)
+
+    def matrix(array: Any) -> Any:
+        return array[used].reshape(n, 1, array.shape[1] if array.ndim == 3 else 1, dstate)
+
+    D, dt_bias = (None if array is None else array.reshape(dim) for array in (D, dt_bias))
+    system = (A.reshape(dim, dstate), matrix(B), matrix(C), D)
+    given = (a_step(x), a_step(dt), *system, a_step(z), dt_bias, state[rows].reshape(n, dim, dstate))
+    return dict(zip(_scan.ARGUMENTS, given, strict=True))
 
 
 def selective_state_update(
@@ -185,60 +236,16 @@ def selective_state_update(
             call = Call(_scan.SPEC, arrays, options, into=(out[:, None], state), ready=True)
             backends.run(call, backend=backend, num_threads=num_threads)
             return out
-    axes = {3: "(batch, dim, dstate)", 4: "(batch, nheads, headdim, dstate)"}
-    _check_state(name, "state", state, axes)
-    channels, dstate = state.shape[1:-1], state.shape[-1]
-    batch = x.shape[0] if isinstance(x, np.ndarray) and x.ndim else 0
-    for argument, array in (("x", x), ("dt", dt), ("z", z)):
-        if array is not None:
-            _check(name, argument, array, (batch, *channels))
-    _check(name, "A", A, (*channels, dstate))
-    for argument, array in (("B", B), ("C", C)):
-        groups = array.shape[1] if isinstance(array, np.ndarray) and array.ndim == 3 else 1
-        if groups < 1 or channels[0] % groups:
-            fail(
-                name,
-                argument,
-                f"a number of groups that divides {channels[0]}",
-                groups,
-                "make channels and groups agree",
-            )
-        _check(name, argument, array, (batch, dstate), (batch, groups, dstate))
-    for argument, array in (("D", D), ("dt_bias", dt_bias)):
-        if array is not None:
-            _check(name, argument, array, channels)
-    used, rows = _rows(name, "state_batch_indices", state_batch_indices, batch, len(state))
-    dim, dtype = int(np.prod(channels)), _compute_dtype(x)
-
-    def wide(array: Array, *shape: int) -> Array:
-        return array.reshape(shape).astype(dtype, copy=False)
-
-    def a_step(array: Array) -> Array:
-        return wide(array, batch, 1, dim)[used]
-
-    def matrix(array: Array) -> Array:
-        return wide(array[used], len(used), 1, array.shape[1] if array.ndim == 3 else 1, dstate)
-
-    y, last = selective_scan(
-        a_step(x),
-        a_step(dt),
-        wide(A, dim, dstate),
-        matrix(B),
-        matrix(C),
-        None if D is None else wide(D, dim),
-        None if z is None else a_step(z),
-        None if dt_bias is None else wide(dt_bias, dim),
-        dt_softplus,
-        True,
-        discretization=discretization,
-        initial_state=wide(state[rows], len(used), dim, dstate),
-        layout="bld",
-        num_threads=num_threads,
-        backend=backend,
-    )
-    state[rows] = last.reshape(len(used), *channels, dstate)
+    arrays = {"state": state, "x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D, "z": z, "dt_bias": dt_bias}
+    sizes = check_scan(SCAN.shapes_of(arrays))
+    _check_writeable(SCAN, "state", state)
+    used, rows = rows_of(name, "state_batch_indices", state_batch_indices, sizes["batch"], len(state))
+    wide = _wide(x, scan_arguments(used, rows, *arrays.values()))
+    wide |= {"delta_softplus": dt_softplus, "discretization": discretization, "layout": "bld"}
+    y, last = selective_scan(**wide, return_last_state=True, num_threads=num_threads, backend=backend)
+    state[rows] = last.reshape(state[rows].shape)
     out = np.zeros(x.shape, x.dtype)
-    out[used] = y.reshape(len(used), *channels)
+    out[used] = y.reshape(x[used].shape)
     return out
 
 
@@ -301,42 +308,25 @@ def causal_conv1d_update(
         flat[:-1] = flat[1:]  # values that cross from one row into another are overwritten next
         conv_state[:, :, -1] = x
         return out
-    _check_state(name, "conv_state", conv_state, {3: "(batch, dim, past)"})
-    states, dim, past = conv_state.shape
-    if not isinstance(x, np.ndarray) or x.ndim not in (2, 3):
-        got = getattr(x, "shape", type(x).__name__)
-        fail(name, "x", "(batch, dim) or (batch, dim, seqlen)", got, "pass the new steps")
-    batch = x.shape[0]
-    _check(name, "x", x, (batch, dim, *x.shape[2:]))
+    arrays = {"conv_state": conv_state, "x": x, "weight": weight, "bias": bias}
+    sizes = check_convolution(CONVOLUTION.shapes_of(arrays))
+    _check_writeable(CONVOLUTION, "conv_state", conv_state)
+    batch, past, taps = sizes["batch"], sizes["past"], sizes["taps"]
     steps = x if x.ndim == 3 else x[:, :, None]
-    taps = weight.shape[1] if isinstance(weight, np.ndarray) and weight.ndim == 2 else 1
-    _check(name, "weight", weight, (dim, max(taps, 1)))
-    if past < taps - 1:
-        fail(name, "conv_state", f"at least {taps - 1} steps, one fewer than taps", past, "keep that many")
-    if bias is not None:
-        _check(name, "bias", bias, (dim,))
-    used, rows = _rows(name, "conv_state_indices", conv_state_indices, batch, states)
+    used, rows = rows_of(name, "conv_state_indices", conv_state_indices, batch, len(conv_state))
     new, seqlen = steps[used], steps.shape[2]
     if cache_seqlens is None:
         known = conv_state[rows]
     else:
         seen = np.asarray(cache_seqlens)
-        if seen.dtype.kind not in "iu" or seen.shape != (batch,) or (seen < 0).any():
-            got = f"{seen.dtype} {seen.shape} from {seen.min() if seen.size else 0}"
-            fail(name, "cache_seqlens", f"integers ({batch},) of at least 0", got, "pass the steps seen by each entry")
+        check_seen(seen, batch)
         oldest_first = (seen[used][:, None, None] + np.arange(past)) % max(past, 1)
         known = np.take_along_axis(conv_state[rows], oldest_first, axis=2)
-    out, dtype = np.zeros(x.shape, x.dtype), _compute_dtype(x)
-    found = causal_conv1d(
-        new.astype(dtype, copy=False),
-        weight.astype(dtype, copy=False),
-        None if bias is None else bias.astype(dtype, copy=False),
-        known[:, :, past - (taps - 1) :].astype(dtype, copy=False),
-        activation=activation,
-        num_threads=num_threads,
-        backend=backend,
-    )
-    out[used] = found.reshape(len(used), *x.shape[1:])
+    given = (new, weight, bias, known[:, :, past - (taps - 1) :])
+    wide = _wide(x, dict(zip(_conv.ARGUMENTS, given, strict=True)))
+    found = causal_conv1d(**wide, activation=activation, num_threads=num_threads, backend=backend)
+    out = np.zeros(x.shape, x.dtype)
+    out[used] = found if x.ndim == 3 else found[:, :, 0]
     kept = np.concatenate([known, new.astype(conv_state.dtype, copy=False)], axis=2)[:, :, seqlen:]
     if cache_seqlens is None:
         conv_state[rows] = kept

@@ -119,6 +119,7 @@ def prepare(
                 "patients_removed": result.removed,
                 "images_without_mask": len(pairs.unpaired_images),
                 "complete": result.complete,
+                "warnings": {case.case: case.warnings for case in result.cases if case.warnings},
                 "left_out": [case.model_dump() for case in result.left_out],
             }
         )
@@ -130,6 +131,9 @@ def prepare(
             print("a shard: after all shards, run once more without --shard to write the index")
     if pairs.unpaired_images:
         print(f"{len(pairs.unpaired_images)} images without a mask left out", file=sys.stderr)
+    for prepared in result.cases:
+        for warning in prepared.warnings:
+            print(f"{prepared.case}: {warning}", file=sys.stderr)
     for case in result.left_out:
         print(f"left out {case.case}: {case.reason}", file=sys.stderr)
     if result.left_out:

@@ -112,6 +112,7 @@ def _write_case(
         mask=str(pair.mask),
         image_sha256=sources[0].sha256,
         mask_sha256=sources[1].sha256,
+        warnings=(*(f"image: {w}" for w in image.warnings), *(f"mask: {w}" for w in mask.warnings)),
     )
     writer.add(row, stored, stored_mask, lesion, affine)
     return row

@@ -256,8 +256,8 @@ def _manifest(records: Sequence[Record]) -> str:
     writer.writerow([*own, "image_bytes", "mask_bytes", "status", "reason"])
     for record in records:
         for case, (image, mask) in zip(record.cases, record.sources, strict=True):
-            values = [getattr(case, name) for name in own]
-            cells = [" ".join(map(str, v)) if isinstance(v, tuple) else v for v in values]
+            values = [getattr(case, name) for name in own[:-1]]
+            cells = [" ".join(map(str, v)) if isinstance(v, tuple) else v for v in values] + ["; ".join(case.warnings)]
             writer.writerow([*cells, image.n_bytes, mask.n_bytes, "prepared", ""])
         for bad in record.left_out:
             known = bad.model_dump()

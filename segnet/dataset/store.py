@@ -42,7 +42,8 @@ class _Frozen(BaseModel):
 class PreparedCase(_Frozen):
     """One case of a prepared dataset, as dataset.json lists it.
 
-    `lesion_slices` are runs of slices with lesion, as (first, last). `image` and `mask` are the source paths as given.
+    `lesion_slices` are runs of slices with lesion, as (first, last). `image` and `mask` are the source paths as given,
+    `warnings` the oddities of their files.
     """
 
     case: str = Field(min_length=1)
@@ -58,6 +59,7 @@ class PreparedCase(_Frozen):
     mask: str
     image_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     mask_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    warnings: tuple[str, ...] = ()
 
     @property
     def lesion_z(self) -> list[int]:

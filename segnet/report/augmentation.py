@@ -45,6 +45,14 @@ class Scene:
     title: str
 
 
+@dataclass(frozen=True)
+class Sheet:
+    """Title, and the label of each transform with its pictures and their captions."""
+
+    title: str
+    columns: list[tuple[str, list[tuple[str, Image.Image]]]]
+
+
 def augmentation_png(
     path: str | Path, prepared: str | Path | PreparedDataset, config: Config, *, case: str | None = None, seed: int = 0
 ) -> str:
@@ -66,10 +74,15 @@ def augmentation_png(
     dataset = load_dataset(prepared)
     dataset.check(config.data)
     name = _middle_case(dataset) if case is None else case
-    scene = _scene(dataset, name, config)
-    augmenter = _augmenter(config, config.augment)
-    save_png(_page(_columns(config, augmenter, scene, seed), augmenter, scene), path)
+    save_png(_page(augmentation_sheet(dataset, name, config, seed)), path)
     return name
+
+
+def augmentation_sheet(dataset: PreparedDataset, case: str, config: Config, seed: int = 0) -> Sheet:
+    """What `augmentation_png` shows of the slice of largest lesion area of a case."""
+    scene, augmenter = _scene(dataset, case, config), _augmenter(config, config.augment)
+    columns = _columns(config, augmenter, scene, seed)
+    return Sheet(scene.title, [(n, [(c.caption, _panel(augmenter, scene, c)) for c in cells]) for n, cells in columns])
 
 
 def _middle_case(dataset: PreparedDataset) -> str:
@@ -187,9 +200,9 @@ def _pasted(augmenter: Augmenter, scene: Scene, rng: np.random.Generator, number
     return Cell(caption, Parameters.identity(2, paste=drawn), shown=1)
 
 
-def _page(columns: list[tuple[str, list[Cell]]], augmenter: Augmenter, scene: Scene) -> Image.Image:
-    bands = -(-len(columns) // COLUMNS)
-    across = -(-len(columns) // bands)
+def _page(sheet: Sheet) -> Image.Image:
+    bands = -(-len(sheet.columns) // COLUMNS)
+    across = -(-len(sheet.columns) // bands)
     band = LABEL + ROWS * (PANEL + CAPTION) + GAP
     width = 2 * MARGIN + across * (PANEL + GAP) - GAP
     page = Image.new("RGB", (width, HEAD + bands * band + MARGIN // 2), BACKGROUND)
@@ -198,16 +211,16 @@ def _page(columns: list[tuple[str, list[Cell]]], augmenter: Augmenter, scene: Sc
     def write(left: int, base: int, text: str, size: int, colour: RGB, room: int = PANEL) -> None:
         draw.text((left, base), fit(text, font(size), room), font=font(size), fill=colour, anchor="ls")
 
-    write(MARGIN, 32, scene.title, 22, INK, width - 2 * MARGIN)
+    write(MARGIN, 32, sheet.title, 22, INK, width - 2 * MARGIN)
     draw.rectangle((MARGIN, 53, MARGIN + 22, 55), fill=TRUTH_RGB)
     write(MARGIN + 32, 59, "lesion, as the mask has it after the transform", 15, QUIET, width)
-    for k, (label, cells) in enumerate(columns):
+    for k, (label, pictures) in enumerate(sheet.columns):
         left, top = MARGIN + k % across * (PANEL + GAP), HEAD + k // across * band
         write(left, top + 20, label, 16, INK)
-        for row, cell in enumerate(cells):
+        for row, (caption, picture) in enumerate(pictures):
             at = top + LABEL + row * (PANEL + CAPTION)
-            page.paste(_panel(augmenter, scene, cell), (left, at))
-            write(left, at + PANEL + 15, cell.caption, 13, QUIET)
+            page.paste(picture, (left, at))
+            write(left, at + PANEL + 15, caption, 13, QUIET)
     return page
 
 

@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from .. import _updates
-from .._spec import ArgumentError, ArgumentTypeError, Call
+from .._spec import ArgumentTypeError, Call, OpSpec, fail
 from ..backends.torch_ import forward
 from ..ops import causal_conv1d as _conv
 from ..ops import selective_scan as _scan
 from ._common import check_tensors, wide
-from ._register import as_result, define
+from ._register import as_result, choose, define
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 _FAST = (torch.float32, torch.float64)
@@ -25,28 +25,22 @@ def _check(op: str, state: str, tensors: dict[str, Any], integers: dict[str, Ten
     check_tensors(op, tensors)
     kept, x = tensors[state], tensors["x"]
     if kept.dtype not in (torch.float32, x.dtype):
-        raise ArgumentTypeError(
-            f"{op}: {state}: expected torch.float32 or {x.dtype} like x, got {kept.dtype}; keep it in float32"
-        )
+        fail(op, state, f"torch.float32 or {x.dtype} like x", kept.dtype, "keep it in float32", ArgumentTypeError)
     for name, indices in integers.items():
         if indices is None:
             continue
         if not isinstance(indices, Tensor) or indices.dtype.is_floating_point or indices.dtype == torch.bool:
             got = indices.dtype if isinstance(indices, Tensor) else type(indices).__name__
-            raise ArgumentTypeError(f"{op}: {name}: expected a tensor of integers, got {got}; convert it with .long()")
+            fail(op, name, "a tensor of integers", got, "convert it with .long()", ArgumentTypeError)
         if indices.device != x.device:
-            raise ArgumentTypeError(
-                f"{op}: {name}: expected device {x.device} like x, got {indices.device}; move it there"
-            )
+            fail(op, name, f"device {x.device} like x", indices.device, "move it there", ArgumentTypeError)
 
 
 def _refuse_gradients(op: str, tensors: dict[str, Any]) -> None:
     for name, x in tensors.items() if torch.is_grad_enabled() else ():
         if isinstance(x, Tensor) and x.requires_grad:
-            raise ArgumentError(
-                f"{op}: {name}: expected a tensor without gradient, got one that requires grad; a step has no gradient: "
-                f"call it under torch.no_grad(), or train with the whole sequence"
-            )
+            remedy = "a step has no gradient: call it under torch.no_grad(), or train with the whole sequence"
+            fail(op, name, "a tensor without gradient", "one that requires grad", remedy)
 
 
 def _direct(*tensors: Tensor | None) -> bool:
@@ -89,7 +83,7 @@ def _keep(state: Tensor, array: Any) -> None:
 
 def _state_update(state: Tensor, x: Tensor, *given: Any) -> Tensor:
     *tensors, dt_softplus, indices, discretization, backend, num_threads = given
-    if x.device.type != "cpu":
+    if choose(_scan.SPEC, x, backend) is None:
         return _state_update_plain(state, x, *given[:-2])
     kept, *arrays = (_wide_array(t, wide(x)) for t in (state, x, *tensors))
     arrays += [dt_softplus, _array(indices)]
@@ -99,43 +93,33 @@ def _state_update(state: Tensor, x: Tensor, *given: Any) -> Tensor:
     return as_result(out, x.dtype)
 
 
-def _rows(indices: Tensor | None, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The entries of the batch that have a state, and the rows of these states."""
-    if indices is None:
-        return (torch.arange(batch, device=device),) * 2
-    used = (indices >= 0).nonzero()[:, 0]
-    return used, indices[used].long()
+def _shapes(spec: OpSpec, *tensors: Tensor | None) -> dict[str, tuple[int, ...] | None]:
+    return {a.name: None if x is None else tuple(x.shape) for a, x in zip(spec.arguments, tensors, strict=True)}
+
+
+def _rows(op: str, name: str, indices: Tensor | None, batch: int, state: Tensor) -> tuple[Any, Any]:
+    """Indices, on the state's device, of the entries of the batch that have a state, and of their states."""
+    given = None if indices is None else indices.cpu().numpy()
+    found = _updates.rows_of(op, name, given, batch, len(state))
+    used, rows = (torch.as_tensor(i, device=state.device) if indices is not None else i for i in found)
+    return used, rows
 
 
 @torch.no_grad()
 def _state_update_plain(state: Tensor, *given: Any) -> Tensor:
     """In torch's own operations, on any device."""
-    x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices, discretization = given
-    used, rows = _rows(state_batch_indices, x.shape[0], x.device)
-    channels, dstate = state.shape[1:-1], state.shape[-1]
-    dim = channels.numel()
-
-    def a_step(t: Tensor) -> Tensor:
-        return t.reshape(t.shape[0], 1, dim)[used]
-
-    def matrix(t: Tensor) -> Tensor:
-        return t.reshape(t.shape[0], 1, -1, dstate)[used]
-
-    given = (
-        a_step(x),
-        a_step(dt),
-        A.reshape(dim, dstate),
-        matrix(B),
-        matrix(C),
-        None if D is None else D.reshape(dim),
-        None if z is None else a_step(z),
-        None if dt_bias is None else dt_bias.reshape(dim),
-        state[rows].reshape(len(rows), dim, dstate).to(wide(x)),
-    )
+    *tensors, dt_softplus, indices, discretization = given
+    _scan.SPEC.check_option("discretization", discretization)
+    sizes = _updates.check_scan(_shapes(_updates.SCAN, state, *tensors))
+    used, rows = _rows("selective_state_update", "state_batch_indices", indices, sizes["batch"], state)
+    arrays = _updates.scan_arguments(used, rows, state, *tensors)
+    arrays["initial_state"] = arrays["initial_state"].to(wide(tensors[0]))
     options = {"delta_softplus": dt_softplus, "discretization": discretization}
-    y, last, _ = forward(Call(_scan.SPEC, dict(zip(_scan.ARGUMENTS, given, strict=True)), options))
-    state.index_copy_(0, rows, last.reshape(-1, *channels, dstate).to(state.dtype))
-    return torch.zeros_like(x, memory_format=torch.contiguous_format).index_copy_(0, used, y.reshape(-1, *channels))
+    y, last, _ = forward(Call(_scan.SPEC, arrays, options))
+    state[rows] = last.reshape(state[rows].shape).to(state.dtype)
+    out = torch.zeros_like(tensors[0], memory_format=torch.contiguous_format)
+    out[used] = y.reshape(out[used].shape)
+    return out
 
 
 _state_op = define(
@@ -180,7 +164,7 @@ def selective_state_update(
     op = "selective_state_update"
     tensors = {"state": state, "x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D, "z": z, "dt_bias": dt_bias}
     _refuse_gradients(op, tensors)
-    if state_batch_indices is None and _direct(*tensors.values()):
+    if state_batch_indices is None and backend != "torch" and _direct(*tensors.values()):
         arrays: list[Any] = [*map(_array, tensors.values()), dt_softplus]
         options: dict[str, Any] = {"discretization": discretization, "num_threads": num_threads, "backend": backend}
         out = _updates.selective_state_update(*arrays, **options)
@@ -194,7 +178,7 @@ def selective_state_update(
 
 def _conv_update(x: Tensor, conv_state: Tensor, weight: Tensor, bias: Tensor | None, *given: Any) -> Tensor:
     activation, cache_seqlens, conv_state_indices, backend, num_threads = given
-    if x.device.type != "cpu":
+    if choose(_conv.SPEC, x, backend) is None:
         return _conv_update_plain(x, conv_state, weight, bias, *given[:3])
     wide_x, kept, wide_weight, wide_bias = (_wide_array(t, wide(x)) for t in (x, conv_state, weight, bias))
     integers = _array(cache_seqlens), _array(conv_state_indices)
@@ -208,13 +192,17 @@ def _conv_update(x: Tensor, conv_state: Tensor, weight: Tensor, bias: Tensor | N
 @torch.no_grad()
 def _conv_update_plain(x: Tensor, conv_state: Tensor, weight: Tensor, bias: Tensor | None, *given: Any) -> Tensor:
     """In torch's own operations, on any device."""
-    activation, cache_seqlens, conv_state_indices = given
-    used, rows = _rows(conv_state_indices, x.shape[0], x.device)
+    activation, cache_seqlens, indices = given
+    _conv.SPEC.check_option("activation", activation)
+    sizes = _updates.check_convolution(_shapes(_updates.CONVOLUTION, conv_state, x, weight, bias))
+    used, rows = _rows("causal_conv1d_update", "conv_state_indices", indices, sizes["batch"], conv_state)
     new = (x if x.ndim == 3 else x[:, :, None])[used]
-    past, taps, seqlen = conv_state.shape[2], weight.shape[1], new.shape[2]
+    past, taps, seqlen = sizes["past"], sizes["taps"], new.shape[2]
     known = conv_state[rows]
-    places = torch.arange(past, device=x.device).expand(len(rows), conv_state.shape[1], past)
+    places = torch.arange(past, device=x.device).expand(known.shape)
     if cache_seqlens is not None:
+        if x.device.type == "cpu":
+            _updates.check_seen(cache_seqlens.numpy(), sizes["batch"])
         places = (places + cache_seqlens[used].long()[:, None, None]) % max(past, 1)
         known = known.gather(2, places)
     initial = known[:, :, past - (taps - 1) :]
@@ -223,9 +211,10 @@ def _conv_update_plain(x: Tensor, conv_state: Tensor, weight: Tensor, bias: Tens
     kept = torch.cat([known, new.to(known.dtype)], dim=2)[:, :, seqlen:]
     if cache_seqlens is not None:
         kept = torch.zeros_like(kept).scatter_(2, (places + seqlen) % max(past, 1), kept)
-    conv_state.index_copy_(0, rows, kept)
+    conv_state[rows] = kept
     out = torch.zeros_like(x, memory_format=torch.contiguous_format)
-    return out.index_copy_(0, used, y.reshape(-1, *x.shape[1:]))
+    out[used] = y.reshape(out[used].shape)
+    return out
 
 
 _conv_op = define(
@@ -258,7 +247,8 @@ def causal_conv1d_update(
     op = "causal_conv1d_update"
     tensors = {"x": x, "conv_state": conv_state, "weight": weight, "bias": bias}
     _refuse_gradients(op, tensors)
-    if cache_seqlens is None and conv_state_indices is None and _direct(*tensors.values()):
+    alone = cache_seqlens is None and conv_state_indices is None
+    if alone and backend != "torch" and _direct(*tensors.values()):
         arrays: list[Any] = [*map(_array, tensors.values()), activation]
         options: dict[str, Any] = {"num_threads": num_threads, "backend": backend}
         out = _updates.causal_conv1d_update(*arrays, **options)

@@ -76,4 +76,7 @@ SAMPLES = Samples(
         _sample("B8 64x64 C64 dim 32", batch=8, height=64, width=64, channels=64, dim=32),
         _sample("B16 16x16 C128 dim 64", batch=16, height=16, width=16, channels=128, dim=64),
     ),
+    counted=(
+        _sample("training", batch=1, height=16, width=16, channels=64, dim=32),
+    ),
 )  # fmt: skip

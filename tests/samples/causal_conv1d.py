@@ -76,4 +76,7 @@ SAMPLES = Samples(
         _sample("B1 D1536 L2048 W4 silu", batch=1, dim=1536, seqlen=2048, layout="bld", activation="silu"),
         _sample("B1 D1536 L2048 W4 silu channel-first", batch=1, dim=1536, seqlen=2048, activation="silu"),
     ),
+    counted=(
+        _sample("silu", batch=1, dim=64, seqlen=256, layout="bld", activation="silu"),
+    ),
 )  # fmt: skip

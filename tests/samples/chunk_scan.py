@@ -98,4 +98,7 @@ SAMPLES = Samples(
         _sample("Mamba-2 130m: B1 L2048 H24 P64 N128", batch=1, seqlen=2048, nheads=24, headdim=64, dstate=128, ngroups=1,
                 extras=False),
     ),
+    counted=(
+        _sample("plain", batch=1, seqlen=256, nheads=2, headdim=64, dstate=64, ngroups=1, extras=False),
+    ),
 )  # fmt: skip

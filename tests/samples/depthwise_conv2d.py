@@ -68,4 +68,7 @@ SAMPLES = Samples(
         _sample("B16 16x16 D96 silu", batch=16, height=16, width=16, dim=96, activation="silu"),
         _sample("B16 2x2 D768 silu", batch=16, height=2, width=2, dim=768, activation="silu"),
     ),
+    counted=(
+        _sample("silu", batch=1, height=16, width=16, dim=64, activation="silu"),
+    ),
 )  # fmt: skip

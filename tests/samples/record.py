@@ -33,11 +33,13 @@ class ErrorSample:
 
 @dataclass(frozen=True)
 class Samples:
-    """All samples of an operation. Tests and benchmarks take their cases from here."""
+    """All samples of an operation. Tests and benchmarks take their cases from here. `counted` are small ones, whose instructions
+    `bench/instructions.py` counts."""
 
     samples: tuple[Sample, ...]
     errors: tuple[ErrorSample, ...]
     benchmarks: tuple[Sample, ...] = ()
+    counted: tuple[Sample, ...] = ()
 
     def named(self, name: str) -> Sample:
         return next(sample for sample in self.samples if sample.name == name)

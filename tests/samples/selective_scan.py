@@ -134,4 +134,9 @@ SAMPLES = Samples(
         _sample("Mamba-130m decode step: B1 D1536 L1 N16 softplus D z", batch=1, dim=1536, seqlen=1, dstate=16,
                 delta_softplus=True),
     ),
+    counted=(
+        _sample("mamba", batch=1, dim=64, seqlen=256, dstate=16, layout="bld", discretization="mamba", extras=False),
+        _sample("bilinear softplus D z", batch=1, dim=64, seqlen=256, dstate=16, layout="bld", discretization="bilinear",
+                delta_softplus=True),
+    ),
 )  # fmt: skip

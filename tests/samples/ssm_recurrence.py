@@ -74,4 +74,7 @@ SAMPLES = Samples(
         _sample("64 channels, L 4096, 32 complex states", systems=(64,), seqlen=4096, dstate=32, kind="complex", real_u=True,
                 extras=False),
     ),
+    counted=(
+        _sample("complex", systems=(8,), seqlen=256, dstate=16, kind="complex"),
+    ),
 )  # fmt: skip

@@ -10,7 +10,6 @@ import torch
 
 import ssmcore
 import ssmcore.torch as st
-from ssmcore.torch import _updates
 
 BATCH, DIM, DSTATE, TAPS = 3, 24, 16, 4
 SCAN = ("x", "dt", "A", "B", "C", "D", "z", "dt_bias")
@@ -130,19 +129,19 @@ def test_steps_are_those_of_numpy(indices: torch.Tensor | None) -> None:
 @pytest.mark.parametrize("indices", [None, torch.tensor([4, -1, 2])])
 @pytest.mark.parametrize("groups", [None, 2])
 @pytest.mark.parametrize("ring", [False, True])
-def test_plain_torch_runs_the_steps_where_there_is_no_kernel(
+def test_plain_torch_runs_the_steps_where_asked_to(
     indices: torch.Tensor | None, groups: int | None, ring: bool
 ) -> None:
     states = BATCH if indices is None else 5
     case = scan_case(torch.float64, groups) | {"state": torch.randn(states, DIM, DSTATE, dtype=torch.float64)}
     plain = copied(case)
-    got = _updates._state_update_plain(*plain.values(), indices, "mamba")
+    got = st.selective_state_update(**plain, state_batch_indices=indices, backend="torch")
     torch.testing.assert_close(got, st.selective_state_update(**case, state_batch_indices=indices))
     torch.testing.assert_close(plain["state"], case["state"])
     convolution = convolution_case(torch.float64) | {"conv_state": torch.randn(states, DIM, 5, dtype=torch.float64)}
     plain = copied(convolution)
     seen = torch.tensor([0, 3, 9]) if ring else None
-    got = _updates._conv_update_plain(*plain.values(), seen, indices)
+    got = st.causal_conv1d_update(**plain, cache_seqlens=seen, conv_state_indices=indices, backend="torch")
     wanted = st.causal_conv1d_update(**convolution, cache_seqlens=seen, conv_state_indices=indices)
     torch.testing.assert_close(got, wanted)
     torch.testing.assert_close(plain["conv_state"], convolution["conv_state"])
@@ -207,7 +206,7 @@ def test_a_named_backend_runs_the_steps(monkeypatch: pytest.MonkeyPatch) -> None
     ("change", "message"),
     [
         ({"A": scan_case()["A"].requires_grad_()}, "A: expected a tensor without gradient.*torch.no_grad"),
-        ({"x": scan_case()["x"][:, :5]}, r"x: expected \(3, 24\), got \(3, 5\)"),
+        ({"x": scan_case()["x"][:, :5]}, r"x: expected shape \(batch, 24\) like state, got \(3, 5\)"),
         ({"dt": scan_case()["dt"].long()}, "dt: expected a real floating dtype, got torch.int64.*float"),
         ({"C": scan_case()["C"].to("meta")}, "C: expected device cpu .*got meta; move it there"),
         ({"state": scan_case()["state"].half()}, "state: expected torch.float32 or torch.float32 like x"),
@@ -218,11 +217,12 @@ def test_a_named_backend_runs_the_steps(monkeypatch: pytest.MonkeyPatch) -> None
         ({"discretization": "euler"}, "discretization: expected one of 'mamba'"),
     ],
 )
-def test_refusals_of_a_scan_step_change_nothing(change: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize("backend", [None, "torch"])
+def test_refusals_of_a_scan_step_change_nothing(change: dict[str, Any], message: str, backend: str | None) -> None:
     case = scan_case() | change
     before = case["state"].clone()
     with pytest.raises(ssmcore.ArgumentError, match=message):
-        st.selective_state_update(**case)
+        st.selective_state_update(**case, backend=backend)
     assert torch.equal(case["state"], before)
 
 
@@ -238,11 +238,14 @@ def test_refusals_of_a_scan_step_change_nothing(change: dict[str, Any], message:
         ({"conv_state": convolution_case()["conv_state"].double()}, "conv_state: expected torch.float32"),
     ],
 )
-def test_refusals_of_a_convolution_step_change_nothing(change: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize("backend", [None, "torch"])
+def test_refusals_of_a_convolution_step_change_nothing(
+    change: dict[str, Any], message: str, backend: str | None
+) -> None:
     case = convolution_case() | change
     before = case["conv_state"].clone()
     with pytest.raises(ssmcore.ArgumentError, match=message):
-        st.causal_conv1d_update(**case)
+        st.causal_conv1d_update(**case, backend=backend)
     assert torch.equal(case["conv_state"], before)
 
 

@@ -5,7 +5,7 @@ other arrays are C-contiguous. A pass goes by strips of `rows` rows; what it sum
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
-from ssmcore._kernels.common.views cimport finish, grid, real, ssm_grid, start2, start3
+from ssmcore._kernels.common.views cimport grid, real, run, ssm_grid, start2, start3
 
 cdef extern from "api.h" nogil:
     ctypedef struct ssm_gate:
@@ -17,12 +17,12 @@ cdef extern from "api.h" nogil:
         void *q
         void *dq
         void *partial
-    int ssm_gate_moments(const ssm_gate *gate, int isa, int is_double)
-    int ssm_gate_compare(const ssm_gate *gate, int isa, int is_double)
-    int ssm_gate_apply(const ssm_gate *gate, int isa, int is_double)
-    int ssm_gate_retract(const ssm_gate *gate, int isa, int is_double)
-    int ssm_gate_sums(const ssm_gate *gate, int isa, int is_double)
-    int ssm_gate_spread(const ssm_gate *gate, int isa, int is_double)
+    int ssm_gate_moments(const void *task, int isa, int is_double)
+    int ssm_gate_compare(const void *task, int isa, int is_double)
+    int ssm_gate_apply(const void *task, int isa, int is_double)
+    int ssm_gate_retract(const void *task, int isa, int is_double)
+    int ssm_gate_sums(const void *task, int isa, int is_double)
+    int ssm_gate_spread(const void *task, int isa, int is_double)
 
 
 cdef ssm_gate gate_of(const real[:, :, :, :] some, int64_t rows, int num_threads) noexcept:
@@ -41,14 +41,11 @@ def moments(
 ):
     """Fills `partial` with means and sums of squares about them, of theta and of phi."""
     cdef ssm_gate gate = gate_of(theta, rows, num_threads)
-    cdef int status
     gate.dim = theta.shape[3]
     gate.theta = grid(theta)
     gate.phi = grid(phi)
     gate.partial = start3(partial)
-    with nogil:
-        status = ssm_gate_moments(&gate, isa, sizeof(real) == 8)
-    finish("attention_gate", status)
+    run("attention_gate", ssm_gate_moments, &gate, isa, sizeof(real) == 8)
 
 
 def compare(
@@ -57,15 +54,12 @@ def compare(
 ):
     """Fills `q` (batch, height, width), the sum over channels of psi relu(a)."""
     cdef ssm_gate gate = gate_of(theta, rows, num_threads)
-    cdef int status
     gate.dim = theta.shape[3]
     gate.theta = grid(theta)
     gate.phi = grid(phi)
     gate.coefficients = start2(coefficients)
     gate.q = start3(q)
-    with nogil:
-        status = ssm_gate_compare(&gate, isa, sizeof(real) == 8)
-    finish("attention_gate", status)
+    run("attention_gate", ssm_gate_compare, &gate, isa, sizeof(real) == 8)
 
 
 def apply(
@@ -74,16 +68,13 @@ def apply(
 ):
     """Fills `out` with x times sigmoid(gain q + offset)."""
     cdef ssm_gate gate = gate_of(x, rows, num_threads)
-    cdef int status
     gate.channels = gate.dim = x.shape[3]
     gate.x = grid(x)
     gate.out = grid[real](out)
     gate.q = start3(q)
     gate.gain = gain
     gate.offset = offset
-    with nogil:
-        status = ssm_gate_apply(&gate, isa, sizeof(real) == 8)
-    finish("attention_gate", status)
+    run("attention_gate", ssm_gate_apply, &gate, isa, sizeof(real) == 8)
 
 
 def retract(
@@ -92,7 +83,6 @@ def retract(
 ):
     """Fills `dx`, and `dq` with the gradient of gain q + offset."""
     cdef ssm_gate gate = gate_of(x, rows, num_threads)
-    cdef int status
     gate.channels = gate.dim = x.shape[3]
     gate.x = grid(x)
     gate.dout = grid(dout)
@@ -101,9 +91,7 @@ def retract(
     gate.dq = start3(dq)
     gate.gain = gain
     gate.offset = offset
-    with nogil:
-        status = ssm_gate_retract(&gate, isa, sizeof(real) == 8)
-    finish("attention_gate", status)
+    run("attention_gate", ssm_gate_retract, &gate, isa, sizeof(real) == 8)
 
 
 def sums(
@@ -112,16 +100,13 @@ def sums(
 ):
     """Fills `partial` with the sums of da, da (theta - mean), da (phi - mean) and dq relu(a), da = dq psi where a > 0."""
     cdef ssm_gate gate = gate_of(theta, rows, num_threads)
-    cdef int status
     gate.dim = theta.shape[3]
     gate.theta = grid(theta)
     gate.phi = grid(phi)
     gate.coefficients = start2(coefficients)
     gate.dq = start3(dq)
     gate.partial = start3(partial)
-    with nogil:
-        status = ssm_gate_sums(&gate, isa, sizeof(real) == 8)
-    finish("attention_gate", status)
+    run("attention_gate", ssm_gate_sums, &gate, isa, sizeof(real) == 8)
 
 
 def spread(
@@ -130,7 +115,6 @@ def spread(
 ):
     """Fills `dtheta` and `dphi`: da scaled, what the statistics take off it added."""
     cdef ssm_gate gate = gate_of(theta, rows, num_threads)
-    cdef int status
     gate.dim = theta.shape[3]
     gate.theta = grid(theta)
     gate.phi = grid(phi)
@@ -138,6 +122,4 @@ def spread(
     gate.dphi = grid[real](dphi)
     gate.coefficients = start2(coefficients)
     gate.dq = start3(dq)
-    with nogil:
-        status = ssm_gate_spread(&gate, isa, sizeof(real) == 8)
-    finish("attention_gate", status)
+    run("attention_gate", ssm_gate_spread, &gate, isa, sizeof(real) == 8)

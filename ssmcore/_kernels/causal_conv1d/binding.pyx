@@ -4,7 +4,7 @@ C-contiguous. Shapes are the caller's to check.
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
-from ssmcore._kernels.common.views cimport finish, real, sequence, ssm_sequence, start1, start2, start3
+from ssmcore._kernels.common.views cimport real, run, sequence, ssm_sequence, start1, start2, start3
 
 cdef extern from "api.h" nogil:
     ctypedef struct ssm_conv:
@@ -18,8 +18,8 @@ cdef extern from "api.h" nogil:
         void *dweight
         void *dbias
         void *dinitial
-    int ssm_conv_fwd(const ssm_conv *conv, int isa, int is_double)
-    int ssm_conv_bwd(const ssm_conv *conv, int isa, int is_double)
+    int ssm_conv_fwd(const void *task, int isa, int is_double)
+    int ssm_conv_bwd(const void *task, int isa, int is_double)
 
 
 cdef ssm_conv conv_of(
@@ -47,14 +47,11 @@ def causal_conv1d_fwd(
     real[:, :, :] out, bint silu, int num_threads, int isa
 ):
     """Fills `out` (batch, seqlen, dim)."""
-    if x.shape[0] == 0 or x.shape[1] == 0 or x.shape[2] == 0:
+    if x.shape[0] * x.shape[1] * x.shape[2] == 0:
         return
     cdef ssm_conv conv = conv_of(x, weight, bias, initial, silu, num_threads)
-    cdef int status
     conv.out = sequence[real](out)
-    with nogil:
-        status = ssm_conv_fwd(&conv, isa, sizeof(real) == 8)
-    finish("causal_conv1d", status)
+    run("causal_conv1d", ssm_conv_fwd, &conv, isa, sizeof(real) == 8)
 
 
 def causal_conv1d_bwd(
@@ -63,16 +60,13 @@ def causal_conv1d_bwd(
     real[:, :, ::1] dinitial, bint silu, int num_threads, int isa
 ):
     """Fills `dx`, and `dweight`, `dbias` with a batch axis first, whose sum is left to the caller, and `dinitial`."""
-    if x.shape[0] == 0 or x.shape[1] == 0 or x.shape[2] == 0:
+    if x.shape[0] * x.shape[1] * x.shape[2] == 0:
         return
     cdef ssm_conv conv = conv_of(x, weight, bias, initial, silu, num_threads)
-    cdef int status
     conv.dout = sequence(dout)
     conv.dx = sequence[real](dx)
     conv.dweight = start3(dweight)
     conv.dbias = start2(dbias)
     if conv.taps > 1:
         conv.dinitial = start3(dinitial)
-    with nogil:
-        status = ssm_conv_bwd(&conv, isa, sizeof(real) == 8)
-    finish("causal_conv1d", status)
+    run("causal_conv1d", ssm_conv_bwd, &conv, isa, sizeof(real) == 8)

@@ -4,7 +4,7 @@ other arrays are C-contiguous. Shapes are the caller's to check.
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
-from ssmcore._kernels.common.views cimport finish, real, start1, start2, start3, start4, start5
+from ssmcore._kernels.common.views cimport real, run, start1, start2, start3, start4, start5
 
 cdef extern from "api.h" nogil:
     ctypedef struct ssm_rows:
@@ -30,8 +30,8 @@ cdef extern from "api.h" nogil:
         void *dD
         void *dB
         void *dC
-    int ssm_chunks_fwd(const ssm_chunks *chunks, int isa, int is_double)
-    int ssm_chunks_bwd(const ssm_chunks *chunks, int isa, int is_double)
+    int ssm_chunks_fwd(const void *task, int isa, int is_double)
+    int ssm_chunks_bwd(const void *task, int isa, int is_double)
 
 
 cdef ssm_rows rows_of(const real[:, :, :, :] x) noexcept:
@@ -76,14 +76,11 @@ def chunk_scan_fwd(
 ):
     """Fills `out`, `last` and, unless None, `kept` with the states before every chunk. No axis may be empty."""
     cdef ssm_chunks chunks = chunks_of(x, dt, A, B, C, D, starts, block, num_threads)
-    cdef int status
     chunks.initial = start4(initial)
     chunks.out = start4(out)
     chunks.last = start4(last)
     chunks.kept = start5(kept)
-    with nogil:
-        status = ssm_chunks_fwd(&chunks, isa, sizeof(real) == 8)
-    finish("chunk_scan", status)
+    run("chunk_scan", ssm_chunks_fwd, &chunks, isa, sizeof(real) == 8)
 
 
 def chunk_scan_bwd(
@@ -97,7 +94,6 @@ def chunk_scan_bwd(
     the caller. No axis may be empty.
     """
     cdef ssm_chunks chunks = chunks_of(x, dt, A, B, C, D, starts, block, num_threads)
-    cdef int status
     chunks.dout = rows_of(dout)
     chunks.dlast = start4(dlast)
     chunks.kept = start5(kept)
@@ -108,6 +104,4 @@ def chunk_scan_bwd(
     chunks.dC = start5(dC)
     chunks.dD = start3(dD)
     chunks.dinitial = start4(dinitial)
-    with nogil:
-        status = ssm_chunks_bwd(&chunks, isa, sizeof(real) == 8)
-    finish("chunk_scan", status)
+    run("chunk_scan", ssm_chunks_bwd, &chunks, isa, sizeof(real) == 8)

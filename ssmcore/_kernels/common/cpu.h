@@ -31,6 +31,7 @@ static inline int ssm_openmp_threads(void) {
 }
 
 /* A function of an operation returns 0, SSMCORE_NO_MEMORY, or SSMCORE_NO_ISA where `isa` is not compiled in or not run by this
- * processor. SSMCORE_PASSES of an api.h lists them, for declarations here and definitions in dispatch.h. */
-#define SSMCORE_DECLARE(name, type) int name(const type *argument, int isa, int is_double);
+ * processor. `task` points to the `type` of its api.h, where SSMCORE_PASSES lists them, for declarations here and definitions in
+ * dispatch.h. All have one signature, so that Cython calls each by the same lines. */
+#define SSMCORE_DECLARE(name, type) int name(const void *task, int isa, int is_double);
 #endif

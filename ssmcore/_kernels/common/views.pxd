@@ -62,8 +62,14 @@ cdef inline void *start5(const real[:, :, :, :, ::1] x) noexcept:
     return NULL if x is None else <void *> &x[0, 0, 0, 0, 0]
 
 
-cdef inline int finish(str op, int status) except -1:
-    """Raises for a status other than 0."""
+ctypedef int (*ssm_pass)(const void *task, int isa, int is_double) noexcept nogil
+
+
+cdef inline int run(str op, ssm_pass function, const void *task, int isa, int is_double) except -1:
+    """Runs a pass of `op` without the GIL. Raises where its status is not 0."""
+    cdef int status
+    with nogil:
+        status = function(task, isa, is_double)
     if status == SSMCORE_NO_MEMORY:
         raise MemoryError(f"{op}: no memory for the kernel's scratch; use fewer threads")
     if status:

@@ -4,7 +4,7 @@ C-contiguous. Shapes are the caller's to check.
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
-from ssmcore._kernels.common.views cimport finish, grid, real, ssm_grid, start1, start2, start3, start4
+from ssmcore._kernels.common.views cimport grid, real, run, ssm_grid, start1, start2, start3, start4
 
 cdef extern from "api.h" nogil:
     ctypedef struct ssm_dwconv:
@@ -15,8 +15,8 @@ cdef extern from "api.h" nogil:
         const void *bias
         void *dweight
         void *dbias
-    int ssm_dwconv_fwd(const ssm_dwconv *conv, int isa, int is_double)
-    int ssm_dwconv_bwd(const ssm_dwconv *conv, int isa, int is_double)
+    int ssm_dwconv_fwd(const void *task, int isa, int is_double)
+    int ssm_dwconv_bwd(const void *task, int isa, int is_double)
 
 
 cdef ssm_dwconv conv_of(
@@ -41,14 +41,11 @@ def depthwise_conv2d_fwd(
     int num_threads, int isa
 ):
     """Fills `out` (batch, height, width, dim)."""
-    if x.shape[0] == 0 or x.shape[1] == 0 or x.shape[2] == 0 or x.shape[3] == 0:
+    if x.shape[0] * x.shape[1] * x.shape[2] * x.shape[3] == 0:
         return
     cdef ssm_dwconv conv = conv_of(x, weight, bias, silu, num_threads)
-    cdef int status
     conv.out = grid[real](out)
-    with nogil:
-        status = ssm_dwconv_fwd(&conv, isa, sizeof(real) == 8)
-    finish("depthwise_conv2d", status)
+    run("depthwise_conv2d", ssm_dwconv_fwd, &conv, isa, sizeof(real) == 8)
 
 
 def depthwise_conv2d_bwd(
@@ -56,14 +53,11 @@ def depthwise_conv2d_bwd(
     real[:, :, :, :] dx, real[:, :, :, ::1] dweight, real[:, ::1] dbias, bint silu, int num_threads, int isa
 ):
     """Fills `dx`, and `dweight`, `dbias` with a batch axis first, whose sum is left to the caller."""
-    if x.shape[0] == 0 or x.shape[1] == 0 or x.shape[2] == 0 or x.shape[3] == 0:
+    if x.shape[0] * x.shape[1] * x.shape[2] * x.shape[3] == 0:
         return
     cdef ssm_dwconv conv = conv_of(x, weight, bias, silu, num_threads)
-    cdef int status
     conv.dout = grid(dout)
     conv.dx = grid[real](dx)
     conv.dweight = start4(dweight)
     conv.dbias = start2(dbias)
-    with nogil:
-        status = ssm_dwconv_bwd(&conv, isa, sizeof(real) == 8)
-    finish("depthwise_conv2d", status)
+    run("depthwise_conv2d", ssm_dwconv_bwd, &conv, isa, sizeof(real) == 8)

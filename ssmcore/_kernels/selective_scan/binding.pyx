@@ -7,7 +7,7 @@ their own lies in (batch, position, direction, ...). The other arrays are C-cont
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
-from ssmcore._kernels.common.views cimport SSMCORE_CHUNK, finish, real, sequence, ssm_sequence, start1, start2, start3, start4, start5
+from ssmcore._kernels.common.views cimport SSMCORE_CHUNK, real, run, sequence, ssm_sequence, start1, start2, start3, start4, start5
 
 cdef extern from "api.h" nogil:
     ctypedef struct ssm_matrix:
@@ -35,8 +35,8 @@ cdef extern from "api.h" nogil:
         void *dC
         void *dD
         void *ddelta_bias
-    int ssm_scan_fwd(const ssm_scan *scan, int isa, int is_double)
-    int ssm_scan_bwd(const ssm_scan *scan, int isa, int is_double)
+    int ssm_scan_fwd(const void *task, int isa, int is_double)
+    int ssm_scan_bwd(const void *task, int isa, int is_double)
 
 CHUNK = SSMCORE_CHUNK
 NARROW, WIDE = 64, 384
@@ -98,8 +98,10 @@ cdef ssm_matrix varying_or_constant(const real[:, :, :, :] x, const real[:, ::1]
     return view
 
 
-cdef ssm_scan empty_scan(const real[:, :, :] u, int64_t dstate) noexcept:
-    """Sizes and input of a scan of sequences, everything else absent."""
+cdef ssm_scan empty_scan(
+    const real[:, :, :] u, int64_t dstate, int discretization, bint delta_softplus, int num_threads
+) noexcept:
+    """Sizes, input and options of a scan of sequences, everything else absent."""
     cdef ssm_scan scan
     memset(&scan, 0, sizeof(scan))
     scan.batch = u.shape[0]
@@ -110,15 +112,18 @@ cdef ssm_scan empty_scan(const real[:, :, :] u, int64_t dstate) noexcept:
     scan.directions = 1
     scan.width = scan.seqlen
     scan.u = sequence(u)
+    scan.discretization = discretization
+    scan.delta_softplus = delta_softplus
+    scan.num_threads = num_threads
     return scan
 
 
 cdef ssm_scan scan_of(
     const real[:, :, :] u, const real[:, :, :] delta, const real[:, ::1] A, const real[:, :, :, :] B_varying,
     const real[:, ::1] B_constant, const real[:, :, :, :] C_varying, const real[:, ::1] C_constant, const real[::1] D,
-    const real[:, :, :] z, const real[::1] delta_bias, int64_t units
+    const real[:, :, :] z, const real[::1] delta_bias, int discretization, bint delta_softplus, int num_threads, int64_t units
 ) except *:
-    cdef ssm_scan scan = empty_scan(u, A.shape[1])
+    cdef ssm_scan scan = empty_scan(u, A.shape[1], discretization, delta_softplus, num_threads)
     if B_varying is not None:
         scan.ngroups = B_varying.shape[2]
     elif C_varying is not None:
@@ -137,9 +142,10 @@ cdef ssm_scan scan_of(
 
 cdef ssm_scan grid_of(
     const real[:, :, :] x, const real[:, :, :, :] delta, const real[:, :, ::1] A, const real[:, :, :, :] B,
-    const real[:, :, :, :] C, const real[:, ::1] D, const real[:, ::1] delta_bias, int64_t width, int64_t units
+    const real[:, :, :, :] C, const real[:, ::1] D, const real[:, ::1] delta_bias, int64_t width, int discretization,
+    bint delta_softplus, int num_threads, int64_t units
 ) except *:
-    cdef ssm_scan scan = empty_scan(x, A.shape[2])
+    cdef ssm_scan scan = empty_scan(x, A.shape[2], discretization, delta_softplus, num_threads)
     scan.directions = A.shape[0]
     scan.width = width
     scan.block = block_of(scan.dim, parts_of(scan.batch, scan.seqlen), units)
@@ -162,21 +168,17 @@ def selective_scan_fwd(
 ):
     """Fills `out` (batch, seqlen, dim), `last_state` (batch, dim, dstate) and, unless None, `checkpoints`
     (batch, nchunks, dstate, dim), the states before every CHUNK-th step."""
-    if u.shape[0] == 0 or u.shape[2] == 0 or A.shape[1] == 0:
+    if u.shape[0] * u.shape[2] * A.shape[1] == 0:
         return
-    cdef int64_t units = max(UNITS, 4 * num_threads)
-    cdef ssm_scan scan = scan_of(u, delta, A, B_varying, B_constant, C_varying, C_constant, D, z, delta_bias, units)
-    cdef int status
-    scan.discretization = discretization
-    scan.delta_softplus = delta_softplus
-    scan.num_threads = num_threads
+    cdef ssm_scan scan = scan_of(
+        u, delta, A, B_varying, B_constant, C_varying, C_constant, D, z, delta_bias, discretization, delta_softplus,
+        num_threads, max(UNITS, 4 * num_threads)
+    )
     scan.out = sequence[real](out)
     scan.last_state = start3(last_state)
     scan.initial_state = start3(initial_state)
     scan.checkpoints = start4(checkpoints)
-    with nogil:
-        status = ssm_scan_fwd(&scan, isa, sizeof(real) == 8)
-    finish("selective_scan", status)
+    run("selective_scan", ssm_scan_fwd, &scan, isa, sizeof(real) == 8)
 
 
 def selective_scan_bwd(
@@ -192,13 +194,12 @@ def selective_scan_bwd(
     """Fills the gradients. Sums over batch entries and channel blocks are left to the caller: dA, dD, ddelta_bias and
     constant dB, dC have an axis of parts first, one for every span of batch entries; varying dB and dC are (nblocks, batch,
     seqlen, ngroups, dstate)."""
-    if u.shape[0] == 0 or u.shape[2] == 0 or A.shape[1] == 0:
+    if u.shape[0] * u.shape[2] * A.shape[1] == 0:
         return
-    cdef ssm_scan scan = scan_of(u, delta, A, B_varying, B_constant, C_varying, C_constant, D, z, delta_bias, UNITS)
-    cdef int status
-    scan.discretization = discretization
-    scan.delta_softplus = delta_softplus
-    scan.num_threads = num_threads
+    cdef ssm_scan scan = scan_of(
+        u, delta, A, B_varying, B_constant, C_varying, C_constant, D, z, delta_bias, discretization, delta_softplus,
+        num_threads, UNITS
+    )
     scan.dout = sequence(dout)
     scan.dlast_state = start3(dlast_state)
     scan.checkpoints = start4(checkpoints)
@@ -211,9 +212,7 @@ def selective_scan_bwd(
     scan.dD = start2(dD)
     scan.ddelta_bias = start2(ddelta_bias)
     scan.dinitial_state = start3(dinitial_state)
-    with nogil:
-        status = ssm_scan_bwd(&scan, isa, sizeof(real) == 8)
-    finish("selective_scan", status)
+    run("selective_scan", ssm_scan_bwd, &scan, isa, sizeof(real) == 8)
 
 
 def ss2d_fwd(
@@ -223,19 +222,14 @@ def ss2d_fwd(
 ):
     """Fills `out` (batch, position, dim), the sum of the four directions, and, unless None, `checkpoints` (direction,
     batch, nchunks, dstate, dim)."""
-    if x.shape[0] == 0 or x.shape[1] == 0 or x.shape[2] == 0:
+    if x.shape[0] * x.shape[1] * x.shape[2] == 0:
         return
-    cdef int64_t units = max(UNITS, 4 * num_threads)
-    cdef ssm_scan scan = grid_of(x, delta, A, B, C, D, delta_bias, width, units)
-    cdef int status
-    scan.discretization = discretization
-    scan.delta_softplus = delta_softplus
-    scan.num_threads = num_threads
+    cdef ssm_scan scan = grid_of(
+        x, delta, A, B, C, D, delta_bias, width, discretization, delta_softplus, num_threads, max(UNITS, 4 * num_threads)
+    )
     scan.out = sequence[real](out)
     scan.checkpoints = start5(checkpoints)
-    with nogil:
-        status = ssm_scan_fwd(&scan, isa, sizeof(real) == 8)
-    finish("selective_scan", status)
+    run("selective_scan", ssm_scan_fwd, &scan, isa, sizeof(real) == 8)
 
 
 def ss2d_bwd(
@@ -247,13 +241,11 @@ def ss2d_bwd(
 ):
     """Fills the gradients. Sums over batch entries and channel blocks are left to the caller: dA, dD and ddelta_bias have an
     axis of parts first, one for every span of batch entries; dB and dC are (nblocks, batch, position, direction, dstate)."""
-    if x.shape[0] == 0 or x.shape[1] == 0 or x.shape[2] == 0:
+    if x.shape[0] * x.shape[1] * x.shape[2] == 0:
         return
-    cdef ssm_scan scan = grid_of(x, delta, A, B, C, D, delta_bias, width, UNITS)
-    cdef int status
-    scan.discretization = discretization
-    scan.delta_softplus = delta_softplus
-    scan.num_threads = num_threads
+    cdef ssm_scan scan = grid_of(
+        x, delta, A, B, C, D, delta_bias, width, discretization, delta_softplus, num_threads, UNITS
+    )
     scan.dout = sequence(dout)
     scan.checkpoints = start5(checkpoints)
     scan.du = sequence[real](dx)
@@ -263,6 +255,4 @@ def ss2d_bwd(
     scan.dC = start5(dC)
     scan.dD = start3(dD)
     scan.ddelta_bias = start3(ddelta_bias)
-    with nogil:
-        status = ssm_scan_bwd(&scan, isa, sizeof(real) == 8)
-    finish("selective_scan", status)
+    run("selective_scan", ssm_scan_bwd, &scan, isa, sizeof(real) == 8)

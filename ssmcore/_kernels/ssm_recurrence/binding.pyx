@@ -4,7 +4,7 @@ to check.
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
-from ssmcore._kernels.common.views cimport finish, real, start2
+from ssmcore._kernels.common.views cimport real, run, start2
 
 cdef extern from "api.h" nogil:
     enum: SSMCORE_STATES
@@ -15,7 +15,7 @@ cdef extern from "api.h" nogil:
         int64_t rows, dstate, seqlen
         int num_threads
         ssm_parts A, B, C, state, u, y
-    int ssm_linear_run(const ssm_linear *system, int isa, int is_double)
+    int ssm_linear_run(const void *task, int isa, int is_double)
 
 STATES = SSMCORE_STATES
 
@@ -30,7 +30,6 @@ def ssm_recurrence(
     STATES. Imaginary parts are None for a real system, and that of `u` for a real input. No axis may be empty.
     """
     cdef ssm_linear system
-    cdef int status
     memset(&system, 0, sizeof(system))
     system.rows = u.shape[0]
     system.dstate = A.shape[1]
@@ -48,6 +47,4 @@ def ssm_recurrence(
     system.u.imaginary = start2(u_imaginary)
     system.state.imaginary = start2(state_imaginary)
     system.y.imaginary = start2(y_imaginary)
-    with nogil:
-        status = ssm_linear_run(&system, isa, sizeof(real) == 8)
-    finish("ssm_recurrence", status)
+    run("ssm_recurrence", ssm_linear_run, &system, isa, sizeof(real) == 8)

@@ -18,6 +18,7 @@ import h5py
 import nibabel as nib
 import numpy as np
 import pytest
+from command import segnet
 from dicom_series import write_series
 from pydicom import dcmread
 
@@ -130,6 +131,24 @@ def test_scaled_images_are_rounded_not_truncated(tmp_path: Path) -> None:
     run(tmp_path / "in", tmp_path / "out")
     with h5py.File(tmp_path / "out" / "a.h5") as file:
         assert np.unique(file["a/image"][:]) == [40]
+
+
+def test_oddities_of_files_are_shown_and_kept(root: Path, tmp_path: Path) -> None:
+    odd = nib.Nifti1Image(hu(), None)
+    odd.set_qform(AFFINE_LPS, code=1)
+    raw = bytearray(odd.to_bytes())
+    raw[76:80] = np.float32(2).tobytes()  # pixdim[0], which may be 1 or -1
+    (root / "images" / "b_lesion_01.nii.gz").unlink()
+    (root / "images" / "b_lesion_01.nii").write_bytes(raw)
+    told = "image: qfac (pixdim[0]) is 2.0, read as 1"
+    out = tmp_path / "out"
+    for _ in range(2):  # a kept patient's, too
+        done = segnet("prepare", "-i", root, "-o", out, "-q", "--json")
+        assert done.stderr == f"b_lesion_01: {told}\n"
+        assert json.loads(done.stdout)["warnings"] == {"b_lesion_01": [told]}
+    assert [case.warnings for case in load_dataset(out).cases] == [(), (), (told,)]
+    with (out / "manifest.csv").open(newline="") as stream:
+        assert [row["warnings"] for row in csv.DictReader(stream)] == ["", "", told]
 
 
 def bad_cases(root: Path) -> None:

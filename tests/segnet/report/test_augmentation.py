@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from segnet.config import load_config
-from segnet.dataset.store import load_dataset
+from segnet.dataset.store import Cases, load_dataset
 from segnet.errors import InputError
 from segnet.report import augmentation
-from segnet.report.augmentation import augmentation_png
+from segnet.report.augmentation import augmentation_png, augmentation_sheet
 from segnet.report.overlay import TRUTH_RGB
 
 CONFIG = load_config(None, {"data": {"patch_px": 32, "input_px": 64}, "augment": {"preset": "strong"}})
@@ -22,12 +21,8 @@ CONFIG = load_config(None, {"data": {"patch_px": 32, "input_px": 64}, "augment":
 def columns(prepared: Path, seed: int = 0) -> list[tuple[str, list[np.ndarray]]]:
     """Label and pictures of each column."""
     dataset = load_dataset(prepared)
-    scene = augmentation._scene(dataset, dataset.cases[0].case, CONFIG)
-    augmenter = augmentation._augmenter(CONFIG, CONFIG.augment)
-    return [
-        (label, [np.asarray(augmentation._panel(augmenter, scene, cell)) for cell in cells])
-        for label, cells in augmentation._columns(CONFIG, augmenter, scene, seed)
-    ]
+    sheet = augmentation_sheet(dataset, dataset.cases[0].case, CONFIG, seed)
+    return [(label, [np.asarray(picture) for _, picture in pictures]) for label, pictures in sheet.columns]
 
 
 def test_every_transform_changes_the_picture_and_each_row_differently(prepared: Path) -> None:
@@ -68,13 +63,14 @@ def test_a_seed_fixes_the_sheet(prepared: Path, tmp_path: Path) -> None:
 
 def test_the_slice_shown_is_the_largest_of_the_case(prepared: Path) -> None:
     dataset = load_dataset(prepared)
-    scene = augmentation._scene(dataset, dataset.cases[2].case, CONFIG)
-    case = augmentation.Cases(prepared, [dataset.cases[2].case])[0]
-    assert scene.masks[0].sum() == max((plane > 0).sum() for plane in case.mask)
-    assert not scene.masks[1].any()
-    torch.testing.assert_close(
-        torch.nonzero(scene.masks[0, 0]).float().mean(0), torch.full((2,), 24.0), rtol=0, atol=1.0
-    )
+    name = dataset.cases[2].case
+    sheet = augmentation_sheet(dataset, name, CONFIG)
+    area = Cases(prepared, [name])[0].mask.sum((1, 2))
+    assert sheet.title == f"{name}, slice {area.argmax() + 1} of {len(area)}"
+    (_, ((_, with_lesion), (_, without))), *_ = sheet.columns
+    outline = np.argwhere((np.asarray(with_lesion) == TRUTH_RGB).all(-1))
+    assert abs(outline.mean(0) - augmentation.PANEL / 2).max() < augmentation.PANEL / 16  # two pixels of the dataset
+    assert not (np.asarray(without) == TRUTH_RGB).all(-1).any()
 
 
 def test_bad_input_writes_nothing(prepared: Path, tmp_path: Path) -> None:
