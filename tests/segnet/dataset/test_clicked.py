@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import torch
 from segnet.config import AugmentConfig, DataConfig, FieldsConfig
 from segnet.dataset.clicked import ClickedSource
 from segnet.dataset.lesion_voxels import LesionVoxels
+from segnet.dataset.prepare import prepare
 from segnet.dataset.store import Cases
+from segnet.io.pairs import find_pairs
 
 FIELDS = FieldsConfig(sides_mm=(20.0, 40.0), offsets_mm=(-2.0, 0.0, 2.0))
 CONFIG = DataConfig(fields=FIELDS, input_px=32, click_fraction=1.0, lesion_fraction=1.0)
@@ -104,3 +107,36 @@ def test_lesions_of_a_mask() -> None:
 def test_no_lesion_is_refused(prepared: Path) -> None:
     with pytest.raises(ValueError, match="expected"):
         ClickedSource(Cases(prepared, []), CONFIG, 0)
+
+
+def _volume(shape: tuple[int, int, int], lesion: tuple[slice, slice, slice], hu: int) -> tuple[np.ndarray, np.ndarray]:
+    """A lesion in lung of even grey, (X, Y, Z)."""
+    mask = np.zeros(shape, np.uint8)
+    mask[lesion] = 1
+    return (-850 + (hu + 850) * mask.astype(np.int16)).astype(np.int16), mask
+
+
+def test_a_pasted_lesion_keeps_its_grey_and_its_mask(write_nifti: Callable[..., Path], tmp_path: Path) -> None:
+    """A crop without surroundings gives its lesion to a volume with them: what is marked is as bright as the donor's lesion."""
+    affine = np.diag([1.0, 1.0, 1.0, 1.0])
+    donor = _volume((24, 24, 6), (slice(8, 16), slice(8, 16), slice(0, 6)), 200)
+    host = _volume((90, 90, 60), (slice(4, 8), slice(4, 8), slice(28, 32)), -300)
+    for name, (image, mask) in (("donor_lesion_01", donor), ("host_lesion_01", host)):
+        write_nifti(tmp_path / "images" / f"{name}.nii.gz", image, affine)
+        write_nifti(tmp_path / "labels" / f"{name}.nii.gz", mask, affine)
+    prepare(find_pairs(tmp_path), tmp_path / "prepared", workers=1)
+    config = CONFIG.model_copy(update={"fields": FieldsConfig(sides_mm=(40.0, 80.0), offsets_mm=(-2.0, 0.0, 2.0))})
+    source = ClickedSource(
+        Cases(tmp_path / "prepared"), config, 0, augment=STILL.model_copy(update={"paste_probability": 1.0})
+    )
+    bright = 0
+    for _ in range(8):
+        inputs, masks = source.draw(8)
+        for image, mask in zip(inputs[:, 1], masks, strict=True):
+            grey = image * 1400 - 1000
+            if mask.sum() > 20 and grey[mask > 0].median() > 100:  # the donor's, not the host's own
+                bright += 1
+                assert grey[mask > 0].median() == pytest.approx(200, abs=5)
+                if image.min() > 0.05:  # all of the field of view lies in the host, which is larger than the donor
+                    assert grey[mask == 0].median() == pytest.approx(-850, abs=5)
+    assert bright > 10

@@ -34,6 +34,8 @@ READINGS: list[tuple[str, dict[str, Any]]] = [
     *(("ahnet-r", {"recon_head": head}) for head in ("full", "paper_softmax")),
     *(("mamba-ahnet-r", {"recon_head": head}) for head in ("full", "paper_softmax")),
     *((name, {"decoder_vm_layers": False}) for name in ("mamba-ahnet", "mamba-ahnet-r")),
+    *(("mamba-ahnet", {"encoder": encoder}) for encoder in ("convolution", "vss")),
+    ("mamba-ahnet", {"coarse_depths": (1, 1, 1)}),
     ("hunet", {"double_relu": False}),
     *(("mamba-ahnet", {"discretization": discretization}) for discretization in ("mamba", "zoh")),
 ]
@@ -155,7 +157,12 @@ def test_without_algorithm_2s_residual_a_block_is_algorithm_1() -> None:
     # two 3x3 convolutions with their norms at 16, 32, 64 and 128 channels: 18 f^2 + 6 f
     assert of_width("ahnet") - of_width("ahnet", decoder_residual=False) == 393_120
     # at 48, 96 and 192
-    assert of_width("mamba-ahnet") - of_width("mamba-ahnet", decoder_residual=False) == 872_928
+    vss = {"encoder": "vss"}
+    assert of_width("mamba-ahnet", **vss) - of_width("mamba-ahnet", **vss, decoder_residual=False) == 872_928
+    # at 32 and 64, the coarse blocks alone
+    assert of_width("mamba-ahnet") - of_width("mamba-ahnet", decoder_residual=False) == 18 * (32**2 + 64**2) + 6 * (
+        32 + 64
+    )
 
 
 def test_a_smaller_gating_signal_is_resized() -> None:
@@ -208,12 +215,12 @@ def test_a_full_reconstruction_is_a_decoder_of_the_segmentations_width(name: str
 
 def test_a_full_reconstruction_counts() -> None:
     """Of mamba-ahnet the network, its decoder again, and a head of 12 channels to 1 for one to 2."""
-    parts = describe(ModelConfig(name="mamba-ahnet"))["parts"]
+    parts = describe(ModelConfig(name="mamba-ahnet", encoder="vss"))["parts"]
     decoder = sum(part["parameters"] for part in parts if part["part"].startswith("decoder."))
-    assert of_width("mamba-ahnet-r", recon_head="full") == 6_956_855 + decoder - 13 == 10_167_825
+    assert of_width("mamba-ahnet-r", encoder="vss", recon_head="full") == 6_956_855 + decoder - 13 == 10_167_825
 
 
-@pytest.mark.parametrize(("name", "stride", "last"), [("ahnet-r", 16, 64), ("mamba-ahnet-r", 32, 96)])
+@pytest.mark.parametrize(("name", "stride", "last"), [("ahnet-r", 16, 64), ("mamba-ahnet-r", 16, 32)])
 def test_algorithm_4_to_the_letter_rebuilds_nothing_from_one_channel(name: str, stride: int, last: int) -> None:
     """Softmax over one channel is 1, so the loss cannot move the branch, nor the encoder through it."""
     model = build(small(name, recon_head="paper_softmax")).train()
@@ -243,20 +250,25 @@ def test_algorithm_4_of_several_channels_is_its_transcription() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "in_decoder", "encoder", "decoder"),
+    ("name", "reading", "encoder", "decoder", "plain"),
     [
-        ("mamba-ahnet", True, 4, 3),
-        ("mamba-ahnet", False, 4, 0),
-        ("mamba-ahnet-conv", True, 0, 4),
-        ("ahnet", True, 0, 0),
+        ("mamba-ahnet", {"encoder": "vss"}, 4, 3, 0),
+        ("mamba-ahnet", {"encoder": "vss", "decoder_vm_layers": False}, 4, 0, 0),
+        ("mamba-ahnet", {}, 1, 2, 1),
+        ("mamba-ahnet", {"decoder_vm_layers": False}, 1, 0, 1),
+        ("mamba-ahnet", {"coarse_depths": (1, 2, 3)}, 6, 2, 1),
+        ("mamba-ahnet", {"encoder": "convolution"}, 1, 2, 2),
+        ("mamba-ahnet-conv", {}, 0, 4, 0),
+        ("ahnet", {}, 0, 0, 0),
     ],
 )
-def test_where_the_scans_are(name: str, in_decoder: bool, encoder: int, decoder: int) -> None:
-    """Both, encoder alone, decoder alone, nowhere; the decoder's other blocks stay."""
-    model = build(small(name, decoder_vm_layers=in_decoder))
+def test_where_the_scans_are(name: str, reading: dict[str, Any], encoder: int, decoder: int, plain: int) -> None:
+    """Both, encoder alone, decoder alone, nowhere; the finest blocks of some are HUNet's, all others stay."""
+    model = build(small(name, **reading))
     kinds = [sum(isinstance(m, kind) for m in model.modules()) for kind in (VSSBlock, VMLayer)]
     assert kinds == [encoder, decoder]
-    assert all(type(block) is ResidualUpsampling for block in model.decoder.blocks)  # type: ignore[union-attr]
+    blocks = [type(block) for block in model.decoder.blocks]  # type: ignore[union-attr]
+    assert blocks == [ResidualUpsampling] * (len(blocks) - plain) + [HUNetUpsampling] * plain
 
 
 def test_without_the_decoders_scans_only_they_are_missing() -> None:
@@ -264,7 +276,8 @@ def test_without_the_decoders_scans_only_they_are_missing() -> None:
     without = {part["part"]: part["parameters"] for part in describe(ModelConfig(decoder_vm_layers=False))["parts"]}
     assert without == parts | {"decoder.vm_layers": 0}
     # a VM layer of f channels, four directions, 16 states, rank f / 16: 8 f^2 + 430 f; at 48, 96 and 192
-    assert of_width("mamba-ahnet") - of_width("mamba-ahnet", decoder_vm_layers=False) == 531_552
+    vss = {"encoder": "vss"}
+    assert of_width("mamba-ahnet", **vss) - of_width("mamba-ahnet", **vss, decoder_vm_layers=False) == 531_552
     # at 16, 32, 64 and 128
     assert of_width("mamba-ahnet-conv") - of_width("ahnet") == 277_280
 
