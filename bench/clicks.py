@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cpuinfo import get_cpu_info
 
 from segnet.dataset.split import FILE as SPLIT_FILE
 from segnet.dataset.store import Case, Cases, PreparedDataset, load_dataset
@@ -130,9 +130,7 @@ def main() -> None:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
-    print(
-        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads; {options.clicks} clicks a lesion\n"
-    )
+    print(f"{get_cpu_info()['brand_raw']}, {torch.get_num_threads()} threads; {options.clicks} clicks a lesion\n")
     print(format_table(summary(rows), COLUMNS, markdown=True))
 
 
