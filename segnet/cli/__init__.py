@@ -20,6 +20,7 @@ from segnet.cli.options import BAD_INPUT
 from segnet.cli.phantom import phantom
 from segnet.cli.predict import predict
 from segnet.cli.prepare import prepare
+from segnet.cli.release import release
 from segnet.cli.report import report
 from segnet.cli.train import train
 from segnet.cli.uls23 import uls23_process
@@ -35,7 +36,20 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for command in (phantom, prepare, augment, train, compare, predict, uls23_process, evaluate, report, info, bench):
+for command in (
+    phantom,
+    prepare,
+    augment,
+    train,
+    compare,
+    predict,
+    uls23_process,
+    evaluate,
+    report,
+    info,
+    release,
+    bench,
+):
     app.command()(command)
 
 

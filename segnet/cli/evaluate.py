@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 def evaluate(
     predictions: Annotated[Path, typer.Option("--input", "-i", help="Folder of predicted masks, or one mask.")],
     truths: Annotated[
-        Path, typer.Option("--truth", "-t", help="Folder of true masks, of pairs, a prepared folder, or one mask.")
+        Path,
+        typer.Option(
+            "--truth",
+            "-t",
+            help="Folder of true masks, of pairs, a prepared folder, or one mask; `example` is the one of the package.",
+        ),
     ],
     out: Annotated[
         Path | None,
@@ -53,7 +58,9 @@ def evaluate(
     from segnet.dataset.store import INDEX, load_dataset
     from segnet.evaluation.evaluate import evaluate as run
     from segnet.evaluation.paired import pair
+    from segnet.io.example import MASK, or_example
 
+    truths = or_example(truths, MASK)
     if part is not None and model is None:
         raise typer.BadParameter("--part: expected --model beside it; name the run whose split is meant")
     if clicks is not None and model is None:

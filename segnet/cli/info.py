@@ -18,6 +18,9 @@ def info(
         int | None, typer.Option(help="Width b of the first level. Presets: 8, 16, 32 and 64; 16 is the default.")
     ] = None,
     list_names: Annotated[bool, typer.Option("--list", help="Print the names of all networks instead.")] = False,
+    weights: Annotated[
+        bool, typer.Option("--weights", help="Print the weights that come with the package instead.")
+    ] = False,
     config: ConfigFile = None,
     side_px: Annotated[int, typer.Option(min=32, help="Side of the slice for which costs are counted.")] = 256,
     show_config: Annotated[
@@ -35,6 +38,9 @@ def info(
             print_json({"models": names()})
         else:
             print("\n".join(names()))
+        return
+    if weights:
+        _print_weights(as_json)
         return
     resolved = load_config(config, {"model": {"name": model, "base_width": base_width}})
     if show_config:
@@ -66,3 +72,17 @@ def info(
     print(f"an output pixel sees {height} by {width} px\n")
     columns = {"part": "part", "parameters": "parameters", "macs": "multiply-adds", "scan_flops": "scan flop"}
     print(format_table(description["parts"], columns))
+
+
+def _print_weights(as_json: bool) -> None:
+    from segnet.io.weights import default_weights
+    from segnet.study.info import describe_weights
+
+    described = [describe_weights(path) for path in default_weights()]
+    if as_json:
+        print_json({"weights": described})
+        return
+    for facts in described:
+        print(f"{facts['file']}: {facts['network']}, {facts['parameters'] / 1e6:.2f} M parameters")
+        for name in ("bytes", "sha256", "sites", "licence", "attribution", "segnet", "commit"):
+            print(f"  {name:<12} {facts[name]}")

@@ -21,6 +21,15 @@ Split = Literal["stratified", "patient", "slice-paper"]
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Result as JSON on stdout.")]
+Models = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Run folder, model.safetensors, or a folder of folds; repeat it to average several networks. Default: the"
+        " weights of the package (`segnet info --weights`).",
+    ),
+]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file with sections model, data, augment, train.")
 ]

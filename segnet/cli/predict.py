@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from segnet.cli.options import PARTIAL, AsJson, Part, Quiet, bar, cases_of_part, print_json, thread_count
+from segnet.cli.options import PARTIAL, AsJson, Models, Part, Quiet, bar, cases_of_part, print_json, thread_count
 from segnet.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,19 +21,17 @@ ClickSpace = Literal["voxel", "ras", "lps"]
 
 def predict(
     source: Annotated[
-        Path, typer.Option("--input", "-i", help="Image, a folder of images, a folder of pairs, or one DICOM series.")
+        Path,
+        typer.Option(
+            "--input",
+            "-i",
+            help="Image, a folder of images, a folder of pairs, or one DICOM series; `example` is the one of the package.",
+        ),
     ],
     out: Annotated[
         Path, typer.Option("--output", "-o", help="Mask to write (.nii.gz), or a folder for a folder or for --clicks.")
     ],
-    model: Annotated[
-        list[Path],
-        typer.Option(
-            "--model",
-            "-m",
-            help="Run folder, model.safetensors, or a folder of folds; repeat it to average several networks.",
-        ),
-    ],
+    model: Models = None,
     click: Annotated[str | None, typer.Option(help="Point in the lesion: x,y,z, or `centre` of the volume.")] = None,
     click_space: Annotated[
         ClickSpace, typer.Option(help="Meaning of x,y,z: voxel indices of the file from 0, or mm in RAS or LPS.")
@@ -91,6 +89,7 @@ def predict(
 
     Exit codes: 0 done, 2 usage, 3 bad input, 4 some images of a folder failed.
     """
+    from segnet.io.example import or_example
     from segnet.io.images import images_in, is_one_image
     from segnet.prediction.batch import BatchOptions, plan, predict_batch
     from segnet.prediction.clicks import read_clicks
@@ -111,6 +110,7 @@ def predict(
         preview=draw_preview if preview else None,
         probabilities=probabilities,
     )
+    source = or_example(source)
     listed = None if clicks is None else read_clicks(clicks, click_space)
     single = is_one_image(source) and clicks is None
     if single and not out.name.endswith(MASK_ENDINGS):

@@ -9,16 +9,11 @@ from typing import Annotated
 
 import typer
 
-from segnet.cli.options import PARTIAL, AsJson, Quiet, bar, print_json, thread_count
+from segnet.cli.options import PARTIAL, AsJson, Models, Quiet, bar, print_json, thread_count
 
 
 def uls23_process(
-    model: Annotated[
-        list[Path],
-        typer.Option(
-            "--model", "-m", help="Run folder, model.safetensors, or a folder of folds; repeat it for several."
-        ),
-    ],
+    model: Models = None,
     source: Annotated[
         Path, typer.Option("--input", "-i", help="Holds images/stacked-3d-ct-lesion-volumes and the spacings.")
     ] = Path("/input"),

@@ -159,6 +159,33 @@ class _Look:
         return any(mask.take(-1 if end else 0, axis=mask.ndim - 2 + axis).any() for axis, end in self.inner_edges)
 
 
+class Looks:
+    """Fields of view around one click in one image, kept from one call of `segment_clicked` to the next.
+
+    Slices that were segmented in them, at whatever threshold, are not segmented again.
+
+    Attributes
+    ----------
+    clicked : probabilities of the clicked slice in all fields of view (fields, size, size); None before they are known
+    """
+
+    def __init__(self) -> None:
+        self.clicked: NDArray[np.float32] | None = None
+        self._kept: dict[tuple[float, tuple[float, float]], _Look] = {}
+
+    @cached_property
+    def in_bfloat16(self) -> Looks:
+        """The same for networks in bfloat16."""
+        return Looks()
+
+    def at(self, side_mm: float, centre_yx: tuple[float, float], make: Callable[[], _Look]) -> _Look:
+        """The field of view, made if it is the first of this side and centre."""
+        key = side_mm, centre_yx
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
+
+
 def _resampled(down: NDArray[Any], plane: NDArray[Any], across: NDArray[Any]) -> NDArray[np.float32]:
     out: NDArray[np.float32] = down @ plane @ across.T
     return out
@@ -215,6 +242,7 @@ def segment_clicked(
     threshold: float = THRESHOLD,
     whole: bool = False,
     in_bfloat16: Run | None = None,
+    looks: Looks | None = None,
 ) -> Found:
     """Lesion probability around a click.
 
@@ -227,24 +255,31 @@ def segment_clicked(
     threshold : of the lesion probability
     whole : segment all slices, and not only those around the click; the mask is the same bit for bit
     in_bfloat16 : the same in bfloat16, used where its first batch of slices differs tolerably from that of `run`
+    looks : of earlier calls with the same networks, views, image and click; the result is the same bit for bit
     """
     fields = config.fields
     assert fields is not None
-    if in_bfloat16 is not None:
-        found = segment_clicked(
-            in_bfloat16, image_zyx, spacing_zyx_mm, config, click_zyx, threshold=threshold, whole=whole
+    looks = Looks() if looks is None else looks
+
+    def look(side_mm: float, centre_yx: tuple[float, float]) -> _Look:
+        return looks.at(
+            side_mm, centre_yx, lambda: _Look(image_zyx, spacing_zyx_mm, config, run, side_mm, centre_yx, click_zyx)
         )
-        difference = _difference(run, found, image_zyx, spacing_zyx_mm, config, click_zyx, threshold)
-        if not difference.tolerable:
-            found = segment_clicked(run, image_zyx, spacing_zyx_mm, config, click_zyx, threshold=threshold, whole=whole)
-        return replace(found, bfloat16_difference=difference)
 
-    def look(index: int, centre_yx: tuple[float, float]) -> _Look:
-        return _Look(image_zyx, spacing_zyx_mm, config, run, fields.sides_mm[index], centre_yx, click_zyx)
+    if in_bfloat16 is not None:
 
-    index, centre_yx = _choose(look, fields, spacing_zyx_mm, click_zyx, run, threshold)
+        def found_by(chosen: Run, kept: Looks) -> Found:
+            return segment_clicked(
+                chosen, image_zyx, spacing_zyx_mm, config, click_zyx, threshold=threshold, whole=whole, looks=kept
+            )
+
+        found = found_by(in_bfloat16, looks.in_bfloat16)
+        difference = _difference(look(found.side_mm, found.centre_yx), found, click_zyx[0], threshold)
+        return replace(found if difference.tolerable else found_by(run, looks), bfloat16_difference=difference)
+
+    index, centre_yx = _choose(look, looks, fields, spacing_zyx_mm, click_zyx, run, threshold)
     while True:
-        view = look(index, centre_yx)
+        view = look(fields.sides_mm[index], centre_yx)
         first, last, mask = _grown(view, click_zyx, spacing_zyx_mm, threshold, whole=whole)
         cut = view.reaches_edge(mask)
         if not cut or index == len(fields.sides_mm) - 1:
@@ -257,19 +292,10 @@ def segment_clicked(
     return Found(box, probability, deviation, view.field.side_mm, view.field.centre_yx, mask, cut)
 
 
-def _difference(
-    run: Run,
-    found: Found,
-    image_zyx: NDArray[np.number],
-    spacing_zyx_mm: tuple[float, float, float],
-    config: DataConfig,
-    click_zyx: Voxel,
-    threshold: float,
-) -> BFloat16Difference:
-    """Difference of what was found from `run`, in the first batch of slices."""
-    view = _Look(image_zyx, spacing_zyx_mm, config, run, found.side_mm, found.centre_yx, click_zyx)
+def _difference(view: _Look, found: Found, click_z: int, threshold: float) -> BFloat16Difference:
+    """Difference of what was found from the same field of view in float32, in the first batch of slices."""
     first = found.box[0].start
-    checked = [z for z in view.chunk_of(click_zyx[0]) if z < len(image_zyx)]
+    checked = [z for z in view.chunk_of(click_z) if 0 <= z < len(view.image)]
     wanted = view.volume(checked[0], checked[-1])
     got = found.probability[checked[0] - first : checked[-1] + 1 - first]
     return BFloat16Difference(
@@ -328,7 +354,8 @@ def _window_centres(length: int, spacing_mm: float, side_mm: float) -> list[floa
 
 
 def _choose(
-    look: Callable[[int, tuple[float, float]], _Look],
+    look: Callable[[float, tuple[float, float]], _Look],
+    looks: Looks,
     fields: FieldsConfig,
     spacing: tuple[float, float, float],
     click: Voxel,
@@ -337,10 +364,12 @@ def _choose(
 ) -> tuple[int, tuple[float, float]]:
     """The field of view that the lesion in the clicked slice needs, and its centre."""
     centre = (float(click[1]), float(click[2]))
-    views = [look(k, centre) for k in range(len(fields.sides_mm))]
-    samples = run(torch.from_numpy(np.stack([view.input_of(click[0]) for view in views]))).numpy().mean(axis=0)
+    views = [look(side, centre) for side in fields.sides_mm]
+    if looks.clicked is None:
+        inputs = np.stack([view.input_of(click[0]) for view in views])
+        looks.clicked = run(torch.from_numpy(inputs)).numpy().mean(axis=0)
     lesions, extents = [], []
-    for view, plane in zip(views, samples, strict=True):
+    for view, plane in zip(views, looks.clicked, strict=True):
         here = click[1] - view.ys.start, click[2] - view.xs.start
         lesions.append(_at_click(view.on_image(plane) > threshold, here, spacing[1:], NEAR_MM))
         extents.append(_extent_mm(lesions[-1], spacing[1:]))

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from segnet.config import FOLD_FOLDER, Config
 from segnet.errors import InputError
+from segnet.io.example import or_example
 from segnet.io.volume import from_array
 from segnet.io.volumes import Volume, read_image
-from segnet.io.weights import FILE, read_config
+from segnet.io.weights import FILE, PACKAGED, config_of, default_weights, read_metadata, release_of
 from segnet.prediction.clicks import Click, ClickSpace, click_index
 from segnet.prediction.options import THRESHOLD, Options, Progress, VoiSize
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from segnet.models import Network
     from segnet.prediction.predict import Prediction
+    from segnet.prediction.session import Session
 
 Image: TypeAlias = "str | os.PathLike[str] | Volume | NDArray[Any]"
 FOLDS = FOLD_FOLDER.format("*")
@@ -49,12 +51,20 @@ class Model:
     paths : of the checkpoints, which are read when the networks are first needed
     names : of the networks, as the registry knows them
     bfloat16 : segment in bfloat16 where a check on the image allows it (`segnet.prediction.precision`)
+    sites : the lesions and places that the packaged weights were trained on; images of others get a warning (`segnet.prediction.sites`)
     """
 
     def __init__(
-        self, config: Config, paths: Sequence[Path] = (), names: Sequence[str] = (), *, bfloat16: bool = False
+        self,
+        config: Config,
+        paths: Sequence[Path] = (),
+        names: Sequence[str] = (),
+        *,
+        bfloat16: bool = False,
+        sites: str | None = None,
     ) -> None:
-        self.config, self.paths, self.names, self.bfloat16 = config, tuple(paths), tuple(names), bfloat16
+        self.config, self.paths, self.names = config, tuple(paths), tuple(names)
+        self.bfloat16, self.sites = bfloat16, sites
 
     @classmethod
     def of(
@@ -129,7 +139,7 @@ class Model:
         Parameters
         ----------
         image : a file of any format that is read (`docs/formats.md`), the folder of one DICOM series, a `Volume`, or an array
-            (Z, Y, X) in HU whose axes run to superior, anterior and right
+            (Z, Y, X) in HU whose axes run to superior, anterior and right. "example" is the one of the package (`segnet.io.example`)
         click : a point in the lesion. The field of view is centred on it, and the component at it is kept, or the one nearest in mm.
             Voxel indices count from 0, in the order of the image's own axes: (x, y, z) of a file, (z, y, x) of an array.
             "centre" is the voxel at index size // 2
@@ -158,22 +168,61 @@ class Model:
         """
         from segnet.prediction.predict import predict_volume
 
-        if isinstance(image, np.ndarray):
-            if spacing_mm is None or click_space != "voxel":
-                raise InputError(
-                    f"spacing_mm, click_space: expected three lengths and voxel for an array, got {spacing_mm} and {click_space};"
-                    " pass spacing_mm=(z, y, x) in mm"
-                )
-            image = from_array(image, spacing_mm)
-            if click is not None and click != "centre":
-                z, y, x = click
-                click = x, y, z
-        elif spacing_mm is not None:
-            raise InputError(f"spacing_mm: expected none for an image with its own, got {spacing_mm}; leave it out")
-        volume = image if isinstance(image, Volume) else read_image(Path(image))
+        volume = volume_of(image, spacing_mm)
+        at = voxel_of(click, click_space, volume, reversed_clicks=isinstance(image, np.ndarray))
         options = Options(voi, skip_padding, tta, threshold, uncertainty)
-        at = click_index(click, click_space, volume)
         return predict_volume(volume, self, options, click_zyx=at, progress=progress)
+
+    def open(self, image: Image, *, spacing_mm: Sequence[float] | None = None) -> Session:
+        """Reads an image once, for many clicks: ``model.open("scan.nii.gz").click((128, 130, 64))``.
+
+        Parameters
+        ----------
+        image, spacing_mm : as in `predict`
+
+        Raises
+        ------
+        InputError
+            The image cannot be read, is no volume or has no spacing.
+        """
+        from segnet.prediction.session import Session
+
+        return Session(self, volume_of(image, spacing_mm), reversed_clicks=isinstance(image, np.ndarray))
+
+
+def volume_of(image: Image, spacing_mm: Sequence[float] | None) -> Volume:
+    """An image as a volume; InputError where it cannot be read, or where its spacing is missing or given twice."""
+    if isinstance(image, np.ndarray):
+        if spacing_mm is None:
+            raise InputError(
+                "spacing_mm: expected three lengths for an array, got None; pass spacing_mm=(z, y, x) in mm"
+            )
+        return from_array(image, spacing_mm)
+    if spacing_mm is not None:
+        raise InputError(f"spacing_mm: expected none for an image with its own, got {spacing_mm}; leave it out")
+    return image if isinstance(image, Volume) else read_image(or_example(Path(image)))
+
+
+def voxel_of(
+    click: Click, space: ClickSpace, volume: Volume, *, reversed_clicks: bool = False
+) -> tuple[int, int, int] | None:
+    """The click as (z, y, x) of the canonical array.
+
+    Parameters
+    ----------
+    reversed_clicks : the image was an array, whose clicks are (z, y, x)
+
+    Raises
+    ------
+    InputError
+        The click lies outside the image, or is in mm in an array, which lies nowhere in space.
+    """
+    if reversed_clicks and click is not None and click != "centre":
+        if space != "voxel":
+            raise InputError(f"click_space: expected voxel for an array, got {space}; give voxel indices (z, y, x)")
+        z, y, x = click
+        click = x, y, z
+    return click_index(click, space, volume)
 
 
 def members(path: Path) -> list[Path]:
@@ -184,24 +233,28 @@ def members(path: Path) -> list[Path]:
     return [path]
 
 
-def load(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *, bfloat16: bool = False) -> Model:
+def load(
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None, *, bfloat16: bool = False
+) -> Model:
     """Checkpoints as one model whose probabilities are averaged. Their weights are read when first needed.
 
     Parameters
     ----------
-    paths : checkpoints, folders of training runs, or folders of folds
+    paths : checkpoints, folders of training runs, or folders of folds. Default: the weights that come with the package
     bfloat16 : also make the networks in bfloat16
 
     Raises
     ------
     InputError
-        One is no checkpoint, or two differ in the window, the field of view, the slices shown or the classes.
+        One is no checkpoint, two differ in the window, the field of view, the slices shown or the classes, or the package holds no
+        weights.
     """
-    given = [paths] if isinstance(paths, str | os.PathLike) else paths
+    given = default_weights() if paths is None else [paths] if isinstance(paths, str | os.PathLike) else paths
     found = [member for path in given for member in members(Path(path))]
     if not found:
         raise InputError("model: expected at least one checkpoint, got none; name a run's folder")
-    configs = [read_config(path) for path in found]
+    headers = [read_metadata(path) for path in found]
+    configs = [config_of(header, f"model {path}") for header, path in zip(headers, found, strict=True)]
     for field in SHARED:
         section, name = field.split(".")
         values = [getattr(getattr(config, section), name) for config in configs]
@@ -211,15 +264,17 @@ def load(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *, bf
                     f"model {path}: expected {field} {values[0]} like {found[0]}, got {value}; an ensemble's members see the same patches,"
                     " train them alike"
                 )
-    return Model(configs[0], found, [config.model.name for config in configs], bfloat16=bfloat16)
+    facts = [release_of(header) for header, path in zip(headers, found, strict=True) if path.parent == PACKAGED]
+    sites = "; ".join(dict.fromkeys(release.sites for release in facts if release is not None))
+    return Model(configs[0], found, [config.model.name for config in configs], bfloat16=bfloat16, sites=sites or None)
 
 
-def predict(image: Image, model: Model | str | os.PathLike[str], **options: Any) -> Prediction:
+def predict(image: Image, model: Model | str | os.PathLike[str] | None = None, **options: Any) -> Prediction:
     """Segments an image in one call.
 
     Parameters
     ----------
-    model : a `Model`, a checkpoint, a run's folder or a folder of folds; load it once for several images
+    model : a `Model`, a checkpoint, a run's folder or a folder of folds; load it once for several images. Default: as in `load`
     image, options : as in `Model.predict`
     """
     return (model if isinstance(model, Model) else load(model)).predict(image, **options)

@@ -19,10 +19,11 @@ from segnet.io.boxes import Box, common, constant_border, is_empty, widened, wit
 from segnet.io.nifti import write_like, write_mask
 from segnet.io.volumes import Volume
 from segnet.metrics import LesionStatistics, lesion_statistics
-from segnet.prediction.clicked import runner, segment_clicked, segment_everywhere
+from segnet.prediction.clicked import Looks, runner, segment_clicked, segment_everywhere
 from segnet.prediction.lesions import Lesion, lesions_of
 from segnet.prediction.options import MASK_ENDINGS, Options, Progress, around
 from segnet.prediction.precision import BFloat16Difference, segment_in_bfloat16
+from segnet.prediction.sites import site_warnings
 from segnet.prediction.windows import VIEWS, keep_clicked, segment
 
 if TYPE_CHECKING:
@@ -146,6 +147,7 @@ def predict_volume(
     click_zyx: Voxel | None = None,
     lesion: int = 1,
     progress: Progress | None = None,
+    looks: Looks | None = None,
 ) -> Prediction:
     """Segments a volume.
 
@@ -155,6 +157,7 @@ def predict_volume(
     click_zyx : voxel in the lesion. The field of view is centred on it; the component at it is kept, or the one nearest in mm
     lesion : number of the clicked lesion
     progress : called with network passes done and all of them
+    looks : of earlier calls with this volume, model and click, and the same `options` but for the threshold
 
     Raises
     ------
@@ -176,6 +179,9 @@ def predict_volume(
     fields, voi = config.data.fields, options.voi_of(config.data)
     if click_zyx is not None and voi is not None:
         box = common(around(click_zyx, voi.voxels_zyx(spacing), shape), content)
+    oddities = [*volume.warnings]
+    if model.sites is not None:
+        oddities += site_warnings(image, spacing, click_zyx, model.sites)
     prediction = Prediction(
         volume=volume,
         mask=mask,
@@ -188,12 +194,12 @@ def predict_volume(
         field_of_view_px=config.data.patch_px if fields is None else None,
         field_of_view_mm=None,
         bfloat16_difference=None,
-        warnings=(*volume.warnings, CONSTANT),
+        warnings=tuple(oddities),
     )
     if is_empty(box):
-        return prediction
+        return replace(prediction, warnings=(*oddities, CONSTANT))
     if fields is not None and click_zyx is not None:
-        return _clicked(prediction, model, options, click_zyx, content)
+        return _clicked(prediction, model, options, click_zyx, content, looks)
     # the network also sees neighbouring slices, and its field of view where that is larger than the box
     reach = config.data.patch_px if click_zyx is not None else 0
     seen = common(widened(box, (config.model.in_channels // 2, reach, reach), shape), content)
@@ -205,7 +211,7 @@ def predict_volume(
     mask[box], probability[box] = found[inner] > options.threshold, found[inner]
     if uncertainty is not None and deviation is not None:
         uncertainty[box] = deviation[inner]
-    warnings = [*volume.warnings]
+    warnings = oddities
     if not mask[box].any():
         warnings.append(NOTHING)
     if click_zyx is not None:
@@ -220,7 +226,9 @@ def predict_volume(
     return replace(prediction, bfloat16_difference=difference, warnings=tuple(warnings))
 
 
-def _clicked(prediction: Prediction, model: Model, options: Options, click_zyx: Voxel, content: Box) -> Prediction:
+def _clicked(
+    prediction: Prediction, model: Model, options: Options, click_zyx: Voxel, content: Box, looks: Looks | None
+) -> Prediction:
     """The lesion at a click by networks that are told the click, in the box of a prediction without one."""
     volume, seen = prediction.volume, prediction.voi_zyx
     views = VIEWS if options.tta else VIEWS[:1]
@@ -232,12 +240,13 @@ def _clicked(prediction: Prediction, model: Model, options: Options, click_zyx: 
         _less(click_zyx, seen),
         threshold=options.threshold,
         in_bfloat16=runner(model.halves, views) if model.halves else None,
+        looks=looks,
     )
     box = tuple(slice(a.start + b.start, a.start + b.stop) for a, b in zip(seen, found.box, strict=True))
     prediction.mask[box], prediction.probability[box] = found.mask, found.probability
     if prediction.uncertainty is not None:
         prediction.uncertainty[box] = found.deviation
-    warnings = [*volume.warnings]
+    warnings = [*prediction.warnings]
     if not found.mask.any():
         warnings.append(NOTHING)
     elif not prediction.mask[click_zyx]:

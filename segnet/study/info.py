@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +11,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from segnet.config import ModelConfig
+from segnet.io.weights import Release, config_of, read_metadata
 from segnet.models import Network, build
+from segnet.runtime.files import sha256_of
 
 FLOPS_A_SCANNED_STATE = 9
 """Bilinear discretisation and recurrence of one state at one position."""
@@ -123,4 +127,26 @@ def describe(config: ModelConfig, *, side_px: int = 256) -> dict[str, Any]:
         "output": f"(batch, {config.classes}, height, width)",
         "discretization": config.discretization,
         "parts": parts,
+    }
+
+
+def describe_weights(path: Path) -> dict[str, Any]:
+    """Network, size, hash and origin of a checkpoint's file; "not stated" where a fact of its release is missing.
+
+    Raises
+    ------
+    InputError
+        It is no checkpoint, or its network is unknown.
+    """
+    metadata = read_metadata(path)
+    config = config_of(metadata, f"model {path}")
+    with torch.device("meta"):
+        parameters = count(build(config.model))
+    return {
+        "file": path.name,
+        "network": config.model.name,
+        "parameters": parameters,
+        "bytes": path.stat().st_size,
+        "sha256": sha256_of(path),
+        **{field.name: metadata.get(field.name, "not stated") for field in fields(Release)},
     }
