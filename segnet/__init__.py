@@ -1,18 +1,21 @@
 """Lesion segmentation from CT with state space models.
 
-From a file to a mask and its measurements, with a run of `segnet train`::
+From a file to a mask and its measurements, with the weights and the example that come with the package::
 
     import segnet
 
-    model = segnet.load("run")
-    found = model.predict("scan.nii.gz", click=(20, 18, 3))
+    model = segnet.load()
+    found = model.predict("example", click="centre")
     print(found.lesions[0].volume_ml, found.lesions[0].long_axis_mm, found.warnings)
     found.save("mask.nii.gz")
 
-`model.predict` also takes an array, (Z, Y, X) in HU, with the lengths of its voxels in the same order::
+`segnet.load("run")` loads a run of `segnet train`. `model.predict` takes a file, the folder of a DICOM series, or an array, (Z, Y, X) in
+HU, with the lengths of its voxels in the same order. `model.open` reads an image once, for many clicks::
 
-    found = model.predict(ct, spacing_mm=(2.5, 0.8, 0.8))
+    found = model.predict(ct, spacing_mm=(2.5, 0.8, 0.8), click=(3, 18, 20))
     found.mask, found.probability, found.lesions
+    opened = model.open("example")
+    larger = opened.click("centre", threshold=0.3)
 
 `prepare`, `train` and `evaluate` are the commands of the same name as functions. Nothing is imported before it is used.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import shutil
@@ -15,10 +16,13 @@ from tempfile import gettempdir
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from command import segnet
 from safetensors.torch import load_file, save_file
 
+from segnet.io import weights
 from segnet.io.metaimage import read_metaimage, write_metaimage
+from segnet.io.weights import packaged
 
 
 def in_its_own_process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -234,6 +238,78 @@ def test_the_challenges_container(tmp_path: Path, run_folder: Path) -> None:
     assert read_metaimage(out / "images" / "ct-binary-uls" / "a.mha").array_zyx.shape == stack.shape
     spacings.write_text("[[1, 1, 1]]")
     refused(*command, says="spacings: expected one for each of the 3 volumes")
+
+
+def test_without_a_model_the_packages_weights_are_used(tmp_path: Path) -> None:
+    mask = tmp_path / "mask.nii.gz"
+    result = segnet("predict", "-i", "example", "-o", mask, "--click", "centre", "-q", "--json")
+    assert result.returncode == 0, result.stderr
+    (found,) = json.loads(result.stdout)["predictions"]
+    files = packaged()
+    assert [model["path"] for model in found["models"]] == [str(file) for file in files]
+    assert found["case"] == "example"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mask.json", "mask.nii.gz", "mask.png"]
+    told = segnet("predict", "-i", "example", "-o", mask, "--click", "centre", "-q", *(f"-m{file}" for file in files))
+    assert "from before" in told.stdout
+    scored = segnet("evaluate", "-i", mask, "-t", "example", "-q", "--json")
+    assert scored.returncode == 0, scored.stderr
+    refused(
+        *["predict", "-i", "example", "-o", tmp_path / "other.nii.gz", "--part", "test", "-q"],
+        says="part: expected split.json of the training run beside the model",
+    )
+
+
+def test_without_weights_the_way_to_some_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "PACKAGED", tmp_path)
+    for command in (
+        ["predict", "-i", "example", "-o", tmp_path / "mask.nii.gz"],
+        ["uls23-process", "--input", tmp_path, "--output", tmp_path],
+        ["info", "--weights"],
+    ):
+        refused(*command, says="got none; name a run of `segnet train`, or copy released .safetensors files there")
+
+
+def test_the_container_needs_no_model(tmp_path: Path) -> None:
+    source, out = tmp_path / "input", tmp_path / "output"
+    (source / "images" / "stacked-3d-ct-lesion-volumes").mkdir(parents=True)
+    stack = np.random.default_rng(0).normal(-800, 50, (16, 32, 32)).astype(np.int16)
+    write_metaimage(source / "images/stacked-3d-ct-lesion-volumes/a.mha", stack, spacing_xyz_mm=(1, 1, 1))
+    (source / "stacked-3d-volumetric-spacings.json").write_text("[[1, 1, 1], [1, 1, 2]]")
+    result = segnet("uls23-process", "--input", source, "--output", out, "--voi-slices", "8", "-q")
+    assert result.returncode == 0, result.stderr
+    assert (out / "images" / "ct-binary-uls" / "a.mha").exists()
+
+
+def test_info_lists_the_packages_weights() -> None:
+    found = json.loads(segnet("info", "--weights", "--json").stdout)["weights"]
+    assert [facts["file"] for facts in found] == [file.name for file in packaged()]
+    text = segnet("info", "--weights").stdout
+    for facts, file in zip(found, packaged(), strict=True):
+        assert facts["bytes"] == file.stat().st_size
+        assert facts["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+        assert 2 * facts["parameters"] < facts["bytes"]  # half precision, and statistics of the norms
+        for name in ("network", "sha256", "licence", "attribution", "sites"):
+            assert facts[name] in text
+
+
+def test_runs_are_released_as_one_ensemble(tmp_path: Path, run_folder: Path) -> None:
+    out = tmp_path / "weights"
+    facts = ["--licence", "CC-BY-4.0", "--attribution", "phantoms", "--sites", "bright balls", "--commit", "abc"]
+    result = segnet("release", run_folder, run_folder, "-o", out, *facts)
+    assert result.returncode == 0, result.stderr
+    names = ["mamba-ahnet-1.safetensors", "mamba-ahnet-2.safetensors"]
+    assert sorted(p.name for p in out.iterdir()) == names
+    assert all(str(out / name) in result.stdout for name in names)
+    listed = json.loads(segnet("release", run_folder, "-o", tmp_path / "one", *facts, "--json").stdout)["files"]
+    (one,) = (tmp_path / "one").iterdir()
+    assert listed == [{"file": str(one), "bytes": one.stat().st_size}]
+    assert one.name == "mamba-ahnet.safetensors"
+    trained = load_file(run_folder / "model.safetensors")
+    for name, tensor in load_file(one).items():
+        assert torch.equal(tensor, trained[name].to(tensor.dtype))
+    refused("release", tmp_path, "-o", out, *facts, says="expected a checkpoint or a training run's folder")
+    refused("release", run_folder, "-o", one / "folder", *facts, says="output: expected a writable folder")
+    assert segnet("release", run_folder, "-o", out).returncode == 2
 
 
 def test_from_phantom_to_score(tmp_path: Path) -> None:

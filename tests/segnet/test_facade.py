@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -15,6 +16,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from command import segnet as run_command
 from networks import Threshold
 
 import segnet
@@ -80,17 +82,25 @@ def test_what_an_array_needs_is_told(model: Model, tmp_path: Path, write_nifti: 
         model.predict(write_nifti(tmp_path / "a.nii.gz", np.zeros((4, 4, 4), np.int16)), spacing_mm=(1, 1, 1))
 
 
-def test_the_example_of_the_package_runs(
-    run_folder: Path, tmp_path: Path, write_nifti: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "run").symlink_to(run_folder)
-    write_nifti(tmp_path / "scan.nii.gz", array().transpose(2, 1, 0))
+def test_the_example_of_the_package_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"ct": array()}
     code = [line for line in (inspect.getdoc(segnet) or "").splitlines() if line.startswith("    ")]
     exec(textwrap.dedent("\n".join(code)), names)
     assert names["found"].mask.shape == array().shape
+    assert names["larger"].mask.sum() >= segnet.predict("example", click="centre").mask.sum()
     assert (tmp_path / "mask.nii.gz").exists()
+
+
+def test_the_readmes_first_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    commands, lines = re.findall(r"```(?:sh|py)\n(.*?)```", readme, re.DOTALL)[:2]
+    (command,) = [line for line in commands.splitlines() if line.startswith("segnet ")]
+    result = run_command(*command.partition("#")[0].split()[1:])
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "mask.nii.gz").exists()
+    exec(lines, {})
 
 
 def loaded_by(statement: str) -> set[str]:

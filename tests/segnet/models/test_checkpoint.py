@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from segnet.errors import InputError
+from segnet.io.weights import read_metadata, release_of
 from segnet.models import build, checkpoint
 
 
@@ -83,3 +84,41 @@ def test_a_failed_save_leaves_the_old_file(saved: Path, tiny_config: Any, monkey
         checkpoint.save(build(tiny_config.model), tiny_config, saved)
     assert saved.read_bytes() == before
     assert [p.name for p in saved.parent.iterdir()] == [checkpoint.FILE]
+
+
+FACTS = checkpoint.Release(
+    licence="CC-BY-4.0", attribution="a data set", sites="lung nodules", segnet="0.1.0", commit="abc"
+)
+
+
+def test_a_release_is_half_precision_and_says_where_it_is_from(saved: Path, tmp_path: Path, tiny_config: Any) -> None:
+    changed = tiny_config.augment.model_copy(update={"shapes": "somewhere/shapes"})
+    config = tiny_config.model_copy(update={"augment": changed})
+    checkpoint.save(checkpoint.load(saved)[0], config, saved)
+    checkpoint.release(saved, tmp_path / "released.safetensors", FACTS)
+    stored = load_file(tmp_path / "released.safetensors")
+    assert {t.dtype for t in stored.values()} == {torch.float16, torch.int64}
+    metadata = read_metadata(tmp_path / "released.safetensors")
+    assert release_of(metadata) == FACTS
+    assert "somewhere" not in metadata["config"]
+    model, loaded = checkpoint.load(tmp_path / "released.safetensors")
+    assert loaded == tiny_config
+    plain = checkpoint.load(saved)[0].state_dict()
+    for name, tensor in model.state_dict().items():
+        assert tensor.dtype == plain[name].dtype
+        wanted = plain[name].half().float() if tensor.is_floating_point() else plain[name]
+        assert torch.equal(tensor, wanted)
+    # released again, nothing changes
+    checkpoint.release(tmp_path / "released.safetensors", tmp_path / "again.safetensors", FACTS)
+    again = load_file(tmp_path / "again.safetensors")
+    assert all(torch.equal(again[name], tensor) for name, tensor in stored.items())
+
+
+def test_weights_beyond_half_precision_are_refused(saved: Path, tmp_path: Path, tiny_config: Any) -> None:
+    tensors = load_file(saved)
+    name = next(n for n, t in tensors.items() if t.is_floating_point())
+    tensors[name].view(-1)[0] = 1e6
+    rewrite(saved, {"format": checkpoint.FORMAT, "config": tiny_config.model_dump_json()}, tensors)
+    with pytest.raises(InputError, match=f"expected weights within the range of float16, got 1e\\+06 in {name}"):
+        checkpoint.release(saved, tmp_path / "released.safetensors", FACTS)
+    assert not (tmp_path / "released.safetensors").exists()
