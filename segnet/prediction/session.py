@@ -13,7 +13,7 @@ from segnet.prediction.options import THRESHOLD, Options
 from segnet.prediction.predict import Prediction, predict_volume
 
 KEPT = 8
-"""Clicks whose slices are kept, the latest ones. One takes up to some ten MB for each network field of view that was used."""
+"""Clicks whose slices are kept, the latest ones. One takes some ten MB in a large field of view."""
 
 
 class Session:
@@ -37,8 +37,9 @@ class Session:
     >>> model = Model.of(build(config.model).eval(), config)
     >>> ct = np.random.default_rng(0).normal(-700, 50, (12, 40, 48)).astype(np.float32)
     >>> session = model.open(ct, spacing_mm=(2.5, 0.8, 0.8))
-    >>> low, high = (session.click((6, 20, 24), threshold=threshold) for threshold in (0.3, 0.7))
-    >>> bool((low.probability == high.probability)[high.voi_zyx].all())
+    >>> found = session.click((6, 20, 24), threshold=0.3)
+    >>> alone = model.predict(ct, spacing_mm=(2.5, 0.8, 0.8), click=(6, 20, 24), threshold=0.3)
+    >>> bool((found.probability == alone.probability).all())
     True
     """
 
