@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,7 +14,9 @@ from segnet.config import AugmentConfig, DataConfig
 from segnet.dataset.augment import Augmenter, Geometry, Parameters
 from segnet.dataset.sampling import Contents, SliceSampler
 from segnet.dataset.shapes import load_shapes
-from segnet.dataset.store import Cases, PreparedCase
+
+if TYPE_CHECKING:
+    from segnet.dataset.store import Cases, PreparedCase
 
 CANVAS = 1.5
 """Side of the square cut out of a slice, in fields of view: the reach of a rotation by 45 degrees, and a little more."""

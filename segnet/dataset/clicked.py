@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,7 +19,9 @@ from segnet.dataset.batches import ALL, CANVAS, contents_of, normalise
 from segnet.dataset.fields import Field, Point, deviations_mm, mixed, side_for, soft_range
 from segnet.dataset.lesion_voxels import LesionVoxels
 from segnet.dataset.sampling import Contents, SliceSampler
-from segnet.dataset.store import Cases
+
+if TYPE_CHECKING:
+    from segnet.dataset.store import Cases
 
 OTHER_SIDES = (0.2, 0.2)
 """Shares of samples in the next smaller and in the next larger field of view than the lesion needs."""

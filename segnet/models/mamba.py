@@ -64,13 +64,20 @@ class SS2D(nn.Module):
         # delta, B and C depend on the position alone: one product serves all directions
         self.x_proj = Pointwise(channels, k * (dt_rank + 2 * dstate), bias=False)
         self.dt_weight = nn.Parameter(torch.empty(k, channels, dt_rank).uniform_(-(dt_rank**-0.5), dt_rank**-0.5))
-        # softplus(dt_bias) is log-uniform in [1e-3, 0.1], floor 1e-4
-        dt = torch.exp(torch.rand(k, channels) * math.log(100) + math.log(1e-3)).clamp(min=1e-4)
-        self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
-        self.A_log = nn.Parameter(torch.log(torch.arange(1, dstate + 1).float()).repeat(k, channels, 1))
+        self.dt_bias = nn.Parameter(torch.empty(k, channels))
+        self.A_log = nn.Parameter(torch.empty(k, channels, dstate))
         self.D = nn.Parameter(torch.ones(k, channels))
+        if not self.dt_bias.is_meta:  # arithmetic on shapes alone would load torch's compiler, in more than a second
+            self._initialise()
         for parameter in (self.dt_bias, self.A_log, self.D):
             parameter._no_weight_decay = True  # type: ignore[attr-defined]
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """softplus(dt_bias) becomes log-uniform in [1e-3, 0.1], floor 1e-4; A becomes -1, -2 and so on."""
+        dt = torch.exp(torch.rand_like(self.dt_bias) * math.log(100) + math.log(1e-3)).clamp(min=1e-4)
+        self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+        self.A_log.copy_(torch.log(torch.arange(1, self.config.dstate + 1).float()))
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, height, width, channels) to the same. Steps and scan stay float32 under bfloat16 autocast."""

@@ -118,6 +118,22 @@ def test_importing_segnet_loads_nothing() -> None:
     assert {"load", "predict", "prepare", "train", "evaluate"} <= set(dir(segnet))
 
 
+def test_a_prediction_loads_neither_torchs_compiler_nor_libraries_of_training() -> None:
+    """Each takes a second or more, before the first slice."""
+    statement = (
+        "import segnet\n"
+        "from segnet.config import Config\n"
+        "from segnet.models import build, checkpoint\n"
+        "from segnet.prediction.model import Model\n"
+        "import tempfile, pathlib\n"
+        "config = Config.model_validate({'model': {'name': 'mamba-ahnet-r', 'base_width': 4}, 'data': {'fields': {}, 'input_px': 32}})\n"
+        "path = pathlib.Path(tempfile.mkdtemp()) / 'model.safetensors'\n"
+        "checkpoint.save(build(config.model), config, path)\n"
+        "segnet.predict('example', path, click='centre').as_dict()"
+    )
+    assert not loaded_by(statement) & {"torch._dynamo", "sympy", "monai", "h5py", "matplotlib"}
+
+
 def test_a_finished_batch_run_again_loads_no_network_library(
     run_folder: Path, tmp_path: Path, write_nifti: Callable[..., Path]
 ) -> None:
