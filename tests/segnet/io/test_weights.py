@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,13 @@ def test_a_package_without_weights_says_how_to_get_some(tmp_path: Path, monkeypa
         InputError, match=r"model: expected weights in .* got none; name a run of `segnet train`, or copy"
     ):
         segnet.load()
+
+
+def test_sites_are_taken_from_the_packages_own_files_alone(tmp_path: Path) -> None:
+    """The rule of the warnings fits them, and perhaps no other release."""
+    (file, *_) = packaged()
+    assert segnet.load(file).sites
+    assert segnet.load(shutil.copy(file, tmp_path)).sites is None
 
 
 def test_a_checkpoint_of_a_run_is_no_release(run_folder: Path) -> None:

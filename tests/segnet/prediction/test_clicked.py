@@ -71,6 +71,11 @@ def test_a_click_beside_it_finds_the_lesion_within_reach_alone() -> None:
     assert not found_in(image, (1, 1, 1), (20, 60, 75))[1].any()
 
 
+def test_the_field_of_view_is_centred_on_the_lesion_and_not_on_the_click() -> None:
+    found, _ = found_in(ball((40, 120, 120), (1, 1, 1), (20, 60, 57), 8), (1, 1, 1), (20, 60, 63))
+    assert found.centre_yx == pytest.approx((60, 57), abs=1)
+
+
 def test_other_lesions_are_left_out() -> None:
     image = np.maximum(
         ball((40, 120, 120), (1, 1, 1), (20, 60, 50), 6), ball((40, 120, 120), (1, 1, 1), (20, 60, 72), 6)
