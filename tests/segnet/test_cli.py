@@ -396,15 +396,15 @@ def test_info_is_of_the_network_that_the_configuration_names(tmp_path: Path) -> 
 
 
 def test_info() -> None:
-    assert json.loads(segnet("info", "mamba-ahnet", "--json").stdout)["parameters"] == 6_956_855
-    assert "6.96 M" in segnet("info").stdout
+    assert json.loads(segnet("info", "mamba-ahnet", "--json").stdout)["parameters"] == 695_248
+    assert "0.70 M" in segnet("info").stdout
     assert json.loads(segnet("info", "ahnet", "--base-width", "8", "--json").stdout)["parameters"] == 596_986
     assert "base_width: 64\n" in segnet("info", "--base-width", "64", "--show-config").stdout
     refused("info", "--base-width", "2", says="config: model.base_width: Input should be greater than or equal to 4")
     assert "patch_px: " in segnet("info", "--show-config").stdout
     refused("info", "resnet", says="segnet: model: expected one of hunet, ahnet")
     refused(
-        "info", "mamba-ahnet", "--side-px", "40", says="side-px: x: expected height and width to be multiples of 32"
+        "info", "mamba-ahnet", "--side-px", "40", says="side-px: x: expected height and width to be multiples of 16"
     )
 
 
