@@ -1,4 +1,4 @@
-# make demo   environment, build, phantoms, a few minutes of training, a mask and pictures of it
+# make demo   environment, build, a real nodule segmented by the packaged weights; then phantoms, a few minutes of training, masks and pictures
 # make test   environment, build, all quick tests
 # Both need only python3 (>= 3.11) with venv and its headers, and a C compiler for the compiled kernels.
 
@@ -44,6 +44,11 @@ build: $(BIN)/.built
 
 demo: build
 	rm -rf $(DEMO_OUT) && mkdir -p $(DEMO_OUT)
+	$(BIN)/segnet predict -i example -o $(DEMO_OUT)/example/example.nii.gz --click centre
+	$(BIN)/segnet evaluate -i $(DEMO_OUT)/example/example.nii.gz -t example -o $(DEMO_OUT)/example/scores
+	$(BIN)/segnet report -e $(DEMO_OUT)/example/scores -t example -o $(DEMO_OUT)/example/report.html
+	@echo "a real nodule, segmented at a click: $(DEMO_OUT)/example/report.html"
+	@echo
 ifeq ($(DATA),)
 	$(BIN)/segnet phantom -o $(DEMO_DATA) -n $(DEMO_CASES) --shape 128 128 32 --site lung
 endif
@@ -57,7 +62,7 @@ endif
 	@echo "overlays:  $(DEMO_OUT)/masks/*.png"
 	@echo "curves:    $(DEMO_OUT)/run/curves.png"
 	@echo "scores:    $(DEMO_OUT)/scores/evaluation.txt"
-	@echo "report:    $(DEMO_OUT)/report.html"
+	@echo "reports:   $(DEMO_OUT)/example/report.html, $(DEMO_OUT)/report.html"
 
 # a worker for each core, which takes over tests of another when it has none left
 PARALLEL ?= -n logical --dist worksteal

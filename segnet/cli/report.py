@@ -48,6 +48,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write one HTML file of one or several evaluations: scores, charts, pictures. It opens offline and prints."""
+    from segnet.io.example import FOLDER, or_example
     from segnet.report.page import Sources, named, write_report
 
     models = named(evaluations, "evaluation")
@@ -57,7 +58,7 @@ def report(
         Sources(
             evaluations=models,
             predictions=named(predictions or [], "input", names),
-            pairs=truths,
+            pairs=None if truths is None else or_example(truths, FOLDER),
             runs=named(model or [], "model", names),
             bench=bench,
             comparison=comparison,

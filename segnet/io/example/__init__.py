@@ -10,12 +10,16 @@ IMAGE = Path(__file__).with_name("example.nii.gz")
 MASK = Path(__file__).with_name("example_mask.nii.gz")
 
 
+FOLDER = Path(__file__).parent
+"""Both, as a folder of pairs."""
+
+
 def or_example(path: Path, example: Path = IMAGE) -> Path:
     """`path`, or the package's own file where `path` is the bare word "example" and no file of that name exists.
 
     Parameters
     ----------
-    example : `IMAGE` or `MASK`
+    example : `IMAGE`, `MASK` or `FOLDER`
 
     Examples
     --------
