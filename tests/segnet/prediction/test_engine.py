@@ -20,8 +20,8 @@ NORMS_LEFT = {
     "hunet": 4,  # one behind a ReLU in each of four blocks
     "ahnet": 4 * 4,  # and three in the gate of each
     "ahnet-r": 4 * 4,
-    "mamba-ahnet": 3 * 4,
-    "mamba-ahnet-r": 3 * 4,
+    "mamba-ahnet": 2 * 4 + 1,  # and one in the plain block
+    "mamba-ahnet-r": 2 * 4 + 1,
     "mamba-ahnet-conv": 4 * 4,
     "unet": 0,
     "attention-unet": 0,
