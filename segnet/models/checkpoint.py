@@ -30,10 +30,15 @@ def _write(tensors: Mapping[str, Tensor], config: Config, path: Path, facts: Map
         save_file(dict(tensors), temporary, metadata=metadata)
 
 
+STATISTICS = ("running_mean", "running_var")
+"""Ends of the names of a batch norm's statistics."""
+
+
 def release(source: Path, path: Path, facts: Release) -> None:
     """Writes a trained checkpoint for others: in half precision, with the facts of its release.
 
-    Every weight is rounded once to float16; counters of batches stay whole numbers. The configuration stays, but for the folder
+    Every weight is rounded once to float16. Statistics of norms stay float32, for a variance may exceed float16, and counters of batches
+    whole numbers. The configuration stays, but for the folder
     of `augment.shapes`, a place on the machine of the training.
 
     Parameters
@@ -49,7 +54,8 @@ def release(source: Path, path: Path, facts: Release) -> None:
     model, config = load(source)
     tensors = {}
     for name, tensor in model.state_dict().items():
-        tensors[name] = tensor.half().contiguous() if tensor.is_floating_point() else tensor.contiguous()
+        rounded = tensor.is_floating_point() and not name.endswith(STATISTICS)
+        tensors[name] = tensor.half().contiguous() if rounded else tensor.contiguous()
         if not tensors[name].isfinite().all():
             raise InputError(
                 f"model {source}: expected weights within the range of float16, got {float(tensor.abs().max()):g} in {name};"
