@@ -23,7 +23,8 @@ def test_the_package_holds_one_small_ensemble_in_half_precision() -> None:
         assert facts is not None
         assert all(vars(facts).values())
         with safe_open(file, framework="numpy") as opened:
-            dtypes = {str(opened.get_slice(name).get_dtype()) for name in opened.keys()}  # noqa: SIM118
+            names = [name for name in opened.keys() if not name.endswith(("running_mean", "running_var"))]  # noqa: SIM118
+            dtypes = {str(opened.get_slice(name).get_dtype()) for name in names}
         assert "F16" in dtypes
         assert not dtypes & {"F32", "F64"}
     assert segnet.load().paths == tuple(files)
