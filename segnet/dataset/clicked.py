@@ -16,7 +16,7 @@ from torch import Tensor
 from segnet.config import AugmentConfig, DataConfig
 from segnet.dataset.augment import Augmenter, Parameters
 from segnet.dataset.batches import ALL, CANVAS, contents_of, normalise
-from segnet.dataset.fields import Field, Point, deviations_mm, mixed, side_for, soft_range
+from segnet.dataset.fields import INSIDE, Field, Point, deviations_mm, mixed, side_for, soft_range
 from segnet.dataset.lesion_voxels import LesionVoxels
 from segnet.dataset.sampling import Contents, SliceSampler
 
@@ -33,14 +33,10 @@ BEYOND_MM = 10.0
 """Mean distance beyond the lesion's ends of the slices without it."""
 OFFSET = 0.125
 """Largest distance of a field of view's centre from click or lesion along an axis, as a share of the side."""
-INSIDE = 0.45
-"""Largest distance of a click from the centre of its field of view along an axis, as a share of the side."""
 STRETCH_LOG = 0.25
 """Natural logarithm of the factor of distances between the slices shown, to either side."""
 SLAB_SHARE, SLAB_MM = 0.25, 5.0
 """Share of samples whose slices are means over a slab, as thick slices are, and its largest thickness."""
-
-
 PASTED_MM = 40.0
 """Largest extent of a lesion that is pasted: the crops of larger ones show hardly anything around them."""
 GROUND_HU = 80.0
@@ -170,8 +166,7 @@ class ClickedSource:
         sampler = self._roomy if wanted_room and self._roomy is not None else self.sampler
         index, z = sampler.draw(rng)
         entry, lesions, fields = self.cases.entries[index], self.lesions(index), self.fields
-        in_slice = lesions.in_slice(z)
-        lesion = int(lesions.of[rng.integers(in_slice.start, in_slice.stop)])
+        lesion = _drawn_lesion(rng, lesions, z)
         first, last = lesions.boxes[lesion]
         spacing = np.asarray(entry.spacing_zyx_mm)
         extent_mm = float(((last - first + 1) * spacing)[1:].max())
@@ -225,8 +220,7 @@ class ClickedSource:
         host_index = self._hosts[int(rng.integers(len(self._hosts)))]
         entry, host = self.cases.entries[index], self.cases.entries[host_index]
         lesions, fields = self.lesions(index), self.fields
-        in_slice = lesions.in_slice(z)
-        lesion = int(lesions.of[rng.integers(in_slice.start, in_slice.stop)])
+        lesion = _drawn_lesion(rng, lesions, z)
         (first, last), middle = lesions.boxes[lesion], lesions.middles[lesion]
         own, theirs = np.asarray(entry.spacing_zyx_mm), np.asarray(host.spacing_zyx_mm)
         extent_mm = float(((last - first + 1) * own)[1:].max())
@@ -328,6 +322,12 @@ def _has_room(contents: Contents) -> bool:
     first, last = contents.lesion_slices[0], contents.lesion_slices[-1]
     beyond = min(first, len(contents.slices) - 1 - last) * contents.slice_mm
     return beyond >= ROOM_MM
+
+
+def _drawn_lesion(rng: np.random.Generator, lesions: LesionVoxels, z: int) -> int:
+    """The lesion of one of the voxels of slice z."""
+    in_slice = lesions.in_slice(z)
+    return int(lesions.of[rng.integers(in_slice.start, in_slice.stop)])
 
 
 def _beyond(rng: np.random.Generator, first: int, last: int, depth: int, slice_mm: float, otherwise: int) -> int:

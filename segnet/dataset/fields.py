@@ -18,6 +18,8 @@ Planes = Callable[[int], NDArray[np.float32]]
 
 FILLED = 0.6
 """Largest extent of a lesion in the field of view that it is segmented in, as a share of the side: the rest shows what surrounds it."""
+INSIDE = 0.45
+"""Largest distance of a click from the centre of its field of view along an axis, as a share of the side."""
 
 
 @dataclass(frozen=True)

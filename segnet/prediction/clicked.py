@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from segnet.config import DataConfig, FieldsConfig
 from segnet.dataset.batches import normalise
-from segnet.dataset.fields import FILLED, Field, between, deviations_mm, soft_range
+from segnet.dataset.fields import FILLED, INSIDE, Field, between, deviations_mm, soft_range
 from segnet.io.boxes import Box
 from segnet.metrics import dice
 from segnet.prediction.options import THRESHOLD, Progress
 from segnet.prediction.precision import BFloat16Difference
+from segnet.prediction.windows import lesion_probability
 
 CHUNK = 8
 """Slices of a batch. Each batch has this size and begins a multiple of it away from the click, so that a slice's bits depend on nothing else."""
@@ -218,16 +219,10 @@ def _extent_mm(mask: NDArray[np.bool_], spacing: tuple[float, ...]) -> float:
 
 def runner(networks: Sequence[nn.Module], views: Views) -> Run:
     """From inputs to the lesion probabilities of each network and view."""
-    from segnet.prediction.windows import seen_back, seen_by
 
     @torch.inference_mode()
     def run(inputs: Tensor) -> Tensor:
-        found = []
-        for network in networks:
-            for view in views:
-                logits, _ = network(seen_by(inputs, view).contiguous(memory_format=torch.channels_last))
-                found.append(seen_back(logits.float().softmax(1)[:, 1:].sum(1, keepdim=True), view)[:, 0])
-        return torch.stack(found)
+        return torch.stack([lesion_probability(n, inputs, view)[:, 0] for n in networks for view in views])
 
     return run
 
@@ -386,8 +381,6 @@ def _choose(
 
 def _centre(view: _Look, click: Voxel, lesion_yx: NDArray[np.bool_], side_mm: float) -> tuple[float, float]:
     """The middle of a lesion, as far as the click stays well inside a field of view of that side."""
-    from segnet.dataset.clicked import INSIDE
-
     out = []
     for axis, part in enumerate((view.ys, view.xs)):
         held = np.flatnonzero(lesion_yx.any(axis=1 - axis)) + part.start

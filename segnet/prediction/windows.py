@@ -24,14 +24,20 @@ VIEWS = tuple((quarter_turns, flipped) for quarter_turns in range(4) for flipped
 """The eight symmetries of a square: quarter turns, then a flip."""
 
 
-def seen_by(x: Tensor, view: View) -> Tensor:
+def _seen(x: Tensor, view: View) -> Tensor:
     turned = torch.rot90(x, view[0], (2, 3))
     return turned.flip(3) if view[1] else turned
 
 
-def seen_back(x: Tensor, view: View) -> Tensor:
-    """Inverse of `seen_by`."""
+def _seen_back(x: Tensor, view: View) -> Tensor:
+    """Inverse of `_seen`."""
     return torch.rot90(x.flip(3) if view[1] else x, -view[0], (2, 3))
+
+
+def lesion_probability(model: nn.Module, x: Tensor, view: View) -> Tensor:
+    """Lesion probability (n, 1, size, size) of inputs (n, channels, size, size), as one view of them shows it."""
+    logits, _ = model(_seen(x, view).contiguous(memory_format=torch.channels_last))
+    return _seen_back(logits.float().softmax(1)[:, 1:].sum(1, keepdim=True), view)
 
 
 @torch.inference_mode()
@@ -40,8 +46,7 @@ def _probabilities(model: nn.Module, patches: Tensor, config: DataConfig, view: 
     side = patches.shape[-1]
     size = (config.input_px, config.input_px)
     x = patches if side == config.input_px else F.interpolate(patches, size, mode="bilinear", align_corners=False)
-    logits, _ = model(seen_by(x, view).contiguous(memory_format=torch.channels_last))
-    found = seen_back(logits.float().softmax(1)[:, 1:].sum(1, keepdim=True), view)
+    found = lesion_probability(model, x, view)
     if side != config.input_px:
         # "area" averages whole pixels: between sizes that are no multiples it shifts an edge by up to a third of a pixel
         smaller = side < config.input_px
