@@ -178,3 +178,15 @@ def test_bfloat16_is_kept_where_it_agrees() -> None:
     assert far.bfloat16_difference is not None
     assert not far.bfloat16_difference.tolerable
     assert np.array_equal(far.mask, exact.mask)
+
+
+def test_a_lesion_that_widens_beyond_its_clicked_slice_is_shown_larger() -> None:
+    """The clicked slice holds the tip of a cone: the field of view that it needs cuts the slices below."""
+    radius = np.linspace(4, 40, 37)
+    y, x = np.mgrid[:160, :160] - 80
+    distance = np.hypot(y, x)[None] - radius[:, None, None]
+    image = np.full((45, 160, 160), -900, np.float32)
+    image[4:41] += 1000 / (1 + np.exp(distance / 0.3))
+    found, mask = found_in(image, (1, 1, 1), (5, 80, 80))
+    assert (found.side_mm, found.cut) == (88, False)
+    assert dice(mask, image > -400) > 0.97
