@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.autograd.profiler import profile
 
 from segnet.config import Config, ModelConfig
@@ -95,11 +96,23 @@ def test_a_run_of_two_networks() -> None:
     assert json.loads(json.dumps(found))["rounds"] == 2
 
 
-def test_memory_grows_with_the_batch() -> None:
+def test_memory_holds_what_each_slice_keeps_for_the_backward_pass() -> None:
+    kept = 0
+
+    def keep(module: nn.Module, inputs: object, out: torch.Tensor) -> None:
+        nonlocal kept
+        kept += out.nbytes
+
+    network = build(ModelConfig(name="hunet"))
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(keep)
+    network(torch.zeros(1, 1, 128, 128))
     small, large = (speed.peak_bytes("hunet", "train", threads=1, batch_size=b, side_px=128) for b in (1, 8))
     assert small is not None
     assert large is not None
-    assert large > 3 * small > 0
+    # the fixed share, code read from disk among it, differs from run to run and from machine to machine
+    assert large - small > 7 * kept > 0
 
 
 def test_threads_are_put_back_after_an_error() -> None:
