@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -136,6 +138,11 @@ class _Image:
     def volume(self) -> Volume:
         return read_image(self.path)
 
+    def prepare(self) -> None:
+        """Reads and hashes the image now. What fails here fails again when it is asked for."""
+        with suppress(Exception):
+            _ = self.sha256, self.volume
+
 
 def predict_batch(
     tasks: Sequence[Task],
@@ -176,8 +183,12 @@ def predict_batch(
 
         require_several(model, options.tta)
     maker = _Maker(model, options, overwrite)
+    image = None
     if any(state != "done" for state in maker.states(tasks)):
-        model.read()
+        image = _Image(tasks[0].image)
+        with ThreadPoolExecutor(1) as pool:  # reading inflates the file while the networks' libraries are imported
+            pool.submit(image.prepare)
+            model.read()
     for folder in {task.mask.parent for task in tasks}:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -187,7 +198,6 @@ def predict_batch(
             check_table(folder / TABLE)
     done: list[Json] = []
     failed: list[Json] = []
-    image = None
     for number, task in enumerate(tasks, 1):
         if image is None or image.path != task.image:
             image = _Image(task.image)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -38,8 +38,8 @@ class BFloat16(nn.Module):
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def optimise(model: Network, *, bfloat16: bool = False) -> nn.Module:
-    """A copy of a trained network for inference: unused parts dropped, batch norms folded, weights channels-last and frozen.
+def optimise(model: Network, *, bfloat16: bool = False, in_place: bool = False) -> nn.Module:
+    """A trained network for inference: unused parts dropped, batch norms folded, weights channels-last and frozen.
 
     A batch norm behind a convolution whose result goes nowhere else becomes part of the convolution,
 
@@ -50,7 +50,8 @@ def optimise(model: Network, *, bfloat16: bool = False) -> nn.Module:
 
     Parameters
     ----------
-    model : left as it is
+    model : copied, so that it stays as it is
+    in_place : change the network itself instead
     bfloat16 : layers that autocast runs in bfloat16 keep their weights in bfloat16, rounded once. The scan and the sums of softmax and
         norms are float32. Compare the masks with float32 masks (`segnet.prediction.precision`)
 
@@ -59,29 +60,25 @@ def optimise(model: Network, *, bfloat16: bool = False) -> nn.Module:
     nn.Module
         In evaluation mode, with the network's inputs and outputs.
     """
-    plain = _evaluated(model)
+    network = (model if in_place else deepcopy(model)).eval()
+    network.reconstruction = None  # only training runs it
     side = 2 * model.stride
     sample = torch.rand(1, model.config.inputs, side, side, generator=torch.Generator().manual_seed(0))
-    seen = _watch(plain, sample)
-    folded = deepcopy(plain)
+    seen = _watch(network, sample)
+    unfolded = {name: network.get_submodule(name) for pair in seen.pairs for name in pair}
     for convolution, norm in seen.pairs:
-        _fold(folded, convolution, norm)
-    wanted = plain(sample)[0]
-    kept = bool((folded(sample)[0] - wanted).abs().max() <= FOLDED_DIFFERENCE * wanted.abs().max())
-    network = channels_last((folded if kept else plain).requires_grad_(False))
+        _fold(network, convolution, norm)
+    changed = (network(sample)[0] - seen.logits).abs().max()
+    if not changed <= FOLDED_DIFFERENCE * seen.logits.abs().max():
+        for name, module in unfolded.items():
+            network.set_submodule(name, module)
+    network = channels_last(network.requires_grad_(False))
     if not bfloat16:
         return network
     half = BFloat16(network).eval()
     for name in _watch(half, sample).in_bfloat16:
         half.get_submodule(name).to(torch.bfloat16)
     return half
-
-
-def _evaluated(model: Network) -> Network:
-    """A copy in evaluation mode, without the branch that only training runs."""
-    copy = deepcopy(model).eval()
-    copy.reconstruction = None
-    return copy
 
 
 @dataclass
@@ -92,10 +89,12 @@ class _Seen:
     ----------
     pairs : a convolution and the batch norm its result enters, unchanged; each ran once
     in_bfloat16 : convolutions and linear layers that ran under autocast and never outside it
+    logits : of the pass
     """
 
-    pairs: list[tuple[str, str]] = field(default_factory=list)
-    in_bfloat16: list[str] = field(default_factory=list)
+    pairs: list[tuple[str, str]]
+    in_bfloat16: list[str]
+    logits: Tensor
 
 
 def _watch(model: nn.Module, x: Tensor) -> _Seen:
@@ -123,7 +122,7 @@ def _watch(model: nn.Module, x: Tensor) -> _Seen:
     watched = {n: m for n, m in model.named_modules() if type(m) in classes}
     hooks = [module.register_forward_hook(follow(name)) for name, module in watched.items()]
     try:
-        model(x)
+        logits, _ = model(x)
     finally:
         for hook in hooks:
             hook.remove()
@@ -131,6 +130,7 @@ def _watch(model: nn.Module, x: Tensor) -> _Seen:
     return _Seen(
         [(c, n) for c, n in entered if runs[c] == runs[n] == takers[c] == 1],
         [n for n in runs if n not in outside and not isinstance(watched[n], nn.BatchNorm2d)],
+        logits,
     )
 
 

@@ -118,7 +118,7 @@ class Model:
         from segnet.prediction.engine import optimise
 
         loaded = (cast("Network", checkpoint.load(path)[0]) for path in self.paths)
-        return tuple(optimise(network, bfloat16=bfloat16) for network in loaded)
+        return tuple(optimise(network, bfloat16=bfloat16, in_place=True) for network in loaded)
 
     def predict(
         self,
