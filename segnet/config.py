@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from segnet.errors import InputError
 
 ENVIRONMENT_PREFIX = "SEGNET_"
+INPUT_MULTIPLE = 32
+"""Sides of the network's input are multiples of it: every network halves them five times at most."""
 FOLD_FOLDER = "fold-{}"
 """Folder of a fold's run, by its number."""
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -156,7 +158,7 @@ class DataConfig(_Frozen):
     """Fields of view in mm around a click that the network is told; default: fields of `patch_px`, and no click is told."""
     patch_px: Annotated[int, Field(ge=16)] = 64
     """Side of the square field of view, in pixels of the image."""
-    input_px: Annotated[int, Field(ge=32, multiple_of=32)] = 128
+    input_px: Annotated[int, Field(ge=INPUT_MULTIPLE, multiple_of=INPUT_MULTIPLE)] = 128
     """Side of the network's input; the field of view is resampled to it."""
     lesion_fraction: Annotated[float, Field(ge=0, le=1)] = 0.8
     """Share of training slices with lesion."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,17 +18,18 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor, nn
 
-from segnet.config import DataConfig, FieldsConfig
+from segnet.config import INPUT_MULTIPLE, DataConfig, FieldsConfig
 from segnet.dataset.batches import normalise
-from segnet.dataset.fields import FILLED, INSIDE, Field, between, deviations_mm, soft_range
+from segnet.dataset.fields import FILLED, INSIDE, Field, Planes, deviations_mm, mixed, soft_range
 from segnet.io.boxes import Box
-from segnet.metrics import dice
 from segnet.prediction.options import THRESHOLD, Progress
-from segnet.prediction.precision import BFloat16Difference
+from segnet.prediction.precision import BFloat16Difference, difference_of
 from segnet.prediction.windows import lesion_probability
 
-CHUNK = 8
-"""Slices of a batch. Each batch has this size and begins a multiple of it away from the click, so that a slice's bits depend on nothing else."""
+HALF = 8
+"""A batch is a ring: so many slices above the click or above the last ring, and as many below. A slice's bits depend on nothing else."""
+BATCH = 8
+"""Slices of a batch where there is no click."""
 NEAR_MM = 3.0
 """Largest distance of a component in the clicked slice from the click that counts as at it."""
 GROWN = 1.3
@@ -73,7 +74,6 @@ class _Look:
     Parameters
     ----------
     run : see `Run`
-    click_zyx : None where there is no click
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class _Look:
         run: Run,
         side_mm: float,
         centre_yx: tuple[float, float],
-        click_zyx: Voxel | None,
+        click_zyx: Voxel,
     ) -> None:
         assert config.fields is not None
         self.image, self.config, self.fields, self.run, self.click = image_zyx, config, config.fields, run, click_zyx
@@ -106,33 +106,29 @@ class _Look:
 
     def input_of(self, z: int) -> NDArray[np.float32]:
         """(slices + 3, size, size) of slice z."""
-        size, depth, spacing = self.field.size_px, len(self.image), self.field.spacing_zyx_mm[0]
-        slices = len(self.fields.offsets_mm)
-        out = np.zeros((slices + 3, size, size), np.float32)
-        for channel, offset in enumerate(self.fields.offsets_mm):
-            for k, weight in between(z + offset / spacing, depth):
-                out[channel] += np.float32(weight) * self._plane(k)
-        low, high = soft_range(self.fields, self.config.window)
-        out[slices] = np.clip((out[slices // 2] - low) / (high - low), 0, 1)
-        if self.click is not None:
-            out[-2:] = self.field.click_maps(self.click, z, deviations_mm(self.fields, self.field.side_mm))
+        out = input_of(self._plane, z, self.image.shape[0], self.field.spacing_zyx_mm[0], self.config)
+        out[-2:] = self.field.click_maps(self.click, z, deviations_mm(self.fields, self.field.side_mm))
         return out
 
-    def chunk_of(self, z: int) -> range:
-        """The slices that are segmented together with slice z."""
-        origin = 0 if self.click is None else self.click[0]
-        start = origin + (z - origin) // CHUNK * CHUNK
-        return range(start, start + CHUNK)
+    def ring(self, number: int) -> tuple[int, ...]:
+        """The slices of a batch. Some lie outside the image, where its first or last slice stands in."""
+        below, above = self.click[0] - HALF * number, self.click[0] + HALF * number
+        return (*range(below - HALF, below), *range(above, above + HALF))
+
+    def ring_of(self, z: int) -> int:
+        """Number of the ring that holds slice z."""
+        away = z - self.click[0]
+        return (away if away >= 0 else -1 - away) // HALF
 
     def planes(self, z: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Mean and standard deviation of the probability in slice z, (height, width) on the image's pixels `ys`, `xs`."""
         if z not in self._found:
             depth = len(self.image)
-            chunk = self.chunk_of(z)
-            inputs = np.stack([self.input_of(min(max(k, 0), depth - 1)) for k in chunk])
+            ring = self.ring(self.ring_of(z))
+            inputs = np.stack([self.input_of(min(max(k, 0), depth - 1)) for k in ring])
             samples = self.run(torch.from_numpy(inputs)).numpy()
             mean, deviation = samples.mean(axis=0), samples.std(axis=0)
-            for index, k in enumerate(chunk):
+            for index, k in enumerate(ring):
                 if 0 <= k < depth:
                     self._found[k] = self.on_image(mean[index]), self.on_image(deviation[index])
         return self._found[z]
@@ -290,12 +286,31 @@ def segment_clicked(
 def _difference(view: _Look, found: Found, click_z: int, threshold: float) -> BFloat16Difference:
     """Difference of what was found from the same field of view in float32, in the first batch of slices."""
     first = found.box[0].start
-    checked = [z for z in view.chunk_of(click_z) if 0 <= z < len(view.image)]
+    checked = [z for z in view.ring(view.ring_of(click_z)) if 0 <= z < len(view.image)]
     wanted = view.volume(checked[0], checked[-1])
-    got = found.probability[checked[0] - first : checked[-1] + 1 - first]
-    return BFloat16Difference(
-        len(checked), float(np.abs(got - wanted).max()), dice(got > threshold, wanted > threshold, empty="one")
-    )
+    return difference_of(found.probability[checked[0] - first : checked[-1] + 1 - first], wanted, threshold)
+
+
+def input_of(planes: Planes, z: int, depth: int, spacing_z_mm: float, config: DataConfig) -> NDArray[np.float32]:
+    """The network's input for slice z where there is no click.
+
+    Parameters
+    ----------
+    planes : by slice, (height, width), of values whose window is [0, 1]
+    depth : number of slices
+
+    Returns
+    -------
+    (slices + 3, height, width)
+        Slices around z, its soft-tissue window, and two empty click maps.
+    """
+    fields = config.fields
+    assert fields is not None
+    around = np.stack([mixed(planes, z + offset / spacing_z_mm, depth) for offset in fields.offsets_mm])
+    low, high = soft_range(fields, config.window)
+    soft = np.clip((around[len(around) // 2] - low) / (high - low), 0, 1)
+    out: NDArray[np.float32] = np.concatenate([around, soft[None], np.zeros((2, *soft.shape), np.float32)])
+    return out
 
 
 def segment_everywhere(
@@ -304,48 +319,67 @@ def segment_everywhere(
     spacing_zyx_mm: tuple[float, float, float],
     config: DataConfig,
     *,
+    threshold: float = THRESHOLD,
+    in_bfloat16: Run | None = None,
     progress: Progress | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Lesion probability of every voxel without a click, and its standard deviation over networks and views.
+) -> tuple[NDArray[np.float32], NDArray[np.float32], BFloat16Difference | None]:
+    """Lesion probability of every voxel without a click, its standard deviation over networks and views, and the check of bfloat16.
 
-    Windows of the second field of view cover the slices and are blended: lesions much larger than it need a click.
+    Whole slices are shown, at the pixels of the second field of view: lesions much larger than it need a click.
 
     Parameters
     ----------
     run, image_zyx, config : as in `segment_clicked`
-    progress : called with windows done and all of them
+    in_bfloat16 : the same in bfloat16, used where it differs tolerably from `run` in a first batch of slices spread over the volume
+    threshold : of the masks compared
+    progress : called with slices done and all of them
     """
     fields = config.fields
     assert fields is not None
-    side = fields.sides_mm[min(1, len(fields.sides_mm) - 1)]
-    shape = image_zyx.shape
-    ways = [_window_centres(length, step, side) for length, step in zip(shape[1:], spacing_zyx_mm[1:], strict=True)]
-    mean, spread = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    weights = np.zeros(shape[1:], np.float32)
-    ramp = np.minimum(np.arange(1, config.input_px + 1), np.arange(config.input_px, 0, -1)).astype(np.float32)
-    corners = [(y, x) for y in ways[0] for x in ways[1]]
-    for number, centre in enumerate(corners, 1):
-        view = _Look(image_zyx, spacing_zyx_mm, config, run, side, centre, None)
-        weight = view.on_image(np.minimum.outer(ramp, ramp))
-        weights[view.ys, view.xs] += weight
-        for z in range(shape[0]):
-            for total, plane in zip((mean, spread), view.planes(z), strict=True):
-                total[z, view.ys, view.xs] += plane * weight
+    depth, height, width = image_zyx.shape
+    pixel_mm = fields.sides_mm[min(1, len(fields.sides_mm) - 1)] / config.input_px
+    across, down = (
+        _axis(length, step, pixel_mm, config, spacing_zyx_mm)
+        for length, step in ((width, spacing_zyx_mm[2]), (height, spacing_zyx_mm[1]))
+    )
+    (ys, to_rows), (xs, to_columns) = down.weights(0, height), across.weights(1, width)
+    (rows, from_rows), (columns, from_columns) = down.inverse(0, height), across.inverse(1, width)
+    reach = math.ceil(max(map(abs, fields.offsets_mm)) / spacing_zyx_mm[0]) + 1
+
+    @lru_cache(maxsize=BATCH + 2 * reach)
+    def plane(z: int) -> NDArray[np.float32]:
+        return _resampled(to_rows, normalise(image_zyx[z, ys, xs], config.window), to_columns)
+
+    def samples(chosen: Run, slices: Sequence[int]) -> NDArray[np.float32]:
+        inputs = np.stack([input_of(plane, z, depth, spacing_zyx_mm[0], config) for z in slices])
+        found: NDArray[np.float32] = chosen(torch.from_numpy(inputs)).numpy()
+        return found
+
+    difference = None
+    if in_bfloat16 is not None:
+        spread_out = np.unique(np.linspace(0, depth - 1, BATCH).round().astype(int)).tolist()
+        got, wanted = (samples(chosen, spread_out).mean(axis=0) for chosen in (in_bfloat16, run))
+        difference = difference_of(got, wanted, threshold)
+        run = in_bfloat16 if difference.tolerable else run
+    mean, deviation = np.zeros(image_zyx.shape, np.float32), np.zeros(image_zyx.shape, np.float32)
+    for first in range(0, depth, BATCH):
+        some = range(first, min(first + BATCH, depth))
+        found = samples(run, some)
+        for total, planes in ((mean, found.mean(axis=0)), (deviation, found.std(axis=0))):
+            for z, values in zip(some, planes, strict=True):
+                total[z, rows, columns] = _resampled(from_rows, values, from_columns)
         if progress is not None:
-            progress(number, len(corners))
-    for total in (mean, spread):
-        np.divide(total, weights, out=total, where=weights > 0)
-    return mean, spread
+            progress(some.stop, depth)
+    return mean, deviation, difference
 
 
-def _window_centres(length: int, spacing_mm: float, side_mm: float) -> list[float]:
-    """Centres, in pixels, of windows that cover an axis and share a quarter of their side or more."""
-    spare_mm = length * spacing_mm - side_mm
+def _axis(
+    length: int, step_mm: float, pixel_mm: float, config: DataConfig, spacing: tuple[float, float, float]
+) -> Field:
+    """A field of view of pixels of one size that holds an axis of a slice: as large as in training, or larger."""
+    pixels = max(config.input_px, math.ceil(length * step_mm / pixel_mm / INPUT_MULTIPLE) * INPUT_MULTIPLE)
     middle = (length - 1) / 2
-    if spare_mm <= 0:
-        return [middle]
-    count = math.ceil(spare_mm / (0.75 * side_mm)) + 1
-    return [middle + (k / (count - 1) - 0.5) * spare_mm / spacing_mm for k in range(count)]
+    return Field(pixels * pixel_mm, (middle, middle), pixels, spacing)
 
 
 def _choose(
@@ -397,22 +431,13 @@ def _grown(
 
     A path out of the slices crosses their end, so the component is that of the whole volume.
     """
-    depth = len(view.image)
-
-    def clipped(chunk: range) -> tuple[int, int]:
-        return max(chunk.start, 0), min(chunk.stop, depth) - 1
-
-    first, last = clipped(view.chunk_of(click[0]))
-    first = clipped(view.chunk_of(max(click[0] - 1, 0)))[0]
-    if whole:
-        first, last = 0, depth - 1
+    depth, ring = len(view.image), 0
     while True:
+        first, last = max(click[0] - HALF * (ring + 1), 0), min(click[0] + HALF * (ring + 1), depth) - 1
+        if whole:
+            first, last = 0, depth - 1
         here = (click[0] - first, click[1] - view.ys.start, click[2] - view.xs.start)
         mask = _at_click(view.volume(first, last) > threshold, here, spacing, NEAR_MM)
-        up, down = mask[-1].any() and last < depth - 1, mask[0].any() and first > 0
-        if not (up or down):
+        if not ((mask[-1].any() and last < depth - 1) or (mask[0].any() and first > 0)):
             return first, last, mask
-        if up:
-            last = clipped(view.chunk_of(last + 1))[1]
-        if down:
-            first = clipped(view.chunk_of(first - 1))[0]
+        ring += 1

@@ -114,11 +114,14 @@ class Model:
         _ = self.networks, self.halves
 
     def _read(self, *, bfloat16: bool) -> tuple[nn.Module, ...]:
+        import torch
+
         from segnet.models import checkpoint
         from segnet.prediction.engine import optimise
 
-        loaded = (cast("Network", checkpoint.load(path)[0]) for path in self.paths)
-        return tuple(optimise(network, bfloat16=bfloat16, in_place=True) for network in loaded)
+        with torch.inference_mode(False):  # whoever asks first, the weights are the same kind of tensor
+            loaded = (cast("Network", checkpoint.load(path)[0]) for path in self.paths)
+            return tuple(optimise(network, bfloat16=bfloat16, in_place=True) for network in loaded)
 
     def predict(
         self,

@@ -46,6 +46,13 @@ class BFloat16Difference:
         return self.dice >= LEAST_DICE and self.probability <= LARGEST_DIFFERENCE
 
 
+def difference_of(found: NDArray[np.float32], wanted: NDArray[np.float32], threshold: float) -> BFloat16Difference:
+    """Difference of probabilities (slices, height, width) in bfloat16 from those in float32."""
+    return BFloat16Difference(
+        len(found), float(np.abs(found - wanted).max()), dice(found > threshold, wanted > threshold, empty="one")
+    )
+
+
 def slices_to_check(probability_zyx: NDArray[np.float32], threshold: float) -> list[int]:
     """Slices with most voxels in doubt, or without any with the highest probability, and others at even distances."""
     depth = len(probability_zyx)
@@ -97,10 +104,7 @@ def segment_in_bfloat16(
     checked = segmented[slices_to_check(probability[segmented], threshold)]
     only = {**options, "at": checked.tolist(), "deviation": None}
     wanted = segment(model, image_zyx, config, progress=part(depth, checking, expected), **only)[checked]
-    found = probability[checked]
-    difference = BFloat16Difference(
-        len(checked), float(np.abs(found - wanted).max()), dice(found > threshold, wanted > threshold, empty="one")
-    )
+    difference = difference_of(probability[checked], wanted, threshold)
     if not difference.tolerable:
         again = part(expected, depth, expected + depth)
         probability, expected = segment(model, image_zyx, config, progress=again, **options), expected + depth

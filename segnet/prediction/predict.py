@@ -288,9 +288,16 @@ def _segmented(
         click = None if click is None else paper_point(click, image.shape)
         image = grey_slices(image)
     if data.fields is not None:
-        run = runner(model.networks, VIEWS if options.tta else VIEWS[:1])
-        probability, spread = segment_everywhere(run, image, spacing, data, progress=progress)
-        return probability, spread, None
+        views = VIEWS if options.tta else VIEWS[:1]
+        return segment_everywhere(
+            runner(model.networks, views),
+            image,
+            spacing,
+            data,
+            threshold=options.threshold,
+            in_bfloat16=runner(model.halves, views) if model.halves else None,
+            progress=progress,
+        )
     deviation = np.zeros(image.shape, np.float32) if options.uncertainty else None
     more: dict[str, Any] = {
         "click_zyx": click,

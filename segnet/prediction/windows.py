@@ -25,13 +25,14 @@ VIEWS = tuple((quarter_turns, flipped) for quarter_turns in range(4) for flipped
 
 
 def _seen(x: Tensor, view: View) -> Tensor:
-    turned = torch.rot90(x, view[0], (2, 3))
+    turned = torch.rot90(x, view[0], (2, 3)) if view[0] else x  # torch copies for no turn at all
     return turned.flip(3) if view[1] else turned
 
 
 def _seen_back(x: Tensor, view: View) -> Tensor:
     """Inverse of `_seen`."""
-    return torch.rot90(x.flip(3) if view[1] else x, -view[0], (2, 3))
+    flipped = x.flip(3) if view[1] else x
+    return torch.rot90(flipped, -view[0], (2, 3)) if view[0] else flipped
 
 
 def lesion_probability(model: nn.Module, x: Tensor, view: View) -> Tensor:

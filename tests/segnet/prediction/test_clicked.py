@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segnet.config import DataConfig, FieldsConfig
 from segnet.metrics import dice
-from segnet.prediction.clicked import CHUNK, Found, segment_clicked, segment_everywhere
+from segnet.prediction.clicked import HALF, Found, segment_clicked, segment_everywhere
 
 FIELDS = FieldsConfig(sides_mm=(44.0, 88.0, 176.0, 352.0))
 CONFIG = DataConfig(fields=FIELDS, input_px=64)
@@ -99,7 +99,7 @@ def test_the_fast_way_equals_the_whole_volume(length: int) -> None:
     assert mask.any()
     assert np.array_equal(mask, whole)
     assert np.array_equal(fast.probability, slow.probability[fast.box[0]])
-    assert len(fast.probability) <= min(length + 4 * CHUNK, 120)
+    assert len(fast.probability) <= min(length + 4 * HALF, 120)
 
 
 def test_the_largest_field_of_view_says_where_it_cuts() -> None:
@@ -158,13 +158,32 @@ def test_flipped_and_reversed_images_give_the_same_bits_apart_from_rounding() ->
         assert dice(np.flip(turned, axis), mask) > 0.999
 
 
-def test_without_a_click_windows_cover_the_volume() -> None:
+def test_without_a_click_whole_slices_are_segmented() -> None:
     spacing = (2.0, 1.0, 1.0)
     image = np.maximum(ball((20, 150, 200), spacing, (20, 40, 60), 9), ball((20, 150, 200), spacing, (16, 110, 150), 5))
-    probability, deviation = segment_everywhere(bright, image, spacing, CONFIG)
+    probability, deviation, _ = segment_everywhere(bright, image, spacing, CONFIG)
     assert probability.shape == image.shape
     assert dice(probability > 0.5, image > -400) > 0.93
     assert deviation.max() == 0  # one network, one view
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.99, True), (0.4, False)])
+def test_bfloat16_without_a_click_costs_one_batch_where_it_is_refused(share: float, kept: bool) -> None:
+    image = ball((40, 90, 90), (1, 1, 1), (20, 45, 45), 8)
+    exact, _, none = segment_everywhere(bright, image, (1, 1, 1), CONFIG)
+    assert none is None
+    runs = 0
+
+    def half(x: torch.Tensor) -> torch.Tensor:
+        nonlocal runs
+        runs += 1
+        return bright(x) * share
+
+    found, _, difference = segment_everywhere(bright, image, (1, 1, 1), CONFIG, in_bfloat16=half)
+    assert difference is not None
+    assert difference.tolerable == kept
+    assert runs == (1 + 40 // 8 if kept else 1)
+    assert np.allclose(found, exact * (share if kept else 1), atol=1e-6)
 
 
 def test_bfloat16_is_kept_where_it_agrees() -> None:
