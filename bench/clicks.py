@@ -126,7 +126,7 @@ def draw_worst(dataset: PreparedDataset, rows: list[dict[str, Any]], folder: Pat
         draw.text((left, top + SIDE + 26), f"{k + 1}  {row['case'][:20]}", font=face, fill=INK, anchor="ls")
         told = f"Dice {float(row['dice']):.2f}, {rounded(found_ml, 2)} ml of {rounded(ml, 2)}"
         draw.text((left, top + SIDE + 52), told, font=face, fill=QUIET, anchor="ls")
-    save_png(page.quantize(32), path)
+    save_png(page.quantize(64), path)
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
