@@ -1,4 +1,5 @@
 # make demo   environment, build, a real nodule segmented by the packaged weights; then phantoms, a few minutes of training, masks and pictures
+# make serve  environment, build, the web service with a real nodule, in the browser
 # make test   environment, build, all quick tests
 # Both need only python3 (>= 3.11) with venv and its headers, and a C compiler for the compiled kernels.
 
@@ -9,6 +10,7 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 
 DEMO_OUT ?= demo-out
+SERVE_FOLDER ?= serve-data
 DEMO_MINUTES ?= 4
 # a folder of image and mask pairs to use instead of phantoms
 DATA ?=
@@ -24,7 +26,7 @@ ifndef OMP_WAIT_POLICY
 export GOMP_SPINCOUNT ?= 3000
 endif
 
-.PHONY: demo test test-slow faults mutants lint docs bench performance roofline crossover instructions bench-compare weights build clean
+.PHONY: demo serve test test-slow faults mutants lint docs bench performance roofline crossover instructions bench-compare weights build clean
 
 # an editable install: Python runs the checkout itself
 $(BIN)/.ready: pyproject.toml setup.py
@@ -66,6 +68,9 @@ endif
 
 # a worker for each core, which takes over tests of another when it has none left
 PARALLEL ?= -n logical --dist worksteal
+serve: build
+	$(BIN)/segnet serve --example --open --folder $(SERVE_FOLDER)
+
 test: build lint
 	$(BIN)/pytest -q -m "not slow" $(PARALLEL) --durations=15
 
@@ -132,5 +137,5 @@ weights: build
 	    --commit "$$(git rev-parse --short HEAD)"
 
 clean:
-	rm -rf $(VENV) build demo-out *.egg-info
+	rm -rf $(VENV) build demo-out serve-data *.egg-info
 	find ssmcore -name '*.so' -delete

@@ -22,6 +22,7 @@ from segnet.cli.predict import predict
 from segnet.cli.prepare import prepare
 from segnet.cli.release import release
 from segnet.cli.report import report
+from segnet.cli.serve import serve
 from segnet.cli.train import train
 from segnet.cli.uls23 import uls23_process
 from segnet.errors import InputError
@@ -49,6 +50,7 @@ for command in (
     info,
     release,
     bench,
+    serve,
 ):
     app.command()(command)
 

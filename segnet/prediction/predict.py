@@ -19,7 +19,7 @@ from segnet.io.boxes import Box, common, constant_border, is_empty, widened, wit
 from segnet.io.nifti import write_like, write_mask
 from segnet.io.volumes import Volume
 from segnet.metrics import LesionStatistics, lesion_statistics
-from segnet.prediction.clicked import Looks, runner, segment_clicked, segment_everywhere
+from segnet.prediction.clicked import Looks, Run, runner, segment_clicked, segment_everywhere
 from segnet.prediction.lesions import Lesion, lesions_of
 from segnet.prediction.options import MASK_ENDINGS, Options, Progress, around
 from segnet.prediction.precision import BFloat16Difference, segment_in_bfloat16
@@ -27,6 +27,8 @@ from segnet.prediction.sites import site_warnings
 from segnet.prediction.windows import VIEWS, keep_clicked, segment
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from segnet.prediction.model import Model
 
 Voxel = tuple[int, int, int]
@@ -156,7 +158,7 @@ def predict_volume(
     volume : in HU
     click_zyx : voxel in the lesion. The field of view is centred on it; the component at it is kept, or the one nearest in mm
     lesion : number of the clicked lesion
-    progress : called with network passes done and all of them
+    progress : called with the work done and all of it, before each pass of the networks; what it raises ends the segmentation
     looks : of earlier calls with this volume, model and click, and the same `options` but for the threshold
 
     Raises
@@ -199,7 +201,7 @@ def predict_volume(
     if is_empty(box):
         return replace(prediction, warnings=(*oddities, CONSTANT))
     if fields is not None and click_zyx is not None:
-        return _clicked(prediction, model, options, click_zyx, content, looks)
+        return _clicked(prediction, model, options, click_zyx, content, looks, progress)
     # the network also sees neighbouring slices, and its field of view where that is larger than the box
     reach = config.data.patch_px if click_zyx is not None else 0
     seen = common(widened(box, (config.model.in_channels // 2, reach, reach), shape), content)
@@ -227,19 +229,39 @@ def predict_volume(
 
 
 def _clicked(
-    prediction: Prediction, model: Model, options: Options, click_zyx: Voxel, content: Box, looks: Looks | None
+    prediction: Prediction,
+    model: Model,
+    options: Options,
+    click_zyx: Voxel,
+    content: Box,
+    looks: Looks | None,
+    progress: Progress | None,
 ) -> Prediction:
     """The lesion at a click by networks that are told the click, in the box of a prediction without one."""
     volume, seen = prediction.volume, prediction.voi_zyx
     views = VIEWS if options.tta else VIEWS[:1]
+    passes, depth = 0, seen[0].stop - seen[0].start
+
+    def told(run: Run) -> Run:
+        """Slices so far, of all slices: few lesions need them all."""
+
+        def counted(inputs: Tensor) -> Tensor:
+            nonlocal passes
+            passes += len(inputs)
+            if progress is not None:
+                progress(min(passes, depth), depth)
+            return run(inputs)
+
+        return counted
+
     found = segment_clicked(
-        runner(model.networks, views),
+        told(runner(model.networks, views)),
         volume.array_zyx[seen],
         volume.spacing_zyx_mm,
         model.config.data,
         _less(click_zyx, seen),
         threshold=options.threshold,
-        in_bfloat16=runner(model.halves, views) if model.halves else None,
+        in_bfloat16=told(runner(model.halves, views)) if model.halves else None,
         looks=looks,
     )
     box = tuple(slice(a.start + b.start, a.start + b.stop) for a, b in zip(seen, found.box, strict=True))

@@ -9,7 +9,7 @@ from segnet.io.volumes import Volume
 from segnet.prediction.clicked import Looks
 from segnet.prediction.clicks import ClickSpace, Point
 from segnet.prediction.model import Model, voxel_of
-from segnet.prediction.options import THRESHOLD, Options
+from segnet.prediction.options import THRESHOLD, Options, Progress
 from segnet.prediction.predict import Prediction, predict_volume
 
 KEPT = 8
@@ -53,6 +53,7 @@ class Session:
         space: ClickSpace = "voxel",
         threshold: float = THRESHOLD,
         tta: bool = False,
+        progress: Progress | None = None,
     ) -> Prediction:
         """The lesion at a click, equal to that of `Model.predict` bit for bit.
 
@@ -65,6 +66,7 @@ class Session:
         space : of its numbers: "voxel", "ras" or "lps"
         threshold : of the lesion probability
         tta : mean over eight views of each slice
+        progress : as in `segnet.prediction.predict.predict_volume`
 
         Raises
         ------
@@ -78,4 +80,4 @@ class Session:
         if len(self._looks) > KEPT:
             self._looks.popitem(last=False)
         options = Options(tta=tta, threshold=threshold)
-        return predict_volume(self.volume, self.model, options, click_zyx=at, looks=looks)
+        return predict_volume(self.volume, self.model, options, click_zyx=at, looks=looks, progress=progress)

@@ -120,9 +120,9 @@ def lesion_pictures(
         pred, true = None if name is None else masks[name][z], truth[z] if with_truth else None
         panel = overlay.panel(hu[z], pred, true, box, window_hu, SIDE_PX)
         if with_truth:
-            _axes(panel, true_axes, z, box, overlay.TRUTH_RGB)
+            draw_axes(panel, true_axes, z, box, overlay.TRUTH_RGB)
         if name is not None:
-            _axes(panel, axes[name], z, box, overlay.PRED_RGB)
+            draw_axes(panel, axes[name], z, box, overlay.PRED_RGB)
         pen = ImageDraw.Draw(panel)
         overlay.orientation(pen, 0, 0, SIDE_PX)
         overlay.scale_bar(pen, 0, 0, field_mm, SIDE_PX)
@@ -157,7 +157,7 @@ def _chosen(shown: NDArray[np.bool_], n: int, largest: int, axes: RecistAxes | N
     return sorted(chosen)
 
 
-def _axes(panel: Image.Image, axes: RecistAxes | None, z: int, box: overlay.Box, rgb: tuple[int, int, int]) -> None:
+def draw_axes(panel: Image.Image, axes: RecistAxes | None, z: int, box: overlay.Box, rgb: tuple[int, int, int]) -> None:
     """Draw both axes if they lie in slice `z`."""
     if axes is None or axes.z != z:
         return
