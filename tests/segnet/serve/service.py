@@ -15,6 +15,7 @@ import uvicorn
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from segnet.config import Config
 from segnet.prediction.model import Model
@@ -77,6 +78,14 @@ class Running:
     address: str
     client: Client
     worker: Worker
+
+    def hold(self, event: threading.Event) -> RemovableHandle:
+        """Makes the network wait for an event, until the handle is removed."""
+
+        def wait(*_: object) -> None:
+            event.wait(20)
+
+        return self.worker.segmenter.model.networks[0].register_forward_hook(wait)
 
 
 def running(folder: Path, **changes: object) -> Iterator[Running]:
