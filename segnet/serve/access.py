@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hmac
 import json
+import logging
 import re
 from http.cookies import CookieError, SimpleCookie
+from types import TracebackType
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from segnet.serve.settings import Settings
 
+log = logging.getLogger("segnet.serve")
 COOKIE = "segnet_token"
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self';"
@@ -50,8 +53,12 @@ class Access:
                 await self.app(scope, receive, send)
             return
 
+        began = False
+
         async def sending(message: Message) -> None:
+            nonlocal began
             if message["type"] == "http.response.start":
+                began = True
                 headers = [pair for pair in message["headers"] if pair[0] not in {name for name, _ in HEADERS}]
                 if scope["path"].startswith("/v1/") and not any(name == b"cache-control" for name, _ in headers):
                     headers.append((b"cache-control", b"no-store"))
@@ -74,7 +81,13 @@ class Access:
                 f"body: expected at most {most} bytes, got {headers['content-length']}; send less, or raise the limit",
             )
             return
-        await self.app(scope, _counted(receive, most), sending)
+        try:
+            await self.app(scope, _counted(receive, most), sending)
+        except Exception as error:
+            # the message is left out: libraries quote text of files in it
+            log.error("%s of a request failed", type(error).__name__, exc_info=without_message(error))
+            if not began:
+                await _answer(sending, 500, "service: expected to answer, got an error of its own; see its log")
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
         if name_of(headers.get("host", "")) not in self.hosts:
@@ -163,6 +176,11 @@ def name_of(host: str) -> str:
         return (urlsplit(f"//{host}").hostname or "").lower()
     except ValueError:
         return ""
+
+
+def without_message(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:
+    """An error for the log: its class and its trace, without its text, which may quote a patient's name from a file."""
+    return type(error), Exception("message left out"), error.__traceback__
 
 
 class TooLarge(Exception):

@@ -739,7 +739,7 @@ def get_export(service: Given, number: str, name: str) -> Response:
     if row is None or name not in json.loads(row["files"]):
         raise HTTPException(404, "export: expected one of this service, got another; export again")
     return FileResponse(
-        service.store.export_folder(number) / name, filename=name, content_disposition_type="attachment"
+        service.store.export_folder(number) / name, media_type="application/octet-stream", filename=name
     )
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from segnet.errors import InputError, reason
 from segnet.runtime.spin import bound_spin
+from segnet.serve.access import without_message
 from segnet.serve.database import Database
 from segnet.serve.jobs import Job, Jobs, Lost
 from segnet.serve.lesions import Lesions
@@ -107,7 +108,7 @@ class Worker:
             log.info("%s %s refused", job.kind, job.id)
         except Exception as error:  # whatever a file does to a library, the next job is done
             self.jobs.fail(job, f"{job.kind}: expected to finish, got {type(error).__name__}; see the server's log")
-            log.error("%s %s failed: %s", job.kind, job.id, type(error).__name__, exc_info=_frames())
+            log.error("%s %s failed: %s", job.kind, job.id, type(error).__name__, exc_info=without_message(error))
         finally:
             self._doing.pop()
         return True
@@ -306,12 +307,6 @@ class Worker:
             for job in list(self._doing):
                 with suppress(Lost):  # the job itself finds out at its next step
                     self.jobs.renew(job)
-
-
-def _frames() -> Any:
-    """The trace without the message: messages of libraries may quote a file's text fields."""
-    kind, _, trace = sys.exc_info()
-    return kind, Exception("message left out"), trace
 
 
 def release_dead(database: Database) -> None:

@@ -292,3 +292,20 @@ def test_settings_are_told_of_by_name(tmp_path: Path) -> None:
 )
 def test_names_of_hosts(host: str, name: str) -> None:
     assert name_of(host) == name
+
+
+def test_an_error_of_its_own_is_answered_and_told_without_its_text(
+    small: Running, picture: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = small.client.upload(picture)["image"]
+    voxels = small.settings.folder / "images" / image / "voxels.npy"
+    kept = voxels.read_bytes()
+    voxels.write_bytes(PATIENT.encode() * 100)  # numpy quotes such bytes in its message
+    try:
+        with pytest.raises(ServiceError, match="see its log") as refused:
+            small.client.request("GET", f"images/{image}/slices/z/0")
+    finally:
+        voxels.write_bytes(kept)
+    assert refused.value.status == 500
+    assert "get_slice" in caplog.text
+    assert "Zebediah" not in caplog.text

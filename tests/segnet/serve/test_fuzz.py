@@ -43,12 +43,30 @@ def test_the_api_keeps_to_its_description(fuzzed: Running) -> None:
     api = schemathesis.openapi.from_url(f"{fuzzed.address}/v1/openapi.json", headers=HEADERS)
     operations = [found.ok() for found in api.get_all_operations()]
     assert len(operations) > 20
+    known = {
+        ("images", "sha"): (image := fuzzed.client.images()[0]["image"]),
+        ("images", "axis"): "y",
+        ("lesions", "number"): (lesion := fuzzed.client.image(image)["lesions"][0])["lesion"],
+        ("jobs", "number"): lesion["job"],
+        ("uploads", "number"): fuzzed.client.request(
+            "POST", "uploads", json={"files": [{"name": "a", "size": 3}]}
+        ).json()["upload"],
+        ("uploads", "n"): 0,
+        ("exports", "number"): fuzzed.client.request(
+            "POST", "exports", json={"image": image, "formats": ["csv"]}
+        ).json()["job"],
+        ("exports", "name"): "lesions.csv",
+    }
     problems = []
+    operations.sort(key=lambda operation: operation.method == "delete")  # nothing is left after these
     for operation in operations:
 
-        @given(operation.as_strategy())
+        @given(operation.as_strategy(), st.integers(0, 3))
         @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-        def keeps(case: Any) -> None:
+        def keeps(case: Any, foreign: int) -> None:
+            if foreign:  # mostly of what is there: strangers' numbers end at the first check
+                for name in case.path_parameters:
+                    case.path_parameters[name] = known.get((case.path.split("/")[2], name), case.path_parameters[name])
             case.call_and_validate(headers=HEADERS, timeout=60, excluded_checks=[positive_data_acceptance])
 
         try:
