@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import uvicorn
@@ -103,10 +105,13 @@ def serve(settings: Settings, *, on_ready: Any = None) -> None:
             if on_ready is not None:
                 on_ready(f"http://{shown}:{port}/?token={token}")
 
+        # uvicorn raises the signal again after its own end, which would end the process before the worker
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         worker.start()
         threading.Thread(target=tell, daemon=True).start()
         try:
-            server.run(sockets=[bound])
+            with suppress(KeyboardInterrupt):
+                server.run(sockets=[bound])
         finally:
             worker.stop()
 

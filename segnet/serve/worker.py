@@ -310,14 +310,21 @@ class Worker:
 
 
 def release_dead(database: Database) -> None:
-    """Queues the jobs of workers of this machine that are gone, without waiting for their leases."""
+    """Queues the jobs of workers of this machine that are gone, without waiting for their leases.
+
+    A worker whose server was killed is ended first. The caller holds the folder's lock, so no other server has a worker here.
+    """
     for row in database.rows("SELECT name, pid FROM workers WHERE name LIKE ?", f"{socket.gethostname()}:%"):
         try:
-            os.kill(row["pid"], 0)
-        except ProcessLookupError:
-            Jobs(database).release(row["name"])
-            with database.writing() as connection:
-                connection.execute("DELETE FROM workers WHERE name = ?", (row["name"],))
+            command = Path(f"/proc/{row['pid']}/cmdline").read_bytes()
+        except OSError:
+            command = b""
+        if b"segnet.serve.worker" in command:
+            with suppress(ProcessLookupError):
+                os.kill(row["pid"], signal.SIGKILL)
+        Jobs(database).release(row["name"])
+        with database.writing() as connection:
+            connection.execute("DELETE FROM workers WHERE name = ?", (row["name"],))
 
 
 def main() -> None:
