@@ -232,7 +232,7 @@ def begin_upload(service: Given, who: Who, body: schemas.NewUpload, key: Key = N
             {"n": n, "name": SEPARATORS.split(file.name)[-1] or "file", "size": file.size}
             for n, file in enumerate(body.files)
         ]
-        name = body.name or (stem_of(files[0]["name"]) if len(files) == 1 else "")
+        name = body.name or (stem_of(body.files[0].name) if len(files) == 1 else "")
         service.store.upload_folder(number).mkdir(mode=0o700)
         with service.database.writing() as connection:
             connection.execute(

@@ -14,7 +14,7 @@ from scipy import ndimage
 from segnet.io.boxes import Box
 from segnet.metrics import components
 from segnet.prediction.model import Model, load
-from segnet.prediction.options import Options
+from segnet.prediction.options import THRESHOLD, Options
 from segnet.prediction.predict import Prediction, predict_volume
 from segnet.prediction.session import Session
 from segnet.serve.lesions import MaskArray, measured, tight
@@ -49,6 +49,10 @@ class Segmenter:
         self.model: Model = load(list(models) or None)
         self.model.read()
         self._open: OrderedDict[str, Session] = OrderedDict()
+
+    def described(self) -> dict[str, Any]:
+        """What clients are told of the networks."""
+        return {"names": list(self.model.names), "sites": self.model.sites, "threshold": THRESHOLD}
 
     def warm_up(self) -> None:
         """Segments an empty volume, so that the first click does not wait for what is made once."""

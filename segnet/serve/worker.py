@@ -71,8 +71,7 @@ class Worker:
         """Works until `stop` is called."""
         self._present(None)
         self.segmenter.warm_up()
-        model = self.segmenter.model
-        self._present({"names": list(model.names), "sites": model.sites, "threshold": 0.5})
+        self._present(self.segmenter.described())
         threading.Thread(target=self._beat, daemon=True).start()
         while not self._stopping.is_set():
             if not self.work():
@@ -319,7 +318,7 @@ def release_dead(database: Database) -> None:
             command = Path(f"/proc/{row['pid']}/cmdline").read_bytes()
         except OSError:
             command = b""
-        if b"segnet.serve.worker" in command:
+        if b"segnet.serve.worker" in command or b"segnet.serve.dispatcher" in command:
             with suppress(ProcessLookupError):
                 os.kill(row["pid"], signal.SIGKILL)
         Jobs(database).release(row["name"])
