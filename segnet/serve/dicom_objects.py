@@ -576,7 +576,7 @@ def _report(
                 observer_type=codes.DCM.Device, observer_identifying_attributes=device
             ),
         ),
-        procedure_reported=codes.LN.CTUnspecifiedBodyRegion if is_ct else codes.LN.MRUnspecifiedBodyRegion,
+        procedure_reported=codes.LN.CTUnspecifiedBodyRegion if is_ct else codes.LN.MRIUnspecifiedBodyRegion,
         imaging_measurements=groups,
         referenced_images=headers,
     )
@@ -724,16 +724,18 @@ def _site(finding: Finding) -> Any:
 
 def _named(made: Any, made_at: datetime) -> Any:
     """The object with dates of `made_at`, and with UIDs that are hashes of all the rest."""
+    from pydicom import dcmread
+
     moment = _local(made_at)
     made.InstanceCreationDate, made.InstanceCreationTime = f"{moment:%Y%m%d}", f"{moment:%H%M%S}"
     for equipment in made.ContributingEquipmentSequence:
-        if equipment.ManufacturerModelName == "highdicom":
+        if equipment.get("ManufacturerModelName") == "highdicom":
             equipment.ContributionDateTime = f"{moment:%Y%m%d%H%M%S}"
     content = encoded(made)
     instance = hashed_uid("instance", content)
     made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = instance
     made.SeriesInstanceUID = hashed_uid("series", content)
-    return made
+    return dcmread(io.BytesIO(encoded(made)))  # the made one shares elements with the headers
 
 
 def _local(moment: datetime) -> datetime:
