@@ -82,6 +82,7 @@ FLOORS = (
     "segnet.evaluation",
     "segnet.report",
     "segnet.study",
+    "segnet.serve",
     "segnet.cli",
 )
 """From the bottom to the top. A module imports its own floor and lower ones, also inside functions, so no circle joins two floors."""
