@@ -97,8 +97,6 @@ def series_of(headers: Iterable[Any]) -> Series:
     series = sorted({one.series for one in slices})
     if len(series) > 1:
         raise InputError(f"headers: expected one DICOM series, got {len(series)}; pass the slices of one")
-    for header in headers:
-        header.decode()
     return _ordered(headers, slices, here)
 
 

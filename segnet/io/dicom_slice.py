@@ -269,10 +269,7 @@ def read_header(path: Path) -> Any:
     InputError
         The header is damaged, or inflates to more than `MAX_INFLATED_BYTES`.
     """
-    header = _open(path, pixels=False, tags=None).header
-    with _parsing(path, "header"):
-        header.decode()  # text of any character set, in sequences too
-    return header
+    return _open(path, pixels=False, tags=None).header
 
 
 def slice_of(header: Any, path: Path) -> Slice:

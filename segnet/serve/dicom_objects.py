@@ -15,6 +15,7 @@ import uuid
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -52,6 +53,31 @@ _SITES = {
 }
 """SNOMED CT codes. Other sites have none here and are left uncoded."""
 
+_OF_EACH = (
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "FrameOfReferenceUID",
+    "Modality",
+    "Rows",
+    "Columns",
+    "ImagePositionPatient",
+)
+"""Attributes of a slice that differ, or that highdicom asks of each."""
+_PATIENT_AND_STUDY = (
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "AccessionNumber",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "ReferringPhysicianName",
+    "Manufacturer",
+)
+"""Attributes that may be empty but not missing."""
 _MAKER = "segnet"
 _MAX_TEXT = 64  # characters of the value representation LO
 _UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+")
@@ -159,7 +185,7 @@ def segmentation(
 
     Source: DICOM PS3.3 A.51 and C.8.20.
     """
-    way, headers = _checked(series, volume, findings, deidentified)
+    way = _checked(series, volume, findings, deidentified)
     _check_algorithm(algorithm)
     placed = [_on_frames(way, finding) for finding in findings]
     numbers = np.unique(np.concatenate([np.arange(box[0].start, box[0].stop) for box, _ in placed]))
@@ -167,7 +193,7 @@ def segmentation(
     filled = pixels.any(axis=tuple(range(1, pixels.ndim)))
     numbers, pixels = numbers[filled], pixels[filled]
     with _building("segmentation"):
-        made = _segmentation([headers[n] for n in numbers], pixels, findings, algorithm, made_at, series_number)
+        made = _segmentation(_prepared(series, numbers), pixels, findings, algorithm, made_at, series_number)
         return _named(made, made_at)
 
 
@@ -207,19 +233,18 @@ def report(
 
     Source: DICOM PS3.16 TID 1500, 1411, 1501 and 320.
     """
-    way, headers = _checked(series, volume, findings, deidentified)
+    way = _checked(series, volume, findings, deidentified)
     _check_algorithm(algorithm)
     if verifier is not None:
         _check_text(verifier.name, "verifier.name")
         _check_text(verifier.organization, "verifier.organization")
-    _check_segmentation(segmentation, findings, headers)
-    boxes = [_on_frames(way, finding)[0] for finding in findings]
-    numbers = np.unique(np.concatenate([np.arange(box[0].start, box[0].stop) for box in boxes]))
+    _check_segmentation(segmentation, findings, series)
+    lines = [_lines(series, way, finding) for finding in findings]
     with _building("report"):
         made = _report(
-            [headers[n] for n in numbers],
+            _prepared(series, np.unique([drawn.number for drawn in lines])),
             segmentation,
-            [_lines(series, way, headers, finding) for finding in findings],
+            lines,
             findings,
             algorithm,
             made_at,
@@ -227,6 +252,23 @@ def report(
             series_number,
         )
         return _named(made, made_at)
+
+
+def check_source(series: Series, *, deidentified: bool = False) -> None:
+    """Whether objects may be made for a series, whatever the lesions.
+
+    Raises
+    ------
+    InputError
+        The series is de-identified; or a study, series, frame of reference, class or instance UID is empty, missing, invalid, or not
+        the series' own.
+    """
+    if deidentified:
+        raise InputError(
+            "deidentified: expected a series as its archive holds it, got a de-identified one, whose UIDs and patient are no "
+            "longer the archive's; export from the original series"
+        )
+    _check_uids(series)
 
 
 def encoded(dataset: Dataset) -> bytes:
@@ -261,19 +303,12 @@ def hashed_uid(*content: str | bytes) -> str:
 # What must hold before anything is built.
 
 
-def _checked(
-    series: Series, volume: Volume, findings: Sequence[Finding], deidentified: bool
-) -> tuple[FrameMap, list[Any]]:
-    """The way to the frames, and copies of the headers with what highdicom asks for."""
-    if deidentified:
-        raise InputError(
-            "deidentified: expected a series as its archive holds it, got a de-identified one, whose UIDs and patient are no "
-            "longer the archive's; export from the original series"
-        )
-    _check_uids(series)
+def _checked(series: Series, volume: Volume, findings: Sequence[Finding], deidentified: bool) -> FrameMap:
+    """The way to the frames, once everything that can be refused was looked at."""
+    check_source(series, deidentified=deidentified)
     way = series.frame_map(volume)
     _check_findings(findings, volume)
-    return way, _prepared(series)
+    return way
 
 
 def _check_uids(series: Series) -> None:
@@ -382,14 +417,14 @@ def _check_text(text: str, what: str) -> None:
         )
 
 
-def _check_segmentation(segmentation: Dataset, findings: Sequence[Finding], headers: Sequence[Any]) -> None:
+def _check_segmentation(segmentation: Dataset, findings: Sequence[Finding], series: Series) -> None:
     tracked = [str(item.get("TrackingUID", "")) for item in segmentation.get("SegmentSequence", [])]
     if segmentation.get("SOPClassUID") != _SEG_CLASS or tracked != [finding.tracking_uid for finding in findings]:
         raise InputError(
             f"segmentation: expected the {len(findings)} lesions of the report as segments in their order, got "
             f"{len(tracked)} segments; make both from the same findings"
         )
-    if segmentation.get("StudyInstanceUID") != headers[0].StudyInstanceUID:
+    if segmentation.get("StudyInstanceUID") != series.headers[0].StudyInstanceUID:
         raise InputError(
             "segmentation: expected one of the series' study, got one of another study; make it from this series"
         )
@@ -402,25 +437,28 @@ def _shown(box: Box) -> str:
 # From the volume to the frames.
 
 
-def _prepared(series: Series) -> list[Any]:
-    """Copies of the headers, complete and alike: highdicom compares directions to the last digit and copies spacings."""
+def _prepared(series: Series, numbers: NDArray[Any]) -> list[Any]:
+    """Copies of the headers of some slices, complete and alike, for highdicom.
+
+    It copies patient, study and spacing from the first, and compares directions to the last digit. The others need a few attributes.
+    """
     from pydicom.dataset import Dataset
 
     step_mm = float(np.linalg.norm(series.affine[:3, 2]))
-    out = []
-    for header in series.headers:
+    out: list[Any] = []
+    for number in numbers:
+        header = series.headers[number]
         copy = Dataset()
-        for element in header:
-            if element.tag.group != 0x7FE0:
-                copy.add(element)
-        for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID"):
+        if not out:
+            # deep, since highdicom hands elements on, and decoded, since a character set of its own follows
+            copy = deepcopy(header)
+            copy.decode()
+            for tag in [tag for tag in copy.keys() if tag.group == 0x7FE0]:  # noqa: SIM118
+                del copy[tag]
+        for keyword in (*_OF_EACH, *_PATIENT_AND_STUDY):
             if keyword not in copy:
-                setattr(copy, keyword, "")
-        for keyword in ("StudyDate", "StudyTime", "ReferringPhysicianName", "Manufacturer"):
-            if keyword not in copy:
-                setattr(copy, keyword, "")
-        if not copy.get("SliceThickness"):
-            copy.SliceThickness = _number(step_mm)
+                setattr(copy, keyword, header.get(keyword, ""))
+        copy.SliceThickness = header.get("SliceThickness") or _number(step_mm)
         copy.SpacingBetweenSlices = _number(step_mm)
         copy.ImageOrientationPatient = series.headers[0].ImageOrientationPatient
         copy.PixelSpacing = series.headers[0].PixelSpacing
@@ -467,23 +505,33 @@ def _among(numbers: NDArray[Any], box: Box) -> Box:
 
 @dataclass(frozen=True, eq=False)
 class _Lines:
-    """Both axes: (2, 2) pixels (column, row) counted from the corner of `header`'s slice, or (2, 3) mm LPS if `header` is None."""
+    """Both axes.
+
+    Attributes
+    ----------
+    long, short : (2, 2) ends in pixels (column, row) from the corner of the slice; or (2, 3) in mm LPS if `in_space`
+    number, header : their slice; in space, the one nearest to their middle
+    """
 
     long: NDArray[np.float64]
     short: NDArray[np.float64]
+    number: int
     header: Any
+    in_space: bool
 
 
-def _lines(series: Series, way: FrameMap, headers: Sequence[Any], finding: Finding) -> _Lines:
+def _lines(series: Series, way: FrameMap, finding: Finding) -> _Lines:
     axes = finding.axes
     assert axes is not None  # checked
     ends = way.points([(axes.z, y, x) for y, x in (*axes.long_yx, *axes.short_yx)])
+    number = round(float(ends[:2, 0].mean()))
+    header = series.headers[number]
     if way.axes[0] != 0:
         points = series.to_lps(ends)
-        return _Lines(points[:2], points[2:], None)
+        return _Lines(points[:2], points[2:], number, header, True)
     # Whole numbers are pixel centres here; SCOORD counts from the corner of the first pixel.
     pixels = ends[:, [2, 1]] + 0.5
-    return _Lines(pixels[:2], pixels[2:], headers[round(ends[0, 0])])
+    return _Lines(pixels[:2], pixels[2:], number, header, False)
 
 
 # The objects themselves.
@@ -580,7 +628,7 @@ def _report(
         imaging_measurements=groups,
         referenced_images=headers,
     )
-    in_space = any(drawn.header is None for drawn in lines)
+    in_space = any(drawn.in_space for drawn in lines)
     made = (hd.sr.Comprehensive3DSR if in_space else hd.sr.ComprehensiveSR)(
         evidence=[*headers, segmentation],
         content=content,
@@ -660,7 +708,7 @@ def _axes_group(header: Any, finding: Finding, drawn: _Lines, algorithm: Algorit
 
     def axis(code: str, meaning: str, length_mm: float, ends: NDArray[np.float64]) -> Any:
         coordinates: Any
-        if drawn.header is None:
+        if drawn.in_space:
             coordinates = hd.sr.CoordinatesForMeasurement3D(
                 graphic_type=hd.sr.GraphicTypeValues3D.POLYLINE,
                 graphic_data=ends,

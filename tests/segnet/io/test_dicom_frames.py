@@ -122,6 +122,35 @@ def test_headers_are_kept_without_pixels(tmp_path: Path) -> None:
     assert all("PixelData" in one for one in slices)
 
 
+@pytest.mark.parametrize("implicit", [True, False])
+@pytest.mark.parametrize("little", [True, False])
+def test_headers_of_any_byte_order_are_kept(tmp_path: Path, implicit: bool, little: bool) -> None:
+    """Elements in sequences are not read before they are written."""
+    if implicit and not little:
+        pytest.skip("there is no such transfer syntax")
+    slices = make_series(RAMP)
+    (tmp_path / "a").mkdir()
+    for number, one in enumerate(slices):
+        inner, part = pydicom.Dataset(), pydicom.Dataset()
+        inner.CodeMeaning, inner.Rows, inner.RecommendedDisplayCIELabValue = "Schädel", 258, [1, 2, 515]
+        part.ProcedureCodeSequence = [inner]
+        one.SpecificCharacterSet = "ISO_IR 100"
+        one.ReferencedStudySequence = [part]
+        one.PixelData = np.frombuffer(one.PixelData, "<u2").astype("<u2" if little else ">u2").tobytes()
+        syntax = ("1.2.840.10008.1.2" if implicit else "1.2.840.10008.1.2.1") if little else "1.2.840.10008.1.2.2"
+        one.file_meta.TransferSyntaxUID = syntax
+        pydicom.dcmwrite(
+            tmp_path / "a" / str(number), one, implicit_vr=implicit, little_endian=little, enforce_file_format=True
+        )
+    read_series(tmp_path / "a").write(tmp_path / "headers")
+    for one, path in zip(slices, sorted((tmp_path / "headers").iterdir()), strict=True):
+        kept = pydicom.dcmread(path)
+        (inner,) = kept.ReferencedStudySequence[0].ProcedureCodeSequence
+        assert (inner.CodeMeaning, inner.Rows) == ("Schädel", 258)
+        assert list(inner.RecommendedDisplayCIELabValue) == [1, 2, 515]
+        assert kept.SOPInstanceUID == one.SOPInstanceUID
+
+
 def changed(volume: Volume, name: str) -> Volume:
     affine = volume.affine.copy()
     if name == "moved":

@@ -15,6 +15,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -26,12 +27,13 @@ from dicom_series import PATIENT  # noqa: E402
 from lesions_on_series import MADE, ORIENTATIONS, Case, lesion, make_case, patient_mm  # noqa: E402
 
 from segnet.errors import InputError  # noqa: E402
-from segnet.io.dicom import series_of  # noqa: E402
+from segnet.io.dicom import read_series, series_of  # noqa: E402
 from segnet.io.dicom_frames import Series  # noqa: E402
 from segnet.io.volumes import read_image  # noqa: E402
 from segnet.serve.dicom_objects import (  # noqa: E402
     Algorithm,
     Verifier,
+    check_source,
     encoded,
     hashed_uid,
     is_uid,
@@ -134,6 +136,24 @@ def test_segments_tell_what_they_are(tmp_path: Path) -> None:
         assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == ("mamba-ahnet", "0.1.0")
         sites.append([code.CodeValue for code in item.get("AnatomicRegionSequence", [])])
     assert sites == [["10200004"], ["59441001"], []]  # a node is a lymph node, whatever its site
+
+
+def test_neither_headers_nor_objects_share_anything(tmp_path: Path) -> None:
+    """What is changed in an export would otherwise change the series that is kept."""
+    case = make_case(tmp_path / "a", headers={"SpecificCharacterSet": "ISO_IR 100", "StudyDescription": "Übersicht"})
+    before = [one.to_json() for one in case.series.headers]
+    for made in (
+        segmentation(case.series, case.volume, case.findings, **MADE),
+        report(
+            case.series,
+            case.volume,
+            segmentation(case.series, case.volume, case.findings, **MADE),
+            case.findings,
+            **MADE,
+        ),
+    ):
+        made.StudyDescription, made.PatientName, made.StudyInstanceUID = "x", "x", "1.2"
+    assert [one.to_json() for one in case.series.headers] == before
 
 
 def measurement_groups(sr: Any) -> list[dict[str, Any]]:
@@ -397,6 +417,26 @@ def test_refused_in_one_line_that_names_no_patient(tmp_path: Path, name: str) ->
         assert not any(word.lower() in text.lower() for word in PATIENT.split("^"))
 
 
+def test_a_source_is_checked_without_lesions(tmp_path: Path) -> None:
+    series = make_case(tmp_path / "a").series
+    check_source(series)
+    with pytest.raises(InputError, match="deidentified: "):
+        check_source(series, deidentified=True)
+    series.headers[0].StudyInstanceUID = ""
+    with pytest.raises(InputError, match="StudyInstanceUID: "):
+        check_source(series)
+
+
+def test_kept_headers_and_a_kept_volume_make_the_same_objects(tmp_path: Path) -> None:
+    """As a service keeps them: headers without pixels, and the canonical volume as NIfTI in 16 bits."""
+    case = make_case(tmp_path / "a", "oblique coronal")
+    case.series.write(tmp_path / "headers")
+    nib.Nifti1Image(case.volume.array.astype(np.int16), case.volume.affine).to_filename(tmp_path / "volume.nii.gz")
+    kept = replace(case, series=read_series(tmp_path / "headers"), volume=read_image(tmp_path / "volume.nii.gz"))
+    for one, other in zip(exported(case), exported(kept), strict=True):
+        assert encoded(one) == encoded(other)
+
+
 def test_a_segmentation_of_other_lesions_is_refused(tmp_path: Path) -> None:
     case = make_case(tmp_path / "a")
     seg = segmentation(case.series, case.volume, case.findings, **MADE)
@@ -526,8 +566,6 @@ def test_ohif_reads_nothing_under_another_name(tmp_path: Path) -> None:
 def test_a_real_series_is_exported(shared_data: Path, tmp_path: Path) -> None:
     folder = shared_data / "no_lesion" / "example_ct_dicom"
     volume = read_image(folder)
-    from segnet.io.dicom import read_series
-
     mask = np.zeros(volume.array_zyx.shape, bool)
     mask[5:9, 200:230, 300:320] = True
     one = lesion(volume, mask, "Lesion 1")
