@@ -36,6 +36,8 @@ Role = Literal["target", "non-target", "node"]
 
 MAX_FINDINGS = 500
 """Lesions in one object. Each is a segment, and overlapping ones need a mask of every slice each."""
+MAX_MASK_BYTES = 2**30
+"""Of the masks of overlapping lesions: slices x rows x columns x lesions. highdicom needs about three times that."""
 BIDIRECTIONAL = "Cornerstone3DTools@^0.1.0:Bidirectional"
 """Tracking identifier by which OHIF and Cornerstone3D recognise two axes that can be edited."""
 
@@ -490,6 +492,11 @@ def _pixels(
         part[crop] = number
     if not overlap:
         return labels
+    if labels.size * len(placed) > MAX_MASK_BYTES:
+        raise InputError(
+            f"findings: expected masks of at most {MAX_MASK_BYTES} bytes where lesions overlap, got {labels.size * len(placed)}; "
+            "export fewer lesions at once, or erase the overlap"
+        )
     masks = np.zeros((*labels.shape, len(placed)), np.bool_)
     for number, (box, crop) in enumerate(placed):
         masks[..., number][_among(numbers, box)] = crop

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime
 from io import BytesIO
@@ -325,17 +326,23 @@ def test_headers_in_memory_and_other_character_sets(tmp_path: Path, caplog: pyte
 Change = Callable[[Case], dict[str, Any]]
 
 
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Case, Any]:
+    case = make_case(tmp_path_factory.mktemp("sound") / "a")
+    return case, segmentation(case.series, case.volume, case.findings, **MADE)
+
+
 def header(**values: Any) -> Change:
     """An attribute of the fourth slice."""
 
     def change(case: Case) -> dict[str, Any]:
-        headers = [pydicom.Dataset({tag: one[tag] for tag in one.keys()}) for one in case.series.headers]  # noqa: SIM118
+        headers = deepcopy(case.series.headers)
         for keyword, one in values.items():
             if one is None:
                 delattr(headers[3], keyword)
             else:
                 setattr(headers[3], keyword, one)
-        return {"series": Series(tuple(headers), case.series.shape, case.series.affine)}
+        return {"series": Series(headers, case.series.shape, case.series.affine)}
 
     return change
 
@@ -402,10 +409,9 @@ REFUSED: dict[str, tuple[Change, str]] = {
 
 @pytest.mark.filterwarnings("ignore:.*value")  # pydicom's, as the test breaks headers
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused_in_one_line_that_names_no_patient(tmp_path: Path, name: str) -> None:
-    case = make_case(tmp_path / "a")
+def test_refused_in_one_line_that_names_no_patient(sound: tuple[Case, Any], name: str) -> None:
+    case, seg = sound
     change, message = REFUSED[name]
-    seg = segmentation(case.series, case.volume, case.findings, **MADE)
     arguments: dict[str, Any] = {"series": case.series, "volume": case.volume, "findings": case.findings, **MADE}
     arguments |= change(case)
     for make in (lambda: segmentation(**arguments), lambda: report(segmentation=seg, **arguments)):
@@ -415,6 +421,14 @@ def test_refused_in_one_line_that_names_no_patient(tmp_path: Path, name: str) ->
         assert "\n" not in text
         assert ";" in text
         assert not any(word.lower() in text.lower() for word in PATIENT.split("^"))
+
+
+def test_overlapping_lesions_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segnet.serve.dicom_objects.MAX_MASK_BYTES", 20)
+    apart, overlapping = make_case(tmp_path / "a"), make_case(tmp_path / "b", overlapping=True)
+    segmentation(apart.series, apart.volume, apart.findings, **MADE)
+    with pytest.raises(InputError, match="findings: expected masks of at most 20 bytes where lesions overlap"):
+        segmentation(overlapping.series, overlapping.volume, overlapping.findings, **MADE)
 
 
 def test_a_source_is_checked_without_lesions(tmp_path: Path) -> None:
