@@ -6,6 +6,7 @@ patient, no study and no answer of the server; libraries that log queries are si
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
@@ -295,6 +296,7 @@ class DicomWeb:
             A UID is missing; the archive does not answer, refuses an instance, does not confirm it, or returns it changed.
         """
         uids = [_uids_of(one) for one in datasets]
+        datasets = [_as_file(one) for one in datasets]
         for number, (one, (study, series, instance)) in enumerate(zip(datasets, uids, strict=True)):
             so_far = f"{number} of {len(datasets)} are stored"
             with _talking(f"an instance to store ({so_far})"):
@@ -381,6 +383,7 @@ class DicomNode:
         from pynetdicom import build_context
 
         uids = [_uids_of(one) for one in datasets]
+        datasets = [_as_file(one) for one in datasets]
         contexts = sorted({(str(one.SOPClassUID), str(one.file_meta.TransferSyntaxUID)) for one in datasets})
         with self._associated([build_context(kind, syntax) for kind, syntax in contexts]) as association:
             accepted = {(c.abstract_syntax, c.transfer_syntax[0]) for c in association.accepted_contexts}
@@ -520,6 +523,19 @@ def _check_same(sent: Dataset, back: Dataset, so_far: str) -> None:
         )
 
 
+def _as_file(one: Dataset) -> Dataset:
+    """The instance as a reader of its file sees it: with a preamble, which not every client adds, and with values padded."""
+    from pydicom import dcmread
+
+    try:
+        return dcmread(io.BytesIO(encoded(one)))
+    except Exception as error:  # as many types as there are ways for a data set to be none
+        raise InputError(
+            f"datasets: expected instances that can be written to a file, got one that cannot ({type(error).__name__}); give it its "
+            "class, UIDs and transfer syntax"
+        ) from None
+
+
 def _uids_of(one: Dataset) -> tuple[str, str, str]:
     uids = tuple(str(one.get(keyword) or "") for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"))
     study, series, instance = uids
@@ -550,7 +566,14 @@ def _client(settings: DicomWebSettings) -> Any:
         session.headers["Authorization"] = f"Bearer {settings.token}"
     if settings.ca_bundle is not None:
         session.verify = str(settings.ca_bundle)
-    client = DICOMwebClient(settings.url.rstrip("/"), session=session, callback=_plain_type, timeout=settings.timeout_s)
+    # One piece: the client's own pieces are used up when a refused request is sent again.
+    client = DICOMwebClient(
+        settings.url.rstrip("/"),
+        session=session,
+        callback=_plain_type,
+        chunk_size=2**31 - 1,
+        timeout=settings.timeout_s,
+    )
     client.set_http_retry_params(max_attempts=3, wait_exponential_multiplier=250)
     return client
 

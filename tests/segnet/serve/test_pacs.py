@@ -301,6 +301,15 @@ def test_objects_are_stored_and_read_back(archive: FakeArchive, exported: tuple[
     assert client(archive).store(exported) == uids
 
 
+def test_a_large_instance_is_sent_again_to_a_busy_archive(archive: FakeArchive) -> None:
+    (one, _) = make_series(np.random.default_rng(0).integers(-1000, 1000, (2, 900, 700)), series="1.2.3.9")
+    busy = iter([True])
+    archive.before = lambda method, path: (503, "text/plain", b"") if method == "POST" and next(busy, False) else None
+    assert client(archive).store([one]) == [one.SOPInstanceUID]
+    assert archive.held[one.SOPInstanceUID].PixelData == one.PixelData
+    assert len(one.PixelData) > 1e6
+
+
 def test_an_instance_that_is_there_already_is_compared(archive: FakeArchive, exported: tuple[Any, Any]) -> None:
     client(archive).store(exported)
     archive.failed, archive.confirmed, archive.kept = (0x0111,), lambda uids: [], lambda one: None
@@ -373,6 +382,11 @@ def test_objects_without_uids_are_not_sent(archive: FakeArchive, exported: tuple
     setattr(bad, keyword, "")
     with pytest.raises(InputError, match="expected a DICOM UID, got an empty"):
         client(archive).store([exported[0], bad])
+    bare = deepcopy(exported[1])
+    del bare.file_meta
+    for store in (client(archive).store, DicomNode(DicomNodeSettings("127.0.0.1", 9, "A")).store):
+        with pytest.raises(InputError, match="datasets: expected instances that can be written to a file"):
+            store([bare])
     assert not archive.asked
 
 
