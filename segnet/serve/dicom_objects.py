@@ -801,7 +801,7 @@ def _local(moment: datetime) -> datetime:
 @contextmanager
 def _building(what: str) -> Iterator[None]:
     """Turns every exception of highdicom and pydicom into an `InputError` without its words, which may quote the headers."""
-    # highdicom logs names that break the standard
+    # highdicom logs the UIDs of its sources, and its warnings quote names
     logging.getLogger("highdicom").setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
