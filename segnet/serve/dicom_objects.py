@@ -736,7 +736,7 @@ def _axes_group(header: Any, finding: Finding, drawn: _Lines, algorithm: Algorit
             referenced_coordinates=[coordinates],
         )
 
-    return hd.sr.MeasurementsAndQualitativeEvaluations(
+    group = hd.sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=hd.sr.TrackingIdentifier(
             uid=hashed_uid("axes", finding.tracking_uid), identifier=BIDIRECTIONAL
         ),
@@ -746,6 +746,14 @@ def _axes_group(header: Any, finding: Finding, drawn: _Lines, algorithm: Algorit
         ],
         **_finding_codes(finding, algorithm),
     )
+    # the tracking identifier is taken, so the lesion's name stands in an item of its own
+    name = hd.sr.TextContentItem(
+        name=codes.DCM.LesionIdentifier,
+        value=finding.name,
+        relationship_type=hd.sr.RelationshipTypeValues.HAS_OBS_CONTEXT,
+    )
+    group[0].ContentSequence.append(name)
+    return group
 
 
 def _finding_codes(finding: Finding, algorithm: Algorithm) -> dict[str, Any]:

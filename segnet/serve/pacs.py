@@ -592,7 +592,7 @@ def _plain_type(response: Any, *_: Any, **__: Any) -> Any:
 
 
 def _silence() -> None:
-    """These libraries log addresses with patient's names and identifiers in them, warnings of the server, or whole queries."""
+    """These libraries log addresses with names and identifiers of patients, warnings of the server, or whole queries."""
     for name in ("dicomweb_client", "urllib3", "retrying", "pynetdicom"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 

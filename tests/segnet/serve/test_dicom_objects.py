@@ -201,6 +201,7 @@ def test_measurements_and_ends_are_those_of_the_volume(tmp_path: Path, orientati
         sizes, drawn = groups[number - 1], groups[number + 1]
         tracked = [str(group["Tracking Unique Identifier"].UID) for group in (sizes, drawn)]
         assert tracked[0] == finding.tracking_uid
+        assert drawn["Lesion Identifier"].TextValue == sizes["Tracking Identifier"].TextValue == finding.name
         assert tracked[1] not in {one.tracking_uid for one in case.findings}
         assert value(sizes["Volume"]) == (round(finding.volume_ml * 1000, 3), "mm3")
         voxel_mm3 = abs(np.linalg.det(case.volume.affine[:3, :3]))
@@ -218,6 +219,9 @@ def test_measurements_and_ends_are_those_of_the_volume(tmp_path: Path, orientati
             np.testing.assert_allclose(found, expected, atol=5e-5)  # float32 of numbers up to 250
             assert value(drawn[name]) == (pytest.approx(length_mm, abs=5e-4), "mm")
             assert np.linalg.norm(found[0] - found[1]) == pytest.approx(length_mm, abs=2e-4)
+    kind = hd.sr.ComprehensiveSR if sr.SOPClassUID.endswith("33") else hd.sr.Comprehensive3DSR
+    content = kind.from_dataset(sr).content
+    assert len(content.get_volumetric_roi_measurement_groups()) == len(content.get_image_measurement_groups()) == 2
     on_slices = orientation not in ("coronal", "sagittal", "oblique coronal")
     assert sr.SOPClassUID == f"1.2.840.10008.5.1.4.1.1.88.3{3 if on_slices else 4}"
 
