@@ -426,9 +426,11 @@ def _check_segmentation(segmentation: Dataset, findings: Sequence[Finding], seri
             f"segmentation: expected the {len(findings)} lesions of the report as segments in their order, got "
             f"{len(tracked)} segments; make both from the same findings"
         )
-    if segmentation.get("StudyInstanceUID") != series.headers[0].StudyInstanceUID:
+    referenced = [str(item.get("SeriesInstanceUID", "")) for item in segmentation.get("ReferencedSeriesSequence", [])]
+    study, source = (str(series.headers[0][keyword].value) for keyword in ("StudyInstanceUID", "SeriesInstanceUID"))
+    if segmentation.get("StudyInstanceUID") != study or referenced != [source]:
         raise InputError(
-            "segmentation: expected one of the series' study, got one of another study; make it from this series"
+            "segmentation: expected one of this series and its study, got one of another; make it from this series"
         )
 
 

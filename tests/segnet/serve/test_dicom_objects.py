@@ -469,8 +469,11 @@ def test_a_segmentation_of_other_lesions_is_refused(tmp_path: Path) -> None:
             report(case.series, case.volume, seg, findings, **MADE)
     with pytest.raises(InputError, match="segmentation: expected the 2 lesions"):
         report(case.series, case.volume, case.series.headers[0], case.findings, **MADE)
-    seg.StudyInstanceUID = "1.2.99"  # not of the headers, which are kept
-    with pytest.raises(InputError, match="segmentation: expected one of the series' study"):
+    other = make_case(tmp_path / "b", series="1.2.3.5")
+    with pytest.raises(InputError, match="segmentation: expected one of this series and its study"):
+        report(other.series, other.volume, seg, other.findings, **MADE)
+    seg.StudyInstanceUID = "1.2.99"
+    with pytest.raises(InputError, match="segmentation: expected one of this series and its study"):
         report(case.series, case.volume, seg, case.findings, **MADE)
 
 
