@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Imports `study` and the floors below.
+"""The command line: parse, call, print. Imports `serve` and the floors below.
 
 Exit codes: 0 done; 2 usage; 3 bad input, or a loss or gradient that is not finite; 4 part of a batch failed.
 """

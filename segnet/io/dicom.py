@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from segnet.errors import InputError
-from segnet.io.dicom_slice import Slice, is_dicom, read_slice
+from segnet.io.dicom_frames import Series
+from segnet.io.dicom_slice import Slice, is_dicom, read_header, read_slice, slice_of
 from segnet.io.streams import check_size
 from segnet.io.volume import MAX_VOXELS, FloatArray, Stored, check_affine, check_shape, header_of
 
@@ -51,16 +55,57 @@ def load_series(folder: str | Path, *, max_voxels: int = MAX_VOXELS) -> Stored:
     for one in slices:
         one.check_kind()
         one.check_decoder()
-    affine, order = _grid(slices, folder)
+    grid = grid_of(slices, folder)
     rows, columns = slices[0].shape
     shape = (columns, rows, len(slices))
     check_shape(shape, folder, max_voxels, "Columns, Rows, slices")
     n_bytes = sum(rows * columns * one.bits[0] // 8 for one in slices)
     check_size(n_bytes, folder, sum(one.n_bytes for one in slices), packed=not all(one.is_native for one in slices))
     array = np.empty(shape[::-1], dtype=np.float32)
-    for plane, index in zip(array, order, strict=True):
+    for plane, index in zip(array, grid.order, strict=True):
         plane[:] = slices[index].values()
-    return Stored(array.transpose(2, 1, 0), shape, affine, folder, header_of(shape, affine), warnings=warnings)
+    header = header_of(shape, grid.affine)
+    return Stored(array.transpose(2, 1, 0), shape, grid.affine, folder, header, warnings=warnings)
+
+
+def read_series(folder: str | Path) -> Series:
+    """The headers of one CT or MR series, in the order of the slices that `load_series` stacks.
+
+    The files may lack their pixels, as `Series.write` leaves them.
+
+    Raises
+    ------
+    InputError
+        As `load_series`, but nothing is asked of the pixels.
+    """
+    folder = Path(folder)
+    slices, _ = _one_series(folder)
+    return _ordered([read_header(one.path) for one in slices], slices, folder)
+
+
+def series_of(headers: Iterable[Any]) -> Series:
+    """pydicom data sets of one CT or MR series, with pixels or without, brought into the order of `load_series`.
+
+    Raises
+    ------
+    InputError
+        As `read_series`; messages call the folder "headers".
+    """
+    headers = list(headers)
+    here = Path("headers")
+    slices = [slice_of(header, here) for header in headers]
+    series = sorted({one.series for one in slices})
+    if len(series) > 1:
+        raise InputError(f"headers: expected one DICOM series, got {len(series)}; pass the slices of one")
+    return _ordered(headers, slices, here)
+
+
+def _ordered(headers: list[Any], slices: list[Slice], folder: Path) -> Series:
+    for one in slices:
+        one.check_kind()
+    grid = grid_of(slices, folder)
+    rows, columns = slices[0].shape
+    return Series(tuple(headers[index] for index in grid.order), (len(slices), rows, columns), grid.affine)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -114,8 +159,28 @@ def _described(slices: list[Slice]) -> str:
     )
 
 
-def _grid(slices: list[Slice], folder: Path) -> tuple[FloatArray, list[int]]:
-    """(4, 4) affine of (column, row, slice) to mm in RAS+, and the slices' order along it."""
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Where the slices of a series lie.
+
+    Attributes
+    ----------
+    affine : (4, 4), index (column, row, slice) to mm in RAS+
+    order : the number of the file, or header, of each slice
+    """
+
+    affine: FloatArray
+    order: tuple[int, ...]
+
+
+def grid_of(slices: list[Slice], folder: Path) -> Grid:
+    """The even grid of a series, its slices ordered along their normal.
+
+    Raises
+    ------
+    InputError
+        The slices make no such grid; the message names `folder`.
+    """
     if len(slices) < 2:
         raise InputError(f"folder: expected at least 2 slices, got {len(slices)} in {folder}; name a whole series")
     _check_alike(slices, folder)
@@ -132,8 +197,8 @@ def _grid(slices: list[Slice], folder: Path) -> tuple[FloatArray, list[int]]:
     normal = np.cross(along_row, along_column)
     positions = np.stack([one.numbers("ImagePositionPatient", 3) for one in slices])
     heights = positions @ normal
-    order = [int(i) for i in np.argsort(heights, kind="stable")]
-    positions, heights = positions[order], heights[order]
+    order = tuple(int(i) for i in np.argsort(heights, kind="stable"))
+    positions, heights = positions[list(order)], heights[list(order)]
     _check_steps(positions, heights, folder)
     step_mm = (heights[-1] - heights[0]) / (len(slices) - 1)
     drift = positions - positions[0] - (heights - heights[0])[:, None] * normal
@@ -146,7 +211,7 @@ def _grid(slices: list[Slice], folder: Path) -> tuple[FloatArray, list[int]]:
     affine[:3, 3] = positions[0]
     affine[:2] *= -1  # LPS to RAS
     check_affine(affine, folder, "ImagePositionPatient, ImageOrientationPatient")
-    return affine, order
+    return Grid(affine, order)
 
 
 def _check_alike(slices: list[Slice], folder: Path) -> None:

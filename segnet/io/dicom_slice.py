@@ -1,6 +1,6 @@
 """One DICOM object of a series: its grid and its pixels.
 
-Only the attributes named here are read; none of them names the patient. Messages of pydicom may quote the file, so they are not repeated.
+Only the attributes named here are read; none of them names the patient. `read_header` alone reads the others too. Messages of pydicom may quote the file, so they are not repeated.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -261,6 +261,24 @@ def read_slice(path: Path) -> Slice | None:
     return None
 
 
+def read_header(path: Path) -> Any:
+    """All attributes of an object but its pixels, as pydicom's data set; the patient's are among them.
+
+    Raises
+    ------
+    InputError
+        The header is damaged, or inflates to more than `MAX_INFLATED_BYTES`.
+    """
+    return _open(path, pixels=False, tags=None).header
+
+
+def slice_of(header: Any, path: Path) -> Slice:
+    """A header in memory as a slice without pixels; messages name `path`."""
+    meta = getattr(header, "file_meta", None)
+    syntax = "" if meta is None else _printable(meta.get("TransferSyntaxUID"))
+    return Slice(path, 0, syntax or _EXPLICIT, header)
+
+
 def is_dicom(path: Path) -> bool:
     """Whether a file's content is a DICOM object, with or without preamble and file meta information."""
     with opened(path) as (stream, _):
@@ -307,12 +325,15 @@ def frame_size(frame: bytes) -> tuple[int, int, int] | None:
     return None
 
 
-def _open(path: Path, *, pixels: bool) -> Slice:
+def _open(path: Path, *, pixels: bool, tags: Sequence[str] | None = _TAGS) -> Slice:
+    """An object with the attributes `tags`, None for all; and its pixels, if they are asked for."""
     from pydicom.dataset import FileMetaDataset
     from pydicom.filereader import read_dataset
     from pydicom.tag import BaseTag, Tag
 
-    tags: list[BaseTag | int] = [Tag(keyword) for keyword in (*_TAGS, *(["PixelData"] if pixels else []))]
+    wanted: list[BaseTag | int] | None = None
+    if tags is not None:
+        wanted = [Tag(keyword) for keyword in (*tags, *(["PixelData"] if pixels else []))]
     with _parsing(path, "header"), path.open("rb") as stream:
         has_preamble = stream.read(132)[128:] == b"DICM"
         stream.seek(132 if has_preamble else 0)
@@ -328,7 +349,7 @@ def _open(path: Path, *, pixels: bool) -> Slice:
             syntax == _IMPLICIT,
             syntax != _BIG_ENDIAN,
             stop_when=None if pixels else lambda tag, vr, length: tag >> 16 == 0x7FE0,
-            specific_tags=tags,
+            specific_tags=wanted,
         )
         meta.TransferSyntaxUID = syntax
         header.file_meta = FileMetaDataset(meta)
