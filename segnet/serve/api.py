@@ -31,6 +31,7 @@ from segnet.io.names import stem_of
 from segnet.io.nifti import write_mask
 from segnet.serve import schemas
 from segnet.serve.access import Access, TooLarge
+from segnet.serve.archive import Archive
 from segnet.serve.database import Database
 from segnet.serve.jobs import Job, Jobs, QueueFull
 from segnet.serve.lesions import Lesions, Stale, StoredLesion, measured, pack, tight
@@ -767,12 +768,10 @@ def compare(service: Given, body: schemas.NewComparison) -> dict[str, Any]:
     return response_of(pairs, nadir_mm=body.nadir_mm)
 
 
-def _pacs(service: Service) -> Any:
+def _pacs(service: Service) -> Archive:
     if service.settings.pacs is None:
         raise HTTPException(404, "pacs: expected one in the server's settings, got none; see docs/serving.md")
-    from segnet.serve.pacs import pacs_of
-
-    return pacs_of(service.settings.pacs)
+    return Archive(service.settings.pacs)
 
 
 @router.get("/pacs/studies")

@@ -6,19 +6,27 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from segnet import __version__
 from segnet.errors import InputError
+from segnet.io.dicom import read_series
 from segnet.io.nifti import write_mask
+from segnet.metrics import recist
 from segnet.report.export import export_page
 from segnet.runtime.files import write_text
+from segnet.serve.archive import Archive
+from segnet.serve.dicom_objects import Algorithm, Finding, report, segmentation
 from segnet.serve.lesions import StoredLesion
 from segnet.serve.settings import PacsSettings
 from segnet.serve.store import StoredImage
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 COLUMNS = (
     *("lesion", "name", "site", "role", "accepted", "edited", "volume_ml", "long_axis_mm", "short_axis_mm", "mean_hu"),
@@ -57,7 +65,7 @@ def export(
         raise InputError("lesions: expected lesions with masks, got an empty one; click again or draw it")
     steps, done = len(formats) + (pacs is not None), 0
     names = {lesion.id: f"lesion_{number:02d}" for number, lesion in enumerate(lesions, 1)}
-    objects: list[Any] = []
+    objects: list[Dataset] = []
     stored = None
     for kind in formats:
         told(done, steps)
@@ -78,12 +86,9 @@ def export(
             objects = objects or _dicom_objects(image, lesions)
             objects[0 if kind == "seg" else 1].save_as(folder / f"{kind}.dcm", enforce_file_format=True)
     if pacs is not None:
-        from segnet.serve.pacs import pacs_of
-
         told(done, steps)
         objects = objects or _dicom_objects(image, lesions)
-        pacs_of(pacs).store(objects)
-        stored = {"stored": [str(item.SOPInstanceUID) for item in objects], "verified": True}
+        stored = {"stored": Archive(pacs).store(objects), "verified": True}
     return stored
 
 
@@ -120,7 +125,35 @@ def _described(image: StoredImage, lesions: Sequence[StoredLesion], names: dict[
     }
 
 
-def _dicom_objects(image: StoredImage, lesions: Sequence[StoredLesion]) -> list[Any]:
-    from segnet.serve.dicom_objects import objects_of
+def _dicom_objects(image: StoredImage, lesions: Sequence[StoredLesion]) -> list[Dataset]:
+    """SEG and SR. The same lesions give the same bytes: their date is that of the newest lesion."""
+    series, volume = read_series(image.source), image.volume()
+    algorithm = Algorithm("segnet", __version__)
+    how: dict[str, Any] = {
+        "algorithm": algorithm,
+        "made_at": datetime.fromtimestamp(max(lesion.created for lesion in lesions), UTC).replace(tzinfo=None),
+        "deidentified": image.facts["deidentified"],
+    }
+    findings = [_finding(image, lesion, number) for number, lesion in enumerate(lesions, 1)]
+    masks = segmentation(series, volume, findings, **how)
+    return [masks, report(series, volume, masks, findings, **how)]
 
-    return objects_of(image, lesions)
+
+def _finding(image: StoredImage, lesion: StoredLesion, number: int) -> Finding:
+    assert lesion.box is not None
+    assert lesion.mask is not None
+    axes = recist(lesion.mask, image.spacing_zyx_mm)
+    facts = lesion.facts
+    name = "".join(letter for letter in facts["name"] or "" if letter.isprintable() and letter != "\\")[:64].strip()
+    return Finding(
+        lesion.mask,
+        lesion.box,
+        name or f"Lesion {number}",
+        facts["tracking_uid"],
+        None if axes is None else axes.moved([part.start for part in lesion.box]),
+        facts["volume_ml"],
+        facts["mean_hu"],
+        facts["site"],
+        facts["role"],
+        lesion.accepted,
+    )

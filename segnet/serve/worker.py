@@ -184,7 +184,7 @@ class Worker:
         shutil.rmtree(folder, ignore_errors=True)
 
     def _import(self, job: Job) -> None:
-        from segnet.serve.pacs import pacs_of
+        from segnet.serve.archive import Archive
 
         if self.settings.pacs is None:
             raise InputError("pacs: expected one in the server's settings, got none; see docs/serving.md")
@@ -192,7 +192,7 @@ class Worker:
         shutil.rmtree(folder, ignore_errors=True)
         try:
             folder.mkdir(mode=0o700)
-            pacs_of(self.settings.pacs).fetch(
+            Archive(self.settings.pacs).fetch(
                 job.payload["study"], job.payload["series"], folder, self._told(job, "fetching")
             )
             self._read(job, folder, None)

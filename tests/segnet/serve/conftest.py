@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from orthanc import orthanc as orthanc
 from service import AFFINE, SHAPE, Running, ball_hu, running
 
 
