@@ -63,7 +63,7 @@ function manualWindow() {
 function setTool(tool) {
   viewer.setTool(tool);
   for (const button of $$("[data-tool]", $("#toolbar"))) button.setAttribute("aria-pressed", button.dataset.tool === tool);
-  $("#brush-group").hidden = tool !== "brush" && tool !== "eraser";
+  $("#brush-group").classList.toggle("idle", tool !== "brush" && tool !== "eraser");
   sayNext();
 }
 

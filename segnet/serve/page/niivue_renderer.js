@@ -80,6 +80,8 @@ export class NiivueRenderer {
 
   /** Loads an image of the server. */
   async load(image, window, onBytes, signal) {
+    const { max3D } = this.nv.uiData;
+    if (image.shape.some(n => n > max3D)) throw new RangeError(`shape: expected at most ${max3D} voxels along each axis for this graphics card, got ${image.shape}`);
     const response = await volume(image.image, signal), total = Number(response.headers.get("Content-Length")) || 0;
     const parts = [], reader = response.body.getReader();
     for (let received = 0; ;) {
@@ -145,6 +147,7 @@ export class NiivueRenderer {
   }
 
   dispose() {
+    this.onLost = null;
     this.clear();
     this.nv.cleanup();
     this.nv.gl.getExtension("WEBGL_lose_context")?.loseContext();

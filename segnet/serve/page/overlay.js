@@ -115,12 +115,13 @@ function drawLetters(context, tile) {
   context.shadowColor = "#000";
   context.shadowBlur = 3;
   const { left, top, width, height } = tile, middle = top + height / 2 + 4;
+  const narrow = width < 260, name = `${narrow ? tile.name.slice(0, 3) : tile.name} ${tile.index + 1}/${tile.count}`;
   context.textAlign = "center";
-  context.fillText(tile.letters[2], left + width / 2, top + 15);
+  context.fillText(tile.letters[2], left + width / 2, top + (narrow ? 30 : 15));
   context.fillText(tile.letters[3], left + width / 2, top + height - 6);
   context.textAlign = "left";
   context.fillText(tile.letters[0], left + 6, middle);
-  context.fillText(`${tile.name} ${tile.index + 1}/${tile.count}`, left + 6, top + 15);
+  context.fillText(name, left + 6, top + 15);
   context.textAlign = "right";
   context.fillText(tile.letters[1], left + width - 6, middle);
   context.textAlign = "left";

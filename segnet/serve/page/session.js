@@ -92,7 +92,7 @@ export class Session extends EventTarget {
     try {
       if (current) {
         await this.save(current);
-        current.progress = { progress: 0, message: "Sent" };
+        current.progress = { progress: 0, message: "Segmenting" };
         this.changed(current);
         const answer = await this.#serial(current, () => api.clickLesion(current.lesion.lesion, mm, add ? "add" : "replace"));
         await this.#answered(current, answer);
@@ -100,7 +100,7 @@ export class Session extends EventTarget {
         const entry = this.#add({
           lesion: null, state: "queued", name: `Lesion ${this.made + 1}`, role: null, site: null, clicks: [mm], accepted: false, warnings: [], axes: null,
         });
-        entry.progress = { progress: 0, message: "Sent" };
+        entry.progress = { progress: 0, message: "Segmenting" };
         this.select(entry);
         try {
           await this.#answered(entry, await api.newLesion(this.image.image, { click: mm, name: entry.lesion.name }));
@@ -146,7 +146,7 @@ export class Session extends EventTarget {
       }
       entry.progress = null;
       await this.#loadMask(entry);
-      if (image === this.image) {
+      if (image === this.image && this.entries.includes(entry)) {
         this.changed(entry);
         if (entry.lesion.state === "done") this.dispatchEvent(new CustomEvent("segmented", { detail: entry }));
       }
@@ -227,7 +227,8 @@ export class Session extends EventTarget {
   }
 
   async remove(entry) {
-    const { name, accepted } = entry.lesion;
+    const { name, accepted, lesion } = entry.lesion;
+    if (!lesion) return notify(`${name} is being sent. Delete it when its mask has come.`);
     if (!await ask(`Delete ${name}${accepted ? ", which is accepted" : ""}? This cannot be undone.`, "Delete")) return;
     try {
       entry.dirty = false;

@@ -37,11 +37,13 @@ export class Start {
 
   show() {
     this.panel.hidden = false;
+    document.body.classList.add("starting");
     this.list();
   }
 
   hide() {
     this.panel.hidden = true;
+    document.body.classList.remove("starting");
   }
 
   #fail(error, retry) {

@@ -53,7 +53,7 @@ export class Viewer {
       try {
         await loadLibrary();
         await this.#use(NiivueRenderer);
-        this.renderer.onLost = () => this.#fallBack();
+        this.renderer.onLost = () => this.#fallBack().catch(error => this.handlers.error?.(error));
         return;
       } catch (error) {
         this.renderer?.canvas.remove();
@@ -74,18 +74,23 @@ export class Viewer {
   }
 
   /** The graphics card gave up, most often for want of memory: slices of the server take over. */
-  async #fallBack() {
-    const { image } = this;
+  async #fallBack(image = this.image) {
     this.renderer.canvas.remove();
     await this.#use(CanvasRenderer);
-    if (image?.image) await this.renderer.load(image, this.window).catch(error => this.handlers.error?.(error));
+    if (image?.image) await this.renderer.load(image);
     this.#refresh();
   }
 
   async open(image, onBytes = () => {}) {
     this.loading?.abort();
     const loading = this.loading = new AbortController();
-    await this.renderer.load(image, this.window, onBytes, loading.signal);
+    try {
+      await this.renderer.load(image, this.window, onBytes, loading.signal);
+    } catch (error) {
+      // refused by the server or overtaken by another image; anything else is the graphics card's fault
+      if (error.name === "AbortError" || error.status !== undefined || this.pane.dataset.renderer === "canvas") throw error;
+      await this.#fallBack(image);
+    }
     this.#shown(image);
   }
 

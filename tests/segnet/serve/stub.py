@@ -122,7 +122,13 @@ class Stub:
 
     def job(self, kind: str, result: Any) -> str:
         name = f"job{next(self.counter)}"
-        self.jobs[name] = {"id": name, "kind": kind, "ends": time.monotonic() + self.job_s, "result": result, "stopped": False}
+        self.jobs[name] = {
+            "id": name,
+            "kind": kind,
+            "ends": time.monotonic() + self.job_s,
+            "result": result,
+            "stopped": False,
+        }
         return name
 
     def state(self, name: str) -> dict[str, Any]:
@@ -181,7 +187,14 @@ def application(stub: Stub) -> FastAPI:
     async def about() -> dict[str, Any]:
         limits = {"upload_bytes": 64 << 20, "files": 500, "queue": 50}
         model = {"names": ["stub"], "sites": ["lung"], "threshold": 0.5}
-        return {"version": "0.1.0", "research_only": True, "limits": limits, "model": model, "pacs": stub.pacs, "pacs_store": stub.pacs}
+        return {
+            "version": "0.1.0",
+            "research_only": True,
+            "limits": limits,
+            "model": model,
+            "pacs": stub.pacs,
+            "pacs_store": stub.pacs,
+        }
 
     @app.post("/v1/uploads", status_code=201)
     async def new_upload(request: Request) -> dict[str, Any]:
@@ -205,11 +218,13 @@ def application(stub: Stub) -> FastAPI:
     async def complete(name: str) -> dict[str, str]:
         held = stub.uploads[name]
         try:
-            sha = stub.add(held["name"], held["bytes"][0])
+            sha = stub.add(held["name"], max(held["bytes"].values(), key=len))
         except Exception as error:
             job = stub.job("ingest", None)
             stub.jobs[job]["error"] = str(error)
-            raise HTTPException(422, f"{held['name']}: expected a NIfTI file, got other bytes; export it again") from error
+            raise HTTPException(
+                422, f"{held['name']}: expected a NIfTI file, got other bytes; export it again"
+            ) from error
         return {"job": stub.job("ingest", {"image": sha})}
 
     @app.get("/v1/images")
@@ -224,7 +239,9 @@ def application(stub: Stub) -> FastAPI:
     async def delete_image(sha: str, accepted: bool = False) -> None:
         held = stub.image(sha)["lesions"]
         if any(lesion["accepted"] for lesion in held) and not accepted:
-            raise HTTPException(409, "image: expected no accepted lesions, got some; pass accepted=true to delete them too")
+            raise HTTPException(
+                409, "image: expected no accepted lesions, got some; pass accepted=true to delete them too"
+            )
         del stub.images[sha]
 
     @app.get("/v1/images/{sha}/volume.nii.gz")
@@ -292,7 +309,10 @@ def application(stub: Stub) -> FastAPI:
 
     def check_revision(found: dict[str, Any], request: Request) -> None:
         if request.headers.get("if-match") != f'"{found["revision"]}"':
-            raise HTTPException(412, f'If-Match: expected "{found["revision"]}", got {request.headers.get("if-match")}; reload the lesion')
+            raise HTTPException(
+                412,
+                f'If-Match: expected "{found["revision"]}", got {request.headers.get("if-match")}; reload the lesion',
+            )
 
     @app.patch("/v1/lesions/{name}")
     async def patch(name: str, request: Request) -> dict[str, Any]:
@@ -365,7 +385,9 @@ def application(stub: Stub) -> FastAPI:
     @app.post("/v1/exports", status_code=202)
     async def export(request: Request) -> dict[str, str]:
         asked = await request.json()
-        files = [{"name": f"lesions.{kind}", "url": f"/v1/exports/e/lesions.{kind}", "bytes": 7} for kind in asked["formats"]]
+        files = [
+            {"name": f"lesions.{kind}", "url": f"/v1/exports/e/lesions.{kind}", "bytes": 7} for kind in asked["formats"]
+        ]
         stored = {"stored": ["1.2.3", "1.2.4"], "verified": True} if asked.get("pacs") else None
         return {"job": stub.job("export", {"files": files, "pacs": stored})}
 
@@ -377,14 +399,25 @@ def application(stub: Stub) -> FastAPI:
     async def compare(request: Request) -> dict[str, Any]:
         asked = await request.json()
         before = [stub.lesion(pair["baseline"]) for pair in asked["pairs"] if pair["baseline"]]
-        after = [stub.lesion(pair["followup"]) if pair["followup"] else None for pair in asked["pairs"] if pair["baseline"]]
-        sizes = [(old["long_axis_mm"], new["long_axis_mm"] if new else 0.0) for old, new in zip(before, after, strict=True)]
+        after = [
+            stub.lesion(pair["followup"]) if pair["followup"] else None for pair in asked["pairs"] if pair["baseline"]
+        ]
+        sizes = [
+            (old["long_axis_mm"], new["long_axis_mm"] if new else 0.0) for old, new in zip(before, after, strict=True)
+        ]
         old_sum, new_sum = map(sum, zip(*sizes, strict=True))
         change = 100 * (new_sum - old_sum) / old_sum
         return {
             "rules": ["Partial response: the sum falls by 30 % or more from the baseline."],
             "targets": [
-                {"name": old["name"], "site": old["site"], "node": False, "baseline_mm": a, "followup_mm": b, "note": ""}
+                {
+                    "name": old["name"],
+                    "site": old["site"],
+                    "node": False,
+                    "baseline_mm": a,
+                    "followup_mm": b,
+                    "note": "",
+                }
                 for old, (a, b) in zip(before, sizes, strict=True)
             ],
             "baseline_sum_mm": old_sum,
@@ -400,7 +433,14 @@ def application(stub: Stub) -> FastAPI:
 
     @app.get("/v1/pacs/studies")
     async def studies() -> dict[str, Any]:
-        study = {"study": "1.2", "patient_id": "P1", "patient_name": "Test^One", "date": "2026-01-02", "description": "Chest CT", "series": 2}
+        study = {
+            "study": "1.2",
+            "patient_id": "P1",
+            "patient_name": "Test^One",
+            "date": "2026-01-02",
+            "description": "Chest CT",
+            "series": 2,
+        }
         return {"studies": [study]}
 
     @app.get("/v1/pacs/studies/{study}/series")
@@ -427,7 +467,9 @@ def served(stub: Stub) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(application(stub), port=port, log_level="error", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(
+        uvicorn.Config(application(stub), port=port, log_level="error", timeout_graceful_shutdown=1)
+    )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
