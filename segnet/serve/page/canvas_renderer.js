@@ -17,6 +17,10 @@ export class CanvasRenderer {
 
   async start() { /* nothing to load */ }
 
+  unsuited() {
+    return false;
+  }
+
   async load(image) {
     this.clear();
     this.image = image;

@@ -12,6 +12,10 @@ export function available() {
   return Boolean(context);
 }
 
+const SOFTWARE = /swiftshader|llvmpipe|softpipe|software|basic render/i;
+const SOFTWARE_VOXELS = 8e6; // beyond, a drawn frame takes seconds without a graphics card, and server slices are faster
+const SOFTWARE_BYTES = 4e6; // of a compressed file to preview
+
 const script = new URL("niivue.umd.js", import.meta.url).href;
 let loading = null;
 
@@ -44,7 +48,8 @@ export class NiivueRenderer {
     nv.calculateWidthHeight = (type, scale, width, height) => [width, height]; // a tile is filled, not fitted
     nv.screenFieldOfViewExtendedVox = type => this.#fieldOfView(type);
     await nv.attachToCanvas(this.canvas, false);
-    this.canvas.removeAttribute("tabindex");
+    const { gl } = nv, names = gl.getExtension("WEBGL_debug_renderer_info");
+    this.software = SOFTWARE.test(gl.getParameter(names ? names.UNMASKED_RENDERER_WEBGL : gl.RENDERER));
     this.canvas.addEventListener("webglcontextlost", event => {
       event.preventDefault();
       this.onLost?.();
@@ -78,10 +83,14 @@ export class NiivueRenderer {
     return found;
   }
 
+  /** Whether slices from the server suit this image better: it exceeds the graphics card, or there is none. */
+  unsuited({ shape }) {
+    const { max3D } = this.nv.uiData;
+    return shape.some(n => n > max3D) || (this.software && shape.reduce((a, b) => a * b) > SOFTWARE_VOXELS);
+  }
+
   /** Loads an image of the server. */
   async load(image, window, onBytes, signal) {
-    const { max3D } = this.nv.uiData;
-    if (image.shape.some(n => n > max3D)) throw new RangeError(`shape: expected at most ${max3D} voxels along each axis for this graphics card, got ${image.shape}`);
     const response = await volume(image.image, signal), total = Number(response.headers.get("Content-Length")) || 0;
     const parts = [], reader = response.body.getReader();
     for (let received = 0; ;) {
@@ -101,6 +110,7 @@ export class NiivueRenderer {
 
   /** Shows a NIfTI file before the server has it. Returns what the page needs to know of it. */
   async preview(file, window) {
+    if (this.software && file.size > SOFTWARE_BYTES) return null;
     const { dimsRAS, matRAS, pixDimsRAS } = await this.#show(await file.arrayBuffer(), file.name, window);
     return {
       image: null, name: file.name, shape: [...dimsRAS.slice(1, 4)], spacing_mm: [...pixDimsRAS.slice(1, 4)],

@@ -73,10 +73,13 @@ export class Viewer {
     this.#resize();
   }
 
-  /** The graphics card gave up, most often for want of memory: slices of the server take over. */
+  /** Slices of the server take over: the graphics card gave up, most often for want of memory, or would be slow. */
   async #fallBack(image = this.image) {
-    this.renderer.canvas.remove();
+    const old = this.renderer;
+    old.onLost = null;
+    old.canvas.remove();
     await this.#use(CanvasRenderer);
+    old.dispose();
     if (image?.image) await this.renderer.load(image);
     this.#refresh();
   }
@@ -84,8 +87,10 @@ export class Viewer {
   async open(image, onBytes = () => {}) {
     this.loading?.abort();
     const loading = this.loading = new AbortController();
+    if (this.image?.image !== null) this.#blank(); // a preview stays: it is the same image
     try {
-      await this.renderer.load(image, this.window, onBytes, loading.signal);
+      if (this.renderer.unsuited(image)) await this.#fallBack(image);
+      else await this.renderer.load(image, this.window, onBytes, loading.signal);
     } catch (error) {
       // refused by the server or overtaken by another image; anything else is the graphics card's fault
       if (error.name === "AbortError" || error.status !== undefined || this.pane.dataset.renderer === "canvas") throw error;
@@ -115,10 +120,16 @@ export class Viewer {
 
   close() {
     this.loading?.abort();
-    this.renderer.clear();
-    this.image = null;
     this.lesions = [];
+    this.#blank();
+  }
+
+  /** No picture of one image may stand under the name of another. */
+  #blank() {
+    this.image = null;
     delete this.pane.dataset.image;
+    this.renderer.clear();
+    this.renderer.draw([], null, this.window);
     this.#refresh();
   }
 
