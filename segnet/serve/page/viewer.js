@@ -249,7 +249,8 @@ export class Viewer {
   /** The voxel to describe: under the pointer, else at the crosshair. */
   probe() {
     if (!this.image) return null;
-    const voxel = this.hover ? this.hover.tile.voxel(this.hover.x, this.hover.y).map(Math.round) : this.crosshair;
+    const tile = this.hover && this.layOut().find(found => found.axis === this.hover.axis); // it may show another slice by now
+    const voxel = tile ? tile.voxel(this.hover.x, this.hover.y).map(Math.round) : this.crosshair;
     if (!inside(this.image.shape, voxel)) return null;
     return { voxel, mm: toMm(this.image.affine, voxel), value: this.renderer.value(...voxel) };
   }
@@ -304,7 +305,7 @@ export class Viewer {
   #move(event) {
     if (!this.image) return;
     const { x, y, tile } = this.#position(event), press = this.pointers.get(event.pointerId);
-    this.hover = tile && event.pointerType !== "touch" ? { tile, axis: tile.axis, x, y } : null;
+    this.hover = tile && event.pointerType !== "touch" ? { axis: tile.axis, x, y } : null;
     this.handlers.moved?.();
     if (!press) {
       if (this.tool === "brush" || this.tool === "eraser") this.draw();

@@ -295,9 +295,18 @@ def test_open_click_draw_undo_accept(stub: Any, tab: Callable[..., Tab], tmp_pat
     shown.open()
     assert shown.page.locator("#steps [aria-current]").get_attribute("data-step") == "open"
     (tmp_path / "chest.nii.gz").write_bytes(scan()[0])
+    stub.job_s = 60.0
     shown.page.set_input_files("#choose-file", tmp_path / "chest.nii.gz")
+    shown.page.wait_for_selector("#pane-main[data-image=preview]")
+    shown.slice(8)
+    shown.click(shown.marks()(MARKS[0]))
+    shown.notice("still reading this image")
+    stub.job_s = 0.0
+    for job in stub.jobs.values():
+        job["ends"] = 0.0
     shown.page.wait_for_selector("#pane-main[data-image]:not([data-image=preview])")
     shown.page.wait_for_selector("#loading", state="hidden")
+    assert shown.page.locator("#image-name").inner_text() == "chest.nii.gz · 64 × 48 × 20"
     (sha,) = stub.images
     assert shown.page.url.endswith(f"?image={sha}")
     assert shown.page.locator("#steps [aria-current]").get_attribute("data-step") == "click"
@@ -488,7 +497,9 @@ def test_keyboard_alone(stub: Any, opened: Tab) -> None:
     assert opened.page.locator("#help").is_visible()
     opened.press("v", "Escape")
     assert opened.page.locator("#help").is_hidden()
-    assert opened.page.locator("#toolbar [data-tool=brush]").get_attribute("aria-pressed") == "true"  # a dialog takes all keys
+    assert (
+        opened.page.locator("#toolbar [data-tool=brush]").get_attribute("aria-pressed") == "true"
+    )  # a dialog takes all keys
     opened.press("x")
     assert opened.page.locator("#export").is_visible()
     opened.press("Escape", "Delete")
@@ -510,6 +521,10 @@ def test_pointer_moves_window_zoom_and_pan(stub: Any, opened: Tab) -> None:
     opened.page.mouse.wheel(0, -100)
     opened.settle()
     assert opened.crosshair()[2] == 9
+    x, y = opened.page.locator("#probe").inner_text().partition("voxel ")[2].split(", ")[:2]
+    assert opened.page.locator("#probe").inner_text() == (
+        f"{-63 + 2 * int(x):.1f}, {-40.5 + 1.5 * int(y):.1f}, 44.3 mm RAS · voxel {x}, {y}, 9 · 0 HU"
+    )
     opened.page.mouse.wheel(0, 100)
     opened.page.keyboard.down("Control")
     opened.page.mouse.move(*opened.at(where(MARKS[0])))
@@ -577,6 +592,23 @@ def test_an_upload_goes_on_where_it_stopped(stub: Any, tab: Callable[..., Tab], 
     assert not received & set(resent)
     assert resent.count(3) == 2
     shown.wrong[:] = [text for text in shown.wrong if "413" not in text and "503" not in text]
+
+
+def test_a_folder_and_a_file_can_be_dropped(stub: Any, tab: Callable[..., Tab], tmp_path: Path) -> None:
+    shown = tab()
+    shown.open()
+    (tmp_path / "series" / "inner").mkdir(parents=True)
+    (tmp_path / "series" / "inner" / "0.dcm").write_bytes(scan()[0])
+    (tmp_path / "series" / "1.dcm").write_bytes(b"small")
+    (tmp_path / "scan.nii.gz").write_bytes(scan()[0])
+    devices = shown.page.context.new_cdp_session(shown.page)
+    for dropped, count in ((tmp_path / "series", 2), (tmp_path / "scan.nii.gz", 1)):
+        for kind in ("dragEnter", "dragOver", "drop"):
+            data = {"items": [], "files": [str(dropped)], "dragOperationsMask": 1}
+            devices.send("Input.dispatchDragEvent", {"type": kind, "x": 400, "y": 300, "data": data})
+        shown.page.wait_for_selector(f"#image-name:has-text('{dropped.name if count == 1 else 'DICOM series'} · 64')")
+        shown.page.wait_for_selector("#pane-main[data-image]:not([data-image=preview])")
+        assert len(list(stub.uploads.values())[-1]["files"]) == count
 
 
 def test_phone_width_has_no_horizontal_scroll(stub: Any, tab: Callable[..., Tab]) -> None:
