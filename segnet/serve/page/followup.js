@@ -133,9 +133,15 @@ export class FollowUp {
     $("#pairs-empty").hidden = earlier.length > 0;
     const fresh = later.filter(entry => !taken.has(entry.lesion.lesion));
     $("#new-lesions").replaceChildren(...(fresh.length ? ["Unpaired in the follow-up, counted as new: ", ...fresh.flatMap((entry, i) => [i ? ", " : "", jump(after, entry)])] : []));
-    const open = [...earlier].filter(({ lesion }) => this.pairs.get(lesion.lesion) === OPEN).length;
+    if (this.answered !== this.#question()) $("#followup-answer").replaceChildren(); // it would answer another question
+    const open = earlier.filter(({ lesion }) => this.pairs.get(lesion.lesion) === OPEN).length;
     $("#followup-run").disabled = !earlier.length || open > 0;
     $("#followup-reason").textContent = !earlier.length ? "The baseline has no lesion with a mask." : open ? `Say what became of ${open} more ${open === 1 ? "lesion" : "lesions"}.` : "";
+  }
+
+  /** What an answer depends on: pairs, and the revisions of all lesions. */
+  #question() {
+    return JSON.stringify([this.swapped, [...this.pairs], this.order.map(session => this.#usable(session).map(({ lesion }) => [lesion.lesion, lesion.revision]))]);
   }
 
   async #compare() {
@@ -149,7 +155,9 @@ export class FollowUp {
     $("#followup-run").disabled = true;
     try {
       await this.session.settle();
+      const question = this.#question();
       this.#answer(await api.compare(request));
+      this.answered = question;
     } catch (error) {
       $("#followup-error").textContent = error.message;
       $("#followup-error").hidden = false;

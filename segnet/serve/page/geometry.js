@@ -5,9 +5,9 @@
 // the patient's right is at the left of axial and coronal planes, the nose at the left of sagittal ones, the head at the top.
 
 export const PLANES = {
-  z: { name: "Axial", u: 0, v: 1, w: 2, letters: "RLAP" },
-  y: { name: "Coronal", u: 0, v: 2, w: 1, letters: "RLSI" },
-  x: { name: "Sagittal", u: 1, v: 2, w: 0, letters: "APSI" },
+  z: { name: "Axial", short: "Ax", u: 0, v: 1, w: 2, letters: "RLAP" },
+  y: { name: "Coronal", short: "Cor", u: 0, v: 2, w: 1, letters: "RLSI" },
+  x: { name: "Sagittal", short: "Sag", u: 1, v: 2, w: 0, letters: "APSI" },
 };
 
 /** Millimetres (RAS) of a voxel index, fractions allowed. */

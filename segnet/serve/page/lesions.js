@@ -80,7 +80,8 @@ class Card {
     show(this.name, lesion.name);
     show(this.site, lesion.site);
     show(this.role, lesion.role);
-    if (document.activeElement !== this.threshold || lesion.threshold !== this.shownThreshold) {
+    if (document.activeElement !== this.threshold || lesion.threshold !== this.shownThreshold || entry.refused) {
+      entry.refused = false;
       this.threshold.value = lesion.threshold ?? 0.5;
       this.thresholdValue.value = Number(this.threshold.value).toFixed(2);
       this.shownThreshold = lesion.threshold;

@@ -109,37 +109,45 @@ function drawCrosshair(context, tile, crosshair) {
   context.stroke();
 }
 
+/** Text with a dark rim, readable on bright and dark tissue. */
+function rimmed(context, text, x, y) {
+  context.lineWidth = 3;
+  context.lineJoin = "round";
+  context.strokeStyle = "rgb(0 0 0 / .8)";
+  context.strokeText(text, x, y);
+  context.fillText(text, x, y);
+}
+
 function drawLetters(context, tile) {
   context.font = "600 12px system-ui, sans-serif";
-  context.fillStyle = "#c9d3dc";
-  context.shadowColor = "#000";
-  context.shadowBlur = 3;
+  context.fillStyle = "#dbe3ea";
   const { left, top, width, height } = tile, middle = top + height / 2 + 4;
-  const narrow = width < 260, name = `${narrow ? tile.name.slice(0, 3) : tile.name} ${tile.index + 1}/${tile.count}`;
+  const narrow = width < 260, name = `${narrow ? tile.short : tile.name} ${tile.index + 1}/${tile.count}`;
   context.textAlign = "center";
-  context.fillText(tile.letters[2], left + width / 2, top + (narrow ? 30 : 15));
-  context.fillText(tile.letters[3], left + width / 2, top + height - 6);
+  rimmed(context, tile.letters[2], left + width / 2, top + (narrow ? 30 : 15));
+  rimmed(context, tile.letters[3], left + width / 2, top + height - 6);
   context.textAlign = "left";
-  context.fillText(tile.letters[0], left + 6, middle);
-  context.fillText(name, left + 6, top + 15);
+  rimmed(context, tile.letters[0], left + 6, middle);
+  rimmed(context, name, left + 6, top + 15);
   context.textAlign = "right";
-  context.fillText(tile.letters[1], left + width - 6, middle);
+  rimmed(context, tile.letters[1], left + width - 6, middle);
   context.textAlign = "left";
-  context.shadowBlur = 0;
 }
 
 function drawScale(context, tile) {
   const lengths = [200, 100, 50, 20, 10, 5, 2], length = lengths.find(mm => mm * tile.pxPerMm < tile.width * 0.35);
   if (!length || tile.width < 160) return;
   const x = tile.left + tile.width - 12, y = tile.top + tile.height - 12, w = length * tile.pxPerMm;
-  context.strokeStyle = context.fillStyle = "#c9d3dc";
-  context.lineWidth = 1.5;
-  context.beginPath();
-  context.moveTo(x, y - 5); context.lineTo(x, y); context.lineTo(x - w, y); context.lineTo(x - w, y - 5);
-  context.stroke();
+  const bar = new Path2D(`M${x} ${y - 5}V${y}H${x - w}V${y - 5}`);
+  for (const [style, width] of [["rgb(0 0 0 / .8)", 4], ["#dbe3ea", 1.5]]) {
+    context.strokeStyle = style;
+    context.lineWidth = width;
+    context.stroke(bar);
+  }
+  context.fillStyle = "#dbe3ea";
   context.font = "11px system-ui, sans-serif";
   context.textAlign = "right";
-  context.fillText(length >= 10 ? `${length / 10} cm` : `${length} mm`, x, y - 8);
+  rimmed(context, length >= 10 ? `${length / 10} cm` : `${length} mm`, x, y - 8);
   context.textAlign = "left";
 }
 

@@ -6,6 +6,7 @@ import { toVoxel } from "./geometry.js";
 import { Mask } from "./mask.js";
 import { COLOURS } from "./overlay.js";
 
+const RETRY_MS = 5000;
 const isLesion = answer => "revision" in answer;
 
 export class Session extends EventTarget {
@@ -29,6 +30,8 @@ export class Session extends EventTarget {
   /** Opens an image of the server and follows the lesions that are still being segmented. */
   async open(sha, onBytes) {
     await this.settle();
+    const lost = this.entries.filter(entry => entry.dirty).map(entry => entry.lesion.name).join(", ");
+    if (lost && !await ask(`What was drawn in ${lost} is not saved. Open the other image nevertheless?`, "Open")) throw new DOMException("kept", "AbortError");
     const image = await api.image(sha);
     this.image = null;
     this.entries = [];
@@ -159,7 +162,9 @@ export class Session extends EventTarget {
     const { lesion } = entry, { image } = this;
     if (lesion.state !== "done" && !lesion.box) return;
     const crop = await api.mask(lesion.lesion);
-    if (image === this.image) entry.mask = new Mask(image.shape, crop);
+    if (image !== this.image) return;
+    entry.mask = new Mask(image.shape, crop);
+    if (entry.selected) this.stroking = false; // a stroke on the old mask ends here
   }
 
   #failed(entry, error) {
@@ -195,6 +200,7 @@ export class Session extends EventTarget {
       await this.#serial(entry, async () => { entry.lesion = await api.patchLesion(entry.lesion, change); });
       if ("threshold" in change) await this.#loadMask(entry);
     } catch (error) {
+      entry.refused = true;
       await this.#conflict(entry, error);
     }
     entry.saving = false;
@@ -216,7 +222,10 @@ export class Session extends EventTarget {
 
   setThreshold = debounce(250, async (entry, threshold) => {
     await this.save(entry);
-    if (entry.lesion.edited && !await ask(`A new threshold replaces what was drawn by hand in ${entry.lesion.name}.`, "Replace")) return this.changed(entry);
+    if (entry.lesion.edited && !await ask(`A new threshold replaces what was drawn by hand in ${entry.lesion.name}.`, "Replace")) {
+      entry.refused = true;
+      return this.changed(entry);
+    }
     await this.patch(entry, { threshold });
   });
 
@@ -304,9 +313,14 @@ export class Session extends EventTarget {
       await this.#serial(entry, async () => {
         entry.lesion = await api.putMask(entry.lesion, entry.mask.crop());
       });
+      entry.failing = false;
     } catch (error) {
       entry.dirty = true;
-      await this.#conflict(entry, error);
+      if (error.status === 0 || error.status >= 500) { // tried again until it is saved, told once
+        if (!entry.failing) notify(`${entry.lesion.name} is not saved: ${error.message}`, "error");
+        entry.failing = true;
+        setTimeout(() => this.save(entry), RETRY_MS);
+      } else await this.#conflict(entry, error);
     }
     entry.saving = false;
     this.changed(entry);

@@ -7,6 +7,7 @@ import { NiivueRenderer, available, loadLibrary } from "./niivue_renderer.js";
 import { drawOverlay } from "./overlay.js";
 
 const CLICK_PX = 4; // a press that moves this far is a drag
+const LONG_MS = 500; // a finger held this long adds, as Shift does
 
 export class Viewer {
   /**
@@ -277,7 +278,7 @@ export class Viewer {
     try {
       this.overlay.setPointerCapture(event.pointerId);
     } catch { /* the pointer has gone already */ }
-    const press = { x, y, startX: x, startY: y, axis: tile.axis, button: event.button, moved: false, touch: event.pointerType === "touch", window: this.window };
+    const press = { x, y, startX: x, startY: y, axis: tile.axis, button: event.button, moved: false, touch: event.pointerType === "touch", time: event.timeStamp, window: this.window };
     this.pointers.set(event.pointerId, press);
     if (this.pointers.size === 2) {
       for (const other of this.pointers.values()) {
@@ -364,7 +365,7 @@ export class Viewer {
     if (press.stroke) this.handlers.stroke?.("end");
     else if (!press.moved && press.button === 0 && this.tool !== "brush" && this.tool !== "eraser") {
       const { x, y, tile } = this.#position(event);
-      if (tile?.axis === press.axis) this.clickAt(tile.voxel(x, y).map(Math.round), event.shiftKey);
+      if (tile?.axis === press.axis) this.clickAt(tile.voxel(x, y).map(Math.round), event.shiftKey || press.touch && event.timeStamp - press.time > LONG_MS);
     }
     this.draw();
   }

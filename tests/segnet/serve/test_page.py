@@ -448,6 +448,21 @@ def test_a_conflict_is_told_and_the_newer_lesion_shown(stub: Any, opened: Tab) -
     check_tint(opened.pixels(), where, stub.masks[lesion["lesion"]][:, :, 8])
 
 
+def test_a_stroke_is_sent_until_it_is_saved(stub: Any, opened: Tab) -> None:
+    where = opened.marks()
+    opened.click(where(MARKS[0]))
+    opened.card()
+    stub.fail = {"/mask": (503, "The store is busy; try again in a minute.")}
+    opened.press("b")
+    opened.drag(where((30, 20)), where((34, 20)))
+    opened.notice("is not saved: The store is busy")
+    assert opened.page.locator(".saved").inner_text() == "Not saved yet"
+    opened.page.wait_for_selector(".saved:text-is('Saved')")
+    assert sent_mask(stub)[30, 20, 8]
+    assert len(stub.sent("PUT", "/mask")) == 2
+    opened.wrong.remove(next(text for text in opened.wrong if "503" in text))
+
+
 def test_a_slow_job_shows_its_progress_and_can_be_cancelled(stub: Any, opened: Tab) -> None:
     where, stub.job_s = opened.marks(), 2.0
     opened.click(where(MARKS[0]))
@@ -693,6 +708,7 @@ def test_follow_up_pairs_and_response(stub: Any, tab: Callable[..., Tab]) -> Non
     shown.page.click("#followup-run")
     shown.page.wait_for_selector(".response.SD")
     shown.page.select_option("#pairs select", "gone")
+    assert shown.page.locator(".response").count() == 0  # of other pairs
     shown.page.fill("#nadir", "12.5")
     shown.page.click("#followup-run")
     shown.page.wait_for_selector(".response.CR")
