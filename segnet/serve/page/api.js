@@ -132,6 +132,8 @@ export async function putMask(lesion, { box, data }) {
 
 // jobs
 
+const STREAMS = 3; // of the six connections that a browser opens to a server without HTTP/2
+let streams = 0;
 const ENDED = new Set(["done", "failed", "cancelled"]);
 export const job = job => get(`v1/jobs/${id(job)}`);
 export const cancelJob = job => call("DELETE", `v1/jobs/${id(job)}`);
@@ -139,14 +141,20 @@ export const cancelJob = job => call("DELETE", `v1/jobs/${id(job)}`);
 /** Follows a job by server-sent events, by polling where these break. Resolves to its result. */
 export function follow(name, onProgress = () => {}) {
   return new Promise((resolve, reject) => {
-    const events = new EventSource(`v1/jobs/${id(name)}/events`);
-    let ended = false;
+    const events = streams < STREAMS ? new EventSource(`v1/jobs/${id(name)}/events`) : null;
+    let ended = false, open = Boolean(events);
+    if (open) streams++;
+    const close = () => {
+      if (open) streams--;
+      open = false;
+      events?.close();
+    };
     const take = state => {
       if (ended) return;
       onProgress(state);
       if (!ENDED.has(state.state)) return;
       ended = true;
-      events.close();
+      close();
       if (state.state === "done") resolve(state.result);
       else if (state.state === "cancelled") reject(new DOMException("cancelled", "AbortError"));
       else reject(new ApiError(422, state.error || state.message || "The job failed and gave no reason."));
@@ -165,8 +173,9 @@ export function follow(name, onProgress = () => {}) {
       }
       setTimeout(poll, 1000 + 1000 * failures, failures);
     };
+    if (!events) return void poll(0);
     events.addEventListener("job", event => take(JSON.parse(event.data)));
-    events.onerror = () => { events.close(); poll(0); };
+    events.onerror = () => { close(); poll(0); };
   });
 }
 

@@ -33,8 +33,8 @@ export function ask(question, action) {
     const dialog = h("dialog", { class: "ask", "aria-label": question },
       h("p", {}, question),
       h("form", { method: "dialog", class: "row end" },
-        h("button", { value: "no" }, "Cancel"),
-        h("button", { value: "yes", class: "primary", autofocus: true }, action)));
+        h("button", { value: "no", autofocus: true }, "Cancel"),
+        h("button", { value: "yes", class: "primary" }, action)));
     dialog.addEventListener("close", () => { dialog.remove(); resolve(dialog.returnValue === "yes"); });
     document.body.append(dialog);
     dialog.showModal();

@@ -5,7 +5,7 @@ import { h, mm } from "./dom.js";
 export const SITES = ["lung", "lymph node", "liver", "adrenal", "kidney", "pancreas", "bone", "soft tissue", "brain", "pleura", "other"];
 export const ROLES = [["target", "Target"], ["non-target", "Non-target"], ["node", "Lymph node (target)"]];
 const ml = value => value === null || value === undefined ? "–" : `${value < 10 ? value.toFixed(2) : value.toFixed(1)} ml`;
-const hu = value => value === null || value === undefined ? "–" : `${Math.round(value)} HU`;
+const grey = (value, modality) => value === null || value === undefined ? "–" : `${Math.round(value)}${modality === "CT" ? " HU" : ""}`;
 const choices = (first, list) => [h("option", { value: "" }, first), ...list.map(([value, text]) => h("option", { value }, text))];
 
 /** Sets a control's value unless the user is in it. */
@@ -52,7 +52,7 @@ class Card {
   }
 
   update() {
-    const { entry, entry: { lesion, progress } } = this, done = lesion.state === "done" && !progress;
+    const { entry, session, entry: { lesion, progress } } = this, done = lesion.state === "done" && !progress;
     this.element.dataset.lesion = lesion.lesion ?? "";
     this.element.dataset.state = progress ? "running" : lesion.state;
     this.element.classList.toggle("selected", entry.selected);
@@ -93,7 +93,7 @@ class Card {
     const row = (term, value, strong) => h("div", { class: strong ? "strong" : null }, h("dt", {}, term), h("dd", {}, value));
     this.measures.replaceChildren(
       row("Long axis", mm(lesion.long_axis_mm), lesion.role !== "node"), row("Short axis", mm(lesion.short_axis_mm), lesion.role === "node"),
-      row("Volume", ml(lesion.volume_ml)), row("Mean", hu(lesion.mean_hu)));
+      row("Volume", ml(lesion.volume_ml)), row("Mean", grey(lesion.mean_hu, session.image?.modality)));
     this.measures.hidden = !done;
     this.where.hidden = !done || !lesion.axes;
     this.where.textContent = lesion.axes ? `Show the axes on axial slice ${lesion.axes.slice + 1}` : "";

@@ -38,7 +38,7 @@ let start, exporter, followUp, pacs;
 
 function showProbe() {
   const found = viewer.probe();
-  $("#probe").textContent = found ? `${found.mm.map(value => value.toFixed(1)).join(", ")} mm RAS · voxel ${found.voxel.join(", ")}${found.value === null || found.value === undefined || Number.isNaN(found.value) ? "" : ` · ${Math.round(found.value)} HU`}` : "";
+  $("#probe").textContent = found ? `${found.mm.map(value => value.toFixed(1)).join(", ")} mm RAS · voxel ${found.voxel.join(", ")}${found.value === null || found.value === undefined || Number.isNaN(found.value) ? "" : ` · ${Math.round(found.value)}${session.image && session.image.modality !== "CT" ? "" : " HU"}`}` : "";
 }
 
 function showWindow([low, high]) {
@@ -122,7 +122,7 @@ async function open(sha) {
 
 function showImage() {
   const { image } = session, shown = image ?? viewer.image;
-  $("#image-name").textContent = shown ? [shown.name, shown.study_date, shown.shape.join(" × "), image ? null : "preview"].filter(Boolean).join(" · ") : "";
+  $("#image-name").textContent = shown ? [shown.name, shown.study_date, shown.shape.join(" × "), image ? null : "preview", image?.deidentified ? "de-identified" : null].filter(Boolean).join(" · ") : "";
   for (const button of [$("#followup-button"), $("#export-button"), $("#new-lesion")]) button.disabled = !image;
   $("#start-close").hidden = !image;
   $("#image-warnings").replaceChildren(...(image?.warnings ?? []).map(text => h("li", {}, text)));
