@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hashlib
 import itertools
@@ -371,8 +372,6 @@ def application(stub: Stub) -> FastAPI:
         stub.state(name)
 
         async def stream() -> AsyncIterator[str]:
-            import asyncio
-
             while True:
                 state = stub.state(name)
                 yield f"event: job\ndata: {json.dumps(state)}\n\n"

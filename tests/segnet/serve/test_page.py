@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import io
+import json
 import re
 import shutil
 import sys
@@ -244,7 +245,9 @@ def sent_mask(stub: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("renderer", ["webgl2", "canvas"])
-@pytest.mark.parametrize("grid", list(GRIDS))
+@pytest.mark.parametrize(
+    "grid", ["plain", *(pytest.param(name, marks=pytest.mark.slow) for name in GRIDS if name != "plain")]
+)
 def test_a_click_gives_the_millimetres_of_what_was_clicked(
     stub: Any, tab: Callable[..., Tab], grid: str, renderer: str
 ) -> None:
@@ -377,6 +380,7 @@ def test_open_click_draw_undo_accept(stub: Any, tab: Callable[..., Tab], tmp_pat
     assert len(stub.sent("PUT", "/mask")) == writes
 
 
+@pytest.mark.slow
 def test_a_drag_is_no_click_and_shift_adds(stub: Any, opened: Tab) -> None:
     where = opened.marks()
     opened.drag(where(MARKS[0]), where(MARKS[1]))
@@ -412,6 +416,7 @@ def test_a_drag_is_no_click_and_shift_adds(stub: Any, opened: Tab) -> None:
     assert headers["idempotency-key"] != stub.sent("POST", "/lesions")[1][0]["idempotency-key"]
 
 
+@pytest.mark.slow
 def test_threshold_moves_the_mask(stub: Any, opened: Tab) -> None:
     where = opened.marks()
     opened.click(where(MARKS[0]))
@@ -429,6 +434,7 @@ def test_threshold_moves_the_mask(stub: Any, opened: Tab) -> None:
     assert len(stub.sent("PATCH", lesion["lesion"])) == 1
 
 
+@pytest.mark.slow
 def test_a_conflict_is_told_and_the_newer_lesion_shown(stub: Any, opened: Tab) -> None:
     where = opened.marks()
     opened.click(where(MARKS[0]))
@@ -448,6 +454,7 @@ def test_a_conflict_is_told_and_the_newer_lesion_shown(stub: Any, opened: Tab) -
     check_tint(opened.pixels(), where, stub.masks[lesion["lesion"]][:, :, 8])
 
 
+@pytest.mark.slow
 def test_a_stroke_is_sent_until_it_is_saved(stub: Any, opened: Tab) -> None:
     where = opened.marks()
     opened.click(where(MARKS[0]))
@@ -463,6 +470,7 @@ def test_a_stroke_is_sent_until_it_is_saved(stub: Any, opened: Tab) -> None:
     opened.wrong.remove(next(text for text in opened.wrong if "503" in text))
 
 
+@pytest.mark.slow
 def test_a_slow_job_shows_its_progress_and_can_be_cancelled(stub: Any, opened: Tab) -> None:
     where, stub.job_s = opened.marks(), 2.0
     opened.click(where(MARKS[0]))
@@ -480,6 +488,7 @@ def test_a_slow_job_shows_its_progress_and_can_be_cancelled(stub: Any, opened: T
     opened.page.wait_for_selector(".card.selected .error:has-text('Cancelled')")
 
 
+@pytest.mark.slow
 def test_keyboard_alone(stub: Any, opened: Tab) -> None:
     opened.overlay.focus()
     opened.press("c", "ArrowRight", "ArrowDown", "PageUp")
@@ -524,6 +533,7 @@ def test_keyboard_alone(stub: Any, opened: Tab) -> None:
     assert opened.page.evaluate("document.activeElement.matches(':focus-visible')")
 
 
+@pytest.mark.slow
 def test_pointer_moves_window_zoom_and_pan(stub: Any, opened: Tab) -> None:
     where = opened.marks()
     centre = where((31.5, 23.5))
@@ -556,6 +566,7 @@ def test_pointer_moves_window_zoom_and_pan(stub: Any, opened: Tab) -> None:
     np.testing.assert_allclose(lesion["clicks"][0], np.multiply(MARKS[0], SPACING) + ORIGIN, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_errors_are_told_in_place(stub: Any, tab: Callable[..., Tab], tmp_path: Path) -> None:
     shown = tab()
     shown.open()
@@ -581,6 +592,7 @@ def test_errors_are_told_in_place(stub: Any, tab: Callable[..., Tab], tmp_path: 
     shown.wrong.remove(next(text for text in shown.wrong if "422" in text))
 
 
+@pytest.mark.slow
 def test_an_upload_goes_on_where_it_stopped(stub: Any, tab: Callable[..., Tab], tmp_path: Path) -> None:
     shown = tab()
     shown.open()
@@ -608,6 +620,7 @@ def test_an_upload_goes_on_where_it_stopped(stub: Any, tab: Callable[..., Tab], 
     shown.wrong[:] = [text for text in shown.wrong if "413" not in text and "503" not in text]
 
 
+@pytest.mark.slow
 def test_a_folder_and_a_file_can_be_dropped(stub: Any, tab: Callable[..., Tab], tmp_path: Path) -> None:
     shown = tab()
     shown.open()
@@ -625,6 +638,7 @@ def test_a_folder_and_a_file_can_be_dropped(stub: Any, tab: Callable[..., Tab], 
         assert len(list(stub.uploads.values())[-1]["files"]) == count
 
 
+@pytest.mark.slow
 def test_phone_width_has_no_horizontal_scroll(stub: Any, tab: Callable[..., Tab]) -> None:
     sha = stub.add(
         "a-rather-long-name-of-a-scan-without-any-space-2026-12-01.nii.gz", scan()[0], warnings=["A warning."]
@@ -649,6 +663,7 @@ def test_phone_width_has_no_horizontal_scroll(stub: Any, tab: Callable[..., Tab]
     assert "Research software. Not a medical device." in shown.page.locator("footer").inner_text()
 
 
+@pytest.mark.slow
 def test_export_offers_what_the_image_allows(stub: Any, tab: Callable[..., Tab]) -> None:
     shown = tab()
     plain = stub.add("plain.nii.gz", scan()[0])
@@ -686,6 +701,7 @@ def test_export_offers_what_the_image_allows(stub: Any, tab: Callable[..., Tab])
     assert Path(download.value.path()).read_bytes() == b"content"
 
 
+@pytest.mark.slow
 def test_follow_up_pairs_and_response(stub: Any, tab: Callable[..., Tab]) -> None:
     shown = tab()
     before = stub.add("before.nii.gz", scan()[0], study_date="2026-01-01")
@@ -712,6 +728,16 @@ def test_follow_up_pairs_and_response(stub: Any, tab: Callable[..., Tab]) -> Non
     shown.page.fill("#nadir", "12.5")
     shown.page.click("#followup-run")
     shown.page.wait_for_selector(".response.CR")
+    _, body = stub.sent("POST", "/comparisons")[-1]
+    old, new = (
+        next(lesion["lesion"] for lesion in stub.lesions.values() if lesion["image"] == sha) for sha in (before, after)
+    )
+    assert json.loads(body) == {
+        "baseline": before,
+        "followup": after,
+        "pairs": [{"baseline": old, "followup": None}, {"baseline": None, "followup": new}],
+        "nadir_mm": 12.5,
+    }
     assert "12.5 mm" in shown.page.locator("#followup-answer").inner_text()
     assert shown.page.locator("#followup-answer details li").count() == 1
     shown.page.click("#followup-swap")
@@ -721,6 +747,7 @@ def test_follow_up_pairs_and_response(stub: Any, tab: Callable[..., Tab]) -> Non
     assert shown.page.locator("#pane-other canvas").count() == 0
 
 
+@pytest.mark.slow
 def test_series_from_the_pacs(stub: Any, tab: Callable[..., Tab]) -> None:
     sha = stub.add("from the archive", scan()[0])
     shown = tab()
@@ -742,6 +769,7 @@ def test_series_from_the_pacs(stub: Any, tab: Callable[..., Tab]) -> None:
     assert shown.page.locator("#pacs-open").is_hidden()
 
 
+@pytest.mark.slow
 def test_masks_grow_trim_and_undo(opened: Tab) -> None:
     """The drawing's arithmetic against numpy, with strokes in all three planes and over the edges of the grid."""
     found = opened.page.evaluate(
