@@ -664,6 +664,58 @@ def test_phone_width_has_no_horizontal_scroll(stub: Any, tab: Callable[..., Tab]
 
 
 @pytest.mark.slow
+def test_fingers_scroll_zoom_pan_click_and_add(stub: Any, tab: Callable[..., Tab]) -> None:
+    sha = stub.add("scan.nii.gz", scan()[0])
+    shown = tab(viewport={"width": 600, "height": 900}, has_touch=True, is_mobile=True)
+    shown.open(f"?image={sha}")
+    shown.slice(8)
+    shown.press("2")  # the axial plane fills the viewer
+    shown.settle()
+    devices = shown.page.context.new_cdp_session(shown.page)
+
+    def touch(kind: str, *points: np.ndarray) -> None:
+        at = [dict(zip("xy", shown.at(point), strict=True), id=n) for n, point in enumerate(points)]
+        devices.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": at})
+
+    def marks() -> np.ndarray:
+        """Where the bright cubes are seen, the one nearer to the patient's right first."""
+        labels, count = ndimage.label(shown.pixels().min(-1) > 245)
+        large = [n for n in range(1, count + 1) if (labels == n).sum() > 60]
+        return np.array(sorted(tuple(np.add(ndimage.center_of_mass(labels == n), 0.5)[::-1]) for n in large))
+
+    right, left = marks()
+    middle = (left + right) / 2
+    touch("Start", middle)
+    for step in range(1, 7):
+        touch("Move", middle - np.array([0, 10 * step]))
+    touch("End")
+    assert shown.crosshair()[2] > 8
+    assert not stub.lesions
+    shown.slice(8)
+    shown.press("h")
+    touch("Start", middle, middle + np.array([40, 0]))
+    touch("Move", middle, middle + np.array([60, 0]))
+    touch("Move", middle, middle + np.array([80, 0]))
+    touch("End")
+    wider = marks()
+    assert float(shown.overlay.get_attribute("data-zoom")) > 1.5
+    assert np.linalg.norm(np.subtract(*wider)) > 1.5 * np.linalg.norm(right - left)
+    shown.press("0")
+    touch("Start", left)
+    touch("End")
+    shown.card()
+    touch("Start", right)
+    shown.page.wait_for_timeout(650)
+    touch("End")
+    shown.page.wait_for_selector(".card.selected[data-state=done] .measures:has-text('ml')")
+    shown.settle()
+    assert len(stub.sent("POST", "/clicks")) == 1
+    (lesion,) = stub.lesions.values()
+    np.testing.assert_allclose(lesion["clicks"], [np.multiply(mark, SPACING) + ORIGIN for mark in MARKS], atol=1e-3)
+    assert all(stub.masks[lesion["lesion"]][mark] for mark in MARKS)
+
+
+@pytest.mark.slow
 def test_export_offers_what_the_image_allows(stub: Any, tab: Callable[..., Tab]) -> None:
     shown = tab()
     plain = stub.add("plain.nii.gz", scan()[0])
