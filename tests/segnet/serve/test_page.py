@@ -293,6 +293,27 @@ def check_tint(seen: np.ndarray, where: Callable[[np.ndarray], np.ndarray], mask
     np.testing.assert_array_equal(coloured(colours)[plain], mask[plain])
 
 
+@pytest.mark.slow
+def test_slices_of_the_server_take_over_where_graphics_fail(stub: Any, opened: Tab) -> None:
+    pane = opened.page.locator("#pane-main")
+    where = opened.marks()
+    assert pane.get_attribute("data-renderer") == "webgl2"
+    opened.page.evaluate(
+        "document.querySelector('#pane-main .base').getContext('webgl2').getExtension('WEBGL_lose_context').loseContext()"
+    )
+    opened.page.wait_for_selector("#pane-main[data-renderer=canvas]")
+    opened.page.wait_for_timeout(500)
+    np.testing.assert_allclose(opened.marks()(MARKS[1]), where(MARKS[1]), atol=1)
+    opened.click(where(MARKS[1]))
+    opened.card()
+
+    # a large scan without a graphics card goes there at once
+    large = gzip.compress(nib.Nifti1Image(np.zeros((256, 256, 128), np.int16), np.eye(4)).to_bytes(), 1)
+    opened.open(f"?image={stub.add('large.nii.gz', large)}")
+    assert pane.get_attribute("data-renderer") == "canvas"
+    assert len(stub.sent("GET", "/volume.nii.gz")) == 1
+
+
 def test_open_click_draw_undo_accept(stub: Any, tab: Callable[..., Tab], tmp_path: Path) -> None:
     shown = tab()
     shown.open()
