@@ -98,6 +98,14 @@ def test_every_answer_forbids_foreign_scripts_and_frames(small: Running) -> None
     assert httpx.get(f"{small.address}/v1/images", headers=BEARER).headers["cache-control"] == "no-store"
 
 
+def test_files_of_the_page_are_packed_and_asked_for_again(small: Running) -> None:
+    answer = httpx.get(f"{small.address}/static/niivue.umd.js")
+    assert answer.headers["content-encoding"] == "gzip"
+    again = httpx.get(f"{small.address}/static/niivue.umd.js", headers={"if-none-match": answer.headers["etag"]})
+    assert again.status_code == 304
+    assert httpx.get(f"{small.address}/").headers["content-type"].startswith("text/html")
+
+
 def test_a_proxy_that_is_trusted_names_the_user(tmp_path: Path) -> None:
     started = running(tmp_path / "proxied", trusted_proxy="127.0.0.1")
     service = next(started)
