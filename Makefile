@@ -68,7 +68,15 @@ endif
 
 # a worker for each core, which takes over tests of another when it has none left
 PARALLEL ?= -n logical --dist worksteal
-serve: build
+# the kernels are compiled while the other packages are installed
+$(BIN)/.served: pyproject.toml setup.py $(KERNELS)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q "setuptools>=77" "cython>=3.1" "numpy>=1.26"
+	SSMCORE_BUILD=require $(BIN)/python setup.py -q build_ext --inplace & compiling=$$!; \
+	    $(BIN)/python -m pip install -q "$(TORCH)" && SSMCORE_BUILD=never $(BIN)/python -m pip install -q -e ".[serve]" && wait $$compiling
+	touch $@
+
+serve: $(BIN)/.served
 	$(BIN)/segnet serve --example --open --folder $(SERVE_FOLDER)
 
 test: build lint

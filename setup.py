@@ -56,6 +56,11 @@ def extension(folder: Path) -> Extension:
     )
 
 
+def size(folder: Path) -> int:
+    """Bytes of C in a folder, the measure of how long it takes to compile."""
+    return sum(file.stat().st_size for file in folder.glob("*.[ch]"))
+
+
 def extensions(mode: str) -> list[Extension]:
     if mode == "never":
         print("ssmcore: SSMCORE_BUILD=never, so the compiled kernels are not built", file=sys.stderr)
@@ -67,7 +72,8 @@ def extensions(mode: str) -> list[Extension]:
             raise
         print("ssmcore: Cython is not installed, so the compiled kernels are not built", file=sys.stderr)
         return []
-    folders = sorted(path.parent for path in KERNELS.glob("*/binding.pyx"))
+    # modules are compiled side by side: the longest ones first, so that none is left over at the end
+    folders = sorted((path.parent for path in KERNELS.glob("*/binding.pyx")), key=lambda folder: (-size(folder), folder))
     modules = [extension(folder) for folder in folders]
     built = list(cythonize(modules, build_dir="build/cython", compiler_directives=DIRECTIVES, quiet=True))
     for one in built:

@@ -24,12 +24,9 @@ from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 
 import segnet
+from segnet.serve.access import POLICY
 
 PAGE = Path(segnet.__file__).parent / "serve" / "page"
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
-    "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
-)
 RADIUS_MM = 7.0
 
 
