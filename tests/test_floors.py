@@ -50,6 +50,11 @@ def test_drop_ins_load_nothing_heavy_before_they_are_asked() -> None:
     assert not loaded & (HEAVY | {"transformers"})
 
 
+def test_the_web_process_loads_no_torch() -> None:
+    assert "torch" not in top(loaded_by("import segnet.serve.server, segnet.serve.api, segnet.serve.archive"))
+    assert "torch" not in top(loaded_by("import segnet.serve.ingest"))
+
+
 @pytest.mark.parametrize("module", ["binding", "numba"])
 @pytest.mark.parametrize("op", sorted(path.parent.name for path in KERNELS.glob("*/numba.py")))
 def test_kernels_know_arrays_only(op: str, module: str) -> None:

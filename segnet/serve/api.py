@@ -360,9 +360,7 @@ def delete_image(
 )
 def get_volume(service: Given, sha: str) -> Response:
     path = service.image(sha).folder / PICTURE
-    return FileResponse(
-        path, media_type="application/gzip", headers={"cache-control": "private, max-age=86400, immutable"}
-    )
+    return FileResponse(path, media_type="application/gzip")
 
 
 @router.get(
@@ -379,11 +377,7 @@ def get_slice(service: Given, sha: str, axis: str, k: int, accept_encoding: Anno
         raise HTTPException(422, f"k: expected 0 to {length - 1} along {axis}, got {k}; choose a slice of the image")
     plane = np.take(image.voxels, k, AXES[axis])
     content = np.clip(np.rint(plane), -32768, 32767).astype("<i2").tobytes()
-    headers = {
-        "X-Shape": f"{plane.shape[0]},{plane.shape[1]}",
-        "cache-control": "private, max-age=86400, immutable",
-        "vary": "accept-encoding",
-    }
+    headers = {"X-Shape": f"{plane.shape[0]},{plane.shape[1]}", "vary": "accept-encoding"}
     if "gzip" in accept_encoding:
         content = gzip.compress(content, 1)
         headers["content-encoding"] = "gzip"

@@ -174,6 +174,14 @@ class Jobs:
             if changed and write is not None:
                 write(connection)
 
+    def drop(self, job: Job) -> None:
+        """Ends a job that nothing needs any more, if it is still this worker's."""
+        with self.database.writing() as connection:
+            connection.execute(
+                "UPDATE jobs SET state = 'cancelled', ended = ?, lease = NULL WHERE id = ? AND state = 'running' AND worker = ?",
+                (time.time(), job.id, job.worker),
+            )
+
     def cancel(self, number: str) -> Job | None:
         """Cancels a job that has not ended. A running one stops at its next step."""
         with self.database.writing() as connection:

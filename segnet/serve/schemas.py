@@ -21,6 +21,11 @@ Sha = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Number = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 
+def _like(example: dict[str, Any]) -> ConfigDict:
+    """A request's example in the description of the API."""
+    return ConfigDict(extra="forbid", json_schema_extra={"examples": [example]})
+
+
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -38,6 +43,8 @@ class FileOfUpload(_Request):
 
 class NewUpload(_Request):
     """An image to come: one file, or all files of a DICOM folder."""
+
+    model_config = _like({"files": [{"name": "scan.nii.gz", "size": 18874368}]})
 
     files: Annotated[list[FileOfUpload], Field(min_length=1, max_length=100_000)]
     name: Name | None = None
@@ -133,6 +140,8 @@ class Images(BaseModel):
 class NewLesion(_Request):
     """A click in a lesion."""
 
+    model_config = _like({"click": [-31.2, 14.0, 205.5], "name": "nodule", "site": "lung", "role": "target"})
+
     click: Point
     name: Name | None = None
     site: Site | None = None
@@ -143,11 +152,15 @@ class NewLesion(_Request):
 class NewClick(_Request):
     """Another click in the same lesion: instead of the others, or besides them."""
 
+    model_config = _like({"click": [-29.0, 15.5, 207.0], "mode": "add"})
+
     click: Point
     mode: Literal["replace", "add"] = "replace"
 
 
 class LesionChange(_Request):
+    model_config = _like({"accepted": True})
+
     name: Name | None = None
     site: Site | None = None
     role: Role | None = None
@@ -158,10 +171,14 @@ class LesionChange(_Request):
 class NewScan(_Request):
     """A whole image without a click."""
 
+    model_config = _like({"threshold": 0.5})
+
     threshold: Threshold = 0.5
 
 
 class NewExport(_Request):
+    model_config = _like({"image": "0" * 64, "formats": ["nifti", "csv", "seg", "sr"], "pacs": False})
+
     image: Sha
     lesions: Annotated[list[Number], Field(max_length=1000)] | None = Field(None, description="All where left out")
     formats: Annotated[list[Format], Field(max_length=6)] = Field(examples=[["nifti", "csv"]])
@@ -176,6 +193,10 @@ class Pair(_Request):
 class NewComparison(_Request):
     """Two time points, paired by the reader. A lesion with one side alone has appeared or disappeared."""
 
+    model_config = _like(
+        {"baseline": "0" * 64, "followup": "1" * 64, "pairs": [{"baseline": "0" * 32, "followup": "1" * 32}]}
+    )
+
     baseline: Sha
     followup: Sha
     pairs: Annotated[list[Pair], Field(min_length=1, max_length=100)]
@@ -183,6 +204,8 @@ class NewComparison(_Request):
 
 
 class NewImport(_Request):
+    model_config = _like({"study": "1.2.840.113619.2.55.3", "series": "1.2.840.113619.2.55.3.7"})
+
     study: Annotated[str, Field(pattern=r"^[0-9.]{1,64}$")]
     series: Annotated[str, Field(pattern=r"^[0-9.]{1,64}$")]
 

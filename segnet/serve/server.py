@@ -92,11 +92,7 @@ def serve(settings: Settings, *, on_ready: Any = None) -> None:
         host, port = bound.getsockname()[:2]
         app = make_app(settings, token)
         worker = WorkerProcess(settings)
-        # no access log: queries of the PACS carry names and numbers of patients
-        config = uvicorn.Config(
-            app, log_config=None, access_log=False, server_header=False, timeout_keep_alive=30, lifespan="off"
-        )
-        server = uvicorn.Server(config)
+        server = uvicorn.Server(configured(app))
         shown = f"[{host}]" if ":" in host else host
 
         def tell() -> None:
@@ -114,6 +110,16 @@ def serve(settings: Settings, *, on_ready: Any = None) -> None:
                 server.run(sockets=[bound])
         finally:
             worker.stop()
+
+
+def configured(app: Any, **more: Any) -> uvicorn.Config:
+    """uvicorn's settings.
+
+    There is no access log: queries of the PACS carry names and numbers of patients. Headers do not change the address of a client:
+    that of a trusted proxy is compared with the connection's own.
+    """
+    fixed: dict[str, Any] = {"log_config": None, "access_log": False, "proxy_headers": False, "server_header": False}
+    return uvicorn.Config(app, timeout_keep_alive=30, lifespan="off", **fixed, **more)
 
 
 def _bound(settings: Settings) -> socket.socket:

@@ -101,6 +101,7 @@ class Worker:
             }[job.kind](job)
             log.info("%s %s done in %.2f s", job.kind, job.id, time.perf_counter() - began)
         except Lost:
+            self.jobs.drop(job)  # its lesion was deleted, or clicked again
             log.info("%s %s was cancelled or taken over", job.kind, job.id)
         except InputError as error:
             self.jobs.fail(job, reason(error))

@@ -22,6 +22,7 @@ from segnet.prediction.model import Model
 from segnet.serve.api import make_app
 from segnet.serve.client import Client
 from segnet.serve.segmenting import Segmenter
+from segnet.serve.server import configured
 from segnet.serve.settings import Settings, prepare_folder
 from segnet.serve.worker import Worker
 
@@ -94,7 +95,7 @@ def running(folder: Path, **changes: object) -> Iterator[Running]:
     prepare_folder(folder)
     app = make_app(settings, TOKEN)
     worker = Worker(settings, Bright())
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, lifespan="off"))
+    server = uvicorn.Server(configured(app, port=0))
     threads = [threading.Thread(target=run, daemon=True) for run in (server.run, worker.run)]
     for thread in threads:
         thread.start()

@@ -119,6 +119,16 @@ def test_a_proxy_that_is_trusted_names_the_user(tmp_path: Path) -> None:
         started.close()
 
 
+def test_a_header_does_not_make_a_client_the_proxy(tmp_path: Path) -> None:
+    started = running(tmp_path / "proxied", trusted_proxy="10.1.2.3")
+    service = next(started)
+    try:
+        headers = {"x-forwarded-user": "dr-who", "x-forwarded-for": "10.1.2.3", "forwarded": "for=10.1.2.3"}
+        assert httpx.get(f"{service.address}/v1/about", headers=headers).status_code == 401
+    finally:
+        started.close()
+
+
 def test_bodies_have_limits(small: Running) -> None:
     client = small.client
     for files, status in (
@@ -220,6 +230,12 @@ def test_a_full_queue_is_refused_and_nothing_is_lost(small: Running, picture: Pa
         hold.set()
         handle.remove()
     assert all(small.client.wait(job)["state"] == "done" for job in jobs)
+
+
+def test_images_are_kept_in_no_cache(small: Running, picture: Path) -> None:
+    image = small.client.upload(picture)["image"]
+    for path in (f"images/{image}/volume.nii.gz", f"images/{image}/slices/z/0", f"images/{image}"):
+        assert small.client.request("GET", path).headers["cache-control"] == "no-store"
 
 
 def test_nothing_of_a_patient_reaches_a_log_or_the_trail(

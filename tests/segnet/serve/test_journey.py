@@ -208,6 +208,30 @@ def test_a_waiting_job_is_cancelled(service: Running, image: dict) -> None:
     assert len(service.client.image(image["image"])["lesions"]) == before + 1
 
 
+def test_a_lesion_deleted_or_clicked_again_meanwhile_ends_its_first_job(service: Running, image: dict) -> None:
+    hold = threading.Event()
+    handle = service.hold(hold)
+    try:
+        jobs = []
+        for _ in range(2):
+            made = service.client.request("POST", f"images/{image['image']}/lesions", json={"click": [*BALL_MM]}).json()
+            jobs.append(made["job"])
+        until = time.monotonic() + 10
+        while service.client._json("GET", f"jobs/{jobs[0]}")["state"] != "running":
+            assert time.monotonic() < until
+        first = service.worker.database.row("SELECT payload FROM jobs WHERE id = ?", jobs[0])["payload"]
+        service.client.delete(json.loads(first)["lesion"])
+        again = service.client.request(
+            "POST", f"lesions/{made['lesion']}/clicks", json={"click": [*BALL_MM], "mode": "replace"}
+        ).json()["job"]
+    finally:
+        hold.set()
+        handle.remove()
+    assert service.client.wait(again)["state"] == "done"
+    assert service.client.lesion(made["lesion"])["state"] == "done"
+    assert [service.client._json("GET", f"jobs/{job}")["state"] for job in jobs] == ["cancelled", "cancelled"]
+
+
 def test_follow_up(service: Running, image: dict, lesion: dict) -> None:
     later = service.client.click(image["image"], BALL_MM, name="later")
     box, mask = service.client.mask(later["lesion"])
