@@ -11,7 +11,10 @@ from segnet.dataset.prepare import prepare
 from segnet.dataset.store import load_dataset
 from segnet.io.pairs import find_pairs
 from segnet.io.volumes import read_image, read_mask
+from segnet.io.weights import default_weights
+from segnet.prediction.clicked import runner, segment_clicked
 from segnet.prediction.model import load
+from segnet.prediction.windows import VIEWS
 
 
 def test_lidc_pairs_are_found_and_belong_to_277_patients(shared_data: Path) -> None:
@@ -53,3 +56,29 @@ def test_a_dicom_series_gets_a_mask_on_its_own_grid(shared_data: Path, tmp_path:
     assert mask.shape == volume.source_shape
     assert np.allclose(mask.affine, volume.source_affine)
     assert found.as_dict()["voi_zyx"]["shape"] == [20, 256, 256]
+
+
+def test_slices_around_a_click_give_the_mask_of_the_whole_volume(shared_data: Path) -> None:
+    """By a packaged network, in real volumes, at lesions of 2 to 70 ml: bit for bit."""
+    model = load(default_weights()[0])
+    run = runner(model.networks, VIEWS[:1])
+    images = [*sorted((shared_data / "whole" / "image").iterdir()), *sorted((shared_data / "voi").glob("*_ct.nii.gz"))]
+    assert len(images) == 5
+    for path in images:
+        masks = path.parent.with_name("mask") / path.name, path.with_name(path.name.replace("_ct.", "_mask."))
+        truth = read_mask(next(mask for mask in masks if mask.exists())).array_zyx
+        volume = read_image(path)
+        inside = np.argwhere(truth)
+        click = tuple(int(at) for at in inside[len(inside) // 2])
+        fast, slow = (
+            segment_clicked(run, volume.array_zyx, volume.spacing_zyx_mm, model.config.data, click, whole=whole)
+            for whole in (False, True)
+        )
+        assert fast.mask.any()
+        first = fast.box[0].start
+        last = first + len(fast.mask)
+        assert len(fast.mask) < len(slow.mask) == len(truth)
+        assert not slow.mask[:first].any()
+        assert not slow.mask[last:].any()
+        assert np.array_equal(fast.mask, slow.mask[first:last])
+        assert np.array_equal(fast.probability, slow.probability[first:last])
