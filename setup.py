@@ -73,7 +73,9 @@ def extensions(mode: str) -> list[Extension]:
         print("ssmcore: Cython is not installed, so the compiled kernels are not built", file=sys.stderr)
         return []
     # modules are compiled side by side: the longest ones first, so that none is left over at the end
-    folders = sorted((path.parent for path in KERNELS.glob("*/binding.pyx")), key=lambda folder: (-size(folder), folder))
+    folders = sorted(
+        (path.parent for path in KERNELS.glob("*/binding.pyx")), key=lambda folder: (-size(folder), folder)
+    )
     modules = [extension(folder) for folder in folders]
     built = list(cythonize(modules, build_dir="build/cython", compiler_directives=DIRECTIVES, quiet=True))
     for one in built:
