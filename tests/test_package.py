@@ -33,9 +33,9 @@ def test_a_source_archive_can_be_built_from(mode: str, tmp_path: Path) -> None:
     assert not missing
 
 
-def test_highdicom_is_for_the_tests_alone() -> None:
-    """pydicom decodes JPEG-LS by pyjpegls, which highdicom brought along."""
+def test_highdicom_is_for_the_service_alone() -> None:
+    """pydicom decodes JPEG-LS by pyjpegls, which highdicom brings along."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     names = {extra: {line.split(">")[0] for line in lines} for extra, lines in extras.items()}
-    assert {extra for extra, packages in names.items() if "highdicom" in packages} == {"dev"}
+    assert {extra for extra, packages in names.items() if "highdicom" in packages} == {"serve"}
     assert {"pydicom", "pyjpegls"} <= names["dicom"]

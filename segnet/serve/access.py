@@ -53,12 +53,8 @@ class Access:
                 await self.app(scope, receive, send)
             return
 
-        began = False
-
         async def sending(message: Message) -> None:
-            nonlocal began
             if message["type"] == "http.response.start":
-                began = True
                 headers = [pair for pair in message["headers"] if pair[0] not in {name for name, _ in HEADERS}]
                 if scope["path"].startswith("/v1/") and not any(name == b"cache-control" for name, _ in headers):
                     headers.append((b"cache-control", b"no-store"))
@@ -86,8 +82,6 @@ class Access:
         except Exception as error:
             # the message is left out: libraries quote text of files in it
             log.error("%s of a request failed", type(error).__name__, exc_info=without_message(error))
-            if not began:
-                await _answer(sending, 500, "service: expected to answer, got an error of its own; see its log")
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
         if name_of(headers.get("host", "")) not in self.hosts:

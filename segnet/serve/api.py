@@ -892,6 +892,10 @@ def _handle_errors(app: FastAPI) -> None:
     async def full(request: Request, error: QueueFull) -> JSONResponse:
         return problem(429, "queue: expected a free place, got a full queue; try again in a few seconds")
 
+    @app.exception_handler(Exception)  # starlette raises it again after the answer, and `Access` logs it
+    async def own_error(request: Request, error: Exception) -> JSONResponse:
+        return problem(500, "service: expected to answer, got an error of its own; see its log")
+
     @app.exception_handler(TooLarge)
     async def too_large(request: Request, error: TooLarge) -> JSONResponse:
         return problem(413, str(error))
