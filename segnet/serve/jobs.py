@@ -19,7 +19,8 @@ PRIORITY: dict[str, int] = {"segment": 0, "threshold": 0, "ingest": 1, "import":
 """The lowest number comes first: somebody waits for a click."""
 LEASE_S = 20.0
 """A worker renews its lease while it works. A job whose lease has run out is queued again."""
-ATTEMPTS = 3
+ATTEMPTS = 8
+"""Of a job whose worker ends each time. It goes to the back of the queue, so that the next jobs do not wait for it."""
 
 
 class QueueFull(Exception):
@@ -215,8 +216,9 @@ class Jobs:
                 ),
             )
             connection.execute(
-                f"UPDATE jobs SET state = 'queued', worker = NULL, lease = NULL, progress = 0 WHERE state = 'running' AND {which}",
-                (value,),
+                "UPDATE jobs SET state = 'queued', worker = NULL, lease = NULL, progress = 0, created = ?"
+                f" WHERE state = 'running' AND {which}",
+                (time.time(), value),
             )
 
     def counts(self) -> dict[str, int]:

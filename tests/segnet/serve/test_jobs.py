@@ -79,6 +79,13 @@ def test_a_job_that_ends_its_worker_fails_after_some_attempts(jobs: Jobs) -> Non
     assert jobs.claim("w") is None
 
 
+def test_a_job_that_ended_its_worker_lets_others_pass(jobs: Jobs) -> None:
+    first, second = (jobs.submit("ingest", {}) for _ in range(2))
+    assert jobs.claim("w").id == first
+    jobs.release("w")
+    assert [jobs.claim("v").id, jobs.claim("v").id] == [second, first]
+
+
 def test_a_cancelled_job_writes_nothing(jobs: Jobs) -> None:
     number = jobs.submit("scan", {})
     job = jobs.claim("w")
