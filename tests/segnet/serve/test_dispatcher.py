@@ -12,26 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from service import BALL_MM, Running, running
 
-from segnet.config import Config
 from segnet.errors import InputError
-from segnet.models import build, checkpoint
 from segnet.serve.dispatcher import DaskSegmenter
 from segnet.serve.segmenting import Segmenter
 from segnet.serve.worker import Worker
 
 distributed = pytest.importorskip("distributed", reason="Dask is in the extra cluster")
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(3)
-    config = Config.model_validate({"model": {"name": "unet", "base_width": 4}, "data": {"fields": {}, "input_px": 32}})
-    path = tmp_path_factory.mktemp("network") / checkpoint.FILE
-    checkpoint.save(build(config.model).eval(), config, path)
-    return path
 
 
 @pytest.fixture(scope="module")

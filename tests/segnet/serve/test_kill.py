@@ -14,11 +14,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-import torch
 from service import BALL_MM
 
-from segnet.config import Config
-from segnet.models import build, checkpoint
 from segnet.serve.client import Client, ServiceError
 
 TOKEN = "token-of-the-kill-test"
@@ -71,15 +68,6 @@ class Server:
         assert self.process is not None
         self.process.terminate()
         self.process.wait(30)
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(3)
-    config = Config.model_validate({"model": {"name": "unet", "base_width": 4}, "data": {"fields": {}, "input_px": 32}})
-    path = tmp_path_factory.mktemp("network") / checkpoint.FILE
-    checkpoint.save(build(config.model).eval(), config, path)
-    return path
 
 
 def free_port() -> int:
