@@ -28,6 +28,7 @@ def export_page(
     name: str,
     image_zyx: NDArray[np.number],
     spacing_zyx_mm: tuple[float, float, float],
+    window_hu: tuple[float, float],
     facts: dict[str, Any],
     lesions: Sequence[Lesion],
 ) -> str:
@@ -36,12 +37,11 @@ def export_page(
     Parameters
     ----------
     image_zyx : (Z, Y, X) in HU
-    facts : of the image: `study_date`, `modality`, `range_hu`
+    window_hu : grey levels from black to white
+    facts : of the image: `study_date`, `modality`
     lesions : file name, facts, box and mask of each
     """
-    low, high = facts["range_hu"]
-    window = (-1000.0, 400.0) if low < -500 else (low, max(high, low + 1))
-    sections = [_section(lesion, image_zyx, spacing_zyx_mm, window) for lesion in lesions]
+    sections = [_section(lesion, image_zyx, spacing_zyx_mm, window_hu) for lesion in lesions]
     about = ", ".join(str(facts[key]) for key in ("modality", "study_date") if facts.get(key))
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'

@@ -29,13 +29,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from segnet import __version__
 from segnet.errors import InputError
 from segnet.io.names import stem_of
-from segnet.io.nifti import write_mask
 from segnet.serve import schemas
 from segnet.serve.access import Access, TooLarge
 from segnet.serve.archive import Archive
 from segnet.serve.database import Database
 from segnet.serve.jobs import Job, Jobs, QueueFull
-from segnet.serve.lesions import Lesions, Stale, StoredLesion, measured, pack, tight
+from segnet.serve.lesions import Lesions, Stale, StoredLesion, measured, pack, save_mask, tight
 from segnet.serve.metrics import Metrics
 from segnet.serve.pairing import response_of
 from segnet.serve.settings import Settings
@@ -105,7 +104,7 @@ class Service:
             "image": image.sha,
             "name": image.name,
             "added": image.added,
-            "window_hu": list(window_of(facts)),
+            "window_hu": list(image.window_hu),
             "pacs_export": facts["source"] == "dicom" and not facts["deidentified"] and self.sends,
             **{name: facts[name] for name in names},
             "lesions": [lesion.as_dict() for lesion in self.lesions.of(image.sha)] if lesions else [],
@@ -164,12 +163,6 @@ class Service:
             if job.ended or time.monotonic() >= until:
                 return job
             await asyncio.sleep(POLL_S)
-
-
-def window_of(facts: dict[str, Any]) -> tuple[float, float]:
-    """Grey levels to begin with: soft tissue with lung for a CT, the image's own range for others."""
-    low, high = facts["range_hu"]
-    return (-1000.0, 400.0) if low < -500 else (low, high if high > low else low + 1)
 
 
 def service_of(request: Request) -> Service:
@@ -633,13 +626,11 @@ def get_mask_file(service: Given, number: str) -> Response:
     image = service.image(lesion.image)
     if lesion.mask is None or lesion.box is None:
         raise HTTPException(409, "lesion: expected one with a mask, got an empty one; click again or draw it")
-    whole = np.zeros(image.shape_zyx, np.uint8)
-    whole[lesion.box] = lesion.mask
     folder = service.store.export_folder(f"mask-{uuid.uuid4().hex}")
     folder.mkdir(mode=0o700)
     path = folder / "mask.nii.gz"
     try:
-        write_mask(path, whole.transpose(2, 1, 0), image.volume())
+        save_mask(path, image, lesion)
         content = path.read_bytes()
     finally:
         path.unlink(missing_ok=True)

@@ -10,18 +10,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from segnet import __version__
 from segnet.errors import InputError
 from segnet.io.dicom import read_series
-from segnet.io.nifti import write_mask
 from segnet.metrics import recist
 from segnet.report.export import export_page
 from segnet.runtime.files import write_text
 from segnet.serve.archive import Archive
 from segnet.serve.dicom_objects import Algorithm, Finding, report, segmentation
-from segnet.serve.lesions import StoredLesion
+from segnet.serve.lesions import StoredLesion, save_mask
 from segnet.serve.settings import PacsSettings
 from segnet.serve.store import StoredImage
 
@@ -71,7 +68,8 @@ def export(
         told(done, steps)
         done += 1
         if kind == "nifti":
-            _write_masks(image, lesions, names, folder)
+            for lesion in lesions:
+                save_mask(folder / f"{names[lesion.id]}.nii.gz", image, lesion)
         elif kind == "csv":
             write_text(folder / "lesions.csv", _table(lesions, names))
         elif kind == "json":
@@ -80,7 +78,7 @@ def export(
             pictures = [(names[lesion.id], lesion.as_dict(), lesion.box, lesion.mask) for lesion in lesions]
             write_text(
                 folder / "report.html",
-                export_page(image.name, image.voxels, image.spacing_zyx_mm, image.facts, pictures),
+                export_page(image.name, image.voxels, image.spacing_zyx_mm, image.window_hu, image.facts, pictures),
             )
         else:
             objects = objects or _dicom_objects(image, lesions)
@@ -90,17 +88,6 @@ def export(
         objects = objects or _dicom_objects(image, lesions)
         stored = {"stored": Archive(pacs).store(objects), "verified": True}
     return stored
-
-
-def _write_masks(image: StoredImage, lesions: Sequence[StoredLesion], names: dict[str, str], folder: Path) -> None:
-    """One file for each lesion, on the grid of the file that was uploaded."""
-    volume = image.volume()
-    for lesion in lesions:
-        assert lesion.box is not None
-        assert lesion.mask is not None
-        whole = np.zeros(image.shape_zyx, np.uint8)
-        whole[lesion.box] = lesion.mask
-        write_mask(folder / f"{names[lesion.id]}.nii.gz", whole.transpose(2, 1, 0), volume)
 
 
 def _table(lesions: Sequence[StoredLesion], names: dict[str, str]) -> str:

@@ -28,7 +28,7 @@ from segnet.io.names import stem_of
 from segnet.io.streams import opened
 from segnet.io.volumes import Volume, read_image, sha256_of_volume
 from segnet.runtime.files import sha256_of
-from segnet.serve.store import FACTS, PICTURE, SOURCE, VOXELS, facts_of
+from segnet.serve.store import PICTURE, SOURCE, VOXELS, facts_of
 
 TAGS = (
     *("Modality", "StudyDate", "SeriesDescription", "PatientIdentityRemoved", "PatientID", "StudyInstanceUID"),
@@ -102,7 +102,6 @@ def _image(source: Path, header: Dataset | None, folder: Path) -> dict[str, Any]
         kept.mkdir()
         shutil.move(source, kept / source.name)
     name = (str(header.get("SeriesDescription", "") or "") or "DICOM series") if header is not None else stem_of(source)
-    (folder / FACTS).write_text(json.dumps(facts))
     return {"folder": folder.name, "sha": sha, "name": name, "facts": facts}
 
 

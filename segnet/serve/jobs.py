@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from segnet.serve.database import Database
 
-Kind = Literal["segment", "threshold", "scan", "ingest", "import", "export"]
+Kind = Literal["segment", "scan", "ingest", "import", "export"]
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 ENDED = ("done", "failed", "cancelled")
-PRIORITY: dict[str, int] = {"segment": 0, "threshold": 0, "ingest": 1, "import": 1, "export": 1, "scan": 2}
+PRIORITY: dict[str, int] = {"segment": 0, "ingest": 1, "import": 1, "export": 1, "scan": 2}
 """The lowest number comes first: somebody waits for a click."""
 LEASE_S = 20.0
 """A worker renews its lease while it works. A job whose lease has run out is queued again."""

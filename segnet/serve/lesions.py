@@ -9,12 +9,14 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segnet.io.boxes import Box, bounding_box
+from segnet.io.nifti import write_mask
 from segnet.metrics import lesion_statistics
 from segnet.serve.database import Database
 from segnet.serve.store import StoredImage
@@ -119,6 +121,15 @@ def tight(mask: MaskArray, box: Box) -> tuple[Box | None, MaskArray | None]:
     inner = bounding_box(mask)
     outer: Any = tuple(slice(a.start + b.start, a.start + b.stop) for a, b in zip(box, inner, strict=True))
     return outer, mask[inner]
+
+
+def save_mask(path: Path, image: StoredImage, lesion: StoredLesion) -> None:
+    """Writes a lesion that has a mask on the grid of the file that was uploaded, as `segnet predict` does."""
+    assert lesion.box is not None
+    assert lesion.mask is not None
+    whole = np.zeros(image.shape_zyx, np.uint8)
+    whole[lesion.box] = lesion.mask
+    write_mask(path, whole.transpose(2, 1, 0), image.volume())
 
 
 def pack(mask: MaskArray) -> bytes:

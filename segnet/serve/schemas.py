@@ -72,7 +72,7 @@ class Started(BaseModel):
 
 class JobState(BaseModel):
     id: str
-    kind: Literal["segment", "threshold", "scan", "ingest", "import", "export"]
+    kind: Literal["segment", "scan", "ingest", "import", "export"]
     state: Literal["queued", "running", "done", "failed", "cancelled"]
     progress: float
     message: str

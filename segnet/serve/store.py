@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from segnet.io.volumes import Volume
 from segnet.serve.database import Database
 
-VOXELS, PICTURE, FACTS, SOURCE = "voxels.npy", "volume.nii.gz", "image.json", "source"
+VOXELS, PICTURE, SOURCE = "voxels.npy", "volume.nii.gz", "source"
 _nibabel: Any = nib
 
 
@@ -65,6 +65,12 @@ class StoredImage:
     def shape_zyx(self) -> tuple[int, int, int]:
         x, y, z = self.facts["shape"]
         return z, y, x
+
+    @property
+    def window_hu(self) -> tuple[float, float]:
+        """Grey levels to begin with: soft tissue with lung for a CT, the image's own range for others."""
+        low, high = self.facts["range_hu"]
+        return (-1000.0, 400.0) if low < -500 else (low, high if high > low else low + 1)
 
     def volume(self) -> Volume:
         """The volume, as `segnet.io.read_image` gives it, with mapped voxels."""
@@ -213,11 +219,3 @@ class Store:
 
     def _image(self, row: sqlite3.Row) -> StoredImage:
         return StoredImage(row["sha"], row["name"], row["added"], json.loads(row["facts"]), self.folder_of(row["sha"]))
-
-
-def cropped(volume: Volume, box: tuple[slice, slice, slice]) -> Volume:
-    """A part of a volume, (z, y, x) of its array, as a volume of its own."""
-    z, y, x = box
-    affine = volume.affine.copy()
-    affine[:3, 3] = (volume.affine @ [x.start, y.start, z.start, 1.0])[:3]
-    return replace(volume, array=np.asarray(volume.array[x, y, z]), affine=affine)

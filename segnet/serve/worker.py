@@ -93,7 +93,6 @@ class Worker:
         try:
             {
                 "segment": self._segment,
-                "threshold": self._segment,
                 "scan": self._scan,
                 "ingest": self._ingest,
                 "import": self._import,
@@ -131,7 +130,7 @@ class Worker:
             if time.monotonic() - last > RENEW_S:
                 last = time.monotonic()
                 self.jobs.renew(job, done / max(of, 1), message)
-            if job.kind not in ("segment", "threshold"):
+            if job.kind != "segment":
                 while self.work(below=1):
                     pass
 
