@@ -28,9 +28,9 @@ HEADERS = (
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-OPEN = re.compile(r"/(|healthz|readyz|favicon\.ico|static/.*)")
-"""Paths that need no token: the page holds nothing of a patient."""
-FILES = re.compile(r"/v1/uploads/[^/]+/files/\d+")
+OPEN = re.compile(r"/(|healthz|readyz|favicon\.ico|static/.*|monai/auth/(token)?)")
+"""Paths that need no token: the page holds nothing of a patient, and MONAI Label signs in with the token as its password."""
+FILES = re.compile(r"/v1/uploads/[^/]+/files/\d+|/monai/session/")
 MASKS = re.compile(r"/v1/lesions/[^/]+/mask")
 SAFE = ("GET", "HEAD", "OPTIONS")
 
@@ -56,7 +56,9 @@ class Access:
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = [pair for pair in message["headers"] if pair[0] not in {name for name, _ in HEADERS}]
-                if scope["path"].startswith("/v1/") and not any(name == b"cache-control" for name, _ in headers):
+                if scope["path"].startswith(("/v1/", "/monai/")) and not any(
+                    name == b"cache-control" for name, _ in headers
+                ):
                     headers.append((b"cache-control", b"no-store"))
                 message["headers"] = [*headers, *HEADERS]
             await send(message)

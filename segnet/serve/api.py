@@ -1,4 +1,4 @@
-"""The web process: the API, the page, health and metrics. It holds no network and imports no torch."""
+"""The API of the web process. It holds no network and imports no torch."""
 
 from __future__ import annotations
 
@@ -11,36 +11,27 @@ import re
 import time
 import uuid
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
-from fastapi.staticfiles import StaticFiles
-from prometheus_client import CONTENT_TYPE_LATEST
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.responses import FileResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.middleware.gzip import GZipMiddleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from segnet import __version__
-from segnet.errors import InputError
 from segnet.io.names import stem_of
 from segnet.serve import schemas
-from segnet.serve.access import Access, TooLarge
 from segnet.serve.archive import Archive
 from segnet.serve.database import Database
-from segnet.serve.jobs import Job, Jobs, QueueFull
-from segnet.serve.lesions import Lesions, Stale, StoredLesion, measured, pack, save_mask, tight
+from segnet.serve.jobs import Job, Jobs
+from segnet.serve.lesions import Lesions, StoredLesion, measured, pack, save_mask, tight
 from segnet.serve.metrics import Metrics
 from segnet.serve.pairing import response_of
 from segnet.serve.settings import Settings
 from segnet.serve.store import PICTURE, Store, StoredImage
 
-PAGE = Path(__file__).with_name("page")
 POLL_S = 0.03
 WORKER_SEEN_S = 10.0
 """A worker that has not been seen for so long is taken for gone."""
@@ -794,99 +785,3 @@ def pacs_import(service: Given, who: Who, body: schemas.NewImport, key: Key = No
             return 202, {"job": service.jobs.submit("import", {**body.model_dump(), "who": who})}
 
     return schemas.Started(**service.once(key, body.model_dump(), make)[1])
-
-
-def make_app(settings: Settings, token: str) -> ASGIApp:
-    """The application: routes, page and access."""
-    app = FastAPI(
-        title="segnet serve",
-        version=__version__,
-        summary="A click in a CT becomes a mask with its diameters. Research software, no medical device.",
-        docs_url=None,
-        redoc_url=None,
-        openapi_url="/v1/openapi.json",
-    )
-    service = app.state.service = Service(settings)
-    app.include_router(router)
-
-    @app.get("/healthz", include_in_schema=False)
-    async def healthz() -> dict[str, str]:
-        return {"status": "alive"}
-
-    @app.get("/readyz", include_in_schema=False)
-    def readyz() -> Response:
-        ready = service.worker() is not None
-        return JSONResponse({"status": "ready" if ready else "no worker is ready yet"}, 200 if ready else 503)
-
-    @app.get("/metrics", include_in_schema=False)
-    def metrics() -> Response:
-        return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
-
-    @app.get("/", include_in_schema=False)
-    def page() -> Response:
-        return FileResponse(PAGE / "index.html", headers={"cache-control": "no-cache"})
-
-    app.mount("/static", _Packed(StaticFiles(directory=PAGE)))
-    _handle_errors(app)
-
-    @app.middleware("http")
-    async def measured_request(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        began = time.perf_counter()
-        response = await call_next(request)
-        route = request.scope.get("route")
-        service.metrics.request(
-            request.method, getattr(route, "path", "other"), response.status_code, time.perf_counter() - began
-        )
-        return response
-
-    return Access(app, settings, token)
-
-
-class _Packed:
-    """Files of the page, gzipped: the viewer is 2.3 MB of script. A browser asks whether they have changed."""
-
-    def __init__(self, files: StaticFiles) -> None:
-        self.app = GZipMiddleware(files, minimum_size=2000, compresslevel=6)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def sending(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"cache-control", b"no-cache")]
-            await send(message)
-
-        await self.app(scope, receive, sending)
-
-
-def _handle_errors(app: FastAPI) -> None:
-    def problem(status: int, detail: str) -> JSONResponse:
-        return JSONResponse({"detail": detail}, status, {"retry-after": "5"} if status in (429, 503) else None)
-
-    @app.exception_handler(HTTPException)
-    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
-        return JSONResponse({"detail": str(error.detail)}, error.status_code, error.headers)
-
-    @app.exception_handler(InputError)
-    async def bad_input(request: Request, error: InputError) -> JSONResponse:
-        return problem(422, str(error))
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
-        return problem(422, f"{place}: {first['msg']}; see /v1/openapi.json")
-
-    @app.exception_handler(Stale)
-    async def stale(request: Request, error: Stale) -> JSONResponse:
-        return problem(412, "If-Match: expected the lesion's present revision, got an older one; read the lesion again")
-
-    @app.exception_handler(QueueFull)
-    async def full(request: Request, error: QueueFull) -> JSONResponse:
-        return problem(429, "queue: expected a free place, got a full queue; try again in a few seconds")
-
-    @app.exception_handler(Exception)  # starlette raises it again after the answer, and `Access` logs it
-    async def own_error(request: Request, error: Exception) -> JSONResponse:
-        return problem(500, "service: expected to answer, got an error of its own; see its log")
-
-    @app.exception_handler(TooLarge)
-    async def too_large(request: Request, error: TooLarge) -> JSONResponse:
-        return problem(413, str(error))

@@ -16,7 +16,7 @@ import uvicorn
 
 from segnet.errors import InputError
 from segnet.runtime.locks import locked
-from segnet.serve.api import make_app
+from segnet.serve.app import make_app
 from segnet.serve.database import Database
 from segnet.serve.settings import LOOPBACK_NAMES, Settings, prepare_folder, token_of
 from segnet.serve.worker import release_dead

@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from segnet.config import Config
 from segnet.prediction.model import Model
-from segnet.serve.api import make_app
+from segnet.serve.app import make_app
 from segnet.serve.client import Client
 from segnet.serve.segmenting import Segmenter
 from segnet.serve.server import configured
