@@ -21,7 +21,7 @@ DEMO_CASES ?= 40
 # phantoms, and cubes cut out around a lesion, have it in the middle; for whole scans leave it empty
 DEMO_CLICK ?= --click centre
 
-# threads of OpenMP sleep soon at a barrier: spinning ones take the cores of other processes
+# torch's OpenMP threads sleep soon at a barrier: spinning ones take the cores of other processes
 ifndef OMP_WAIT_POLICY
 export GOMP_SPINCOUNT ?= 3000
 endif
@@ -36,7 +36,7 @@ $(BIN)/.ready: pyproject.toml setup.py
 	SSMCORE_BUILD=never $(BIN)/python -m pip install -q -e ".[dev]"
 	touch $@
 
-# compiled kernels in the checkout; setuptools builds the operations whose sources are newer than their module
+# compiled kernels in the checkout: files that are newer than what was made of them
 KERNELS := $(shell find ssmcore/_kernels -name '*.[ch]' -o -name '*.p[yx][xd]')
 $(BIN)/.built: $(BIN)/.ready $(KERNELS)
 	SSMCORE_BUILD=$${SSMCORE_BUILD:-require} $(BIN)/python setup.py -q build_ext --inplace

@@ -1,7 +1,8 @@
 """Builds the compiled kernels. All other settings stand in pyproject.toml.
 
-Each folder of ssmcore/_kernels with a binding.pyx becomes one extension module. Its kernel.h, if any, is compiled once for each
-instruction set: one for each common/isa_*.h. The C files that do so are written into build/.
+The C files of ssmcore/_kernels become one library, ssmcore/lib/libssmcore. A folder's kernel.h, if any, is compiled once for each instruction
+set: one for each common/isa_*.h. The C files that do so are written into build/. Each folder with a binding.pyx becomes an extension
+module that calls the library.
 
 SSMCORE_BUILD=auto (default) builds the kernels and continues with a message if that fails. require fails loudly. never builds none.
 """
@@ -10,12 +11,18 @@ from __future__ import annotations
 
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import BaseError
 
 KERNELS = Path("ssmcore/_kernels")
 COMMON = KERNELS / "common"
+LIBRARY = "ssmcore.lib.libssmcore"
+FILES = {"linux": "libssmcore.so.1", "darwin": "libssmcore.1.dylib", "win32": "ssmcore-1.dll"}
 DIRECTIVES = {
     "language_level": 3,
     "boundscheck": False,
@@ -24,8 +31,7 @@ DIRECTIVES = {
     "cdivision": True,
 }
 MODES = ("auto", "require", "never")
-COMPILE = ["/O2"] if sys.platform == "win32" else ["-O3", "-fno-math-errno", "-Wno-psabi"]
-OPENMP = ["-fopenmp"] if sys.platform.startswith("linux") else []
+COMPILE = ["/O2"] if sys.platform == "win32" else ["-O3", "-fno-math-errno", "-Wno-psabi", "-fvisibility=hidden"]
 
 
 def generated(folder: Path) -> list[str]:
@@ -44,21 +50,94 @@ def generated(folder: Path) -> list[str]:
     return [(place / name).as_posix() for name in texts]
 
 
-def extension(folder: Path) -> Extension:
-    places = (folder, COMMON)
-    return Extension(
-        ".".join((*folder.parts, "binding")),
-        [f"{folder.as_posix()}/binding.pyx", *(generated(folder) if (folder / "kernel.h").exists() else [])],
-        depends=[path.as_posix() for place in places for path in sorted(place.glob("*.h"))],
-        include_dirs=[place.as_posix() for place in places],
-        extra_compile_args=COMPILE + OPENMP,
-        extra_link_args=OPENMP,
-    )
-
-
 def size(folder: Path) -> int:
     """Bytes of C in a folder, the measure of how long it takes to compile."""
     return sum(file.stat().st_size for file in folder.glob("*.[ch]"))
+
+
+def library(folders: list[Path]) -> Extension:
+    """The library, whose sources are those of all folders, the longest ones first. Each is compiled with its folder's headers."""
+    sources = [name for folder in folders if (folder / "kernel.h").exists() for name in generated(folder)]
+    sources += sorted(path.as_posix() for path in KERNELS.glob("*/*.c"))
+    headers = sorted(path.as_posix() for path in KERNELS.glob("*/*.h"))
+    link = []
+    if sys.platform.startswith("linux"):  # its threads must not lose their code
+        link = ["-pthread", f"-Wl,-soname,{FILES['linux']}", "-Wl,-z,nodelete", "-lm"]
+    elif sys.platform == "darwin":
+        link = [f"-Wl,-install_name,@rpath/{FILES['darwin']}"]
+    return Extension(LIBRARY, sources, depends=headers, extra_compile_args=COMPILE, extra_link_args=link)
+
+
+def module(folder: Path) -> Extension:
+    origin = {"linux": "$ORIGIN", "darwin": "@loader_path"}.get(sys.platform)
+    return Extension(
+        ".".join((*folder.parts, "binding")),
+        [f"{folder.as_posix()}/binding.pyx"],
+        depends=[path.as_posix() for place in (folder, COMMON) for path in sorted(place.glob("*.h"))],
+        include_dirs=[folder.as_posix(), COMMON.as_posix()],
+        extra_compile_args=COMPILE,
+        extra_link_args=[f"-Wl,-rpath,{origin}/../../lib"] if origin else [],
+    )
+
+
+class BuildKernels(build_ext):
+    """Builds the library first, its files side by side, and then the modules that are linked to it."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        *package, name = fullname.split(".")  # with its package, or without
+        if name == LIBRARY.rpartition(".")[2]:
+            return os.path.join(*package, FILES.get(sys.platform, FILES["linux"]))
+        return str(super().get_ext_filename(fullname))
+
+    def build_extensions(self) -> None:
+        first, *modules = self.extensions
+        self.build_extension(first)
+        path = self.get_ext_fullpath(first.name)
+        if not os.path.exists(path):
+            self.extensions = []  # an optional build that failed, and has said so
+            return
+        for one in modules:
+            one.extra_objects = [path]
+            one.depends = [*one.depends, path]
+        self.extensions = modules
+        try:
+            super().build_extensions()
+        finally:
+            self.extensions = [first, *modules]
+
+    def build_extension(self, ext: Extension) -> None:
+        if ext.name != LIBRARY:
+            super().build_extension(ext)
+            return
+        try:
+            self.build_library(ext)
+        except BaseError as error:
+            if not ext.optional:
+                raise
+            self.warn(f"building {ext.name} failed: {error}")
+
+    def build_library(self, ext: Extension) -> None:
+        path = self.get_ext_fullpath(ext.name)
+        common = [name for name in ext.depends if Path(name).parent == COMMON]
+
+        def compiled(source: str) -> str:
+            """The object file, made again where it is older than what it is made of."""
+            folder = KERNELS / Path(source).parent.name
+            (made,) = self.compiler.object_filenames([source], output_dir=self.build_temp)
+            parts = [source, __file__, *common, *folder.glob("*.h")]
+            if self.force or not os.path.exists(made) or os.path.getmtime(made) < max(map(os.path.getmtime, parts)):
+                self.compiler.compile(
+                    [source],
+                    output_dir=self.build_temp,
+                    include_dirs=[folder.as_posix(), COMMON.as_posix()],
+                    extra_postargs=ext.extra_compile_args,
+                )
+            return str(made)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(pool.map(compiled, ext.sources))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        self.compiler.link_shared_object(objects, path, extra_postargs=ext.extra_link_args, build_temp=self.build_temp)
 
 
 def extensions(mode: str) -> list[Extension]:
@@ -72,12 +151,15 @@ def extensions(mode: str) -> list[Extension]:
             raise
         print("ssmcore: Cython is not installed, so the compiled kernels are not built", file=sys.stderr)
         return []
-    # modules are compiled side by side: the longest ones first, so that none is left over at the end
+    # compiled side by side: the longest ones first, so that none is left over at the end
     folders = sorted(
         (path.parent for path in KERNELS.glob("*/binding.pyx")), key=lambda folder: (-size(folder), folder)
     )
-    modules = [extension(folder) for folder in folders]
-    built = list(cythonize(modules, build_dir="build/cython", compiler_directives=DIRECTIVES, quiet=True))
+    modules = [module(folder) for folder in folders]
+    built: list[Any] = [
+        library(folders),
+        *cythonize(modules, build_dir="build/cython", compiler_directives=DIRECTIVES, quiet=True),
+    ]
     for one in built:
         one.optional = mode == "auto"  # cythonize drops the argument of this name
     return built
@@ -86,4 +168,8 @@ def extensions(mode: str) -> list[Extension]:
 mode = os.environ.get("SSMCORE_BUILD", "auto")
 if mode not in MODES:
     raise SystemExit(f"SSMCORE_BUILD: expected one of {', '.join(MODES)}, got {mode!r}; unset it for auto")
-setup(ext_modules=extensions(mode), options={"build_ext": {"parallel": os.cpu_count()}})
+setup(
+    ext_modules=extensions(mode),
+    cmdclass={"build_ext": BuildKernels},
+    options={"build_ext": {"parallel": os.cpu_count()}},
+)

@@ -62,18 +62,18 @@ class CpuFeatures:
     """Instruction sets of the compiled kernels on this processor, narrowest first.
 
     `usable` are the compiled ones that the processor runs. `isa` is the one in use (SSMCORE_ISA, else the widest), or None without
-    compiled kernels. `openmp` says whether the kernels run on several threads.
+    compiled kernels. `threads` says whether the kernels run on several threads.
     """
 
     machine: str
     usable: tuple[str, ...]
     isa: str | None
-    openmp: bool
+    threads: bool
 
     def __str__(self) -> str:
         if self.isa is None:
             return f"{self.machine}: no compiled kernels"
-        threads = "OpenMP threads" if self.openmp else "one thread"
+        threads = "several threads" if self.threads else "one thread"
         return f"{self.machine}: {self.isa} of {', '.join(self.usable)}, {threads}"
 
 
@@ -95,4 +95,4 @@ def cpu_features() -> CpuFeatures:
         from .backends import cython_
     except ImportError:
         return CpuFeatures(platform.machine(), (), None, False)
-    return CpuFeatures(platform.machine(), cython_.usable_isas(), cython_.isa(), cython_.has_openmp())
+    return CpuFeatures(platform.machine(), cython_.usable_isas(), cython_.isa(), cython_.has_threads())

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, settings
 # the tests' sizes are small, and several threads are to run on them where several are asked for
 os.environ["SSMCORE_WORK_PER_THREAD"] = "1"
 
-# threads of OpenMP sleep soon at a barrier, as those of the command line do: tests run side by side
+# torch's OpenMP threads sleep soon at a barrier, as those of the command line do: tests run side by side
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 

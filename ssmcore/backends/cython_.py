@@ -1,4 +1,4 @@
-"""Compiled kernels: C for each instruction set behind Cython, on OpenMP threads."""
+"""Compiled kernels: C for each instruction set behind Cython, on threads of their own."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def isa() -> str:
     return machine.ISAS[_isa_code()]
 
 
-def has_openmp() -> bool:
+def has_threads() -> bool:
     """Whether the kernels run on several threads."""
-    return machine.openmp_threads() > 0
+    return machine.has_threads()
 
 
 def _isa_code() -> int:
@@ -49,7 +49,7 @@ def _code_of(wanted: str | None) -> int:
 
 
 def about(op: str) -> str:
-    threads = "OpenMP threads" if has_openmp() else "one thread, built without OpenMP"
+    threads = "several threads" if has_threads() else "one thread"
     return f"compiled C kernels, {isa()}, {threads}" if op not in _PORTABLE else f"compiled kernels, {threads}"
 
 

@@ -236,31 +236,6 @@ def test_the_first_fallback_from_missing_kernels_warns_with_the_remedy(
     assert ("the slow reference" in warned[0]) == numba_too
 
 
-FORKED = """
-import os, signal
-import numpy as np
-import ssmcore
-from ssmcore.backends._threads import resolve
-
-sequence, matrix = np.ones((1, 512, 1024), np.float32), np.ones((1, 16, 1024), np.float32)
-case = {"u": sequence, "delta": 0.01 * sequence, "A": -np.ones((512, 16), np.float32), "B": matrix, "C": matrix}
-before = ssmcore.selective_scan(**case, num_threads=2)
-pid = os.fork()
-if pid == 0:
-    signal.alarm(20)
-    same = np.array_equal(ssmcore.selective_scan(**case, num_threads=2), before) and resolve(8) == 1
-    os._exit(0 if same else 3)
-print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), resolve(2))
-"""
-
-
-def test_a_forked_process_does_not_wait_for_threads_it_does_not_have() -> None:
-    found = subprocess.run(
-        [sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=60, cwd=gettempdir(), check=True
-    )
-    assert found.stdout.split() == ["0", "2"], found.stderr
-
-
 @pytest.mark.parametrize("backend", ["cython", "numba", "numpy"])
 def test_the_other_byte_order_is_refused_and_not_rounded(backend: str) -> None:
     with pytest.raises(

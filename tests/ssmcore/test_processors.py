@@ -110,3 +110,21 @@ def test_a_system_without_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ssmcore.available_processors() == 3
     monkeypatch.setattr(_processors, "_quota", lambda: 2)
     assert ssmcore.available_processors() == 2
+
+
+@pytest.mark.parametrize("flush", [False, True])
+def test_denormals_do_not_depend_on_the_number_of_threads(flush: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program may let its thread round denormals to zero, as `torch.set_flush_denormal` does."""
+    torch = pytest.importorskip("torch")
+    monkeypatch.setenv("SSMCORE_WORK_PER_THREAD", "1")
+    u = np.full((1, 512, 2000), 1e-30, np.float32)
+    small, A = np.full((1, 4, 2000), 1e-5, np.float32), -np.ones((512, 4), np.float32)
+    assert torch.set_flush_denormal(flush)
+    try:
+        one, *several = (
+            ssmcore.selective_scan(u, u + 0.1, A, small, small, backend="cython", num_threads=n) for n in (1, 2, 8)
+        )
+    finally:
+        torch.set_flush_denormal(False)
+    assert all(np.array_equal(one, other) for other in several)
+    assert (one == 0).all() if flush else (one != 0).all(), one

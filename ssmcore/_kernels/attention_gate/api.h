@@ -36,8 +36,8 @@ typedef struct {
  * retract: dx = rate dout, and dq, the gradient of gain q + offset. sums: into `partial`, da, da (theta - mean), da (phi - mean) and
  * dq relu(a). spread: dtheta and dphi. */
 #define SSMCORE_PASSES(PASS)                                                                         \
-    PASS(ssm_gate_moments, ssm_gate) PASS(ssm_gate_compare, ssm_gate) PASS(ssm_gate_apply, ssm_gate) \
-    PASS(ssm_gate_retract, ssm_gate) PASS(ssm_gate_sums, ssm_gate) PASS(ssm_gate_spread, ssm_gate)
+    PASS(ssmcore_gate_moments, ssm_gate) PASS(ssmcore_gate_compare, ssm_gate) PASS(ssmcore_gate_apply, ssm_gate) \
+    PASS(ssmcore_gate_retract, ssm_gate) PASS(ssmcore_gate_sums, ssm_gate) PASS(ssmcore_gate_spread, ssm_gate)
 SSMCORE_PASSES(SSMCORE_DECLARE)
 
 /* A comparison of few channels would leave half of a wide vector empty. */

@@ -17,12 +17,12 @@ cdef extern from "api.h" nogil:
         void *q
         void *dq
         void *partial
-    int ssm_gate_moments(const void *task, int isa, int is_double)
-    int ssm_gate_compare(const void *task, int isa, int is_double)
-    int ssm_gate_apply(const void *task, int isa, int is_double)
-    int ssm_gate_retract(const void *task, int isa, int is_double)
-    int ssm_gate_sums(const void *task, int isa, int is_double)
-    int ssm_gate_spread(const void *task, int isa, int is_double)
+    int ssmcore_gate_moments(const void *task, int isa, int is_double)
+    int ssmcore_gate_compare(const void *task, int isa, int is_double)
+    int ssmcore_gate_apply(const void *task, int isa, int is_double)
+    int ssmcore_gate_retract(const void *task, int isa, int is_double)
+    int ssmcore_gate_sums(const void *task, int isa, int is_double)
+    int ssmcore_gate_spread(const void *task, int isa, int is_double)
 
 
 cdef ssm_gate gate_of(const real[:, :, :, :] some, int64_t rows, int num_threads) noexcept:
@@ -45,7 +45,7 @@ def moments(
     gate.theta = grid(theta)
     gate.phi = grid(phi)
     gate.partial = start3(partial)
-    run("attention_gate", ssm_gate_moments, &gate, isa, sizeof(real) == 8)
+    run("attention_gate", ssmcore_gate_moments, &gate, isa, sizeof(real) == 8)
 
 
 def compare(
@@ -59,7 +59,7 @@ def compare(
     gate.phi = grid(phi)
     gate.coefficients = start2(coefficients)
     gate.q = start3(q)
-    run("attention_gate", ssm_gate_compare, &gate, isa, sizeof(real) == 8)
+    run("attention_gate", ssmcore_gate_compare, &gate, isa, sizeof(real) == 8)
 
 
 def apply(
@@ -74,7 +74,7 @@ def apply(
     gate.q = start3(q)
     gate.gain = gain
     gate.offset = offset
-    run("attention_gate", ssm_gate_apply, &gate, isa, sizeof(real) == 8)
+    run("attention_gate", ssmcore_gate_apply, &gate, isa, sizeof(real) == 8)
 
 
 def retract(
@@ -91,7 +91,7 @@ def retract(
     gate.dq = start3(dq)
     gate.gain = gain
     gate.offset = offset
-    run("attention_gate", ssm_gate_retract, &gate, isa, sizeof(real) == 8)
+    run("attention_gate", ssmcore_gate_retract, &gate, isa, sizeof(real) == 8)
 
 
 def sums(
@@ -106,7 +106,7 @@ def sums(
     gate.coefficients = start2(coefficients)
     gate.dq = start3(dq)
     gate.partial = start3(partial)
-    run("attention_gate", ssm_gate_sums, &gate, isa, sizeof(real) == 8)
+    run("attention_gate", ssmcore_gate_sums, &gate, isa, sizeof(real) == 8)
 
 
 def spread(
@@ -122,4 +122,4 @@ def spread(
     gate.dphi = grid[real](dphi)
     gate.coefficients = start2(coefficients)
     gate.dq = start3(dq)
-    run("attention_gate", ssm_gate_spread, &gate, isa, sizeof(real) == 8)
+    run("attention_gate", ssmcore_gate_spread, &gate, isa, sizeof(real) == 8)

@@ -224,7 +224,7 @@ static void NAME(spread_unit)(const void *task, int64_t index, char *arena) {
 }
 
 #define PASS(name)                                                                           \
-    int NAME(ssm_gate_##name)(const ssm_gate *s) {                                           \
+    int NAME(ssmcore_gate_##name)(const ssm_gate *s) {                                           \
         int64_t strips = s->batch * ((s->height + s->rows - 1) / s->rows);                   \
         int64_t cost = s->batch * s->height * s->width * (s->dim + s->channels) * 4;         \
         return ssm_run_units(s, strips, s->num_threads, cost, 64, NAME(name##_unit));        \

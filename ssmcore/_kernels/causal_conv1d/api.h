@@ -14,6 +14,6 @@ typedef struct {
     void *dweight, *dbias, *dinitial;    /* (batch, dim, taps): sums over time, per batch entry; (batch, dim), (batch, dim, taps - 1) */
 } ssm_conv;
 
-#define SSMCORE_PASSES(PASS) PASS(ssm_conv_fwd, ssm_conv) PASS(ssm_conv_bwd, ssm_conv)
+#define SSMCORE_PASSES(PASS) PASS(ssmcore_conv_fwd, ssm_conv) PASS(ssmcore_conv_bwd, ssm_conv)
 SSMCORE_PASSES(SSMCORE_DECLARE)
 #endif

@@ -18,8 +18,8 @@ cdef extern from "api.h" nogil:
         void *dweight
         void *dbias
         void *dinitial
-    int ssm_conv_fwd(const void *task, int isa, int is_double)
-    int ssm_conv_bwd(const void *task, int isa, int is_double)
+    int ssmcore_conv_fwd(const void *task, int isa, int is_double)
+    int ssmcore_conv_bwd(const void *task, int isa, int is_double)
 
 
 cdef ssm_conv conv_of(
@@ -51,7 +51,7 @@ def causal_conv1d_fwd(
         return
     cdef ssm_conv conv = conv_of(x, weight, bias, initial, silu, num_threads)
     conv.out = sequence[real](out)
-    run("causal_conv1d", ssm_conv_fwd, &conv, isa, sizeof(real) == 8)
+    run("causal_conv1d", ssmcore_conv_fwd, &conv, isa, sizeof(real) == 8)
 
 
 def causal_conv1d_bwd(
@@ -69,4 +69,4 @@ def causal_conv1d_bwd(
     conv.dbias = start2(dbias)
     if conv.taps > 1:
         conv.dinitial = start3(dinitial)
-    run("causal_conv1d", ssm_conv_bwd, &conv, isa, sizeof(real) == 8)
+    run("causal_conv1d", ssmcore_conv_bwd, &conv, isa, sizeof(real) == 8)

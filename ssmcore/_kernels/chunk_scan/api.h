@@ -30,6 +30,6 @@ typedef struct {
 /* A left factor's shape: what lies above, or below, the diagonal counts as 0. */
 enum { SSMCORE_FULL, SSMCORE_LOWER, SSMCORE_UPPER };
 
-#define SSMCORE_PASSES(PASS) PASS(ssm_chunks_fwd, ssm_chunks) PASS(ssm_chunks_bwd, ssm_chunks)
+#define SSMCORE_PASSES(PASS) PASS(ssmcore_chunks_fwd, ssm_chunks) PASS(ssmcore_chunks_bwd, ssm_chunks)
 SSMCORE_PASSES(SSMCORE_DECLARE)
 #endif

@@ -30,8 +30,8 @@ cdef extern from "api.h" nogil:
         void *dD
         void *dB
         void *dC
-    int ssm_chunks_fwd(const void *task, int isa, int is_double)
-    int ssm_chunks_bwd(const void *task, int isa, int is_double)
+    int ssmcore_chunks_fwd(const void *task, int isa, int is_double)
+    int ssmcore_chunks_bwd(const void *task, int isa, int is_double)
 
 
 cdef ssm_rows rows_of(const real[:, :, :, :] x) noexcept:
@@ -80,7 +80,7 @@ def chunk_scan_fwd(
     chunks.out = start4(out)
     chunks.last = start4(last)
     chunks.kept = start5(kept)
-    run("chunk_scan", ssm_chunks_fwd, &chunks, isa, sizeof(real) == 8)
+    run("chunk_scan", ssmcore_chunks_fwd, &chunks, isa, sizeof(real) == 8)
 
 
 def chunk_scan_bwd(
@@ -104,4 +104,4 @@ def chunk_scan_bwd(
     chunks.dC = start5(dC)
     chunks.dD = start3(dD)
     chunks.dinitial = start4(dinitial)
-    run("chunk_scan", ssm_chunks_bwd, &chunks, isa, sizeof(real) == 8)
+    run("chunk_scan", ssmcore_chunks_bwd, &chunks, isa, sizeof(real) == 8)

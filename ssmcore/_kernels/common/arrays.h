@@ -15,6 +15,8 @@ typedef struct {
     int64_t batch, row, column, dim;
 } ssm_grid;
 
+enum { SSMCORE_MAMBA = 0, SSMCORE_BILINEAR = 1, SSMCORE_ZOH = 2 };
+
 enum { SSMCORE_CHUNK = 64 }; /* steps of a tile, and between two kept states */
 
 /* A direction's number tells how it walks a grid: 0 along rows, 1 along columns, 2 and 3 the same backwards. */

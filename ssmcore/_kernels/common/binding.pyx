@@ -2,7 +2,7 @@
 
 cdef extern from "cpu.h":
     int ssm_widest_isa()
-    int ssm_openmp_threads()
+    int ssmcore_has_threads()
 
 ISAS = ("generic", "avx2", "avx512")
 
@@ -12,6 +12,6 @@ def best_isa() -> str:
     return ISAS[ssm_widest_isa()]
 
 
-def openmp_threads() -> int:
-    """Threads OpenMP would use now, by OMP_NUM_THREADS or threadpoolctl; 0 for kernels compiled without, which run on one."""
-    return ssm_openmp_threads()
+def has_threads() -> bool:
+    """Whether the kernels run on several threads here."""
+    return bool(ssmcore_has_threads())

@@ -1,9 +1,11 @@
-/* What this processor and OpenMP offer. */
+/* What this processor offers, and how a function leaves the library. */
 #ifndef SSMCORE_CPU_H
 #define SSMCORE_CPU_H
 
-#ifdef _OPENMP
-#include <omp.h>
+#if defined(_WIN32)
+#define SSMCORE_EXPORT __declspec(dllexport)
+#else
+#define SSMCORE_EXPORT __attribute__((visibility("default")))
 #endif
 
 enum { SSMCORE_GENERIC = 0, SSMCORE_AVX2 = 1, SSMCORE_AVX512 = 2 };
@@ -21,17 +23,11 @@ static inline int ssm_widest_isa(void) {
     return SSMCORE_GENERIC;
 }
 
-/* Threads OpenMP would use, 0 without OpenMP. */
-static inline int ssm_openmp_threads(void) {
-#ifdef _OPENMP
-    return omp_get_max_threads();
-#else
-    return 0;
-#endif
-}
+/* Whether the kernels run on several threads here. */
+SSMCORE_EXPORT int ssmcore_has_threads(void);
 
 /* A function of an operation returns 0, SSMCORE_NO_MEMORY, or SSMCORE_NO_ISA where `isa` is not compiled in or not run by this
  * processor. `task` points to the `type` of its api.h, where SSMCORE_PASSES lists them, for declarations here and definitions in
  * dispatch.h. All have one signature, so that Cython calls each by the same lines. */
-#define SSMCORE_DECLARE(name, type) int name(const void *task, int isa, int is_double);
+#define SSMCORE_DECLARE(name, type) SSMCORE_EXPORT int name(const void *task, int isa, int is_double);
 #endif

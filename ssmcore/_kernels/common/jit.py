@@ -11,6 +11,8 @@ import numba
 import numpy as np
 from numba import types
 
+from ssmcore.backends import _threads
+
 # contract and reassoc let the compiler vectorise and fuse sums; NaN, infinity and signed limits stay as IEEE has them
 OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz"}}
 
@@ -36,19 +38,23 @@ def kernel(arguments: str, *, pass_threads: bool = False, **options: Any) -> Cal
 
     def decorate(function: Callable[..., None]) -> Any:
         @cache
-        def compiled(dtype: np.dtype[Any]) -> Any:
+        def compiled(dtype: np.dtype[Any], parallel: bool) -> Any:
             real = numba.from_dtype(dtype)
             scalars = {"int": types.int64, "real": real}
             kinds = [scalars.get(w) or types.Array(real, int(w[1:]), "C", readonly=w[0] == "r") for w in words]
-            return numba.njit([types.void(*kinds, *[types.int64] * pass_threads)], **choices)(function)
+            settings = (
+                choices if parallel == choices["parallel"] else {**choices, "parallel": parallel, "cache": False}
+            )  # one cache entry
+            return numba.njit([types.void(*kinds, *[types.int64] * pass_threads)], **settings)(function)
 
         @wraps(function)
         def call(*given: Any) -> None:
             values, num_threads = given[: len(words)], given[len(words) :]
             dtype = values[0].dtype
             plain = [_plain(word, value, dtype) for word, value in zip(words, values, strict=True)]
-            with threads(*num_threads) if choices["parallel"] else nullcontext():
-                compiled(dtype)(*plain, *num_threads[:pass_threads])
+            parallel = choices["parallel"] and not _threads.numba_stranded
+            with threads(*num_threads) if parallel else nullcontext():
+                compiled(dtype, parallel)(*plain, *num_threads[:pass_threads])
 
         return call
 

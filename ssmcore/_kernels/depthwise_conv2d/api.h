@@ -14,6 +14,6 @@ typedef struct {
     void *dweight, *dbias;     /* (batch, dim, 3, 3), (batch, dim): sums over positions, per batch entry; dbias may be NULL */
 } ssm_dwconv;
 
-#define SSMCORE_PASSES(PASS) PASS(ssm_dwconv_fwd, ssm_dwconv) PASS(ssm_dwconv_bwd, ssm_dwconv)
+#define SSMCORE_PASSES(PASS) PASS(ssmcore_dwconv_fwd, ssm_dwconv) PASS(ssmcore_dwconv_bwd, ssm_dwconv)
 SSMCORE_PASSES(SSMCORE_DECLARE)
 #endif

@@ -15,8 +15,8 @@ cdef extern from "api.h" nogil:
         const void *bias
         void *dweight
         void *dbias
-    int ssm_dwconv_fwd(const void *task, int isa, int is_double)
-    int ssm_dwconv_bwd(const void *task, int isa, int is_double)
+    int ssmcore_dwconv_fwd(const void *task, int isa, int is_double)
+    int ssmcore_dwconv_bwd(const void *task, int isa, int is_double)
 
 
 cdef ssm_dwconv conv_of(
@@ -45,7 +45,7 @@ def depthwise_conv2d_fwd(
         return
     cdef ssm_dwconv conv = conv_of(x, weight, bias, silu, num_threads)
     conv.out = grid[real](out)
-    run("depthwise_conv2d", ssm_dwconv_fwd, &conv, isa, sizeof(real) == 8)
+    run("depthwise_conv2d", ssmcore_dwconv_fwd, &conv, isa, sizeof(real) == 8)
 
 
 def depthwise_conv2d_bwd(
@@ -60,4 +60,4 @@ def depthwise_conv2d_bwd(
     conv.dx = grid[real](dx)
     conv.dweight = start4(dweight)
     conv.dbias = start2(dbias)
-    run("depthwise_conv2d", ssm_dwconv_bwd, &conv, isa, sizeof(real) == 8)
+    run("depthwise_conv2d", ssmcore_dwconv_bwd, &conv, isa, sizeof(real) == 8)

@@ -1,63 +1,62 @@
-"""Discretisation of diagonal systems: fills A_bar and the gain B_bar / B, and their gradients."""
-from libc.math cimport exp, expm1, fabs
-from cython.parallel cimport prange
+"""Discretisation of diagonal systems on the C kernels: fills A_bar and the gain B_bar / B, and their gradients. Arrays are C-contiguous
+and of one length.
+"""
+from libc.stdint cimport int64_t
+from libc.string cimport memset
 
-from ssmcore._kernels.common.views cimport real
+from ssmcore._kernels.common.views cimport real, run, start1
+
+cdef extern from "api.h" nogil:
+    ctypedef struct ssm_systems:
+        int64_t size
+        int discretization, num_threads
+        const void *A
+        const void *delta
+        void *A_bar
+        void *gain
+        const void *dA_bar
+        const void *dgain
+        void *dA
+        void *ddelta
+    int ssmcore_discretize_fwd(const void *task, int isa, int is_double)
+    int ssmcore_discretize_bwd(const void *task, int isa, int is_double)
 
 DISCRETIZATIONS = ("mamba", "bilinear", "zoh")
 
 
-cdef inline double slope_of_phi(double x, double exp_x, double phi) noexcept nogil:
-    # (e^x - phi)/x, whose terms cancel near 0: there its series, sum of x^k (k + 1)/(k + 2)!
-    if fabs(x) > 0.5:
-        return (exp_x - phi) / x
-    cdef double term = 0.5, total = 0.5
-    cdef int k
-    for k in range(1, 14):
-        term *= x * (k + 1) / (k * (k + 2.0))
-        total += term
-    return total
+cdef ssm_systems systems_of(const real[::1] A, const real[::1] delta, int discretization, int num_threads) noexcept:
+    cdef ssm_systems systems
+    memset(&systems, 0, sizeof(systems))
+    systems.size = A.shape[0]
+    systems.discretization = discretization
+    systems.num_threads = num_threads
+    systems.A = start1(A)
+    systems.delta = start1(delta)
+    return systems
 
 
-def discretize(const real[::1] A, const real[::1] delta, int discretization, real[::1] A_bar, real[::1] gain,
-               int num_threads):
-    """Element by element: A_bar and gain = B_bar / B for the product x = delta A, in double precision inside."""
-    cdef Py_ssize_t i
-    cdef double x, q
-    for i in prange(A.shape[0], nogil=True, num_threads=num_threads, schedule="static"):
-        x = <double> delta[i] * <double> A[i]
-        if discretization == 1:
-            q = 1.0 / (1.0 - 0.5 * x)
-            A_bar[i] = <real> ((1.0 + 0.5 * x) * q)
-            gain[i] = <real> (delta[i] * q)
-        elif discretization == 0:
-            A_bar[i] = <real> exp(x)
-            gain[i] = delta[i]
-        else:
-            A_bar[i] = <real> exp(x)
-            gain[i] = <real> (delta[i] * (expm1(x) / x if x != 0.0 else 1.0))
+def discretize(
+    const real[::1] A, const real[::1] delta, int discretization, real[::1] A_bar, real[::1] gain, int num_threads
+):
+    """A_bar and gain = B_bar / B for the product x = delta A."""
+    if A.shape[0] == 0:
+        return
+    cdef ssm_systems systems = systems_of(A, delta, discretization, num_threads)
+    systems.A_bar = start1(A_bar)
+    systems.gain = start1(gain)
+    run("discretize", ssmcore_discretize_fwd, &systems, 0, sizeof(real) == 8)
 
 
-def discretize_vjp(const real[::1] dA_bar, const real[::1] dgain, const real[::1] A, const real[::1] delta,
-                   int discretization, real[::1] dA, real[::1] ddelta, int num_threads):
-    """Gradients with respect to A and delta, element by element."""
-    cdef Py_ssize_t i
-    cdef double x, q, exp_x, phi, dphi, slope, dx
-    for i in prange(A.shape[0], nogil=True, num_threads=num_threads, schedule="static"):
-        x = <double> delta[i] * <double> A[i]
-        if discretization == 1:
-            q = 1.0 / (1.0 - 0.5 * x)
-            phi = q
-            dphi = 0.5 * q * q
-            slope = q * q
-        else:
-            exp_x = exp(x)
-            slope = exp_x
-            phi = 1.0
-            dphi = 0.0
-            if discretization == 2:
-                phi = expm1(x) / x if x != 0.0 else 1.0
-                dphi = slope_of_phi(x, exp_x, phi)
-        dx = dA_bar[i] * slope + dgain[i] * delta[i] * dphi
-        dA[i] = <real> (dx * delta[i])
-        ddelta[i] = <real> (dx * A[i] + dgain[i] * phi)
+def discretize_vjp(
+    const real[::1] dA_bar, const real[::1] dgain, const real[::1] A, const real[::1] delta, int discretization,
+    real[::1] dA, real[::1] ddelta, int num_threads
+):
+    """Gradients with respect to A and delta."""
+    if A.shape[0] == 0:
+        return
+    cdef ssm_systems systems = systems_of(A, delta, discretization, num_threads)
+    systems.dA_bar = start1(dA_bar)
+    systems.dgain = start1(dgain)
+    systems.dA = start1(dA)
+    systems.ddelta = start1(ddelta)
+    run("discretize", ssmcore_discretize_bwd, &systems, 0, sizeof(real) == 8)

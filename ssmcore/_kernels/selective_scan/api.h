@@ -5,8 +5,6 @@
 #include "arrays.h"
 #include "cpu.h"
 
-enum { SSMCORE_MAMBA = 0, SSMCORE_BILINEAR = 1, SSMCORE_ZOH = 2 };
-
 /* B or C: (batch, seqlen, directions * ngroups, dstate); constant (dim, dstate) when `constant`. */
 typedef struct {
     const void *data;
@@ -37,6 +35,6 @@ typedef struct {
     void *dD, *ddelta_bias;  /* (parts, directions, dim), may be NULL */
 } ssm_scan;
 
-#define SSMCORE_PASSES(PASS) PASS(ssm_scan_fwd, ssm_scan) PASS(ssm_scan_bwd, ssm_scan)
+#define SSMCORE_PASSES(PASS) PASS(ssmcore_scan_fwd, ssm_scan) PASS(ssmcore_scan_bwd, ssm_scan)
 SSMCORE_PASSES(SSMCORE_DECLARE)
 #endif

@@ -35,8 +35,8 @@ cdef extern from "api.h" nogil:
         void *dC
         void *dD
         void *ddelta_bias
-    int ssm_scan_fwd(const void *task, int isa, int is_double)
-    int ssm_scan_bwd(const void *task, int isa, int is_double)
+    int ssmcore_scan_fwd(const void *task, int isa, int is_double)
+    int ssmcore_scan_bwd(const void *task, int isa, int is_double)
 
 CHUNK = SSMCORE_CHUNK
 NARROW, WIDE = 64, 384
@@ -178,7 +178,7 @@ def selective_scan_fwd(
     scan.last_state = start3(last_state)
     scan.initial_state = start3(initial_state)
     scan.checkpoints = start4(checkpoints)
-    run("selective_scan", ssm_scan_fwd, &scan, isa, sizeof(real) == 8)
+    run("selective_scan", ssmcore_scan_fwd, &scan, isa, sizeof(real) == 8)
 
 
 def selective_scan_bwd(
@@ -212,7 +212,7 @@ def selective_scan_bwd(
     scan.dD = start2(dD)
     scan.ddelta_bias = start2(ddelta_bias)
     scan.dinitial_state = start3(dinitial_state)
-    run("selective_scan", ssm_scan_bwd, &scan, isa, sizeof(real) == 8)
+    run("selective_scan", ssmcore_scan_bwd, &scan, isa, sizeof(real) == 8)
 
 
 def ss2d_fwd(
@@ -229,7 +229,7 @@ def ss2d_fwd(
     )
     scan.out = sequence[real](out)
     scan.checkpoints = start5(checkpoints)
-    run("selective_scan", ssm_scan_fwd, &scan, isa, sizeof(real) == 8)
+    run("selective_scan", ssmcore_scan_fwd, &scan, isa, sizeof(real) == 8)
 
 
 def ss2d_bwd(
@@ -255,4 +255,4 @@ def ss2d_bwd(
     scan.dC = start5(dC)
     scan.dD = start3(dD)
     scan.ddelta_bias = start3(ddelta_bias)
-    run("selective_scan", ssm_scan_bwd, &scan, isa, sizeof(real) == 8)
+    run("selective_scan", ssmcore_scan_bwd, &scan, isa, sizeof(real) == 8)

@@ -6,6 +6,7 @@
  * once for each tile. Directions that write to the same position add up there.
  */
 #include "lanes.h"
+#include <stdlib.h>
 #include "api.h"
 #include "units.h"
 
@@ -765,9 +766,9 @@ static int NAME(run)(const ssm_scan *s, int64_t per_element, int64_t scratch, vo
     return status;
 }
 
-int NAME(ssm_scan_fwd)(const ssm_scan *s) { return NAME(run)(s, 10, NAME(fwd_scratch)(s), NAME(fwd_unit)); }
+int NAME(ssmcore_scan_fwd)(const ssm_scan *s) { return NAME(run)(s, 10, NAME(fwd_scratch)(s), NAME(fwd_unit)); }
 
-int NAME(ssm_scan_bwd)(const ssm_scan *s) { return NAME(run)(s, 30, NAME(bwd_scratch)(s), NAME(bwd_unit)); }
+int NAME(ssmcore_scan_bwd)(const ssm_scan *s) { return NAME(run)(s, 30, NAME(bwd_scratch)(s), NAME(bwd_unit)); }
 
 #undef EXPECT
 #undef A_SCALE

@@ -20,6 +20,6 @@ typedef struct {
 
 enum { SSMCORE_STATES = 16 }; /* fill every vector of every instruction set and type */
 
-#define SSMCORE_PASSES(PASS) PASS(ssm_linear_run, ssm_linear)
+#define SSMCORE_PASSES(PASS) PASS(ssmcore_linear_run, ssm_linear)
 SSMCORE_PASSES(SSMCORE_DECLARE)
 #endif

@@ -15,7 +15,7 @@ cdef extern from "api.h" nogil:
         int64_t rows, dstate, seqlen
         int num_threads
         ssm_parts A, B, C, state, u, y
-    int ssm_linear_run(const void *task, int isa, int is_double)
+    int ssmcore_linear_run(const void *task, int isa, int is_double)
 
 STATES = SSMCORE_STATES
 
@@ -47,4 +47,4 @@ def ssm_recurrence(
     system.u.imaginary = start2(u_imaginary)
     system.state.imaginary = start2(state_imaginary)
     system.y.imaginary = start2(y_imaginary)
-    run("ssm_recurrence", ssm_linear_run, &system, isa, sizeof(real) == 8)
+    run("ssm_recurrence", ssmcore_linear_run, &system, isa, sizeof(real) == 8)

@@ -1,0 +1,194 @@
+/* The threads of all kernels: one small pool.
+ *
+ * A call puts a job into a list and works at it itself. Helpers, threads that wait, join it, and all take units from one counter. A helper
+ * that another process keeps off its processor delays nothing but the unit it holds. Waiting threads spin for SPIN_NS, as long as a
+ * sleeping thread takes to wake, and then sleep. After a fork the child has no helpers and hires its own. */
+#include "units.h"
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__unix__) || defined(__APPLE__)
+#define HAVE_THREADS 1
+#include <fenv.h>
+#include <pthread.h>
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
+#else
+#define HAVE_THREADS 0
+#endif
+
+int ssmcore_has_threads(void) { return HAVE_THREADS; }
+
+/* Multiply-adds that are worth waking a thread: 2^20, or SSMCORE_WORK_PER_THREAD, which backends/_threads.py has checked. */
+static int64_t work_per_thread(void) {
+    const char *wanted = getenv("SSMCORE_WORK_PER_THREAD");
+    int64_t work = wanted ? atoll(wanted) : 0;
+    return work > 0 ? work : 1 << 20;
+}
+
+typedef struct job {
+    const void *task;
+    ssm_unit *work;
+    int64_t units, scratch;
+    char *arena;
+    _Atomic int64_t next; /* unit */
+    _Atomic int helpers;  /* that work at it */
+    /* guarded by `lock`: */
+    int places, joined; /* for helpers: free, and taken so far */
+    struct job *following;
+#if HAVE_THREADS
+    fenv_t environment; /* of the caller: denormals must be treated alike by all threads */
+#endif
+} job;
+
+static void work_at(job *one, int place) {
+    char *scratch = one->arena + place * one->scratch;
+    for (int64_t i; (i = atomic_fetch_add_explicit(&one->next, 1, memory_order_relaxed)) < one->units;) one->work(one->task, i, scratch);
+}
+
+#if HAVE_THREADS
+enum { SPIN_NS = 20000 };
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t posted = PTHREAD_COND_INITIALIZER, left = PTHREAD_COND_INITIALIZER;
+static job *jobs;               /* that helpers may join, the oldest first */
+static int hired, busy, asleep; /* helpers: all, those at a job, those that wait for `posted` */
+static _Atomic unsigned posts;  /* counts jobs */
+
+static int64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
+}
+
+static void rest(void) {
+    for (int i = 0; i < 32; i++) {
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#elif defined(__aarch64__)
+        __asm__ volatile("yield");
+#endif
+    }
+}
+
+#define SPIN_WHILE(condition) \
+    for (int64_t until = now_ns() + SPIN_NS; (condition) && now_ns() < until;) rest()
+
+static void *help(void *unused) {
+    pthread_mutex_lock(&lock);
+    for (;;) {
+        job *one = jobs;
+        while (one && !one->places) one = one->following;
+        if (!one) {
+            unsigned seen = atomic_load(&posts);
+            pthread_mutex_unlock(&lock);
+            SPIN_WHILE(atomic_load(&posts) == seen);
+            pthread_mutex_lock(&lock);
+            asleep++;
+            while (atomic_load(&posts) == seen) pthread_cond_wait(&posted, &lock);
+            asleep--;
+            continue;
+        }
+        one->places--;
+        busy++;
+        int place = ++one->joined;
+        atomic_fetch_add(&one->helpers, 1);
+        pthread_mutex_unlock(&lock);
+        fesetenv(&one->environment);
+        work_at(one, place);
+        pthread_mutex_lock(&lock);
+        busy--;
+        /* the caller may return as soon as it sees 0: `one` is not touched after */
+        if (atomic_fetch_sub(&one->helpers, 1) == 1) pthread_cond_broadcast(&left);
+    }
+    return unused;
+}
+
+/* Hires helpers, so that every place of every job can be taken, but no more than the processors, or than one call asked for. A helper
+ * that cannot be had is done without. */
+static void hire(int wanted) {
+    int places = busy, most = (int)sysconf(_SC_NPROCESSORS_ONLN) - 1;
+    for (const job *one = jobs; one; one = one->following) places += one->places;
+    if (most < wanted) most = wanted;
+    if (places > most) places = most;
+    if (hired >= places) return;
+    sigset_t all, before;
+    pthread_attr_t attributes;
+    sigfillset(&all);
+    if (pthread_attr_init(&attributes)) return;
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&attributes, 1 << 20);
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are the program's own threads' to handle */
+    for (pthread_t thread; hired < places && !pthread_create(&thread, &attributes, help, NULL);) hired++;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+}
+
+static void share(job *one, int helpers) {
+    fegetenv(&one->environment);
+    one->places = helpers;
+    pthread_mutex_lock(&lock);
+    job **end = &jobs;
+    while (*end) end = &(*end)->following;
+    *end = one;
+    hire(helpers);
+    atomic_fetch_add(&posts, 1);
+    for (int i = 0; i < helpers && i < asleep; i++) pthread_cond_signal(&posted);
+    pthread_mutex_unlock(&lock);
+    work_at(one, 0);
+    pthread_mutex_lock(&lock);
+    for (end = &jobs; *end != one;) end = &(*end)->following;
+    *end = one->following;
+    if (atomic_load(&one->helpers)) {
+        pthread_mutex_unlock(&lock);
+        SPIN_WHILE(atomic_load(&one->helpers));
+        pthread_mutex_lock(&lock);
+        while (atomic_load(&one->helpers)) pthread_cond_wait(&left, &lock);
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+static void before_fork(void) { pthread_mutex_lock(&lock); }
+
+static void in_parent(void) { pthread_mutex_unlock(&lock); }
+
+static void in_child(void) {
+    jobs = NULL;
+    hired = busy = asleep = 0;
+    pthread_mutex_init(&lock, NULL);
+    pthread_cond_init(&posted, NULL);
+    pthread_cond_init(&left, NULL);
+}
+
+__attribute__((constructor)) static void watch_forks(void) { pthread_atfork(before_fork, in_parent, in_child); }
+#endif
+
+int ssm_run_units(const void *task, int64_t units, int threads, int64_t cost, int64_t scratch, ssm_unit *work) {
+    if (units == 0) return 0;
+    if (threads > units) threads = (int)units;
+    if (threads > 1) {
+        int64_t worth = cost / work_per_thread();
+        if (threads > worth) threads = worth > 1 ? (int)worth : 1;
+    }
+    if (!HAVE_THREADS) threads = 1;
+    scratch = (scratch + 4095) / 4096 * 4096;
+    char *raw = malloc(scratch * threads + 64);
+    if (!raw) return SSMCORE_NO_MEMORY;
+    job one;
+    memset(&one, 0, sizeof one);
+    one.task = task;
+    one.work = work;
+    one.units = units;
+    one.scratch = scratch;
+    one.arena = (char *)(((uintptr_t)raw + 63) / 64 * 64);
+#if HAVE_THREADS
+    if (threads > 1)
+        share(&one, threads - 1);
+    else
+#endif
+        work_at(&one, 0);
+    free(raw);
+    return 0;
+}

@@ -1,0 +1,1 @@
+"""The library of all kernels, which the build puts here."""
