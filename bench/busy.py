@@ -19,9 +19,9 @@ from segnet.runtime.spin import bound_spin
 
 bound_spin()  # as `segnet` does, before torch is loaded
 
+import cases  # noqa: E402, F401, puts the tests' samples on the path
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-import cases  # noqa: E402, F401, puts the tests' samples on the path
 from cpuinfo import get_cpu_info  # noqa: E402
 from samples.selective_scan import make_case  # noqa: E402
 

@@ -38,7 +38,7 @@ cdef ssm_systems systems_of(const real[::1] A, const real[::1] delta, int discre
 def discretize(
     const real[::1] A, const real[::1] delta, int discretization, real[::1] A_bar, real[::1] gain, int num_threads
 ):
-    """A_bar and gain = B_bar / B for the product x = delta A."""
+    """Element by element: A_bar and gain = B_bar / B for the product x = delta A, in double precision inside."""
     if A.shape[0] == 0:
         return
     cdef ssm_systems systems = systems_of(A, delta, discretization, num_threads)
@@ -51,7 +51,7 @@ def discretize_vjp(
     const real[::1] dA_bar, const real[::1] dgain, const real[::1] A, const real[::1] delta, int discretization,
     real[::1] dA, real[::1] ddelta, int num_threads
 ):
-    """Gradients with respect to A and delta."""
+    """Gradients with respect to A and delta, element by element."""
     if A.shape[0] == 0:
         return
     cdef ssm_systems systems = systems_of(A, delta, discretization, num_threads)
