@@ -21,7 +21,10 @@ from ._lti import S4D, ssm_convolve, ssm_kernel, ssm_recurrence
 from ._mamba_inner import mamba_inner
 from ._selective_scan import selective_scan
 from ._ss2d import cross_merge, cross_scan, ss2d
+from ._team import share_threads
 from ._updates import causal_conv1d_update, selective_state_update
+
+share_threads()
 
 __all__ = [
     "S4D",

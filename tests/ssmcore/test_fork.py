@@ -28,6 +28,7 @@ def scan(backend):
 def main(method, backend, used):
     if "torch" in used:
         import torch
+        import ssmcore.torch  # kernels run on torch's threads
         torch.set_num_threads(2)
         torch.ones(1 << 22).exp().sum()
     if "numba" in used:

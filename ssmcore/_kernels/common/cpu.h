@@ -26,6 +26,14 @@ static inline int ssm_widest_isa(void) {
 /* Whether the kernels run on several threads here. */
 SSMCORE_EXPORT int ssmcore_has_threads(void);
 
+/* Runs work(given) on `threads` threads at once, the caller's among them, and returns when all have: the signature of OpenMP's
+ * GOMP_parallel. `flags` is 0. */
+typedef void ssmcore_team(void (*work)(void *), void *given, unsigned threads, unsigned flags);
+
+/* Lets kernels run on the threads of the program, such as torch's, in place of the library's own; NULL undoes it. Two sets of threads
+ * that each wait for work without sleeping would take processors from each other. A forked child has the library's own. */
+SSMCORE_EXPORT void ssmcore_use_team(ssmcore_team *function);
+
 /* A function of an operation returns 0, SSMCORE_NO_MEMORY, or SSMCORE_NO_ISA where `isa` is not compiled in or not run by this
  * processor. `task` points to the `type` of its api.h, where SSMCORE_PASSES lists them, for declarations here and definitions in
  * dispatch.h. All have one signature, so that Cython calls each by the same lines. */

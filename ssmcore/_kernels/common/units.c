@@ -1,8 +1,9 @@
 /* The threads of all kernels: one small pool.
  *
  * A call puts a job into a list and works at it itself. Helpers, threads that wait, join it, and all take units from one counter. A helper
- * that another process keeps off its processor delays nothing but the unit it holds. Waiting threads spin for SPIN_NS, as long as a
- * sleeping thread takes to wake, and then sleep. After a fork the child has no helpers and hires its own. */
+ * that another process keeps off its processor delays nothing but the unit it holds. Waiting threads spin for SPIN_NS, and then sleep. After
+ * a fork the child has no helpers and hires its own. A program may give its own threads in place of the pool. */
+#define _GNU_SOURCE
 #include "units.h"
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -12,6 +13,7 @@
 #define HAVE_THREADS 1
 #include <fenv.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <time.h>
 #include <unistd.h>
@@ -21,12 +23,40 @@
 
 int ssmcore_has_threads(void) { return HAVE_THREADS; }
 
+static _Atomic(ssmcore_team *) team;
+
+void ssmcore_use_team(ssmcore_team *function) { atomic_store(&team, function); }
+
 /* Multiply-adds that are worth waking a thread: 2^20, or SSMCORE_WORK_PER_THREAD, which backends/_threads.py has checked. */
 static int64_t work_per_thread(void) {
     const char *wanted = getenv("SSMCORE_WORK_PER_THREAD");
     int64_t work = wanted ? atoll(wanted) : 0;
     return work > 0 ? work : 1 << 20;
 }
+
+#if HAVE_THREADS
+#if defined(__linux__)
+/* A helper must not wake on the caller's processor, where it would wait behind the caller until the scheduler moves it, some milliseconds
+ * later. It is called to the others, and free to go anywhere as soon as it runs. */
+typedef cpu_set_t place_set;
+
+static int elsewhere(place_set *home, place_set *others) {
+    int here = sched_getcpu();
+    if (here < 0 || pthread_getaffinity_np(pthread_self(), sizeof *home, home)) return 0;
+    *others = *home;
+    CPU_CLR(here, others);
+    return CPU_COUNT(others) > 0;
+}
+
+static void send(pthread_t thread, const place_set *places) { pthread_setaffinity_np(thread, sizeof *places, places); }
+#else
+typedef int place_set;
+
+static int elsewhere(place_set *home, place_set *others) { return *home = *others = 0; }
+
+static void send(pthread_t thread, const place_set *places) { (void)thread, (void)places; }
+#endif
+#endif
 
 typedef struct job {
     const void *task;
@@ -35,11 +65,14 @@ typedef struct job {
     char *arena;
     _Atomic int64_t next; /* unit */
     _Atomic int helpers;  /* that work at it */
+    _Atomic int team_places; /* taken so far by threads of the program's team */
     /* guarded by `lock`: */
     int places, joined; /* for helpers: free, and taken so far */
     struct job *following;
 #if HAVE_THREADS
     fenv_t environment; /* of the caller: denormals must be treated alike by all threads */
+    int sent;           /* whether helpers were called to other processors than the caller's */
+    place_set home;     /* where the caller may run, and so its helpers */
 #endif
 } job;
 
@@ -49,13 +82,21 @@ static void work_at(job *one, int place) {
 }
 
 #if HAVE_THREADS
-enum { SPIN_NS = 20000 };
+enum { SPIN_NS = 200000 }; /* several times what a sleeping thread takes to wake: calls that follow one another find helpers awake */
+
+typedef struct helper {
+    pthread_t thread;
+    pthread_cond_t called;
+    int awake;
+    struct helper *below;
+} helper;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t posted = PTHREAD_COND_INITIALIZER, left = PTHREAD_COND_INITIALIZER;
-static job *jobs;               /* that helpers may join, the oldest first */
-static int hired, busy, asleep; /* helpers: all, those at a job, those that wait for `posted` */
-static _Atomic unsigned posts;  /* counts jobs */
+static pthread_cond_t left = PTHREAD_COND_INITIALIZER; /* a helper left a job as its last one */
+static job *jobs;                                      /* that helpers may join, the oldest first */
+static helper *asleep;                                 /* the one that fell asleep last on top */
+static int hired, busy;                                /* helpers: all, and those at a job */
+static _Atomic unsigned posts;                         /* counts jobs */
 
 static int64_t now_ns(void) {
     struct timespec t;
@@ -76,8 +117,10 @@ static void rest(void) {
 #define SPIN_WHILE(condition) \
     for (int64_t until = now_ns() + SPIN_NS; (condition) && now_ns() < until;) rest()
 
-static void *help(void *unused) {
+static void *help(void *given) {
+    helper *self = given;
     pthread_mutex_lock(&lock);
+    self->thread = pthread_self();
     for (;;) {
         job *one = jobs;
         while (one && !one->places) one = one->following;
@@ -86,16 +129,21 @@ static void *help(void *unused) {
             pthread_mutex_unlock(&lock);
             SPIN_WHILE(atomic_load(&posts) == seen);
             pthread_mutex_lock(&lock);
-            asleep++;
-            while (atomic_load(&posts) == seen) pthread_cond_wait(&posted, &lock);
-            asleep--;
+            if (atomic_load(&posts) != seen) continue;
+            self->awake = 0;
+            self->below = asleep;
+            asleep = self;
+            while (!self->awake) pthread_cond_wait(&self->called, &lock);
             continue;
         }
         one->places--;
         busy++;
         int place = ++one->joined;
         atomic_fetch_add(&one->helpers, 1);
+        int sent = one->sent;
+        place_set home = one->home;
         pthread_mutex_unlock(&lock);
+        if (sent) send(self->thread, &home);
         fesetenv(&one->environment);
         work_at(one, place);
         pthread_mutex_lock(&lock);
@@ -103,7 +151,7 @@ static void *help(void *unused) {
         /* the caller may return as soon as it sees 0: `one` is not touched after */
         if (atomic_fetch_sub(&one->helpers, 1) == 1) pthread_cond_broadcast(&left);
     }
-    return unused;
+    return NULL;
 }
 
 /* Hires helpers, so that every place of every job can be taken, but no more than the processors, or than one call asked for. A helper
@@ -121,21 +169,37 @@ static void hire(int wanted) {
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     pthread_attr_setstacksize(&attributes, 1 << 20);
     pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are the program's own threads' to handle */
-    for (pthread_t thread; hired < places && !pthread_create(&thread, &attributes, help, NULL);) hired++;
+    while (hired < places) {
+        helper *one = calloc(1, sizeof *one);
+        pthread_t thread;
+        if (!one) break;
+        pthread_cond_init(&one->called, NULL);
+        if (pthread_create(&thread, &attributes, help, one)) {
+            free(one);
+            break;
+        }
+        hired++;
+    }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attributes);
 }
 
 static void share(job *one, int helpers) {
-    fegetenv(&one->environment);
+    place_set others;
     one->places = helpers;
     pthread_mutex_lock(&lock);
+    one->sent = asleep && elsewhere(&one->home, &others);
     job **end = &jobs;
     while (*end) end = &(*end)->following;
     *end = one;
     hire(helpers);
     atomic_fetch_add(&posts, 1);
-    for (int i = 0; i < helpers && i < asleep; i++) pthread_cond_signal(&posted);
+    for (helper *next; helpers-- && (next = asleep);) {
+        asleep = next->below;
+        next->awake = 1;
+        if (one->sent) send(next->thread, &others);
+        pthread_cond_signal(&next->called);
+    }
     pthread_mutex_unlock(&lock);
     work_at(one, 0);
     pthread_mutex_lock(&lock);
@@ -150,15 +214,26 @@ static void share(job *one, int helpers) {
     pthread_mutex_unlock(&lock);
 }
 
+/* A thread of the program's team. It keeps its own treatment of denormals for the rest of its life. */
+static void join_team(void *given) {
+    job *one = given;
+    fenv_t before;
+    fegetenv(&before);
+    fesetenv(&one->environment);
+    work_at(one, atomic_fetch_add(&one->team_places, 1));
+    fesetenv(&before);
+}
+
 static void before_fork(void) { pthread_mutex_lock(&lock); }
 
 static void in_parent(void) { pthread_mutex_unlock(&lock); }
 
 static void in_child(void) {
+    atomic_store(&team, NULL); /* its threads stayed with the parent, and it may wait for them */
     jobs = NULL;
-    hired = busy = asleep = 0;
+    asleep = NULL;
+    hired = busy = 0;
     pthread_mutex_init(&lock, NULL);
-    pthread_cond_init(&posted, NULL);
     pthread_cond_init(&left, NULL);
 }
 
@@ -184,7 +259,11 @@ int ssm_run_units(const void *task, int64_t units, int threads, int64_t cost, in
     one.scratch = scratch;
     one.arena = (char *)(((uintptr_t)raw + 63) / 64 * 64);
 #if HAVE_THREADS
-    if (threads > 1)
+    ssmcore_team *given = atomic_load(&team);
+    if (threads > 1) fegetenv(&one.environment);
+    if (threads > 1 && given)
+        given(join_team, &one, (unsigned)threads, 0);
+    else if (threads > 1)
         share(&one, threads - 1);
     else
 #endif
