@@ -466,7 +466,13 @@ def get_lesion(service: Given, number: str, response: Response) -> schemas.Lesio
 
 @router.patch("/lesions/{number}")
 async def change_lesion(
-    service: Given, who: Who, number: str, body: schemas.LesionChange, response: Response, if_match: IfMatch = None
+    service: Given,
+    who: Who,
+    number: str,
+    body: schemas.LesionChange,
+    response: Response,
+    prefer: Prefer = None,
+    if_match: IfMatch = None,
 ) -> schemas.Lesion:
     """A new threshold is applied to the probabilities that the worker kept: no network runs again for slices it has seen."""
 
@@ -494,8 +500,8 @@ async def change_lesion(
 
     job = await run_in_threadpool(begin)
     if job is not None:
-        await service.settled(job, 30)
-        if body.accepted:
+        ended = await service.settled(job, waits(prefer) or 30)
+        if body.accepted and ended.state == "done":  # nobody accepts a mask that is not there yet
             await run_in_threadpool(lambda: service.lesions.change(number, {}, accepted=True))
     lesion = await run_in_threadpool(service.lesion, number)
     response.headers["ETag"] = lesion.etag

@@ -64,6 +64,8 @@ class Client:
         parts = urlsplit(address)
         token = token or parse_qs(parts.query).get("token", [""])[0]
         base = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}/v1/"
+        # an answer that waits for its job comes before the timeout
+        self._prefer = {"prefer": f"wait={max(1, min(20, int(timeout_s / 2)))}"}
         self._http = httpx.Client(
             base_url=base,
             headers={"authorization": f"Bearer {token}"},
@@ -167,7 +169,7 @@ class Client:
         )
 
     def _made(self, method: str, path: str, body: Json) -> Json:
-        made = self._json(method, path, json=body, headers={"prefer": "wait=20", **_key()})
+        made = self._json(method, path, json=body, headers={**self._prefer, **_key()})
         if "job" in made and "revision" not in made:
             self.wait(made["job"])
             return self.lesion(made["lesion"])
@@ -178,7 +180,11 @@ class Client:
 
     def change(self, lesion: str, *, revision: int | None = None, **facts: Any) -> Json:
         """Changes name, site, role, accepted or threshold; at that revision alone, if one is given."""
-        return self._json("PATCH", f"lesions/{lesion}", json=facts, headers=_match(revision))
+        changed = self._json("PATCH", f"lesions/{lesion}", json=facts, headers={**self._prefer, **_match(revision)})
+        if changed["state"] in ("queued", "running"):
+            self.wait(changed["job"])
+            return self.lesion(lesion)
+        return changed
 
     def delete(self, lesion: str) -> None:
         self.request("DELETE", f"lesions/{lesion}")

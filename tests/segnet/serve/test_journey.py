@@ -13,10 +13,10 @@ import httpx
 import nibabel as nib
 import numpy as np
 import pytest
-from service import AFFINE, BALL_MM, RADIUS_MM, Running, ball_hu
+from service import AFFINE, BALL_MM, RADIUS_MM, TOKEN, Running, ball_hu
 
 from segnet.io.volumes import read_image, read_mask
-from segnet.serve.client import ServiceError
+from segnet.serve.client import Client, ServiceError
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +206,24 @@ def test_a_waiting_job_is_cancelled(service: Running, image: dict) -> None:
     before = len(service.client.image(image["image"])["lesions"])
     service.client.click(image["image"], BALL_MM)
     assert len(service.client.image(image["image"])["lesions"]) == before + 1
+
+
+def test_a_job_may_take_longer_than_the_timeout_of_a_request(service: Running, image: dict, lesion: dict) -> None:
+    with Client(service.address, TOKEN, timeout_s=2) as hasty:
+        for ask in (
+            lambda: hasty.click(image["image"], BALL_MM + 1),
+            lambda: hasty.click_again(lesion["lesion"], BALL_MM - 1),
+            lambda: hasty.change(lesion["lesion"], threshold=0.44),
+        ):
+            hold = threading.Event()
+            handle = service.hold(hold)
+            release = threading.Timer(3, hold.set)
+            release.start()
+            try:
+                assert ask()["state"] == "done"
+            finally:
+                release.join()
+                handle.remove()
 
 
 def test_a_lesion_deleted_or_clicked_again_meanwhile_ends_its_first_job(service: Running, image: dict) -> None:

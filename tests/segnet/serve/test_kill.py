@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -14,9 +15,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from ball_series import SHAPE, ball_series
 from service import BALL_MM
 
 from segnet.serve.client import Client, ServiceError
+from segnet.serve.pacs import DicomNodeSettings, DicomWeb, DicomWebSettings
 
 TOKEN = "token-of-the-kill-test"
 
@@ -24,10 +27,10 @@ TOKEN = "token-of-the-kill-test"
 class Server:
     """`segnet serve` as a process of its own, with a small network."""
 
-    def __init__(self, folder: Path, model: Path, port: int) -> None:
+    def __init__(self, folder: Path, model: Path, port: int, **more: object) -> None:
         self.folder, self.port = folder, port
         self.settings = folder.with_name("settings.yaml")
-        self.settings.write_text(f"token: {TOKEN}\nlimits: {{queue: 1000}}\n")
+        self.settings.write_text(json.dumps({"token": TOKEN, "limits": {"queue": 1000}, **more}))  # JSON is YAML
         self.command = [
             *(sys.executable, "-m", "segnet", "serve", "--folder", str(folder), "-c", str(self.settings)),
             *("--port", str(port), "-m", str(model), "--threads", "1"),
@@ -146,6 +149,51 @@ def test_an_upload_is_whole_or_not_there(tmp_path: Path, network: Path, picture:
     finally:
         server.stop()
     assert not [path.name for path in (server.folder / "images").iterdir()]
+
+
+@pytest.mark.parametrize("way", ["stow", "cstore"])
+@pytest.mark.parametrize("kills", [2, pytest.param(25, marks=pytest.mark.slow)])
+def test_an_archive_holds_every_export_once(
+    orthanc: tuple[DicomWebSettings, DicomNodeSettings],
+    tmp_path: Path,
+    network: Path,
+    kills: int,
+    way: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    web, node = orthanc
+    monkeypatch.setenv("SEGNET_PACS_PASSWORD", web.password)
+    archive = DicomWeb(web)
+    archive.store(ball_series())
+    pacs = {"url": web.url, "user": web.user, "store": way, "host": node.host, "port": node.port}
+    pacs["called_ae_title"] = node.ae_title
+    rng = random.Random(kills)
+    server = Server(tmp_path / "data", network, free_port(), pacs=pacs)
+    server.start()
+    try:
+        server.wait("/readyz")
+        with Client(f"http://127.0.0.1:{server.port}", TOKEN, timeout_s=20) as client:
+            (study,) = client.request("GET", "pacs/studies", params={"patient_id": "P1"}).json()["studies"]
+            (series,) = client.request("GET", f"pacs/studies/{study['study']}/series").json()["series"]
+            body = {"study": study["study"], "series": series["series"]}
+            job = client.wait(client.request("POST", "pacs/import", json=body).json()["job"])
+            image = job["result"]["image"]
+            for kill in range(kills):
+                server.wait("/readyz")
+                lesion = client.click(image, BALL_MM, name=f"ball {kill}")["lesion"]
+                client.change(lesion, accepted=True)
+                wanted = {"image": image, "lesions": [lesion], "formats": [], "pacs": True}
+                export = client.request("POST", "exports", json=wanted).json()["job"]
+                time.sleep(rng.uniform(0, 0.6))
+                server.kill("web" if kill % 2 else "worker")  # a worker that dies again and again is started ever later
+                server.wait("/readyz")
+                assert client.wait(export, seconds=120)["result"]["pacs"]["verified"]
+    finally:
+        server.stop()
+    held: dict[str, int] = {}
+    for one in archive.series(study["study"]):
+        held[one.modality] = held.get(one.modality, 0) + one.instances
+    assert held == {"CT": SHAPE[0], "SEG": kills, "SR": kills}
 
 
 def test_a_stopped_server_leaves_no_process_and_frees_its_folder(tmp_path: Path, network: Path) -> None:
