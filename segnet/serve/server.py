@@ -50,10 +50,9 @@ class WorkerProcess:
 
     def _watch(self) -> None:
         module = "segnet.serve.worker" if self.settings.scheduler is None else "segnet.serve.dispatcher"
-        pause = 0.5
+        pause = 0.5  # doubled where a worker dies before it is ready: it would die again and again
         while not self._stopping.is_set():
             release_dead(self.database)
-            began = time.monotonic()
             self._process = subprocess.Popen([sys.executable, "-m", module], stdin=subprocess.PIPE)
             assert self._process.stdin is not None
             self._process.stdin.write(self.settings.model_copy(update={"token": None}).model_dump_json().encode())
@@ -62,7 +61,8 @@ class WorkerProcess:
             if self._stopping.is_set():
                 return
             log.error("the worker ended with code %d and is started again", code)
-            pause = 0.5 if time.monotonic() - began > 30 else min(2 * pause, 30)
+            ready = "SELECT 1 FROM workers WHERE pid = ? AND models IS NOT NULL"
+            pause = min(2 * pause, 30) if self.database.row(ready, self._process.pid) is None else 0.5
             self._stopping.wait(pause)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -9,6 +12,7 @@ import torch
 
 from segnet.config import ModelConfig
 from segnet.models import build
+from segnet.models.mamba_ahnet import EveryOther
 from segnet.study.info import count
 
 
@@ -82,3 +86,35 @@ def test_no_weight_decay_on_the_scan_and_the_norms() -> None:
         assert (id(parameter) in kept) == exempt, name
     assert decay["weight_decay"] == 0.01
     assert keep["weight_decay"] == 0.0
+
+
+def test_every_other_pixel_is_stride_two() -> None:
+    torch.manual_seed(0)
+    layer, x = EveryOther(8, 6, 1), torch.rand(2, 8, 9, 12, requires_grad=True)
+    wanted = torch.nn.functional.conv2d(x, layer.weight, layer.bias, stride=2)
+    found = layer(x)
+    torch.testing.assert_close(found, wanted)
+    tensors = (x, layer.weight, layer.bias)
+    pairs = zip(*(torch.autograd.grad(y.square().sum(), tensors) for y in (found, wanted)), strict=True)
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs)
+
+
+WRITES = """
+import torch
+from segnet.models.mamba_ahnet import ResidualUnit
+torch.set_num_threads(1)
+unit = ResidualUnit(4, 8).to(memory_format=torch.channels_last)
+for n in range(400):
+    x = torch.rand(2, 4, 16, 16).contiguous(memory_format=torch.channels_last)
+    unit(x).sum().backward()
+    others = [torch.rand(n % 37 + 1, 5) for _ in range(5)]
+print("sound")
+"""
+
+
+def test_a_residual_unit_of_few_channels_leaves_other_memory_alone() -> None:
+    """A convolution of stride 2 does not, on processors with AVX2 alone."""
+    environment = {**os.environ, "MALLOC_CHECK_": "3", "MALLOC_PERTURB_": "85"}
+    found = subprocess.run([sys.executable, "-c", WRITES], capture_output=True, text=True, env=environment, check=False)
+    assert found.stdout == "sound\n", found.stderr[-500:]
