@@ -6,24 +6,8 @@ import os
 import sys
 from functools import cache
 
+from .._kernels.common import forks  # noqa: F401  watches forks from now on
 from .._processors import available_processors
-
-numba_stranded = False
-"""Whether this process was forked from one that had started numba's threads. numba ends a process that then runs in parallel."""
-
-
-def _after_fork() -> None:
-    global numba_stranded
-    numba = sys.modules.get("numba")
-    try:
-        numba_stranded = numba is not None and bool(numba.threading_layer())
-    except (AttributeError, ValueError):  # half imported, or not started
-        return
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
 
 _available = cache(available_processors)
 """Asked once: a step of decoding takes microseconds."""

@@ -11,7 +11,7 @@ import numba
 import numpy as np
 from numba import types
 
-from ssmcore.backends import _threads
+from . import forks
 
 # contract and reassoc let the compiler vectorise and fuse sums; NaN, infinity and signed limits stay as IEEE has them
 OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz"}}
@@ -52,7 +52,7 @@ def kernel(arguments: str, *, pass_threads: bool = False, **options: Any) -> Cal
             values, num_threads = given[: len(words)], given[len(words) :]
             dtype = values[0].dtype
             plain = [_plain(word, value, dtype) for word, value in zip(words, values, strict=True)]
-            parallel = choices["parallel"] and not _threads.numba_stranded
+            parallel = choices["parallel"] and not forks.numba_stranded
             with threads(*num_threads) if parallel else nullcontext():
                 compiled(dtype, parallel)(*plain, *num_threads[:pass_threads])
 
