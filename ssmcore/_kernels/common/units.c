@@ -71,8 +71,6 @@ typedef struct job {
     struct job *following;
 #if HAVE_THREADS
     fenv_t environment; /* of the caller: denormals must be treated alike by all threads */
-    int sent;           /* whether helpers were called to other processors than the caller's */
-    place_set home;     /* where the caller may run, and so its helpers */
 #endif
 } job;
 
@@ -88,6 +86,8 @@ typedef struct helper {
     pthread_t thread;
     pthread_cond_t called;
     int awake;
+    int sent;       /* whether it was called to other processors than the caller's */
+    place_set home; /* where the caller may run, and so this helper */
     struct helper *below;
 } helper;
 
@@ -134,16 +134,18 @@ static void *help(void *given) {
             self->below = asleep;
             asleep = self;
             while (!self->awake) pthread_cond_wait(&self->called, &lock);
+            if (self->sent) { /* nobody else looks at a helper that is awake */
+                pthread_mutex_unlock(&lock);
+                send(self->thread, &self->home);
+                pthread_mutex_lock(&lock);
+            }
             continue;
         }
         one->places--;
         busy++;
         int place = ++one->joined;
         atomic_fetch_add(&one->helpers, 1);
-        int sent = one->sent;
-        place_set home = one->home;
         pthread_mutex_unlock(&lock);
-        if (sent) send(self->thread, &home);
         fesetenv(&one->environment);
         work_at(one, place);
         pthread_mutex_lock(&lock);
@@ -185,10 +187,10 @@ static void hire(int wanted) {
 }
 
 static void share(job *one, int helpers) {
-    place_set others;
+    place_set home, others;
     one->places = helpers;
     pthread_mutex_lock(&lock);
-    one->sent = asleep && elsewhere(&one->home, &others);
+    int sent = asleep && elsewhere(&home, &others);
     job **end = &jobs;
     while (*end) end = &(*end)->following;
     *end = one;
@@ -197,7 +199,11 @@ static void share(job *one, int helpers) {
     for (helper *next; helpers-- && (next = asleep);) {
         asleep = next->below;
         next->awake = 1;
-        if (one->sent) send(next->thread, &others);
+        next->sent = sent;
+        if (sent) {
+            next->home = home;
+            send(next->thread, &others);
+        }
         pthread_cond_signal(&next->called);
     }
     pthread_mutex_unlock(&lock);
@@ -214,7 +220,7 @@ static void share(job *one, int helpers) {
     pthread_mutex_unlock(&lock);
 }
 
-/* A thread of the program's team. It keeps its own treatment of denormals for the rest of its life. */
+/* A thread of the program's team. It gets its own treatment of denormals back. */
 static void join_team(void *given) {
     job *one = given;
     fenv_t before;
