@@ -12,7 +12,7 @@ import torch
 
 from segnet.config import ModelConfig
 from segnet.models import build
-from segnet.models.mamba_ahnet import EveryOther
+from segnet.models.mamba_ahnet import ResidualUnit
 from segnet.study.info import count
 
 
@@ -88,13 +88,14 @@ def test_no_weight_decay_on_the_scan_and_the_norms() -> None:
     assert keep["weight_decay"] == 0.0
 
 
-def test_every_other_pixel_is_stride_two() -> None:
+def test_the_shortcut_of_a_residual_unit_has_stride_two() -> None:
     torch.manual_seed(0)
-    layer, x = EveryOther(8, 6, 1), torch.rand(2, 8, 9, 12, requires_grad=True)
-    wanted = torch.nn.functional.conv2d(x, layer.weight, layer.bias, stride=2)
-    found = layer(x)
+    unit, x = ResidualUnit(8, 6).eval(), torch.rand(2, 8, 9, 12, requires_grad=True)
+    shortcut = unit.shortcut
+    wanted = torch.relu(torch.nn.functional.conv2d(x, shortcut.weight, shortcut.bias, stride=2) + unit.residual(x))
+    found = unit(x)
     torch.testing.assert_close(found, wanted)
-    tensors = (x, layer.weight, layer.bias)
+    tensors = (x, shortcut.weight, shortcut.bias)
     pairs = zip(*(torch.autograd.grad(y.square().sum(), tensors) for y in (found, wanted)), strict=True)
     for ours, theirs in pairs:
         torch.testing.assert_close(ours, theirs)
