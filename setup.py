@@ -1,8 +1,8 @@
 """Builds the compiled kernels. All other settings stand in pyproject.toml.
 
 The C files of ssmcore/_kernels become one library, ssmcore/lib/libssmcore. A folder's kernel.h, if any, is compiled once for each instruction
-set: one for each common/isa_*.h. The C files that do so are written into build/. Each folder with a binding.pyx becomes an extension
-module that calls the library.
+set: one for each common/isa_*.h. The C files that do so are written into build/. common/binding.pyx becomes the extension module that calls
+the library.
 
 SSMCORE_BUILD=auto (default) builds the kernels and continues with a message if that fails. require fails loudly. never builds none.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from setuptools.errors import BaseError
 
 KERNELS = Path("ssmcore/_kernels")
 COMMON = KERNELS / "common"
+INCLUDE = Path("ssmcore/include")
 LIBRARY = "ssmcore.lib.libssmcore"
 FILES = {"linux": "libssmcore.so.1", "darwin": "libssmcore.1.dylib", "win32": "ssmcore-1.dll"}
 DIRECTIVES = {
@@ -30,6 +32,7 @@ DIRECTIVES = {
     "initializedcheck": False,
     "cdivision": True,
 }
+VERSION = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 MODES = ("auto", "require", "never")
 COMPILE = ["/O2"] if sys.platform == "win32" else ["-O3", "-fno-math-errno", "-Wno-psabi", "-fvisibility=hidden"]
 
@@ -59,22 +62,26 @@ def library(folders: list[Path]) -> Extension:
     """The library, whose sources are those of all folders, the longest ones first. Each is compiled with its folder's headers."""
     sources = [name for folder in folders if (folder / "kernel.h").exists() for name in generated(folder)]
     sources += sorted(path.as_posix() for path in KERNELS.glob("*/*.c"))
-    headers = sorted(path.as_posix() for path in KERNELS.glob("*/*.h"))
+    headers = sorted(path.as_posix() for path in (*KERNELS.glob("*/*.h"), *INCLUDE.glob("*.h")))
     link = []
     if sys.platform.startswith("linux"):  # its threads must not lose their code
         link = ["-pthread", f"-Wl,-soname,{FILES['linux']}", "-Wl,-z,nodelete", "-lm"]
     elif sys.platform == "darwin":
         link = [f"-Wl,-install_name,@rpath/{FILES['darwin']}"]
-    return Extension(LIBRARY, sources, depends=headers, extra_compile_args=COMPILE, extra_link_args=link)
-
-
-def module(folder: Path) -> Extension:
-    origin = {"linux": "$ORIGIN", "darwin": "@loader_path"}.get(sys.platform)
+    macros = [("SSMCORE_BUILDING", "1"), ("SSMCORE_VERSION", f'"{VERSION}"')]
     return Extension(
-        ".".join((*folder.parts, "binding")),
-        [f"{folder.as_posix()}/binding.pyx"],
-        depends=[path.as_posix() for place in (folder, COMMON) for path in sorted(place.glob("*.h"))],
-        include_dirs=[folder.as_posix(), COMMON.as_posix()],
+        LIBRARY, sources, depends=headers, define_macros=macros, extra_compile_args=COMPILE, extra_link_args=link
+    )
+
+
+def module() -> Extension:
+    origin = {"linux": "$ORIGIN", "darwin": "@loader_path"}.get(sys.platform)
+    headers = [*COMMON.glob("*.h"), *INCLUDE.glob("*.h"), Path("ssmcore/capi.pxd")]
+    return Extension(
+        ".".join((*COMMON.parts, "binding")),
+        [f"{COMMON.as_posix()}/binding.pyx"],
+        depends=sorted(path.as_posix() for path in headers),
+        include_dirs=[COMMON.as_posix(), INCLUDE.as_posix()],
         extra_compile_args=COMPILE,
         extra_link_args=[f"-Wl,-rpath,{origin}/../../lib"] if origin else [],
     )
@@ -118,7 +125,7 @@ class BuildKernels(build_ext):
 
     def build_library(self, ext: Extension) -> None:
         path = self.get_ext_fullpath(ext.name)
-        common = [name for name in ext.depends if Path(name).parent == COMMON]
+        common = [name for name in ext.depends if Path(name).parent in (COMMON, INCLUDE)]
 
         def compiled(source: str) -> str:
             """The object file, made again where it is older than what it is made of."""
@@ -129,7 +136,8 @@ class BuildKernels(build_ext):
                 self.compiler.compile(
                     [source],
                     output_dir=self.build_temp,
-                    include_dirs=[folder.as_posix(), COMMON.as_posix()],
+                    include_dirs=[folder.as_posix(), COMMON.as_posix(), INCLUDE.as_posix()],
+                    macros=ext.define_macros,
                     extra_postargs=ext.extra_compile_args,
                 )
             return str(made)
@@ -152,13 +160,10 @@ def extensions(mode: str) -> list[Extension]:
         print("ssmcore: Cython is not installed, so the compiled kernels are not built", file=sys.stderr)
         return []
     # compiled side by side: the longest ones first, so that none is left over at the end
-    folders = sorted(
-        (path.parent for path in KERNELS.glob("*/binding.pyx")), key=lambda folder: (-size(folder), folder)
-    )
-    modules = [module(folder) for folder in folders]
+    folders = sorted((path for path in KERNELS.iterdir() if path.is_dir()), key=lambda folder: (-size(folder), folder))
     built: list[Any] = [
         library(folders),
-        *cythonize(modules, build_dir="build/cython", compiler_directives=DIRECTIVES, quiet=True),
+        *cythonize([module()], build_dir="build/cython", compiler_directives=DIRECTIVES, quiet=True),
     ]
     for one in built:
         one.optional = mode == "auto"  # cythonize drops the argument of this name

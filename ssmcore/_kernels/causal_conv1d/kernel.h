@@ -158,11 +158,11 @@ static void NAME(conv_bwd_unit)(const void *task, int64_t index, char *arena) {
 
 INLINE int64_t NAME(conv_cost)(const ssm_conv *s) { return s->batch * s->dim * s->seqlen * (s->taps + (s->silu ? 12 : 0)); }
 
-int NAME(ssmcore_conv_fwd)(const ssm_conv *s) {
-    return ssm_run_units(s, NAME(conv_units)(s), s->num_threads, NAME(conv_cost)(s), NAME(conv_scratch)(s), NAME(conv_fwd_unit));
+int NAME(ssm_conv_fwd)(const ssm_conv *s) {
+    return ssm_run_units(s, NAME(conv_units)(s), s->workers, NAME(conv_cost)(s), NAME(conv_scratch)(s), NAME(conv_fwd_unit));
 }
 
-int NAME(ssmcore_conv_bwd)(const ssm_conv *s) {
-    return ssm_run_units(s, NAME(conv_units)(s), s->num_threads, 3 * NAME(conv_cost)(s), NAME(conv_scratch)(s),
+int NAME(ssm_conv_bwd)(const ssm_conv *s) {
+    return ssm_run_units(s, NAME(conv_units)(s), s->workers, 3 * NAME(conv_cost)(s), NAME(conv_scratch)(s),
                          NAME(conv_bwd_unit));
 }

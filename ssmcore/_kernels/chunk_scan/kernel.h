@@ -506,15 +506,15 @@ INLINE int64_t NAME(chunks_cost)(const ssm_chunks *s) {
     return s->batch * s->nheads * s->seqlen * s->headdim * (2 * s->dstate + CHUNK / 2);
 }
 
-int NAME(ssmcore_chunks_fwd)(const ssm_chunks *s) {
+int NAME(ssm_chunks_fwd)(const ssm_chunks *s) {
     NAME(scratch) m;
-    return ssm_run_units(s, NAME(chunk_units)(s), s->num_threads, NAME(chunks_cost)(s), NAME(carve)(&m, s, 0),
+    return ssm_run_units(s, NAME(chunk_units)(s), s->workers, NAME(chunks_cost)(s), NAME(carve)(&m, s, 0),
                          NAME(chunks_fwd_unit));
 }
 
-int NAME(ssmcore_chunks_bwd)(const ssm_chunks *s) {
+int NAME(ssm_chunks_bwd)(const ssm_chunks *s) {
     NAME(scratch) m;
-    return ssm_run_units(s, NAME(chunk_units)(s), s->num_threads, 3 * NAME(chunks_cost)(s), NAME(carve)(&m, s, 0),
+    return ssm_run_units(s, NAME(chunk_units)(s), s->workers, 3 * NAME(chunks_cost)(s), NAME(carve)(&m, s, 0),
                          NAME(chunks_bwd_unit));
 }
 

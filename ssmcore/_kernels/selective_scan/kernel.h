@@ -292,11 +292,13 @@ typedef struct {
     NAME(traits) *traits;
 } NAME(job);
 
-/* Fills `job` from memory that the caller frees; NULL where there is none. */
-static char *NAME(open_job)(NAME(job) *job, const ssm_scan *s) {
-    int64_t units = s->ngroups * NAME(blocks)(s), slots = s->directions * units * BLOCK_VECS(s);
-    char *raw = malloc(slots * (s->dstate * sizeof(vec) + sizeof(NAME(traits))) + 64);
-    if (!raw) return raw;
+INLINE int64_t NAME(slots)(const ssm_scan *s) { return s->directions * s->ngroups * NAME(blocks)(s) * BLOCK_VECS(s); }
+
+INLINE size_t NAME(job_bytes)(const ssm_scan *s) { return NAME(slots)(s) * (s->dstate * sizeof(vec) + sizeof(NAME(traits))) + 64; }
+
+/* Fills `job`, whose arrays lie in `raw`. */
+static void NAME(open_job)(NAME(job) *job, const ssm_scan *s, char *raw) {
+    int64_t units = s->ngroups * NAME(blocks)(s), slots = NAME(slots)(s);
     job->s = s;
     job->A = (vec *)(((uintptr_t)raw + 63) / 64 * 64);
     job->traits = (NAME(traits) *)(job->A + slots * s->dstate);
@@ -311,7 +313,6 @@ static char *NAME(open_job)(NAME(job) *job, const ssm_scan *s) {
                 job->traits[slot.index] = NAME(traits_of)(A, s->dstate);
             }
         }
-    return raw;
 }
 
 /* Steps t to t + count of a tile; whether they are tame: >= 0, and dt a within REACH. */
@@ -756,19 +757,20 @@ static void NAME(bwd_unit)(const void *task, int64_t index, char *arena) {
 
 static int NAME(run)(const ssm_scan *s, int64_t per_element, int64_t scratch, void (*unit)(const void *, int64_t, char *)) {
     NAME(job) job;
-    char *raw = NAME(open_job)(&job, s);
-    if (!raw) return SSMCORE_NO_MEMORY;
+    char *raw = ssm_allocate(s->workers, NAME(job_bytes)(s));
+    if (!raw) return SSMCORE_ERROR_MEMORY;
+    NAME(open_job)(&job, s, raw);
     int64_t parts = (s->batch + s->span - 1) / s->span;
     int64_t units = parts * s->ngroups * NAME(blocks)(s);
     int64_t cost = per_element * s->batch * s->directions * s->seqlen * s->dim * s->dstate;
-    int status = ssm_run_units(&job, units, s->num_threads, cost, scratch, unit);
-    free(raw);
+    int status = ssm_run_units(&job, units, s->workers, cost, scratch, unit);
+    ssm_release(s->workers, raw, NAME(job_bytes)(s));
     return status;
 }
 
-int NAME(ssmcore_scan_fwd)(const ssm_scan *s) { return NAME(run)(s, 10, NAME(fwd_scratch)(s), NAME(fwd_unit)); }
+int NAME(ssm_scan_fwd)(const ssm_scan *s) { return NAME(run)(s, 10, NAME(fwd_scratch)(s), NAME(fwd_unit)); }
 
-int NAME(ssmcore_scan_bwd)(const ssm_scan *s) { return NAME(run)(s, 30, NAME(bwd_scratch)(s), NAME(bwd_unit)); }
+int NAME(ssm_scan_bwd)(const ssm_scan *s) { return NAME(run)(s, 30, NAME(bwd_scratch)(s), NAME(bwd_unit)); }
 
 #undef EXPECT
 #undef A_SCALE
