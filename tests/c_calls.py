@@ -49,7 +49,7 @@ def declared(text: str) -> dict[str, list[tuple[str, str]]]:
             if "(" in statement:  # a function pointer, or the list of the operations
                 members.append(("function", re.sub(r"\s+", " ", statement)))
                 continue
-            kind, first = re.fullmatch(r"((?:const )?\w+) (.*)", statement, re.DOTALL).groups()  # type: ignore[union-attr]
+            kind, first = re.fullmatch(r"((?:const )?\w+) (.*)", statement, re.DOTALL).groups()
             for declarator in re.split(r",\s*", first):
                 stars = declarator.count("*")
                 members.append((f"{kind} {'*' * stars}".strip(), declarator.lstrip("* ").strip()))
@@ -240,7 +240,15 @@ class Program:
         self._folder, self._path = folder, folder / "embedding"
         link = [ssmcore.get_library(), f"-Wl,-rpath,{Path(ssmcore.get_library()).parent}"]
         warnings = ("-std=c99", "-D_POSIX_C_SOURCE=200809L", "-O1", "-g", "-Wall", "-Wextra", "-Werror")
-        command = [compiler, *warnings, f"-I{ssmcore.get_include()}", str(RUNNER), *(options or link), "-pthread", "-lm"]
+        command = [
+            compiler,
+            *warnings,
+            f"-I{ssmcore.get_include()}",
+            str(RUNNER),
+            *(options or link),
+            "-pthread",
+            "-lm",
+        ]
         made = subprocess.run([*command, "-o", str(self._path)], capture_output=True, text=True, check=False)
         assert made.returncode == 0, made.stderr
 
@@ -260,7 +268,7 @@ class Program:
             at += length
             memory = {}
             for name in call.present:
-                size = len(call.arrays[name].memory)  # type: ignore[union-attr]
+                size = len(call.arrays[name].memory)
                 memory[name] = data[at : at + size]
                 at += size
             status, tries, shared, most, wrong, taken, held, _ = report

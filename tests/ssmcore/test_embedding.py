@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import inspect
+import os
+import re
 import shutil
+import subprocess
 import sys
+import sysconfig
 import threading
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -19,6 +25,7 @@ from c_calls import CCall, Program, View, by_python, recorded
 from samples import SAMPLES
 
 import ssmcore
+from ssmcore import _embedding
 from ssmcore.backends import cython_
 from ssmcore.ops import SPECS
 
@@ -26,6 +33,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler"),
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="builds C programs as Linux does"),
 ]
+COMPUTING = [op for op in c_calls.OPERATIONS if not op.startswith("gate_crop")]
 DOUTS = ("dout", "dlast_state", "dA_bar", "dB_bar")
 COMPLEX = (c_calls.COMPLEX64, c_calls.COMPLEX128)
 ISAS = range(1, len(cython_.usable_isas()) + 1)
@@ -43,7 +51,9 @@ def _state_case(op: str) -> dict[str, Any]:
     return next(
         case
         for case in (sample.make(np.random.default_rng(3), np.float32) for sample in SAMPLES[op].samples)
-        if case.get("initial_state") is not None and case["initial_state"].size and case["initial_state"].dtype == np.float32
+        if case.get("initial_state") is not None
+        and case["initial_state"].size
+        and case["initial_state"].dtype == np.float32
     )
 
 
@@ -78,9 +88,9 @@ def sample_calls(op: str, dtype: Any) -> list[CCall]:
     found, rng = [], np.random.default_rng(1)
     larger = [make(rng, dtype) for name, make in LARGER.items() if name == op]
     for case in (*(sample.make(np.random.default_rng(1), dtype) for sample in SAMPLES[op].samples), *larger):
-        if not any(isinstance(v, np.ndarray) and v.dtype.kind == "c" for v in case.values()) or op == "ssm_recurrence":
-            if case.get("structure") != "dense":
-                found += calls_of(op, case)
+        is_complex = any(isinstance(v, np.ndarray) and v.dtype.kind == "c" for v in case.values())
+        if case.get("structure") != "dense" and (op == "ssm_recurrence" or not is_complex):
+            found += calls_of(op, case)
     return found
 
 
@@ -111,7 +121,9 @@ def rich(name: str, dtype: Any = np.float32) -> CCall:
     calls = [call for call in sample_calls(op, dtype) if call.name == name]
     small = [call for call in calls if 50 < sum(len(view.memory) for view in call.arrays.values() if view) < 40_000]
     real = [call for call in small if not any(view and view.type in COMPLEX for view in call.arrays.values())]
-    call = max(real, key=lambda call: (len(call.present), len(call.arrays["out"].shape) if "out" in call.present else 0))  # type: ignore[union-attr]
+    call = max(
+        real, key=lambda call: (len(call.present), len(call.arrays["out"].shape) if "out" in call.present else 0)
+    )
     return replace(call, num_threads=2)
 
 
@@ -205,7 +217,11 @@ def test_the_last_state_of_a_convolution_is_that_of_python(program: Program) -> 
         rng = np.random.default_rng(seqlen)
         x, weight = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 5, seqlen), (5, 4)))
         state = rng.standard_normal((2, 5, 3)).astype(np.float32)
-        (call,) = (c for c in calls_of("causal_conv1d", {"x": x, "weight": weight, "initial_state": state}) if c.name == "causal_conv1d")
+        (call,) = (
+            c
+            for c in calls_of("causal_conv1d", {"x": x, "weight": weight, "initial_state": state})
+            if c.name == "causal_conv1d"
+        )
         (result,) = program.run([call.with_arrays(last_state=View.of(poison((2, 5, 3), np.dtype("f4"))))])
         last = ssmcore.causal_conv1d(x, weight, initial_state=state, return_last_state=True, backend="numpy")[1]
         assert result.bits("last_state") == last.tobytes()
@@ -237,7 +253,7 @@ NARROW = {
 
 
 @pytest.mark.parametrize("narrow", NARROW)
-@pytest.mark.parametrize("op", [op for op in c_calls.OPERATIONS if not op.startswith("gate_crop")])  # which computes nothing
+@pytest.mark.parametrize("op", COMPUTING)
 def test_half_precision_is_computed_in_float32_and_rounded_once(op: str, narrow: str, program: Program) -> None:
     code, dtype, rounded, widened = NARROW[narrow]
     call, arrays = rich(op), {}
@@ -284,7 +300,10 @@ def hard_cases(bits_of_narrow: np.ndarray) -> np.ndarray:
         middles = ((finite[1:].astype(np.float64) + finite[:-1]) / 2).astype(np.float32)
         near = [np.nextafter(x, np.float32(to)) for x in (finite, middles) for to in (-np.inf, np.inf)]
     at_random = np.random.default_rng(0).integers(0, 2**32, 2**18, dtype=np.uint32).view(np.float32)
-    edges = np.array([0, -0.0, 1e-45, -1e-45, 65504, 65519.99, 65520, -65520, 1e38, 3.4e38, np.inf, -np.inf, np.nan, -np.nan], np.float32)
+    edges = np.array(
+        [0, -0.0, 1e-45, -1e-45, 65504, 65519.99, 65520, -65520, 1e38, 3.4e38, np.inf, -np.inf, np.nan, -np.nan],
+        np.float32,
+    )
     found = np.concatenate([finite, middles, *near, at_random, edges]).astype(np.float32)
     return np.resize(found, -(-found.size // 8) * 8)
 
@@ -314,7 +333,10 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "minus one axis": (lambda v: replace(v, ndim=-1), "axes"),
     "an axis too many": (lambda v: replace(v, shape=(*v.shape, 1), strides=(*v.strides, 1)), "axes"),
     "a negative axis": (lambda v: replace(v, shape=(-1, *v.shape[1:])), "-1"),
-    "an axis of 2^62": (lambda v: replace(v, shape=(2**62, *v.shape[1:]), strides=(0, *v.strides[1:])), "4611686018427387904"),
+    "an axis of 2^62": (
+        lambda v: replace(v, shape=(2**62, *v.shape[1:]), strides=(0, *v.strides[1:])),
+        "4611686018427387904",
+    ),
     "no such type": (lambda v: replace(v, type=7), "type"),
     "a negative type": (lambda v: replace(v, type=-1), "type"),
     "no memory": (lambda v: replace(v, offset=-1), "expected memory, got NULL"),
@@ -336,7 +358,7 @@ def broken_calls(op: str) -> list[tuple[str, str, str, CCall]]:
                 of_bytes and what in ("between two elements", "bytes")
             ):
                 continue
-            if what == "an axis too many" and (op.startswith("gate_crop") or op.startswith("discretize")):
+            if what == "an axis too many" and op.startswith(("gate_crop", "discretize")):
                 continue  # these take arrays of any number of axes, and blame another one
             if what == "an axis of 2^62" and name in ("g", "out", "dout", "dg") and op.startswith("gate_crop"):
                 continue
@@ -405,7 +427,11 @@ def first_word(value: int) -> Any:
 
 def longer(*tail: int) -> Any:
     """The struct of a newer header, with more members at its end."""
-    return lambda words: [(c_calls.VALUE, 8 * (len(words) + len(tail))), *words[1:], *((c_calls.VALUE, x) for x in tail)]
+    return lambda words: [
+        (c_calls.VALUE, 8 * (len(words) + len(tail))),
+        *words[1:],
+        *((c_calls.VALUE, x) for x in tail),
+    ]
 
 
 def shorter(words_left: int) -> Any:
@@ -450,12 +476,16 @@ def test_structs_of_older_and_newer_headers_work(op: str, program: Program) -> N
     both = {"args": longer(0, 0, 0), "options": longer(0)}
     if c_calls.has_forward(op):
         both["forward"] = longer(0)
-    calls = [call, replace(call, edit=both), replace(call, edit={"options": shorter(3)}), replace(call, edit={"options": no_struct})]
+    calls = [
+        call,
+        replace(call, edit=both),
+        replace(call, edit={"options": shorter(3)}),
+        replace(call, edit={"options": no_struct}),
+    ]
     tail, used = [], c_calls.arrays_of(op)
     while len(used) > 1 and used[-1] in c_calls.optional_in(op):
         tail.append(used.pop())
-    words = {member: None for member in tail}
-    whole = call.with_arrays(**words)
+    whole = call.with_arrays(**dict.fromkeys(tail))
     count = len(c_calls.words_of(call))
     calls += [whole, replace(whole, edit={"args": shorter(count - len(tail))})]
     results = program.run(calls)
@@ -564,3 +594,396 @@ def test_no_memory_at_any_moment_is_an_error_that_leaks_nothing(program: Program
         assert got.tries == got.taken + 1
         assert got.memory == expected.memory
         assert got.taken > 0
+
+
+# ---- what is exported and declared ----
+
+
+def output_of(*command: Any, **options: Any) -> str:
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, **options)
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def needs(*tools: str) -> Any:
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}")
+
+
+FUNCTIONS = {
+    f"ssmcore_{name}" for name in (*c_calls.OPERATIONS, "abi", "version", "error", "widest_isa", "has_threads", "table")
+}
+
+
+@needs("nm")
+def test_the_library_exports_its_interface_alone() -> None:
+    lines = output_of("nm", "-D", "--defined-only", ssmcore.get_library()).splitlines()
+    assert {line.split()[-1] for line in lines} == FUNCTIONS
+
+
+@needs("readelf")
+def test_the_library_needs_libc_and_libm_alone() -> None:
+    text = output_of("readelf", "-d", ssmcore.get_library())
+    needed = {name.partition(".")[0] for name in re.findall(r"\(NEEDED\).*\[(.*)\]", text)}
+    assert needed <= {"libc", "libm", "libpthread", "ld-linux-x86-64", "ld-linux-aarch64"}
+    assert re.findall(r"\(SONAME\).*\[(.*)\]", text) == [Path(ssmcore.get_library()).name]
+    assert "NODELETE" in text
+
+
+@pytest.mark.parametrize(
+    ("compiler", "standard", "suffix"),
+    [("cc", "c99", "c"), ("cc", "c11", "c"), ("c++", "c++11", "cpp"), ("c++", "c++17", "cpp")],
+)
+@pytest.mark.parametrize("header", ["ssmcore.h", "ssmcore_python.h"])
+def test_a_header_compiles_without_a_warning(
+    compiler: str, standard: str, suffix: str, header: str, tmp_path: Path
+) -> None:
+    if shutil.which(compiler) is None:
+        pytest.skip(f"needs {compiler}")
+    python = sysconfig.get_path("include")
+    if header == "ssmcore_python.h" and not (Path(python) / "Python.h").exists():
+        pytest.skip("needs the headers of Python")
+    source = tmp_path / f"program.{suffix}"
+    use = "ssmcore_import()" if header == "ssmcore_python.h" else "ssmcore_table()"
+    # twice, as when two other headers include it
+    source.write_text(f"#include <{header}>\n#include <{header}>\nint main(void) {{ return {use} == 0; }}\n")
+    warnings = ["-pedantic", "-Wall", "-Wextra", "-Wstrict-prototypes", "-Werror"][: None if suffix == "c" else 3]
+    flags = [f"-std={standard}", *warnings, "-Werror", f"-I{ssmcore.get_include()}", "-isystem", python]
+    output_of(compiler, *flags, "-fsyntax-only", source)
+
+
+def members_of_pxd(text: str) -> dict[str, list[tuple[str, str]]]:
+    structs: dict[str, list[tuple[str, str]]] = {}
+    for name, body in re.findall(r"ctypedef struct (\w+):\n((?: {8}.*\n)+)", text):
+        structs[name] = members = []
+        for line in map(str.strip, body.splitlines()):
+            pointer = re.fullmatch(r"(.*?)\(\*(\w+)\)\((.*)\) noexcept nogil", line)
+            if pointer:
+                members.append(("function", f"{pointer[1]}(*{pointer[2]})({pointer[3] or 'void'})"))
+                continue
+            kind, declarators = re.fullmatch(r"((?:const )?\w+) (.*)", line).groups()
+            for declarator in declarators.split(", "):
+                stars = "*" * declarator.count("*")
+                members.append((f"{kind} {stars}".strip(), declarator.lstrip("*")))
+    return structs
+
+
+def test_cythons_declarations_are_those_of_the_header() -> None:
+    """Each constant, function type, struct with its members in order, and function."""
+    header = c_calls.without_comments(c_calls.HEADER.read_text())
+    pxd = (c_calls.ROOT / "ssmcore" / "capi.pxd").read_text()
+    enums = [name for body in re.findall(r"enum \{(.*?)\}", header) + re.findall(r"enum \{(.*?)\}", header, re.DOTALL)
+             for name in re.findall(r"(SSMCORE_\w+) =", body)]  # fmt: skip
+    assert set(re.findall(r"^ {8}(SSMCORE_\w+)$", pxd, re.MULTILINE)) == {"SSMCORE_ABI", *enums}
+    types = re.findall(r"typedef void \*?(ssmcore_\w+)\(", header)
+    assert set(re.findall(r"ctypedef void \*?(ssmcore_\w+)\(.*\) noexcept nogil$", pxd, re.MULTILINE)) == set(types)
+
+    declared = members_of_pxd(pxd)
+    operations = [
+        ("function", f"int (*{op})(const ssmcore_{op}_args *args, const ssmcore_options *options)")
+        for op in c_calls.OPERATIONS
+    ]
+    for name, members in c_calls.STRUCTS.items():
+        wanted = [
+            (kind, member.replace("SSMCORE_MAX_NDIM", "6"))
+            for kind, member in members
+            if not member.startswith("SSMCORE_")
+        ]
+        assert declared.pop(name) == wanted + (operations if name == "ssmcore_functions" else []), name
+    assert not declared
+    functions = dict(
+        re.findall(r"^ {4}(?:[\w ]+ )\*?(ssmcore_\w+)\((.*)\)$", pxd.partition("ssmcore_python.h")[0], re.MULTILINE)
+    )
+    assert set(functions) == FUNCTIONS
+    for op in c_calls.OPERATIONS:
+        assert functions[f"ssmcore_{op}"] == f"const ssmcore_{op}_args *args, const ssmcore_options *options"
+
+
+def test_the_table_has_every_function() -> None:
+    library = ctypes.CDLL(ssmcore.get_library())
+    library.ssmcore_table.restype = ctypes.POINTER(ctypes.c_size_t)
+    words = library.ssmcore_table()
+    size = 8 * (2 + 4 + len(c_calls.OPERATIONS))
+    assert words[0] == size
+    assert words[1] == 1  # the ABI, and 0 in what is reserved
+    names = ["version", "error", "widest_isa", "has_threads", *c_calls.OPERATIONS]
+    addresses = [ctypes.cast(getattr(library, f"ssmcore_{name}"), ctypes.c_void_p).value for name in names]
+    assert [words[2 + i] for i in range(len(names))] == addresses
+
+
+# ---- how programs find the library ----
+
+EXAMPLES = c_calls.ROOT / "docs" / "examples" / "embedding"
+VERSION = tomllib.loads((c_calls.ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
+@pytest.fixture(scope="module")
+def moved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a wheel installs for other languages, at another place than where it was built."""
+    package, place = Path(ssmcore.__file__).parent, tmp_path_factory.mktemp("site packages") / "ssmcore"
+    for folder in ("lib", "include"):
+        shutil.copytree(package / folder, place / folder, ignore=shutil.ignore_patterns("__pycache__", "*.in"))
+    if not (place / "lib" / "pkgconfig").exists():
+        pytest.skip("this build wrote no files for pkg-config and CMake")
+    return place.rename(tmp_path_factory.mktemp("moved") / "ssmcore")
+
+
+def test_one_version_everywhere(moved: Path) -> None:
+    library = ctypes.CDLL(ssmcore.get_library())
+    library.ssmcore_version.restype = ctypes.c_char_p
+    assert library.ssmcore_version().decode() == ssmcore.__version__ == VERSION
+    assert f"\nVersion: {VERSION}\n" in (moved / "lib/pkgconfig/ssmcore.pc").read_text()
+    assert f'set(PACKAGE_VERSION "{VERSION}")\n' in (moved / "lib/cmake/ssmcore/ssmcoreConfigVersion.cmake").read_text()
+    for file in (*moved.rglob("*.pc"), *moved.rglob("*.cmake")):
+        assert not re.search(r"@\w+@", file.read_text()), file.name
+        assert str(c_calls.ROOT) not in file.read_text(), file.name
+
+
+def test_a_library_that_was_not_built_is_told_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_embedding, "__file__", str(tmp_path / "ssmcore" / "_embedding.py"))
+    with pytest.raises(
+        FileNotFoundError, match=r"get_library: expected the C library at .*ssmcore/lib/.*install a C compiler"
+    ):
+        ssmcore.get_library()
+    (tmp_path / "setup.py").touch()
+    with pytest.raises(FileNotFoundError, match="run `make build`"):
+        ssmcore.get_library()
+
+
+BATCH, SEQLEN, DIM, DSTATE = 2, 71, 37, 5
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
+    """A folder with the arrays of a scan, and its result by Python."""
+    rng, folder = np.random.default_rng(7), tmp_path_factory.mktemp("arrays")
+    shapes = {"u": (BATCH, SEQLEN, DIM), "delta": (BATCH, SEQLEN, DIM), "A": (DIM, DSTATE), "B": (BATCH, SEQLEN, DSTATE), "C": (BATCH, SEQLEN, DSTATE)}  # fmt: skip
+    arrays = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    arrays["A"] = -np.exp(arrays["A"])
+    for name, array in arrays.items():
+        array.tofile(folder / name)
+    return folder, ssmcore.selective_scan(**arrays, delta_softplus=True, layout="bld", backend="cython")
+
+
+def assert_it_scans(program: Path, written: tuple[Path, np.ndarray]) -> None:
+    folder, expected = written
+    (folder / "out").unlink(missing_ok=True)
+    output_of(program, folder, BATCH, SEQLEN, DIM, DSTATE, 2)
+    assert (folder / "out").read_bytes() == expected.tobytes()
+    failed = subprocess.run(
+        [program, folder, "2", str(SEQLEN), str(DIM), "-1", "2"], capture_output=True, text=True, check=False
+    )
+    assert failed.returncode not in (0, -11), failed.stderr
+
+
+def flags(moved: Path) -> list[str]:
+    environment = {**os.environ, "PKG_CONFIG_PATH": str(moved / "lib" / "pkgconfig")}
+    return output_of("pkg-config", "--cflags", "--libs", f"ssmcore = {VERSION}", env=environment).split()
+
+
+def test_the_c_program_is_short() -> None:
+    assert len((EXAMPLES / "scan.c").read_text().splitlines()) <= 60
+
+
+@needs("pkg-config", "c++")
+@pytest.mark.parametrize(("compiler", "standard", "source"), [("cc", "c99", "scan.c"), ("c++", "c++17", "scan.cpp")])
+def test_the_examples_are_built_by_pkg_config(
+    compiler: str, standard: str, source: str, moved: Path, written: Any, tmp_path: Path
+) -> None:
+    warnings = ["-pedantic", "-Wall", "-Wextra", "-Werror"]
+    output_of(compiler, f"-std={standard}", *warnings, EXAMPLES / source, *flags(moved), "-o", tmp_path / "scan")
+    assert_it_scans(tmp_path / "scan", written)
+
+
+@pytest.mark.slow
+@needs("cmake", "c++")
+def test_the_examples_are_built_by_cmake(moved: Path, written: Any, tmp_path: Path) -> None:
+    output_of("cmake", "-S", EXAMPLES, "-B", tmp_path, f"-DCMAKE_PREFIX_PATH={moved}")
+    output_of("cmake", "--build", tmp_path)
+    for program in ("scan_c", "scan_cpp"):
+        assert_it_scans(tmp_path / program, written)
+
+
+@pytest.mark.slow
+@needs("cmake")
+def test_cmake_takes_no_version_that_does_not_fit(moved: Path, tmp_path: Path) -> None:
+    major, minor, _ = map(int, VERSION.split("."))
+    series = "" if major else f"{major}."
+    fitting = [VERSION, f"{major}.{minor}", ""]
+    for number, version in enumerate([*fitting, f"{major + 1}.0", f"{major}.{minor}.999", f"{series}999"]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        script = (
+            f"cmake_minimum_required(VERSION 3.16)\nproject(x LANGUAGES C)\nfind_package(ssmcore {version} REQUIRED)\n"
+        )
+        (folder / "CMakeLists.txt").write_text(script)
+        command = ["cmake", "-S", folder, "-B", folder / "build", f"-DCMAKE_PREFIX_PATH={moved}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode == 0) == (version in fitting), f"{version}: {done.stderr}"
+    (moved / "lib" / Path(ssmcore.get_library()).name).rename(moved / "gone")
+    try:
+        done = subprocess.run(["cmake", "-S", tmp_path / "0", "-B", tmp_path / "gone", f"-DCMAKE_PREFIX_PATH={moved}"], capture_output=True, text=True)  # fmt: skip
+    finally:
+        (moved / "gone").rename(moved / "lib" / Path(ssmcore.get_library()).name)
+    assert done.returncode
+    assert "install ssmcore again" in done.stderr.replace("\n", " ").replace("  ", " ")
+
+
+@pytest.mark.slow
+@needs("rustc")
+def test_the_example_in_rust(written: Any, tmp_path: Path) -> None:
+    library = ssmcore.get_library()
+    link = [f"-Clink-arg={library}", f"-Clink-arg=-Wl,-rpath,{Path(library).parent}"]
+    output_of("rustc", "--edition=2021", "-Dwarnings", EXAMPLES / "scan.rs", *link, "-o", tmp_path / "scan")
+    assert_it_scans(tmp_path / "scan", written)
+
+
+@pytest.mark.slow
+@needs("go", "pkg-config")
+def test_the_example_in_go(moved: Path, written: Any, tmp_path: Path) -> None:
+    settings = {"PKG_CONFIG_PATH": str(moved / "lib/pkgconfig"), "GOCACHE": str(tmp_path / "cache"), "GOFLAGS": "-mod=mod", "GOPROXY": "off"}  # fmt: skip
+    output_of("go", "build", "-o", tmp_path / "scan", EXAMPLES / "scan.go", env={**os.environ, **settings})
+    assert_it_scans(tmp_path / "scan", written)
+
+
+# ---- extension modules of Python ----
+
+
+@pytest.mark.slow
+def test_the_example_in_cython_has_the_functions_without_a_link(written: Any, tmp_path: Path) -> None:
+    pytest.importorskip("Cython")
+    folder = tmp_path / "module"
+    folder.mkdir()
+    for name in ("scanmodule.pyx", "setup.py"):
+        shutil.copy(EXAMPLES / name, folder)
+    environment = {**os.environ, "PYTHONPATH": str(Path(ssmcore.__file__).parents[1])}
+    output_of(sys.executable, "setup.py", "-q", "build_ext", "--inplace", cwd=folder, env=environment)
+    arrays, expected = written
+    program = f"""
+import numpy as np, pathlib, scanmodule, sys
+assert not [name for name in sys.modules if name.startswith("ssmcore.torch")]
+read = lambda name, *shape: np.fromfile(pathlib.Path({str(arrays)!r}) / name, np.float32).reshape(shape)[-1]
+u, delta, B, C = (read(n, {BATCH}, {SEQLEN}, -1) for n in ("u", "delta", "B", "C"))
+A, out = np.fromfile({str(arrays / "A")!r}, np.float32).reshape({DIM}, -1), np.empty_like(u)
+scanmodule.scan(u, delta, A, B, C, out, num_threads=2)
+out.tofile("out")
+try:
+    scanmodule.scan(u, delta, A[1:], B, C, out)
+except ValueError as error:
+    print(error)
+"""
+    said = output_of(sys.executable, "-c", program, cwd=folder, env=environment)
+    assert (folder / "out").read_bytes() == expected[-1].tobytes()
+    assert said.startswith("selective_scan: A: expected shape (37, dstate) like u, got (36, 5)")
+
+
+MODULE = """
+#include <ssmcore_python.h>
+static const ssmcore_functions *functions;
+static PyObject *version(PyObject *self, PyObject *ignored) { return PyUnicode_FromString(functions->version()); }
+static PyMethodDef methods[] = {{"version", version, METH_NOARGS, NULL}, {NULL, NULL, 0, NULL}};
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "importer", NULL, -1, methods, NULL, NULL, NULL, NULL};
+PyMODINIT_FUNC PyInit_importer(void) {
+    functions = ssmcore_import();
+    return functions ? PyModule_Create(&module) : NULL;
+}
+"""
+
+FAKE = """
+import ctypes, sys, types
+table = (ctypes.c_uint64 * 30)({size}, {abi})
+class Version(ctypes.Structure):
+    pass
+version = ctypes.CFUNCTYPE(ctypes.c_char_p)(lambda: b"0.0.1")
+table[2] = ctypes.cast(version, ctypes.c_void_p).value
+new = ctypes.pythonapi.PyCapsule_New
+new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+sys.modules["ssmcore.capi"] = fake = types.ModuleType("ssmcore.capi")
+fake.functions = new(ctypes.addressof(table), {name!r}, None)
+"""
+SIZE = 8 * (6 + len(c_calls.OPERATIONS))
+IMPORTS = {
+    "the library": ("", VERSION),
+    "a larger table": (FAKE.format(size=SIZE + 8, abi=1, name=b"ssmcore.capi.functions"), "0.0.1"),
+    "another ABI": (FAKE.format(size=SIZE, abi=2, name=b"ssmcore.capi.functions"), "ImportError: ssmcore: expected ABI 1, for which this module was compiled, got 2; compile the module again"),
+    "a smaller table": (FAKE.format(size=SIZE - 8, abi=1, name=b"ssmcore.capi.functions"), f"ImportError: ssmcore: expected functions of {SIZE} bytes, got {SIZE - 8}, of version 0.0.1; install a newer ssmcore"),
+    "another capsule": (FAKE.format(size=SIZE, abi=1, name=b"another"), "ValueError: PyCapsule_GetPointer called with incorrect name"),
+    "no library": ("import sys; sys.modules['ssmcore._kernels.common.binding'] = None", "ModuleNotFoundError: import of ssmcore._kernels.common.binding halted"),
+    "no ssmcore": ("import sys; sys.modules['ssmcore'] = None", "ModuleNotFoundError: "),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def importer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a module that gets the functions by ssmcore_import, compiled for the stable ABI."""
+    python = Path(sysconfig.get_path("include"))
+    if not (python / "Python.h").exists():
+        pytest.skip("needs the headers of Python")
+    folder = tmp_path_factory.mktemp("importer")
+    (folder / "importer.c").write_text(MODULE)
+    settings = ["-DPy_LIMITED_API=0x030b0000", "-shared", "-fPIC", f"-I{ssmcore.get_include()}", f"-I{python}"]
+    output_of("cc", *settings, folder / "importer.c", "-o", folder / "importer.abi3.so")
+    return folder
+
+
+@pytest.mark.parametrize("what", IMPORTS)
+def test_a_module_imports_the_functions_or_is_told_why_not(what: str, importer: Path) -> None:
+    before, says = IMPORTS[what]
+    program = f"{before}\nimport importer\nprint(importer.version())"
+    path = os.pathsep.join([str(importer), str(Path(ssmcore.__file__).parents[1])])
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path}, cwd=importer
+    )
+    told = done.stdout if done.returncode == 0 else done.stderr.splitlines()[-1]
+    assert told.strip().startswith(says), done.stderr
+
+
+# ---- under sanitizers ----
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
+def test_sanitizers_find_nothing_in_all_calls(sanitizer: str, tmp_path: Path) -> None:
+    """The library's own sources: all samples, strides, errors, and allocations that fail."""
+    if not list((c_calls.ROOT / "build" / "kernels").glob("*/*.c")):
+        pytest.skip("needs the C sources that the build wrote")
+    program = Program(tmp_path, *objects_of(tmp_path, f"-fsanitize={sanitizer}"), f"-fsanitize={sanitizer}")
+    calls = [
+        replace(call, num_threads=2, isa=isa) for op in SPECS for call in sample_calls(op, np.float32) for isa in ISAS
+    ]
+    memories = (with_gaps, backwards, axes_turned)
+    calls += [
+        rearranged(rich(op, dtype), memory)
+        for op in c_calls.OPERATIONS
+        for dtype in (np.float32, np.float64)
+        for memory in memories
+    ]
+    calls += [replace(call, own=(c_calls.OWN_THREADS,), num_threads=3) for call in calls if call.num_threads > 1]
+    sound = len(calls)
+    calls += failing_calls()
+    calls += [call for op in c_calls.OPERATIONS for *_, call in broken_calls(op)]
+    calls += [
+        replace(rich(op), edit={"args": edit}) for op in c_calls.OPERATIONS for edit, *_ in STRUCT_ERRORS.values()
+    ]
+    results = program.run(calls)
+    assert {result.status for result in results[:sound]} == {c_calls.OK}
+
+
+def objects_of(folder: Path, *options: str) -> list[str]:
+    """All sources of the library, compiled for the program itself."""
+    kernels = c_calls.ROOT / "ssmcore" / "_kernels"
+    sources = [*(c_calls.ROOT / "build" / "kernels").glob("*/*.c"), *kernels.glob("*/*.c")]
+
+    def compiled(source: Path) -> str:
+        own = kernels / source.parent.name
+        made = folder / f"{own.name}-{source.stem}.o"
+        include = [f"-I{path}" for path in (own, kernels / "common", ssmcore.get_include())]
+        macros = ['-DSSMCORE_VERSION="0"', "-DSSMCORE_BUILDING=1"]
+        output_of(
+            "cc", "-O1", "-g", "-fno-math-errno", "-Wno-psabi", *options, *macros, *include, "-c", source, "-o", made
+        )
+        return str(made)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(compiled, sources))
