@@ -9,7 +9,7 @@ _FILES = {"linux": "libssmcore.so.1", "darwin": "libssmcore.1.dylib", "win32": "
 
 
 def get_include() -> str:
-    """The folder of `ssmcore.h` and `ssmcore_python.h`, for a C compiler.
+    """The folder of the C headers, ssmcore.h and ssmcore_python.h, for a compiler.
 
     Returns
     -------
@@ -28,7 +28,7 @@ def get_include() -> str:
 def get_library() -> str:
     """The file of the C library, for a linker, or for ctypes and its like.
 
-    The files of CMake and pkg-config lie beside it, in `cmake/ssmcore` and `pkgconfig`.
+    The files of CMake and pkg-config lie beside it, in the folders cmake and pkgconfig.
 
     Returns
     -------

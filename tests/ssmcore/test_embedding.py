@@ -846,6 +846,53 @@ def test_the_example_in_go(moved: Path, written: Any, tmp_path: Path) -> None:
     assert_it_scans(tmp_path / "scan", written)
 
 
+PAGE = (c_calls.ROOT / "docs" / "embedding.md").read_text()
+BLOCKS = [
+    (language, text)
+    for language, text in re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    if language in ("c", "cpp")
+]
+FOREIGN = {"oneapi/tbb": "oneTBB", "ATen": "torch"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_the_programs_of_the_page_compile(number: int, tmp_path: Path) -> None:
+    language, text = BLOCKS[number]
+    compiler, standard = {"c": ("cc", "c99"), "cpp": ("c++", "c++17")}[language]
+    if shutil.which(compiler) is None:
+        pytest.skip(f"needs {compiler}")
+    source = tmp_path / f"block.{language}"
+    source.write_text(text)
+    include = [f"-I{ssmcore.get_include()}", "-isystem", sysconfig.get_path("include")]
+    if "ATen" in text:
+        from torch.utils.cpp_extension import include_paths
+
+        include += [part for path in include_paths() for part in ("-isystem", path)]
+    for place, name in FOREIGN.items():
+        probe = ["-x", "c++", "-std=c++17", *include, "-E", "-o", os.devnull, "-"]
+        if place in text:
+            (header,) = re.findall(rf"#include <({place}.*)>", text)
+            found = subprocess.run(
+                ["c++", *probe], input=f"#include <{header}>\n", capture_output=True, text=True, check=False
+            )
+            if found.returncode:
+                pytest.skip(f"needs the headers of {name}")
+    output_of(
+        compiler, f"-std={standard}", "-Wall", "-Wextra", "-pedantic", "-Werror", *include, "-fsyntax-only", source
+    )
+
+
+def test_the_page_shows_examples_that_are_there() -> None:
+    for name in ("scan.c", "scan.cpp", "scan.rs", "scan.go", "scanmodule.pyx", "setup.py", "CMakeLists.txt"):
+        assert f"`{name}`" in PAGE
+        assert (EXAMPLES / name).exists()
+    for operation in c_calls.OPERATIONS:
+        assert f"`ssmcore_{operation}`" in PAGE
+    text = next(block for block in re.findall(r"^```text\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
+    assert text.strip() == WORDS["delta transposed"][3]
+
+
 # ---- extension modules of Python ----
 
 
