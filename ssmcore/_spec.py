@@ -9,6 +9,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 Sizes = dict[str, int]
+_WIDE = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
+_REMEMBERED = 1000
+"""Sound shapes that a record remembers."""
 
 
 class ArgumentError(ValueError):
@@ -98,6 +101,8 @@ class OpSpec:
     differentiable: bool = True
     traits: tuple[str, ...] = ()
     """What a call may have that not every backend runs: "complex" arrays, "dense" systems."""
+    _sound: dict[tuple[Any, ...], Sizes] = field(default_factory=dict, init=False, repr=False)
+    """Sizes by shapes that have passed the check, which takes as long as a small kernel."""
 
     @property
     def entries(self) -> tuple[str, ...]:
@@ -155,10 +160,10 @@ class OpSpec:
 
     def shapes_of(self, arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...] | None]:
         """Shapes of the arguments, None for an absent one. Raises ArgumentTypeError as `check_dtype` does."""
-        complex_too = {argument.name for argument in self.arguments if argument.complex_too}
         for name, array in arrays.items():
-            if array is not None:
-                self.check_dtype(name, array, complex_too=name in complex_too)
+            if array is not None and not (type(array) is np.ndarray and array.dtype in _WIDE):
+                complex_too = any(argument.complex_too for argument in self.arguments if argument.name == name)
+                self.check_dtype(name, array, complex_too=complex_too)
         return {name: None if array is None else array.shape for name, array in arrays.items()}
 
     def check_gradient(self, output: Output, dout: Any, sizes: Sizes, *, complex_too: bool = False) -> None:
@@ -226,6 +231,18 @@ class OpSpec:
 
         Raises ArgumentError naming the first argument whose shape disagrees, with the shape the earlier ones imply.
         """
+        key = tuple(shapes.items())
+        if not all(shape is None or type(shape) is tuple for shape in shapes.values()):
+            return self._check_shapes(shapes, hint)  # such as torch's, whose sizes may be symbols
+        known = self._sound.get(key)
+        if known is None:
+            known = self._check_shapes(shapes, hint)
+            if len(self._sound) >= _REMEMBERED:
+                self._sound.clear()
+            self._sound[key] = known
+        return known.copy()
+
+    def _check_shapes(self, shapes: Mapping[str, tuple[int, ...] | None], hint: str) -> Sizes:
         sizes: Sizes = {}
         bound_by: dict[str, str] = {}
         for argument in self.arguments:

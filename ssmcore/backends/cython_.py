@@ -21,6 +21,7 @@ from .protocol import Operations, Results
 __all__ = ["OPERATIONS", "about", "has_threads", "isa", "limits", "usable_isas"]
 
 Array = NDArray[Any]
+Arrays = list[Any]
 _ISA_ENVIRONMENT = "SSMCORE_ISA"
 _PORTABLE = ("discretize", "gate_crop")
 """Operations whose kernels are compiled once, and not for each instruction set."""
@@ -73,14 +74,6 @@ def _code(call: Call) -> int:
     return binding.DISCRETIZATIONS.index(call.options["discretization"])
 
 
-def _read(*arrays: Array | None) -> list[Any]:
-    """Arrays whose elements lie at multiples of their size, copied only where they do not, as in a record."""
-    return [
-        a if a is None or (a.flags.aligned and not any(step % a.itemsize for step in a.strides)) else a.copy()
-        for a in arrays
-    ]
-
-
 def _sequence(call: Call, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Unset (batch, seqlen, dim), in memory as the caller's layout is."""
     if call.options["layout"] == "bdl":
@@ -105,7 +98,7 @@ def _broadcast(call: Call) -> tuple[Array, Array, Array, np.dtype[Any]]:
     A, B, delta = call.arrays.values()
     shape = np.broadcast_shapes(A.shape, B.shape, (*delta.shape, 1))
     dtype = compute_dtype(np.result_type(A, B, delta))
-    A, B, delta = _read(np.broadcast_to(A, shape), np.broadcast_to(B, shape), np.broadcast_to(delta, shape[:-1]))
+    A, B, delta = (np.broadcast_to(A, shape), np.broadcast_to(B, shape), np.broadcast_to(delta, shape[:-1]))
     return A.astype(dtype, copy=False), B, delta, dtype  # the first array's type is that of the computation
 
 
@@ -120,7 +113,7 @@ def discretize(call: Call) -> Results:
 @OPERATIONS
 def discretize_vjp(call: Call) -> Results:
     A, B, delta, dtype = _broadcast(call)
-    dA_bar, dB_bar = _read(*call.douts)
+    dA_bar, dB_bar = call.douts
     dA, dB, ddelta = _like(A, B, delta, dtype=dtype)
     code = binding.DISCRETIZATIONS.index(call.method)
     binding.discretize_vjp(dA_bar, dB_bar, A, B, delta, dA, dB, ddelta, code, *_run(call))
@@ -139,7 +132,7 @@ def ssm_recurrence(call: Call) -> Results:
     def as_rows(array: Array) -> Array:
         return np.broadcast_to(array, (*lead, array.shape[-1])).reshape(rows, array.shape[-1])
 
-    read = _read(*(as_rows(array) for array in call.arrays.values()))
+    read = [as_rows(array) for array in call.arrays.values()]
     y, last = empty(read[3].shape, dtype), empty(read[4].shape, dtype)
     binding.ssm_recurrence(*read, y, last, *_run(call))
     return y.reshape(*lead, -1) if y.size else y.reshape(*lead, y.shape[1]), last.reshape(*lead, last.shape[1])
@@ -150,7 +143,7 @@ def ssm_recurrence(call: Call) -> Results:
 
 @OPERATIONS
 def gate_crop(call: Call) -> Results:
-    (g,) = _read(call.g)
+    g = call.g
     out = _into(call, 0, (*g.shape[: g.ndim - len(call.size)], *call.size), g.dtype)
     binding.gate_crop(g, out, *_run(call))
     return (out,)
@@ -158,7 +151,7 @@ def gate_crop(call: Call) -> Results:
 
 @OPERATIONS
 def gate_crop_vjp(call: Call) -> Results:
-    (dout,) = _read(*call.douts)
+    (dout,) = call.douts
     dg = empty((*dout.shape[: dout.ndim - len(call.g_size)], *call.g_size), dout.dtype)
     binding.gate_crop_vjp(dout, dg, *_run(call))
     return (dg,)
@@ -169,7 +162,7 @@ def gate_crop_vjp(call: Call) -> Results:
 
 @OPERATIONS
 def selective_scan(call: Call) -> Results:
-    read = _read(*call.arrays.values())
+    read = (*call.arrays.values(),)
     u, A = read[0], read[2]
     (batch, seqlen, dim), dstate, wide = u.shape, A.shape[1], compute_dtype(u.dtype)
     out, last_state = target(call, 0, u.dtype), _into(call, 1, (batch, dim, dstate), wide)
@@ -183,7 +176,8 @@ def selective_scan(call: Call) -> Results:
 @OPERATIONS
 def selective_scan_vjp(call: Call) -> Results:
     checkpoints = call.kept[0] if call.kept else selective_scan(replace(call, keep=True))[2]
-    u, delta, A, B, C, D, z, delta_bias, _, checkpoints, *douts = _read(*call.arrays.values(), checkpoints, *call.douts)
+    given: Arrays = [*call.arrays.values(), checkpoints, *call.douts]
+    u, delta, A, B, C, D, z, delta_bias, _, checkpoints, *douts = given
     du, ddelta, dz = (None if a is None else _sequence(call, u.shape, u.dtype) for a in (u, delta, z))
     dA, dB, dC, dD, dbias = _like(A, B, C, D, delta_bias, dtype=u.dtype)
     dinitial = empty((u.shape[0], *A.shape), compute_dtype(u.dtype))
@@ -198,7 +192,7 @@ def selective_scan_vjp(call: Call) -> Results:
 
 @OPERATIONS
 def ss2d(call: Call) -> Results:
-    read = _read(*call.arrays.values())
+    read = (*call.arrays.values(),)
     x, dstate = read[0], read[2].shape[-1]
     batch, height, width, dim = x.shape
     out = _into(call, 0, x.shape, x.dtype)
@@ -211,7 +205,8 @@ def ss2d(call: Call) -> Results:
 @OPERATIONS
 def ss2d_vjp(call: Call) -> Results:
     checkpoints = call.kept[0] if call.kept else ss2d(replace(call, keep=True))[1]
-    *read, dout = _read(*call.arrays.values(), checkpoints, *call.douts)
+    given: Arrays = [*call.arrays.values(), checkpoints, *call.douts]
+    *read, dout = given
     written = _like(*read[:-1], dtype=read[0].dtype)
     binding.ss2d_vjp(dout, *read, *written, _code(call), call.options["delta_softplus"], *_run(call))
     return tuple(written)
@@ -222,7 +217,7 @@ def ss2d_vjp(call: Call) -> Results:
 
 @OPERATIONS
 def chunk_scan(call: Call) -> Results:
-    read = _read(*call.arrays.values())
+    read = (*call.arrays.values(),)
     x, B = read[0], read[3]
     (batch, seqlen, nheads, headdim), dstate, wide = x.shape, B.shape[-1], compute_dtype(x.dtype)
     out, last_state = _into(call, 0, x.shape, x.dtype), empty((batch, nheads, headdim, dstate), wide)
@@ -235,7 +230,8 @@ def chunk_scan(call: Call) -> Results:
 @OPERATIONS
 def chunk_scan_vjp(call: Call) -> Results:
     checkpoints = call.kept[0] if call.kept else chunk_scan(replace(call, keep=True))[2]
-    x, dt, A, B, C, D, _, starts, checkpoints, *douts = _read(*call.arrays.values(), checkpoints, *call.douts)
+    given: Arrays = [*call.arrays.values(), checkpoints, *call.douts]
+    x, dt, A, B, C, D, _, starts, checkpoints, *douts = given
     written = _like(x, dt, A, B, C, D, dtype=x.dtype)
     dinitial = empty((x.shape[0], *x.shape[2:], B.shape[-1]), compute_dtype(x.dtype))
     binding.chunk_scan_vjp(*douts, x, dt, A, B, C, D, starts, checkpoints, *written, dinitial, *_run(call))
@@ -247,7 +243,7 @@ def chunk_scan_vjp(call: Call) -> Results:
 
 @OPERATIONS
 def causal_conv1d(call: Call) -> Results:
-    read = _read(*call.arrays.values())
+    read = (*call.arrays.values(),)
     x, out = read[0], target(call, 0, read[0].dtype)
     out = _sequence(call, x.shape, x.dtype) if out is None else out
     binding.causal_conv1d(*read, out, None, call.options["activation"] is not None, *_run(call))
@@ -256,7 +252,7 @@ def causal_conv1d(call: Call) -> Results:
 
 @OPERATIONS
 def causal_conv1d_vjp(call: Call) -> Results:
-    x, weight, bias, initial_state, dout = _read(*call.arrays.values(), *call.douts)
+    x, weight, bias, initial_state, dout = (*call.arrays.values(), *call.douts)
     dx = _sequence(call, x.shape, x.dtype)
     dweight, dbias = _like(weight, bias, dtype=x.dtype)
     dinitial = empty((x.shape[0], x.shape[2], weight.shape[1] - 1), compute_dtype(x.dtype))
@@ -271,7 +267,7 @@ def causal_conv1d_vjp(call: Call) -> Results:
 
 @OPERATIONS
 def depthwise_conv2d(call: Call) -> Results:
-    read = _read(*call.arrays.values())
+    read = (*call.arrays.values(),)
     out = _into(call, 0, read[0].shape, read[0].dtype)
     binding.depthwise_conv2d(*read, out, call.options["activation"] is not None, *_run(call))
     return (out,)
@@ -279,7 +275,7 @@ def depthwise_conv2d(call: Call) -> Results:
 
 @OPERATIONS
 def depthwise_conv2d_vjp(call: Call) -> Results:
-    *read, dout = _read(*call.arrays.values(), *call.douts)
+    *read, dout = [*call.arrays.values(), *call.douts]
     written = _like(*read, dtype=read[0].dtype)
     binding.depthwise_conv2d_vjp(dout, *read, *written, call.options["activation"] is not None, *_run(call))
     return tuple(written)
@@ -290,7 +286,7 @@ def depthwise_conv2d_vjp(call: Call) -> Results:
 
 @OPERATIONS
 def attention_gate(call: Call) -> Results:
-    read = _read(*call.arrays.values())
+    read = (*call.arrays.values(),)
     x, theta = read[:2]
     wide = compute_dtype(x.dtype)
     out = _into(call, 0, x.shape, x.dtype)
@@ -302,7 +298,7 @@ def attention_gate(call: Call) -> Results:
 @OPERATIONS
 def attention_gate_vjp(call: Call) -> Results:
     kept = call.kept or attention_gate(call)[1:]
-    *read, dout = _read(*call.arrays.values(), *kept, *call.douts)
+    *read, dout = [*call.arrays.values(), *kept, *call.douts]
     written = _like(*read[:9], dtype=read[0].dtype)
     binding.attention_gate_vjp(dout, *read, *written, call.options["eps"], *_run(call))
     return tuple(written)
