@@ -14,6 +14,10 @@ _REMEMBERED = 1000
 """Sound shapes that a record remembers."""
 
 
+class ArrayShapes(dict[str, tuple[int, ...] | None]):
+    """Shapes of NumPy arrays by name. Those of tensors may be symbols, which cannot be remembered."""
+
+
 class ArgumentError(ValueError):
     """An argument with a wrong shape or value. The message names argument, expectation, value and remedy."""
 
@@ -164,7 +168,7 @@ class OpSpec:
             if array is not None and not (type(array) is np.ndarray and array.dtype in _WIDE):
                 complex_too = any(argument.complex_too for argument in self.arguments if argument.name == name)
                 self.check_dtype(name, array, complex_too=complex_too)
-        return {name: None if array is None else array.shape for name, array in arrays.items()}
+        return ArrayShapes({name: None if array is None else array.shape for name, array in arrays.items()})
 
     def check_gradient(self, output: Output, dout: Any, sizes: Sizes, *, complex_too: bool = False) -> None:
         """Raises ArgumentError unless `dout` is a sound gradient of the output."""
@@ -231,9 +235,9 @@ class OpSpec:
 
         Raises ArgumentError naming the first argument whose shape disagrees, with the shape the earlier ones imply.
         """
+        if type(shapes) is not ArrayShapes:
+            return self._check_shapes(shapes, hint)
         key = tuple(shapes.items())
-        if not all(shape is None or type(shape) is tuple for shape in shapes.values()):
-            return self._check_shapes(shapes, hint)  # such as torch's, whose sizes may be symbols
         known = self._sound.get(key)
         if known is None:
             known = self._check_shapes(shapes, hint)

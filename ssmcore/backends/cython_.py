@@ -87,8 +87,14 @@ def _into(call: Call, index: int, shape: tuple[int, ...], dtype: np.dtype[Any]) 
     return empty(shape, dtype) if wanted is None else wanted
 
 
-def _like(*arrays: Array | None, dtype: np.dtype[Any]) -> list[Any]:
-    return [None if a is None else empty(a.shape, dtype) for a in arrays]
+def _like(*arrays: Array | None) -> list[Any]:
+    """Unset gradients, in the shapes and dtypes of their arguments."""
+    return [None if a is None else empty(a.shape, a.dtype) for a in arrays]
+
+
+def _state(state: Array | None, shape: tuple[int, ...], x: Array) -> Array:
+    """The unset gradient of a state, which may be absent."""
+    return empty(shape, compute_dtype(x.dtype) if state is None else state.dtype)
 
 
 # ---- discretize ----
@@ -114,7 +120,7 @@ def discretize(call: Call) -> Results:
 def discretize_vjp(call: Call) -> Results:
     A, B, delta, dtype = _broadcast(call)
     dA_bar, dB_bar = call.douts
-    dA, dB, ddelta = _like(A, B, delta, dtype=dtype)
+    dA, dB, ddelta = (empty(a.shape, dtype) for a in (A, B, delta))
     code = binding.DISCRETIZATIONS.index(call.method)
     binding.discretize_vjp(dA_bar, dB_bar, A, B, delta, dA, dB, ddelta, code, *_run(call))
     return dA, dB, ddelta
@@ -177,10 +183,10 @@ def selective_scan(call: Call) -> Results:
 def selective_scan_vjp(call: Call) -> Results:
     checkpoints = call.kept[0] if call.kept else selective_scan(replace(call, keep=True))[2]
     given: Arrays = [*call.arrays.values(), checkpoints, *call.douts]
-    u, delta, A, B, C, D, z, delta_bias, _, checkpoints, *douts = given
-    du, ddelta, dz = (None if a is None else _sequence(call, u.shape, u.dtype) for a in (u, delta, z))
-    dA, dB, dC, dD, dbias = _like(A, B, C, D, delta_bias, dtype=u.dtype)
-    dinitial = empty((u.shape[0], *A.shape), compute_dtype(u.dtype))
+    u, delta, A, B, C, D, z, delta_bias, initial_state, checkpoints, *douts = given
+    du, ddelta, dz = (None if a is None else _sequence(call, a.shape, a.dtype) for a in (u, delta, z))
+    dA, dB, dC, dD, dbias = _like(A, B, C, D, delta_bias)
+    dinitial = _state(initial_state, (u.shape[0], *A.shape), u)
     read = (*douts, u, delta, A, B, C, D, z, delta_bias, checkpoints)
     written = (du, ddelta, dA, dB, dC, dD, dz, dbias, dinitial)
     binding.selective_scan_vjp(*read, *written, _code(call), call.options["delta_softplus"], *_run(call))
@@ -207,7 +213,7 @@ def ss2d_vjp(call: Call) -> Results:
     checkpoints = call.kept[0] if call.kept else ss2d(replace(call, keep=True))[1]
     given: Arrays = [*call.arrays.values(), checkpoints, *call.douts]
     *read, dout = given
-    written = _like(*read[:-1], dtype=read[0].dtype)
+    written = _like(*read[:-1])
     binding.ss2d_vjp(dout, *read, *written, _code(call), call.options["delta_softplus"], *_run(call))
     return tuple(written)
 
@@ -231,9 +237,9 @@ def chunk_scan(call: Call) -> Results:
 def chunk_scan_vjp(call: Call) -> Results:
     checkpoints = call.kept[0] if call.kept else chunk_scan(replace(call, keep=True))[2]
     given: Arrays = [*call.arrays.values(), checkpoints, *call.douts]
-    x, dt, A, B, C, D, _, starts, checkpoints, *douts = given
-    written = _like(x, dt, A, B, C, D, dtype=x.dtype)
-    dinitial = empty((x.shape[0], *x.shape[2:], B.shape[-1]), compute_dtype(x.dtype))
+    x, dt, A, B, C, D, initial_state, starts, checkpoints, *douts = given
+    written = _like(x, dt, A, B, C, D)
+    dinitial = _state(initial_state, (x.shape[0], *x.shape[2:], B.shape[-1]), x)
     binding.chunk_scan_vjp(*douts, x, dt, A, B, C, D, starts, checkpoints, *written, dinitial, *_run(call))
     return *written, dinitial
 
@@ -254,8 +260,8 @@ def causal_conv1d(call: Call) -> Results:
 def causal_conv1d_vjp(call: Call) -> Results:
     x, weight, bias, initial_state, dout = (*call.arrays.values(), *call.douts)
     dx = _sequence(call, x.shape, x.dtype)
-    dweight, dbias = _like(weight, bias, dtype=x.dtype)
-    dinitial = empty((x.shape[0], x.shape[2], weight.shape[1] - 1), compute_dtype(x.dtype))
+    dweight, dbias = _like(weight, bias)
+    dinitial = _state(initial_state, (x.shape[0], x.shape[2], weight.shape[1] - 1), x)
     written = (dx, dweight, dbias, dinitial)
     silu = call.options["activation"] is not None
     binding.causal_conv1d_vjp(dout, x, weight, bias, initial_state, *written, silu, *_run(call))
@@ -276,7 +282,7 @@ def depthwise_conv2d(call: Call) -> Results:
 @OPERATIONS
 def depthwise_conv2d_vjp(call: Call) -> Results:
     *read, dout = [*call.arrays.values(), *call.douts]
-    written = _like(*read, dtype=read[0].dtype)
+    written = _like(*read)
     binding.depthwise_conv2d_vjp(dout, *read, *written, call.options["activation"] is not None, *_run(call))
     return tuple(written)
 
@@ -299,6 +305,6 @@ def attention_gate(call: Call) -> Results:
 def attention_gate_vjp(call: Call) -> Results:
     kept = call.kept or attention_gate(call)[1:]
     *read, dout = [*call.arrays.values(), *kept, *call.douts]
-    written = _like(*read[:9], dtype=read[0].dtype)
+    written = _like(*read[:9])
     binding.attention_gate_vjp(dout, *read, *written, call.options["eps"], *_run(call))
     return tuple(written)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from .._conventions import CHECKPOINT_STEPS, centre
 from .._spec import Call
 from ._by_scans import ss2d_by_scans, ss2d_vjp_by_scans
-from ._results import compute_dtype, empty, limits, target
+from ._results import as_arguments, compute_dtype, empty, limits, target
 from .protocol import Operations, Results
 
 __all__ = ["OPERATIONS", "about", "limits"]
@@ -247,7 +247,7 @@ def selective_scan_vjp(kernels: Kernels, call: Call) -> Results:
     end = kernels.end(call, kernels.code(call.discretization), call.delta_softplus)
     kernels.module.selective_scan_bwd(*inputs, du, ddelta, dA, *dB, *dC, dD, dz, dbias, dinitial_state, *end)
     sums = (sum_first(dA), dB.total(), dC.total(), sum_first(dD))
-    return narrow(u.dtype, du, ddelta, *sums, dz, sum_first(dbias), dinitial_state)
+    return as_arguments(call, du, ddelta, *sums, dz, sum_first(dbias), dinitial_state)
 
 
 # ---- causal_conv1d ----
@@ -277,7 +277,7 @@ def causal_conv1d_vjp(kernels: Kernels, call: Call) -> Results:
     dbias = None if bias is None else np.zeros((batch, dim), dtype)
     end = kernels.end(call, call.activation is not None)
     kernels.module.causal_conv1d_bwd(wide_dout, wide_x, weight, bias, initial_state, dx, dweight, dbias, dinitial, *end)
-    return narrow(x.dtype, dx, sum_first(dweight), sum_first(dbias), dinitial)
+    return as_arguments(call, dx, sum_first(dweight), sum_first(dbias), dinitial)
 
 
 # ---- chunk_scan ----
@@ -329,7 +329,7 @@ def chunk_scan_vjp(kernels: Kernels, call: Call) -> Results:
         dlast, checkpoints = cast(dtype, dlast, checkpoints)
         inputs = (wide_dout, dlast, wide_x, dt, A, B, C, D, starts, checkpoints)
         kernels.module.chunk_scan_bwd(*inputs, dx, ddt, dA, dB, dC, dD, dinitial, *kernels.end(call, block))
-    return narrow(x.dtype, dx, ddt, sum_first(dA), sum_first(dB), sum_first(dC), sum_first(dD), dinitial)
+    return as_arguments(call, dx, ddt, sum_first(dA), sum_first(dB), sum_first(dC), sum_first(dD), dinitial)
 
 
 # ---- depthwise_conv2d ----
@@ -357,7 +357,7 @@ def depthwise_conv2d_vjp(kernels: Kernels, call: Call) -> Results:
     dweight, dbias = (None if g is None else np.zeros((x.shape[0], *g.shape), dtype) for g in (weight, bias))
     end = kernels.end(call, call.activation is not None)
     kernels.module.depthwise_conv2d_bwd(wide_dout, wide_x, weight, bias, dx, dweight, dbias, *end)
-    return narrow(x.dtype, dx, sum_first(dweight), sum_first(dbias))
+    return as_arguments(call, dx, sum_first(dweight), sum_first(dbias))
 
 
 # ---- attention_gate ----
@@ -429,7 +429,7 @@ def attention_gate_vjp(kernels: Kernels, call: Call) -> Results:
     dphi[centre(phi, theta)] = written
     sums = (da_theta / deviation[:dim], da_phi / deviation[dim:-1], da, dpsi)
     ends = (np.array([dpsi_weight]), np.array([dpsi_shift]))
-    return narrow(x.dtype, dx, dtheta, dphi, *sums, *ends)
+    return as_arguments(call, dx, dtheta, dphi, *sums, *ends)
 
 
 def _strip_rows(grid: Array) -> int:

@@ -51,6 +51,8 @@ cdef int type_of(const char *format, Py_ssize_t itemsize) except -1:
             return SSMCORE_FLOAT64
         if format[0] == b"e":
             return SSMCORE_FLOAT16
+        if format[0] == b"H":
+            return SSMCORE_BFLOAT16  # its bits, for which buffers have no name
         if format[0] == b"B":
             return SSMCORE_UINT8
     raise ValueError(f"a buffer of {format.decode() if format != NULL else 'bytes'}: expected float16, float32, float64 or complex")
