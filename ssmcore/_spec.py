@@ -288,7 +288,6 @@ class Call:
     A call with `douts`, the gradients of the outputs, asks for the gradients of `arrays` instead of the outputs. `keep` asks the forward
     pass for the outputs that only the gradient needs; `kept` hands them to the gradient. `into` are arrays that a backend may write
     outputs to, in their order, of any strides but for states, which are C-contiguous. A state may be an argument and a target at once.
-    `ready` arrays and targets are aligned, of one wide dtype, and C-contiguous but for sequences: a backend need not convert them.
     """
 
     spec: OpSpec
@@ -299,7 +298,6 @@ class Call:
     keep: bool = False
     kept: tuple[Any, ...] = ()
     into: tuple[Any, ...] = ()
-    ready: bool = False
     num_threads: int = 1
 
     def __getattr__(self, name: str) -> Any:

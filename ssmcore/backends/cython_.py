@@ -257,6 +257,16 @@ def causal_conv1d(call: Call) -> Results:
 
 
 @OPERATIONS
+def causal_conv1d_update(call: Call) -> Results:
+    """A call of one step, whose initial state changes in place."""
+    x, weight, bias, state = call.arrays.values()
+    binding.causal_conv1d(
+        x, weight, bias, state, *call.into, state, call.options["activation"] is not None, *_run(call)
+    )
+    return call.into
+
+
+@OPERATIONS
 def causal_conv1d_vjp(call: Call) -> Results:
     x, weight, bias, initial_state, dout = (*call.arrays.values(), *call.douts)
     dx = _sequence(call, x.shape, x.dtype)

@@ -16,14 +16,21 @@ static int take(ssm_frame *f, ssmcore_causal_conv1d_args *a, ssm_conv *conv) {
         ssm_fail(f, SSMCORE_ERROR_ARGUMENT, "weight: expected at least one tap, got 0; pass (dim, taps)");
         return 0;
     }
-    ssm_bind(f, "past", ssm_size(f, "taps") - 1);
     ssm_take(f, "initial_state", &a->initial_state, STATE, SSM_OPTIONAL | SSM_PACKED);
+    ssm_check(f, "last_state", a->last_state, STATE, SSM_OPTIONAL);
+    ssm_bind(f, "past", ssm_size(f, "taps") - 1);
     if (f->status) return 0;
+    if (ssm_size(f, "past") < ssm_size(f, "taps") - 1) {
+        ssm_fail(f, SSMCORE_ERROR_ARGUMENT, "%s: expected at least %lld steps, one fewer than taps, got %lld; keep that many",
+                 a->initial_state ? "initial_state" : "last_state", (long long)ssm_size(f, "taps") - 1, (long long)ssm_size(f, "past"));
+        return 0;
+    }
     *conv = (ssm_conv){0};
     conv->batch = ssm_size(f, "batch");
     conv->seqlen = ssm_size(f, "seqlen");
     conv->dim = ssm_size(f, "dim");
     conv->taps = ssm_size(f, "taps");
+    conv->kept = ssm_size(f, "past");
     conv->silu = a->activation == SSMCORE_SILU;
     conv->workers = &f->workers;
     conv->x = ssm_sequence_of(a->x);
@@ -33,7 +40,7 @@ static int take(ssm_frame *f, ssmcore_causal_conv1d_args *a, ssm_conv *conv) {
     return conv->batch * conv->seqlen * conv->dim > 0;
 }
 
-/* The last taps - 1 steps of what came before and of x, into memory that may be that of what came before. */
+/* The last steps of what came before and of x, into memory that may be that of what came before. */
 static void keep(ssm_frame *f, const ssmcore_causal_conv1d_args *a) {
     const ssmcore_array *before = a->initial_state, *after = a->last_state;
     int64_t past = ssm_size(f, "past"), seqlen = ssm_size(f, "seqlen"), fresh = past < seqlen ? past : seqlen, old = past - fresh;
@@ -80,6 +87,9 @@ int ssmcore_causal_conv1d_vjp(const ssmcore_causal_conv1d_vjp_args *args, const 
     if (ssm_open(&f, "causal_conv1d_vjp", options, args, &g, sizeof g) || ssm_open_forward(&f, g.forward, &a, sizeof a)) return f.status;
     int work = take(&f, &a, &conv);
     ssm_take(&f, "dout", &g.dout, SEQUENCE, SSM_NARROW);
+    if (!f.status && ssm_size(&f, "past") != ssm_size(&f, "taps") - 1)
+        ssm_fail(&f, SSMCORE_ERROR_ARGUMENT, "initial_state: expected taps - 1 steps, got %lld; a gradient has no more",
+                 (long long)ssm_size(&f, "past"));
     if (f.status) return ssm_close(&f);
     int64_t parts = work ? conv.batch : 0;
     ssm_give(&f, "dx", &g.dx, SEQUENCE, SSM_NARROW | SSM_MADE);

@@ -18,7 +18,7 @@ INLINE void NAME(open_conv)(vec *x, const ssm_conv *s, const NAME(walk) *walk, i
         vec value = {0};
         for (int64_t d = 0; d < lanes; d++) {
             if (t >= 0) value[d] = NAME(element)(s->x.data, s->x.type, first + t * s->x.time + d * s->x.dim);
-            else if (initial) value[d] = initial[(b * s->dim + c + d) * past + past + t];
+            else if (initial) value[d] = initial[(b * s->dim + c + d + 1) * s->kept + t];
         }
         x[i] = value;
     }
