@@ -10,6 +10,7 @@ SSMCORE_BUILD=auto (default) builds the kernels and continues with a message if 
 from __future__ import annotations
 
 import os
+import struct
 import sys
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,12 @@ COMMON = KERNELS / "common"
 INCLUDE = Path("ssmcore/include")
 LIBRARY = "ssmcore.lib.libssmcore"
 FILES = {"linux": "libssmcore.so.1", "darwin": "libssmcore.1.dylib", "win32": "ssmcore-1.dll"}
+CONFIGURATIONS = {
+    "pkgconfig/ssmcore.pc": "ssmcore.pc.in",
+    "cmake/ssmcore/ssmcoreConfig.cmake": "ssmcoreConfig.cmake.in",
+    "cmake/ssmcore/ssmcoreConfigVersion.cmake": "ssmcoreConfigVersion.cmake.in",
+}
+"""What pkg-config and CMake read, beside the library, and the templates in ssmcore/lib."""
 DIRECTIVES = {
     "language_level": 3,
     "boundscheck": False,
@@ -72,6 +79,26 @@ def library(folders: list[Path]) -> Extension:
     return Extension(
         LIBRARY, sources, depends=headers, define_macros=macros, extra_compile_args=COMPILE, extra_link_args=link
     )
+
+
+def write_configurations(folder: Path) -> None:
+    """Writes the files of pkg-config and CMake for the library in this folder."""
+    name = FILES.get(sys.platform, FILES["linux"])
+    bits = 8 * struct.calcsize("P")
+    values = {
+        "VERSION": VERSION,
+        "FILE": name,
+        "SONAME": f"@rpath/{name}" if sys.platform == "darwin" else name,
+        "LINK": f"${{libdir}}/{name}" if sys.platform == "darwin" else f"-L${{libdir}} -l:{name}",  # which cgo allows
+        "POINTER_BYTES": str(bits // 8),
+        "POINTER_BITS": str(bits),
+    }
+    for place, template in CONFIGURATIONS.items():
+        text = Path("ssmcore/lib", template).read_text(encoding="utf-8")
+        for key, value in values.items():
+            text = text.replace(f"@{key}@", value)
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / place).write_text(text, encoding="utf-8")
 
 
 def module() -> Extension:
@@ -146,6 +173,18 @@ class BuildKernels(build_ext):
             objects = list(pool.map(compiled, ext.sources))
         os.makedirs(os.path.dirname(path), exist_ok=True)
         self.compiler.link_shared_object(objects, path, extra_postargs=ext.extra_link_args, build_temp=self.build_temp)
+        write_configurations(Path(path).parent)
+
+    def copy_extensions_to_source(self) -> None:
+        super().copy_extensions_to_source()
+        folder = Path(*LIBRARY.split(".")[:-1])
+        if (folder / FILES.get(sys.platform, FILES["linux"])).exists():
+            write_configurations(folder)
+
+    def get_outputs(self) -> list[str]:
+        libraries = (Path(self.get_ext_fullpath(one.name)) for one in self.extensions if one.name == LIBRARY)
+        written = [str(path.parent / place) for path in libraries if path.exists() for place in CONFIGURATIONS]
+        return sorted({*super().get_outputs(), *written})
 
 
 def extensions(mode: str) -> list[Extension]:

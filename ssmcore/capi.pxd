@@ -1,4 +1,5 @@
-"""libssmcore for Cython: `from ssmcore.capi cimport *`. Compile with ssmcore.get_include(), and link to ssmcore.get_library()."""
+"""libssmcore for Cython: `from ssmcore.capi cimport *`. Compile with ssmcore.get_include(). A module that calls functions by name links to
+ssmcore.get_library(). One that calls those of ssmcore_import() links to nothing."""
 from libc.stdint cimport int32_t, int64_t, uint32_t
 
 cdef extern from "ssmcore.h" nogil:
@@ -262,26 +263,29 @@ cdef extern from "ssmcore.h" nogil:
 
     ctypedef struct ssmcore_functions:
         size_t size
-        uint32_t abi
-        const char *(*version)()
-        const char *(*error)()
-        int32_t (*widest_isa)()
-        int32_t (*has_threads)()
-        int (*discretize)(const ssmcore_discretize_args *args, const ssmcore_options *options)
-        int (*discretize_vjp)(const ssmcore_discretize_vjp_args *args, const ssmcore_options *options)
-        int (*ssm_recurrence)(const ssmcore_ssm_recurrence_args *args, const ssmcore_options *options)
-        int (*selective_scan)(const ssmcore_selective_scan_args *args, const ssmcore_options *options)
-        int (*selective_scan_vjp)(const ssmcore_selective_scan_vjp_args *args, const ssmcore_options *options)
-        int (*ss2d)(const ssmcore_ss2d_args *args, const ssmcore_options *options)
-        int (*ss2d_vjp)(const ssmcore_ss2d_vjp_args *args, const ssmcore_options *options)
-        int (*chunk_scan)(const ssmcore_chunk_scan_args *args, const ssmcore_options *options)
-        int (*chunk_scan_vjp)(const ssmcore_chunk_scan_vjp_args *args, const ssmcore_options *options)
-        int (*causal_conv1d)(const ssmcore_causal_conv1d_args *args, const ssmcore_options *options)
-        int (*causal_conv1d_vjp)(const ssmcore_causal_conv1d_vjp_args *args, const ssmcore_options *options)
-        int (*depthwise_conv2d)(const ssmcore_depthwise_conv2d_args *args, const ssmcore_options *options)
-        int (*depthwise_conv2d_vjp)(const ssmcore_depthwise_conv2d_vjp_args *args, const ssmcore_options *options)
-        int (*attention_gate)(const ssmcore_attention_gate_args *args, const ssmcore_options *options)
-        int (*attention_gate_vjp)(const ssmcore_attention_gate_vjp_args *args, const ssmcore_options *options)
-        int (*gate_crop)(const ssmcore_gate_crop_args *args, const ssmcore_options *options)
-        int (*gate_crop_vjp)(const ssmcore_gate_crop_vjp_args *args, const ssmcore_options *options)
+        uint32_t abi, reserved
+        const char *(*version)() noexcept nogil
+        const char *(*error)() noexcept nogil
+        int32_t (*widest_isa)() noexcept nogil
+        int32_t (*has_threads)() noexcept nogil
+        int (*discretize)(const ssmcore_discretize_args *args, const ssmcore_options *options) noexcept nogil
+        int (*discretize_vjp)(const ssmcore_discretize_vjp_args *args, const ssmcore_options *options) noexcept nogil
+        int (*ssm_recurrence)(const ssmcore_ssm_recurrence_args *args, const ssmcore_options *options) noexcept nogil
+        int (*selective_scan)(const ssmcore_selective_scan_args *args, const ssmcore_options *options) noexcept nogil
+        int (*selective_scan_vjp)(const ssmcore_selective_scan_vjp_args *args, const ssmcore_options *options) noexcept nogil
+        int (*ss2d)(const ssmcore_ss2d_args *args, const ssmcore_options *options) noexcept nogil
+        int (*ss2d_vjp)(const ssmcore_ss2d_vjp_args *args, const ssmcore_options *options) noexcept nogil
+        int (*chunk_scan)(const ssmcore_chunk_scan_args *args, const ssmcore_options *options) noexcept nogil
+        int (*chunk_scan_vjp)(const ssmcore_chunk_scan_vjp_args *args, const ssmcore_options *options) noexcept nogil
+        int (*causal_conv1d)(const ssmcore_causal_conv1d_args *args, const ssmcore_options *options) noexcept nogil
+        int (*causal_conv1d_vjp)(const ssmcore_causal_conv1d_vjp_args *args, const ssmcore_options *options) noexcept nogil
+        int (*depthwise_conv2d)(const ssmcore_depthwise_conv2d_args *args, const ssmcore_options *options) noexcept nogil
+        int (*depthwise_conv2d_vjp)(const ssmcore_depthwise_conv2d_vjp_args *args, const ssmcore_options *options) noexcept nogil
+        int (*attention_gate)(const ssmcore_attention_gate_args *args, const ssmcore_options *options) noexcept nogil
+        int (*attention_gate_vjp)(const ssmcore_attention_gate_vjp_args *args, const ssmcore_options *options) noexcept nogil
+        int (*gate_crop)(const ssmcore_gate_crop_args *args, const ssmcore_options *options) noexcept nogil
+        int (*gate_crop_vjp)(const ssmcore_gate_crop_vjp_args *args, const ssmcore_options *options) noexcept nogil
     const ssmcore_functions *ssmcore_table()
+
+cdef extern from "ssmcore_python.h":
+    const ssmcore_functions *ssmcore_import() except NULL

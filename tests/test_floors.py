@@ -75,6 +75,8 @@ FLOORS = (
     "ssmcore.ops",
     "ssmcore._updates",
     "ssmcore._explain",
+    "ssmcore._embedding",
+    "ssmcore.capi",
     "ssmcore.torch",
     "ssmcore.compat",
     "segnet.errors",

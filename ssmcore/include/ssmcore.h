@@ -55,7 +55,7 @@ typedef void ssmcore_parallel_for(void *pool, int32_t count, ssmcore_task *task,
 typedef void *ssmcore_allocate(void *memory, size_t bytes);
 typedef void ssmcore_release(void *memory, void *block, size_t bytes);
 
-/* How a call runs. Every member may be 0, and `options` NULL. No result depends on the number of threads. */
+/* How a call runs. Every member but `size` may be 0, and `options` NULL. No result depends on the number of threads. */
 typedef struct ssmcore_options {
     size_t size;                        /* sizeof(ssmcore_options) */
     int32_t num_threads;                /* 0 or 1: the calling thread alone */

@@ -17,7 +17,7 @@ typedef struct {
 } gate_call;
 
 static double *take_doubles(ssm_frame *f, const char *name, const ssmcore_array *array, const char *axes, int how) {
-    ssm_check(f, name, array, axes, how);
+    ssm_check(f, name, array, axes, how | SSM_REAL);
     if (f->status || !array) return NULL;
     ssmcore_array *made = ssm_make(f, SSMCORE_FLOAT64, array->ndim, array->shape);
     ssm_copy(f, made, array, 1);
@@ -162,7 +162,7 @@ int ssmcore_attention_gate(const ssmcore_attention_gate_args *args, const ssmcor
     double *given = take_doubles(&f, "statistics", a.statistics, STATISTICS, SSM_OPTIONAL);
     ssm_give(&f, "out", &a.out, GRID, SSM_ADJACENT);
     ssm_give(&f, "q", &a.q, COMPARISON, SSM_PACKED | SSM_MADE);
-    ssm_check(&f, "used_statistics", a.used_statistics, STATISTICS, SSM_OPTIONAL);
+    ssm_check(&f, "used_statistics", a.used_statistics, STATISTICS, SSM_OPTIONAL | SSM_REAL | SSM_WRITTEN);
     if (!f.status && !given && c.positions == 0)
         ssm_fail(&f, SSMCORE_ERROR_ARGUMENT, "x: expected at least one position, got none; pass statistics, which nothing can be taken of");
     const int64_t norms[] = {2 * c.dim + 1, 2};
@@ -213,6 +213,7 @@ int ssmcore_attention_gate_vjp(const ssmcore_attention_gate_vjp_args *args, cons
     if (ssm_open(&f, "attention_gate_vjp", options, args, &g, sizeof g) || ssm_open_forward(&f, g.forward, &a, sizeof a)) return f.status;
     take(&f, &a, &c);
     ssm_take(&f, "q", &a.q, COMPARISON, SSM_PACKED);
+    ssm_check(&f, "statistics", a.statistics, STATISTICS, SSM_OPTIONAL | SSM_REAL);
     c.used = take_doubles(&f, "used_statistics", a.used_statistics, STATISTICS, 0);
     ssm_take(&f, "dout", &g.dout, GRID, SSM_ADJACENT);
     ssm_give(&f, "dx", &g.dx, GRID, SSM_ADJACENT | SSM_MADE);
@@ -220,7 +221,7 @@ int ssmcore_attention_gate_vjp(const ssmcore_attention_gate_vjp_args *args, cons
     ssm_give(&f, "dphi", &g.dphi, LARGER, SSM_ADJACENT | SSM_MADE);
     const ssmcore_array *vectors[] = {g.dtheta_weight, g.dphi_weight, g.dshift, g.dpsi, g.dpsi_weight, g.dpsi_shift};
     static const char *const names[] = {"dtheta_weight", "dphi_weight", "dshift", "dpsi", "dpsi_weight", "dpsi_shift"};
-    for (int i = 0; i < 6; i++) ssm_check(&f, names[i], vectors[i], i < 4 ? "dim" : "1", SSM_OPTIONAL);
+    for (int i = 0; i < 6; i++) ssm_check(&f, names[i], vectors[i], i < 4 ? "dim" : "1", SSM_OPTIONAL | SSM_REAL | SSM_WRITTEN);
     int64_t dim = f.status ? 0 : c.dim;
     c.gate.dq = ssm_memory(&f, (size_t)c.positions * sizeof(double));
     c.gate.partial = ssm_memory(&f, (size_t)(c.strips * 4 * dim) * sizeof(double));

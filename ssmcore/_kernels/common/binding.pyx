@@ -19,7 +19,7 @@ cdef enum:
     MOST = 24
 
 cdef void *_team = NULL
-functions = PyCapsule_New(<void *> ssmcore_table(), "ssmcore._kernels.common.binding.functions", NULL)
+functions = PyCapsule_New(<void *> ssmcore_table(), "ssmcore.capi.functions", NULL)
 
 
 def best_isa() -> str:

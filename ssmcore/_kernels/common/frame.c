@@ -6,6 +6,8 @@
 
 enum { TEXT = 400, MOST_BYTES = 1 << 16 /* of a caller's struct: more is no size */ };
 
+#define MOST_ELEMENTS (INT64_C(1) << 48) /* of an array: more have no addresses, and sizes made of them stay within int64_t */
+
 static __thread char text[TEXT];
 
 const char *ssmcore_error(void) { return text; }
@@ -132,14 +134,19 @@ static ssmcore_array *make(ssm_frame *f, int type, int ndim, const int64_t *shap
     }
     ssmcore_array *made = &f->made[f->nmade++];
     int64_t stride = 1;
+    size_t bytes = (size_t)parts * ssm_bytes(type);
     made->type = type;
     made->ndim = ndim;
     for (int i = ndim; i-- > 0;) {
         made->shape[i] = shape[i];
         made->strides[i] = stride;
-        stride *= shape[i];
+        if (__builtin_mul_overflow(stride, shape[i], &stride)) bytes = SIZE_MAX;
     }
-    made->data = ssm_memory(f, (size_t)(stride * parts) * ssm_bytes(type));
+    if (__builtin_mul_overflow(bytes, (size_t)stride, &bytes) || bytes > PTRDIFF_MAX / 2) {
+        ssm_fail(f, SSMCORE_ERROR_MEMORY, "no memory for more bytes of workspace than there are addresses; use a smaller batch");
+        return NULL;
+    }
+    made->data = ssm_memory(f, bytes);
     return made->data ? made : NULL;
 }
 
@@ -413,8 +420,8 @@ static int shape_of(ssm_frame *f, const char *axes, int64_t *shape) {
 }
 
 static void wrong_shape(ssm_frame *f, const char *name, const ssmcore_array *a, const char *axes) {
-    char expected[TEXT / 4] = "", got[TEXT / 4] = "";
-    size_t used = 0;
+    char expected[TEXT / 4] = "", got[TEXT / 4] = "", names[TEXT / 4] = "";
+    size_t used = 0, named = 0;
     const char *by = NULL;
     int64_t length;
     for (const char *axis = axes; (axis = next_axis(axis, &length)); axis += length) {
@@ -425,13 +432,40 @@ static void wrong_shape(ssm_frame *f, const char *name, const ssmcore_array *a, 
             used += (size_t)snprintf(expected + used, sizeof expected - used, used ? ", %lld" : "%lld", (long long)*size);
         else
             used += (size_t)snprintf(expected + used, sizeof expected - used, used ? ", %.*s" : "%.*s", (int)length, axis);
-        if (used >= sizeof expected) break;
+        named += (size_t)snprintf(names + named, sizeof names - named, named ? ", %.*s" : "%.*s", (int)length, axis);
+        if (used >= sizeof expected || named >= sizeof names) break;
     }
     used = 0;
     for (int i = 0; i < a->ndim && used < sizeof got; i++)
         used += (size_t)snprintf(got + used, sizeof got - used, i ? ", %lld" : "%lld", (long long)a->shape[i]);
     ssm_fail(f, SSMCORE_ERROR_ARGUMENT, "%s: expected shape (%s)%s%s, got (%s); its axes are (%s)", name, expected,
-             by && strcmp(by, name) ? " like " : "", by && strcmp(by, name) ? by : "", got, axes);
+             by && strcmp(by, name) ? " like " : "", by && strcmp(by, name) ? by : "", got, names);
+}
+
+static void check_real(ssm_frame *f, const char *name, const ssmcore_array *a) {
+    if (a->type > SSMCORE_BFLOAT16)
+        ssm_fail(f, SSMCORE_ERROR_ARGUMENT, "%s: expected a type of SSMCORE_FLOAT32 to SSMCORE_BFLOAT16, got %d; convert it", name,
+                 (int)a->type);
+}
+
+/* Threads would write one element at once, and the last one would win. */
+static void check_apart(ssm_frame *f, const char *name, const ssmcore_array *a) {
+    for (int i = 0; i < a->ndim; i++)
+        if (a->shape[i] > 1 && a->strides[i] == 0 && ssm_count(a))
+            ssm_fail(f, SSMCORE_ERROR_ARGUMENT, "%s: expected elements apart, for it is written, got a stride of 0 along axis %d; pass "
+                     "memory for every element", name, i);
+}
+
+static void check_count(ssm_frame *f, const char *name, const ssmcore_array *a) {
+    int64_t count = 1;
+    for (int i = 0; i < a->ndim; i++)
+        if (a->shape[i] == 0) return;
+    for (int i = 0; i < a->ndim; i++)
+        if (__builtin_mul_overflow(count, a->shape[i], &count) || count > MOST_ELEMENTS) {
+            ssm_fail(f, SSMCORE_ERROR_ARGUMENT, "%s: expected at most 2^48 elements, got an axis %d of %lld; set shape", name, i,
+                     (long long)a->shape[i]);
+            return;
+        }
 }
 
 void ssm_check(ssm_frame *f, const char *name, const ssmcore_array *a, const char *axes, int how) {
@@ -465,18 +499,15 @@ void ssm_check(ssm_frame *f, const char *name, const ssmcore_array *a, const cha
         }
         if (f->status) return;
     }
-    if (at < a->ndim)
-        wrong_shape(f, name, a, axes);
-    else if (!a->data && ssm_count(a))
+    if (at < a->ndim) wrong_shape(f, name, a, axes);
+    check_count(f, name, a);
+    if (f->status) return;
+    if (!a->data && ssm_count(a))
         ssm_fail(f, SSMCORE_ERROR_ARGUMENT, "%s: expected memory, got NULL; pass no array where it is absent", name);
     else if ((uintptr_t)a->data % (ssm_bytes(a->type) < 8 ? ssm_bytes(a->type) : 8))
         ssm_fail(f, SSMCORE_ERROR_ARGUMENT, "%s: expected data at a multiple of its type's size, got %p; copy it", name, a->data);
-}
-
-static void check_real(ssm_frame *f, const char *name, const ssmcore_array *a) {
-    if (!f->status && a && a->type > SSMCORE_BFLOAT16)
-        ssm_fail(f, SSMCORE_ERROR_ARGUMENT, "%s: expected a type of SSMCORE_FLOAT32 to SSMCORE_BFLOAT16, got %d; convert it", name,
-                 (int)a->type);
+    if (how & SSM_REAL) check_real(f, name, a);
+    if (how & SSM_WRITTEN) check_apart(f, name, a);
 }
 
 /* An unset array of the type computed in, in C order, or where the caller has another order and it may stay, in that. */
@@ -497,8 +528,7 @@ static int serves(const ssm_frame *f, const ssmcore_array *a, int how) {
 
 void ssm_take(ssm_frame *f, const char *name, const ssmcore_array **array, const char *axes, int how) {
     const ssmcore_array *a = *array;
-    ssm_check(f, name, a, axes, how);
-    check_real(f, name, a);
+    ssm_check(f, name, a, axes, how | SSM_REAL);
     if (f->status || !a) return;
     if (f->type < 0) f->type = a->type == SSMCORE_FLOAT64 ? SSMCORE_FLOAT64 : SSMCORE_FLOAT32;
     if (serves(f, a, how)) return;
@@ -509,8 +539,7 @@ void ssm_take(ssm_frame *f, const char *name, const ssmcore_array **array, const
 
 void ssm_give(ssm_frame *f, const char *name, const ssmcore_array **array, const char *axes, int how) {
     const ssmcore_array *a = *array;
-    ssm_check(f, name, a, axes, how & SSM_MADE ? how | SSM_OPTIONAL : how);
-    check_real(f, name, a);
+    ssm_check(f, name, a, axes, (how & SSM_MADE ? how | SSM_OPTIONAL : how) | SSM_REAL | SSM_WRITTEN);
     if (f->status || (!a && !(how & SSM_MADE))) return;
     if (a && serves(f, a, how)) return;
     ssmcore_array *made;
@@ -533,8 +562,7 @@ void *ssm_give_parts(ssm_frame *f, const char *name, const ssmcore_array *array,
         ssm_give(f, name, &written, axes, SSM_PACKED | SSM_MADE);
         return f->status ? NULL : written->data;
     }
-    ssm_check(f, name, array, axes, SSM_OPTIONAL);
-    check_real(f, name, array);
+    ssm_check(f, name, array, axes, SSM_OPTIONAL | SSM_REAL | SSM_WRITTEN);
     if (f->status) return NULL;
     int64_t shape[SSMCORE_MAX_NDIM];
     ssmcore_array *made = make(f, f->type, shape_of(f, axes, shape), shape, parts);

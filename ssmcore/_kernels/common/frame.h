@@ -37,7 +37,9 @@ enum {
     SSM_ADJACENT = 4,  /* the last axis in one piece */
     SSM_POSITIONS = 8, /* axes 1 and 2 can be walked as one */
     SSM_MADE = 16,     /* a result: memory is found where the caller gives none */
-    SSM_NARROW = 32    /* float16 and bfloat16 may stay where float32 is computed */
+    SSM_NARROW = 32,   /* float16 and bfloat16 may stay where float32 is computed */
+    SSM_REAL = 64,     /* of a real type, as every array that is taken or given */
+    SSM_WRITTEN = 128  /* each element in memory of its own, as in every array that is given */
 };
 
 /* Begins a call: takes over the options, and the caller's struct, which may be an older, shorter one, or a newer one without what is new.
@@ -56,7 +58,7 @@ void ssm_take(ssm_frame *f, const char *name, const ssmcore_array **array, const
 void ssm_give(ssm_frame *f, const char *name, const ssmcore_array **array, const char *axes, int how);
 /* Memory, packed, for `parts` arrays whose sum is the result; the caller's own for one part, where it serves. NULL after an error. */
 void *ssm_give_parts(ssm_frame *f, const char *name, const ssmcore_array *array, const char *axes, int64_t parts);
-/* Only the check: of shape, and that the type is of numbers. */
+/* Only the check: of shape, of what `how` asks, and that the type is of numbers. */
 void ssm_check(ssm_frame *f, const char *name, const ssmcore_array *array, const char *axes, int how);
 
 int64_t ssm_size(const ssm_frame *f, const char *axis); /* 0 where no array had it */

@@ -68,7 +68,7 @@ static void take(ssm_frame *f, ssmcore_discretize_args *a, discretize_call *c) {
     ssm_check_option(f, "discretization", a->discretization, SSMCORE_ZOH);
     ssm_take(f, "A", &a->A, SYSTEMS[c->ndim], SSM_PACKED);
     ssm_take(f, "B", &a->B, SYSTEMS[c->ndim], SSM_PACKED);
-    ssm_check(f, "delta", a->delta, STEPS[c->ndim], 0);
+    ssm_check(f, "delta", a->delta, STEPS[c->ndim], SSM_REAL);
     if (f->status) return;
     ssmcore_array every = for_every_state(a->delta, ssm_size(f, "n"));
     const ssmcore_array *delta = &every;
@@ -118,7 +118,7 @@ int ssmcore_discretize_vjp(const ssmcore_discretize_vjp_args *args, const ssmcor
     ssm_take(&f, "dB_bar", &g.dB_bar, axes, SSM_PACKED);
     ssm_give(&f, "dA", &g.dA, axes, SSM_PACKED | SSM_MADE);
     ssm_give(&f, "dB", &g.dB, axes, SSM_PACKED | SSM_MADE);
-    ssm_check(&f, "ddelta", g.ddelta, STEPS[c.ndim], SSM_OPTIONAL);
+    ssm_check(&f, "ddelta", g.ddelta, STEPS[c.ndim], SSM_OPTIONAL | SSM_REAL | SSM_WRITTEN);
     ssmcore_array *ddelta = f.status ? NULL : ssm_make(&f, f.type, c.ndim, a.A->shape);
     if (f.status) return ssm_close(&f);
     /* the gain by the forward pass, dB by it, then the gradient of the gain in its place */

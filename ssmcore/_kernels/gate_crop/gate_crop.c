@@ -22,7 +22,7 @@ static const char *const OTHERS[] = {"", "A", "A B", "A B C", "A B C D", "A B C 
 static int check(ssm_frame *f, const char *name, const ssmcore_array *a, const char *other_name, const ssmcore_array *b) {
     int ndim = a && a->ndim >= 0 && a->ndim <= SSMCORE_MAX_NDIM ? a->ndim : 0;
     ssm_check(f, name, a, AXES[ndim], 0);
-    ssm_check(f, other_name, b, OTHERS[ndim], 0);
+    ssm_check(f, other_name, b, OTHERS[ndim], SSM_WRITTEN);
     if (!f->status && a->type != b->type)
         ssm_fail(f, SSMCORE_ERROR_ARGUMENT, "%s: expected the type of %s, %d, got %d; convert one of them", other_name, name, (int)a->type,
                  (int)b->type);

@@ -57,10 +57,14 @@ int ssmcore_ssm_recurrence(const ssmcore_ssm_recurrence_args *args, const ssmcor
     ssm_check(&f, "C", a.C, SYSTEM, 0);
     ssm_check(&f, "u", a.u, SEQUENCE, 0);
     ssm_check(&f, "initial_state", a.initial_state, SYSTEM, SSM_OPTIONAL);
-    ssm_check(&f, "y", a.y, SEQUENCE, 0);
-    ssm_check(&f, "last_state", a.last_state, SYSTEM, SSM_OPTIONAL);
+    ssm_check(&f, "y", a.y, SEQUENCE, SSM_WRITTEN);
+    ssm_check(&f, "last_state", a.last_state, SYSTEM, SSM_OPTIONAL | SSM_WRITTEN);
+    const ssmcore_array *read[] = {a.A_bar, a.B_bar, a.C, a.u, a.initial_state, a.y, a.last_state};
+    static const char *const names[] = {"A_bar", "B_bar", "C", "u", "initial_state", "y", "last_state"};
+    for (int i = 0; i < 7; i++)
+        if (read[i] && read[i]->type == SSMCORE_UINT8)
+            ssm_fail(&f, SSMCORE_ERROR_ARGUMENT, "%s: expected a real or complex type, got SSMCORE_UINT8; convert it", names[i]);
     if (f.status) return ssm_close(&f);
-    const ssmcore_array *read[] = {a.A_bar, a.B_bar, a.C, a.u, a.initial_state};
     int complex = 0, wide = 0;
     for (int i = 0; i < 5; i++) {
         complex |= is_complex(read[i]);
