@@ -31,6 +31,16 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
+def as_arguments(call: Call, *gradients: Array | None) -> tuple[Array | None, ...]:
+    """Gradients in the dtypes of their arguments; that of an absent state in the dtype that is computed in."""
+    arrays = call.arrays.values()
+    wide = compute_dtype(next(iter(arrays)).dtype)
+    return tuple(
+        g if g is None else g.astype(wide if a is None else a.dtype, copy=False)
+        for g, a in zip(gradients, arrays, strict=False)
+    )
+
+
 def target(call: Call, index: int, dtype: np.dtype[Any], *, contiguous: bool = False) -> Array | None:
     """The array that the caller wants an output in, where the kernels can write to it."""
     wanted: Array | None = call.into[index] if index < len(call.into) else None

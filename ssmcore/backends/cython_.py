@@ -21,6 +21,7 @@ from .protocol import Operations, Results
 __all__ = ["OPERATIONS", "about", "has_threads", "isa", "limits", "usable_isas"]
 
 Array = NDArray[Any]
+Arrays = list[Any]
 _ISA_ENVIRONMENT = "SSMCORE_ISA"
 _PORTABLE = ("discretize", "gate_crop")
 """Operations whose kernels are compiled once, and not for each instruction set."""
@@ -73,14 +74,6 @@ def _code(call: Call) -> int:
     return binding.DISCRETIZATIONS.index(call.options["discretization"])
 
 
-def _read(*arrays: Array | None) -> list[Any]:
-    """Arrays whose elements lie at multiples of their size, copied only where they do not, as in a record."""
-    return [
-        a if a is None or (a.flags.aligned and not any(step % a.itemsize for step in a.strides)) else a.copy()
-        for a in arrays
-    ]
-
-
 def _sequence(call: Call, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Unset (batch, seqlen, dim), in memory as the caller's layout is."""
     if call.options["layout"] == "bdl":
@@ -94,8 +87,14 @@ def _into(call: Call, index: int, shape: tuple[int, ...], dtype: np.dtype[Any]) 
     return empty(shape, dtype) if wanted is None else wanted
 
 
-def _like(*arrays: Array | None, dtype: np.dtype[Any]) -> list[Any]:
-    return [None if a is None else empty(a.shape, dtype) for a in arrays]
+def _like(*arrays: Array | None) -> list[Any]:
+    """Unset gradients, in the shapes and dtypes of their arguments."""
+    return [None if a is None else empty(a.shape, a.dtype) for a in arrays]
+
+
+def _state(state: Array | None, shape: tuple[int, ...], x: Array) -> Array:
+    """The unset gradient of a state, which may be absent."""
+    return empty(shape, compute_dtype(x.dtype) if state is None else state.dtype)
 
 
 # ---- discretize ----
@@ -105,7 +104,7 @@ def _broadcast(call: Call) -> tuple[Array, Array, Array, np.dtype[Any]]:
     A, B, delta = call.arrays.values()
     shape = np.broadcast_shapes(A.shape, B.shape, (*delta.shape, 1))
     dtype = compute_dtype(np.result_type(A, B, delta))
-    A, B, delta = _read(np.broadcast_to(A, shape), np.broadcast_to(B, shape), np.broadcast_to(delta, shape[:-1]))
+    A, B, delta = (np.broadcast_to(A, shape), np.broadcast_to(B, shape), np.broadcast_to(delta, shape[:-1]))
     return A.astype(dtype, copy=False), B, delta, dtype  # the first array's type is that of the computation
 
 
@@ -120,8 +119,8 @@ def discretize(call: Call) -> Results:
 @OPERATIONS
 def discretize_vjp(call: Call) -> Results:
     A, B, delta, dtype = _broadcast(call)
-    dA_bar, dB_bar = _read(*call.douts)
-    dA, dB, ddelta = _like(A, B, delta, dtype=dtype)
+    dA_bar, dB_bar = call.douts
+    dA, dB, ddelta = (empty(a.shape, dtype) for a in (A, B, delta))
     code = binding.DISCRETIZATIONS.index(call.method)
     binding.discretize_vjp(dA_bar, dB_bar, A, B, delta, dA, dB, ddelta, code, *_run(call))
     return dA, dB, ddelta
@@ -139,7 +138,7 @@ def ssm_recurrence(call: Call) -> Results:
     def as_rows(array: Array) -> Array:
         return np.broadcast_to(array, (*lead, array.shape[-1])).reshape(rows, array.shape[-1])
 
-    read = _read(*(as_rows(array) for array in call.arrays.values()))
+    read = [as_rows(array) for array in call.arrays.values()]
     y, last = empty(read[3].shape, dtype), empty(read[4].shape, dtype)
     binding.ssm_recurrence(*read, y, last, *_run(call))
     return y.reshape(*lead, -1) if y.size else y.reshape(*lead, y.shape[1]), last.reshape(*lead, last.shape[1])
@@ -150,7 +149,7 @@ def ssm_recurrence(call: Call) -> Results:
 
 @OPERATIONS
 def gate_crop(call: Call) -> Results:
-    (g,) = _read(call.g)
+    g = call.g
     out = _into(call, 0, (*g.shape[: g.ndim - len(call.size)], *call.size), g.dtype)
     binding.gate_crop(g, out, *_run(call))
     return (out,)
@@ -158,7 +157,7 @@ def gate_crop(call: Call) -> Results:
 
 @OPERATIONS
 def gate_crop_vjp(call: Call) -> Results:
-    (dout,) = _read(*call.douts)
+    (dout,) = call.douts
     dg = empty((*dout.shape[: dout.ndim - len(call.g_size)], *call.g_size), dout.dtype)
     binding.gate_crop_vjp(dout, dg, *_run(call))
     return (dg,)
@@ -169,7 +168,7 @@ def gate_crop_vjp(call: Call) -> Results:
 
 @OPERATIONS
 def selective_scan(call: Call) -> Results:
-    read = _read(*call.arrays.values())
+    read = (*call.arrays.values(),)
     u, A = read[0], read[2]
     (batch, seqlen, dim), dstate, wide = u.shape, A.shape[1], compute_dtype(u.dtype)
     out, last_state = target(call, 0, u.dtype), _into(call, 1, (batch, dim, dstate), wide)
@@ -183,10 +182,11 @@ def selective_scan(call: Call) -> Results:
 @OPERATIONS
 def selective_scan_vjp(call: Call) -> Results:
     checkpoints = call.kept[0] if call.kept else selective_scan(replace(call, keep=True))[2]
-    u, delta, A, B, C, D, z, delta_bias, _, checkpoints, *douts = _read(*call.arrays.values(), checkpoints, *call.douts)
-    du, ddelta, dz = (None if a is None else _sequence(call, u.shape, u.dtype) for a in (u, delta, z))
-    dA, dB, dC, dD, dbias = _like(A, B, C, D, delta_bias, dtype=u.dtype)
-    dinitial = empty((u.shape[0], *A.shape), compute_dtype(u.dtype))
+    given: Arrays = [*call.arrays.values(), checkpoints, *call.douts]
+    u, delta, A, B, C, D, z, delta_bias, initial_state, checkpoints, *douts = given
+    du, ddelta, dz = (None if a is None else _sequence(call, a.shape, a.dtype) for a in (u, delta, z))
+    dA, dB, dC, dD, dbias = _like(A, B, C, D, delta_bias)
+    dinitial = _state(initial_state, (u.shape[0], *A.shape), u)
     read = (*douts, u, delta, A, B, C, D, z, delta_bias, checkpoints)
     written = (du, ddelta, dA, dB, dC, dD, dz, dbias, dinitial)
     binding.selective_scan_vjp(*read, *written, _code(call), call.options["delta_softplus"], *_run(call))
@@ -198,7 +198,7 @@ def selective_scan_vjp(call: Call) -> Results:
 
 @OPERATIONS
 def ss2d(call: Call) -> Results:
-    read = _read(*call.arrays.values())
+    read = (*call.arrays.values(),)
     x, dstate = read[0], read[2].shape[-1]
     batch, height, width, dim = x.shape
     out = _into(call, 0, x.shape, x.dtype)
@@ -211,8 +211,9 @@ def ss2d(call: Call) -> Results:
 @OPERATIONS
 def ss2d_vjp(call: Call) -> Results:
     checkpoints = call.kept[0] if call.kept else ss2d(replace(call, keep=True))[1]
-    *read, dout = _read(*call.arrays.values(), checkpoints, *call.douts)
-    written = _like(*read[:-1], dtype=read[0].dtype)
+    given: Arrays = [*call.arrays.values(), checkpoints, *call.douts]
+    *read, dout = given
+    written = _like(*read[:-1])
     binding.ss2d_vjp(dout, *read, *written, _code(call), call.options["delta_softplus"], *_run(call))
     return tuple(written)
 
@@ -222,7 +223,7 @@ def ss2d_vjp(call: Call) -> Results:
 
 @OPERATIONS
 def chunk_scan(call: Call) -> Results:
-    read = _read(*call.arrays.values())
+    read = (*call.arrays.values(),)
     x, B = read[0], read[3]
     (batch, seqlen, nheads, headdim), dstate, wide = x.shape, B.shape[-1], compute_dtype(x.dtype)
     out, last_state = _into(call, 0, x.shape, x.dtype), empty((batch, nheads, headdim, dstate), wide)
@@ -235,9 +236,10 @@ def chunk_scan(call: Call) -> Results:
 @OPERATIONS
 def chunk_scan_vjp(call: Call) -> Results:
     checkpoints = call.kept[0] if call.kept else chunk_scan(replace(call, keep=True))[2]
-    x, dt, A, B, C, D, _, starts, checkpoints, *douts = _read(*call.arrays.values(), checkpoints, *call.douts)
-    written = _like(x, dt, A, B, C, D, dtype=x.dtype)
-    dinitial = empty((x.shape[0], *x.shape[2:], B.shape[-1]), compute_dtype(x.dtype))
+    given: Arrays = [*call.arrays.values(), checkpoints, *call.douts]
+    x, dt, A, B, C, D, initial_state, starts, checkpoints, *douts = given
+    written = _like(x, dt, A, B, C, D)
+    dinitial = _state(initial_state, (x.shape[0], *x.shape[2:], B.shape[-1]), x)
     binding.chunk_scan_vjp(*douts, x, dt, A, B, C, D, starts, checkpoints, *written, dinitial, *_run(call))
     return *written, dinitial
 
@@ -247,7 +249,7 @@ def chunk_scan_vjp(call: Call) -> Results:
 
 @OPERATIONS
 def causal_conv1d(call: Call) -> Results:
-    read = _read(*call.arrays.values())
+    read = (*call.arrays.values(),)
     x, out = read[0], target(call, 0, read[0].dtype)
     out = _sequence(call, x.shape, x.dtype) if out is None else out
     binding.causal_conv1d(*read, out, None, call.options["activation"] is not None, *_run(call))
@@ -255,11 +257,21 @@ def causal_conv1d(call: Call) -> Results:
 
 
 @OPERATIONS
+def causal_conv1d_update(call: Call) -> Results:
+    """A call of one step, whose initial state changes in place."""
+    x, weight, bias, state = call.arrays.values()
+    binding.causal_conv1d(
+        x, weight, bias, state, *call.into, state, call.options["activation"] is not None, *_run(call)
+    )
+    return call.into
+
+
+@OPERATIONS
 def causal_conv1d_vjp(call: Call) -> Results:
-    x, weight, bias, initial_state, dout = _read(*call.arrays.values(), *call.douts)
+    x, weight, bias, initial_state, dout = (*call.arrays.values(), *call.douts)
     dx = _sequence(call, x.shape, x.dtype)
-    dweight, dbias = _like(weight, bias, dtype=x.dtype)
-    dinitial = empty((x.shape[0], x.shape[2], weight.shape[1] - 1), compute_dtype(x.dtype))
+    dweight, dbias = _like(weight, bias)
+    dinitial = _state(initial_state, (x.shape[0], x.shape[2], weight.shape[1] - 1), x)
     written = (dx, dweight, dbias, dinitial)
     silu = call.options["activation"] is not None
     binding.causal_conv1d_vjp(dout, x, weight, bias, initial_state, *written, silu, *_run(call))
@@ -271,7 +283,7 @@ def causal_conv1d_vjp(call: Call) -> Results:
 
 @OPERATIONS
 def depthwise_conv2d(call: Call) -> Results:
-    read = _read(*call.arrays.values())
+    read = (*call.arrays.values(),)
     out = _into(call, 0, read[0].shape, read[0].dtype)
     binding.depthwise_conv2d(*read, out, call.options["activation"] is not None, *_run(call))
     return (out,)
@@ -279,8 +291,8 @@ def depthwise_conv2d(call: Call) -> Results:
 
 @OPERATIONS
 def depthwise_conv2d_vjp(call: Call) -> Results:
-    *read, dout = _read(*call.arrays.values(), *call.douts)
-    written = _like(*read, dtype=read[0].dtype)
+    *read, dout = [*call.arrays.values(), *call.douts]
+    written = _like(*read)
     binding.depthwise_conv2d_vjp(dout, *read, *written, call.options["activation"] is not None, *_run(call))
     return tuple(written)
 
@@ -290,7 +302,7 @@ def depthwise_conv2d_vjp(call: Call) -> Results:
 
 @OPERATIONS
 def attention_gate(call: Call) -> Results:
-    read = _read(*call.arrays.values())
+    read = (*call.arrays.values(),)
     x, theta = read[:2]
     wide = compute_dtype(x.dtype)
     out = _into(call, 0, x.shape, x.dtype)
@@ -302,7 +314,7 @@ def attention_gate(call: Call) -> Results:
 @OPERATIONS
 def attention_gate_vjp(call: Call) -> Results:
     kept = call.kept or attention_gate(call)[1:]
-    *read, dout = _read(*call.arrays.values(), *kept, *call.douts)
-    written = _like(*read[:9], dtype=read[0].dtype)
+    *read, dout = [*call.arrays.values(), *kept, *call.douts]
+    written = _like(*read[:9])
     binding.attention_gate_vjp(dout, *read, *written, call.options["eps"], *_run(call))
     return tuple(written)

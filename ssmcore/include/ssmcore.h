@@ -171,9 +171,9 @@ typedef struct ssmcore_causal_conv1d_args {
     const ssmcore_array *x;              /* (batch, seqlen, dim) */
     const ssmcore_array *weight;         /* (dim, taps) */
     const ssmcore_array *bias;           /* [(dim)] */
-    const ssmcore_array *initial_state;  /* [(batch, dim, taps - 1)]: the steps before the first */
+    const ssmcore_array *initial_state;  /* [(batch, dim, past)]: the steps before the first, past >= taps - 1, equal to it for a gradient */
     const ssmcore_array *out;            /* written: (batch, seqlen, dim) */
-    const ssmcore_array *last_state;     /* written: [(batch, dim, taps - 1)], may be initial_state */
+    const ssmcore_array *last_state;     /* written: [(batch, dim, past)]: the last steps, may be initial_state */
 } ssmcore_causal_conv1d_args;
 typedef struct ssmcore_causal_conv1d_vjp_args {
     size_t size;

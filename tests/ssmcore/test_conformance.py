@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from dataclasses import replace
 from typing import Any
@@ -191,17 +190,3 @@ def test_any_grid_equals_the_reference(grid: Any, backend: str) -> None:
     spec = SPECS["ss2d"]
     compare(forward(spec.name, case, backend), forward(spec.name, case, "numpy"), spec.forward.of(dtype))
     compare(backward(spec.name, case, backend), backward(spec.name, case, "numpy"), spec.gradient.of(dtype))
-
-
-@pytest.mark.parametrize("op", [op for op in SPECS if op != "ss2d"])  # numba has no kernel of its own for it
-def test_twins_share_their_documentation(op: str) -> None:
-    first, second = (importlib.import_module(f"ssmcore._kernels.{op}.{module}") for module in ("binding", "numba"))
-    here = second.__name__
-    functions = [f for f in vars(second).values() if getattr(f, "__module__", None) == here and callable(f)]
-    shared = [f.__name__ for f in functions if hasattr(first, f.__name__) and not f.__name__.endswith("_of")]
-    assert shared
-    for function in shared:
-        docs = [" ".join((getattr(module, function).__doc__ or "").split()) for module in (first, second)]
-        # a fused Cython function lists its signatures first
-        assert docs[1]
-        assert docs[0].endswith(docs[1])

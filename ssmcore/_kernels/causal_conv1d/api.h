@@ -6,11 +6,12 @@
 
 typedef struct {
     int64_t batch, dim, seqlen, taps;
+    int64_t kept; /* steps of an initial state, at least taps - 1: the last ones are read */
     int silu;
     const ssm_workers *workers;
     ssm_sequence x, dout;
     /* all that follow are contiguous */
-    const void *weight, *bias, *initial; /* (dim, taps); (dim,) and (batch, dim, taps - 1), may be NULL */
+    const void *weight, *bias, *initial; /* (dim, taps); (dim,) and (batch, dim, kept), may be NULL */
     ssm_sequence out, dx;
     void *dweight, *dbias, *dinitial;    /* (batch, dim, taps): sums over time, per batch entry; (batch, dim), (batch, dim, taps - 1) */
 } ssm_conv;

@@ -8,6 +8,7 @@
 typedef struct {
     void *data; /* NULL: absent */
     int64_t batch, time, dim, direction;
+    int type; /* 0: as computed in; SSMCORE_FLOAT16 or SSMCORE_BFLOAT16: converted by kernels of float32 as they read and write */
 } ssm_sequence;
 
 /* (batch, height, width, dim). */

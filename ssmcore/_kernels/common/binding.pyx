@@ -40,6 +40,8 @@ def use_team(function: int) -> None:
 
 cdef int type_of(const char *format, Py_ssize_t itemsize) except -1:
     """The library's type of a buffer's format."""
+    if format != NULL and (format[0] == b"=" or format[0] == b"^"):
+        format += 1  # of an array that is not aligned
     if format != NULL and format[0] == b"Z":
         return SSMCORE_COMPLEX64 if itemsize == 8 else SSMCORE_COMPLEX128
     if format != NULL and format[1] == 0:
@@ -49,6 +51,8 @@ cdef int type_of(const char *format, Py_ssize_t itemsize) except -1:
             return SSMCORE_FLOAT64
         if format[0] == b"e":
             return SSMCORE_FLOAT16
+        if format[0] == b"H":
+            return SSMCORE_BFLOAT16  # its bits, for which buffers have no name
         if format[0] == b"B":
             return SSMCORE_UINT8
     raise ValueError(f"a buffer of {format.decode() if format != NULL else 'bytes'}: expected float16, float32, float64 or complex")
@@ -76,16 +80,26 @@ cdef class Views:
         for i in range(self.used):
             PyBuffer_Release(&self.buffers[i])
 
-    cdef const ssmcore_array *read(self, x) except? NULL:
+    cdef ssmcore_array *read(self, x) except? NULL:
         return NULL if x is None else self.view(x, PyBUF_FULL_RO)
 
-    cdef const ssmcore_array *write(self, x) except? NULL:
+    cdef ssmcore_array *write(self, x) except? NULL:
         return NULL if x is None else self.view(x, PyBUF_FULL)
 
-    cdef const ssmcore_array *view(self, x, int flags) except NULL:
+    cdef ssmcore_array *view(self, x, int flags) except NULL:
         cdef Py_buffer *buffer = &self.buffers[self.used]
         cdef ssmcore_array *array = &self.arrays[self.used]
+        cdef int whole = 1
         PyObject_GetBuffer(x, buffer, flags)
+        for i in range(buffer.ndim):
+            whole &= buffer.strides[i] % buffer.itemsize == 0 or buffer.shape[i] < 2
+        whole &= <uintptr_t> buffer.buf % (buffer.itemsize if buffer.itemsize < 8 else 8) == 0
+        if not whole:  # as a field of records may lie
+            PyBuffer_Release(buffer)
+            if flags != PyBUF_FULL_RO:
+                raise ValueError("expected a result of whole, aligned elements; pass another array")
+            import numpy
+            return self.view(numpy.array(x), flags)
         self.used += 1
         array.data = buffer.buf
         array.type = type_of(buffer.format, buffer.itemsize)
@@ -95,8 +109,6 @@ cdef class Views:
         for i in range(buffer.ndim):
             array.shape[i] = buffer.shape[i]
             array.strides[i] = buffer.strides[i] // buffer.itemsize
-            if buffer.strides[i] % buffer.itemsize and buffer.shape[i] > 1:
-                raise ValueError(f"axis {i}: expected a stride of whole elements, got {buffer.strides[i]} bytes; copy the array")
         return array
 
 

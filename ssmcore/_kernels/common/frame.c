@@ -521,12 +521,17 @@ static ssmcore_array *make_like(ssm_frame *f, const ssmcore_array *a, int how) {
     return made;
 }
 
+static int serves(const ssm_frame *f, const ssmcore_array *a, int how) {
+    int narrow = how & SSM_NARROW && f->type == SSMCORE_FLOAT32 && ssm_narrow(a);
+    return (narrow || a->type == f->type) && lies(a, how);
+}
+
 void ssm_take(ssm_frame *f, const char *name, const ssmcore_array **array, const char *axes, int how) {
     const ssmcore_array *a = *array;
     ssm_check(f, name, a, axes, how | SSM_REAL);
     if (f->status || !a) return;
     if (f->type < 0) f->type = a->type == SSMCORE_FLOAT64 ? SSMCORE_FLOAT64 : SSMCORE_FLOAT32;
-    if (a->type == f->type && lies(a, how)) return;
+    if (serves(f, a, how)) return;
     ssmcore_array *made = make_like(f, a, how);
     ssm_copy(f, made, a, 1);
     *array = made;
@@ -536,7 +541,7 @@ void ssm_give(ssm_frame *f, const char *name, const ssmcore_array **array, const
     const ssmcore_array *a = *array;
     ssm_check(f, name, a, axes, (how & SSM_MADE ? how | SSM_OPTIONAL : how) | SSM_REAL | SSM_WRITTEN);
     if (f->status || (!a && !(how & SSM_MADE))) return;
-    if (a && a->type == f->type && lies(a, how)) return;
+    if (a && serves(f, a, how)) return;
     ssmcore_array *made;
     if (a) {
         made = make_like(f, a, how);

@@ -37,8 +37,9 @@ enum {
     SSM_ADJACENT = 4,  /* the last axis in one piece */
     SSM_POSITIONS = 8, /* axes 1 and 2 can be walked as one */
     SSM_MADE = 16,     /* a result: memory is found where the caller gives none */
-    SSM_REAL = 32,     /* of a real type, as every array that is taken or given */
-    SSM_WRITTEN = 64   /* each element in memory of its own, as in every array that is given */
+    SSM_NARROW = 32,   /* float16 and bfloat16 may stay where float32 is computed */
+    SSM_REAL = 64,     /* of a real type, as every array that is taken or given */
+    SSM_WRITTEN = 128  /* each element in memory of its own, as in every array that is given */
 };
 
 /* Begins a call: takes over the options, and the caller's struct, which may be an older, shorter one, or a newer one without what is new.
@@ -46,6 +47,9 @@ enum {
 int ssm_open(ssm_frame *f, const char *op, const ssmcore_options *options, const void *given, void *args, size_t bytes);
 /* Opens the struct of the forward call inside that of a gradient. */
 int ssm_open_forward(ssm_frame *f, const void *given, void *args, size_t bytes);
+
+/* 0, or the narrow type that an array stayed in. */
+static inline int ssm_narrow(const ssmcore_array *a) { return a->type == SSMCORE_FLOAT16 || a->type == SSMCORE_BFLOAT16 ? a->type : 0; }
 
 /* Checks an array against named axes, such as "batch seqlen 4 dim". The first array to have an axis gives its size. Then replaces it by
  * one of the type computed in that lies as `how` says, a copy only where need be. Does nothing after an error. */
@@ -83,7 +87,7 @@ int ssm_close(ssm_frame *f);
 
 static inline ssm_sequence ssm_sequence_of(const ssmcore_array *a) {
     ssm_sequence view = {0};
-    if (a) view.data = a->data, view.batch = a->strides[0], view.time = a->strides[1], view.dim = a->strides[2];
+    if (a) view = (ssm_sequence){a->data, a->strides[0], a->strides[1], a->strides[2], 0, ssm_narrow(a)};
     return view;
 }
 

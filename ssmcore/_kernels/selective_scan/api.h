@@ -10,6 +10,7 @@ typedef struct {
     const void *data;
     int64_t batch, time, group, state;
     int constant;
+    int type; /* as in ssm_sequence */
 } ssm_matrix;
 
 typedef struct {

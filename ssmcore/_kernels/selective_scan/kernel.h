@@ -14,10 +14,30 @@ typedef struct {
     vec u[CHUNK], dt[CHUNK], slope[CHUNK], dtu[CHUNK], z[CHUNK], y[CHUNK]; /* slope: of dt by delta */
 } NAME(tile);
 
+#if !REAL_IS_DOUBLE
+OUTLINE void NAME(load_narrow_matrix)(REAL *tile, const ssm_matrix *m, int64_t offset, const NAME(walk) *walk, int64_t dstate) {
+    const uint16_t *p = (const uint16_t *)m->data + offset;
+    int brain = m->type == SSMCORE_BFLOAT16;
+    for (int64_t t = 0; t < walk->steps; t++) {
+        int64_t row = walk->at[t] * m->time, n = 0;
+        if (m->state == 1)
+            for (; n + VL <= dstate; n += VL)
+                NAME(write)(tile + t * dstate + n, brain ? NAME(read_narrow)(p + row + n, 1) : NAME(read_narrow)(p + row + n, 0));
+        for (; n < dstate; n++) tile[t * dstate + n] = NAME(element)(p, m->type, row + n * m->state);
+    }
+}
+#endif
+
 /* B or C of a tile as [step][state]. */
 OUTLINE void NAME(load_matrix)(REAL *tile, const ssm_matrix *m, int64_t b, int64_t g, const NAME(walk) *walk,
                               int64_t dstate) {
     const REAL *p = (const REAL *)m->data + b * m->batch + g * m->group;
+#if !REAL_IS_DOUBLE
+    if (m->type) {
+        NAME(load_narrow_matrix)(tile, m, b * m->batch + g * m->group, walk, dstate);
+        return;
+    }
+#endif
     if (m->time == 1 && walk->in_order && dstate % VL == 0 && walk->steps % VL == 0) {
         p += walk->at[0];
         for (int64_t n = 0; n < dstate; n += VL)
@@ -150,7 +170,7 @@ INLINE void NAME(expect)(NAME(ahead) *ahead, const void *data, int64_t offset, i
     ahead->dim[ahead->streams++] = dim;
 }
 #define EXPECT(ahead, x) \
-    NAME(expect)(ahead, (x).data, b * (x).batch + direction * (x).direction + c * (x).dim, (x).time, (x).dim)
+    NAME(expect)(ahead, (x).type ? 0 : (x).data, b * (x).batch + direction * (x).direction + c * (x).dim, (x).time, (x).dim)
 
 /* What the t-th step asks for: the row of its like, whose vector may straddle two lines, or, where steps are adjacent and
  * channels are rows, a line of a channel. */
@@ -363,7 +383,7 @@ INLINE void NAME(gate_steps)(const int count, int64_t t, NAME(tile) *tile, const
 
 /* Whether the last sum over states may go straight home: vectors lie there in one piece, ungated, and nobody adds to them. */
 INLINE int NAME(direct)(const ssm_scan *s, int64_t direction, int64_t lanes) {
-    return s->out.dim == 1 && lanes == VL && !s->z.data && !(direction > 0 && s->out.direction == 0);
+    return s->out.dim == 1 && lanes == VL && !s->out.type && !s->z.data && !(direction > 0 && s->out.direction == 0);
 }
 
 /* Gates y and brings it home. */

@@ -58,24 +58,24 @@ static const char STATE[] = "batch dim dstate", CHECKPOINTS[] = "batch chunks ds
 static const char *axes_of(const ssmcore_array *matrix) { return matrix && matrix->ndim == 2 ? SYSTEM : MATRIX; }
 
 static void take_matrix(ssm_frame *f, const char *name, const ssmcore_array **matrix) {
-    ssm_take(f, name, matrix, axes_of(*matrix), *matrix && (*matrix)->ndim == 2 ? SSM_PACKED : 0);
+    ssm_take(f, name, matrix, axes_of(*matrix), *matrix && (*matrix)->ndim == 2 ? SSM_PACKED : SSM_NARROW);
 }
 
 static ssm_matrix matrix_of(const ssmcore_array *a) {
-    if (a->ndim == 2) return (ssm_matrix){a->data, 0, 0, 0, 0, 1};
-    return (ssm_matrix){a->data, a->strides[0], a->strides[1], a->strides[2], a->strides[3], 0};
+    if (a->ndim == 2) return (ssm_matrix){a->data, 0, 0, 0, 0, 1, 0};
+    return (ssm_matrix){a->data, a->strides[0], a->strides[1], a->strides[2], a->strides[3], 0, ssm_narrow(a)};
 }
 
 /* Returns whether there is work. */
 static int take_sequences(ssm_frame *f, ssmcore_selective_scan_args *a, ssm_scan *scan) {
     check_options(f, a->discretization, a->A);
-    ssm_take(f, "u", &a->u, SEQUENCE, 0);
-    ssm_take(f, "delta", &a->delta, SEQUENCE, 0);
+    ssm_take(f, "u", &a->u, SEQUENCE, SSM_NARROW);
+    ssm_take(f, "delta", &a->delta, SEQUENCE, SSM_NARROW);
     ssm_take(f, "A", &a->A, SYSTEM, SSM_PACKED);
     take_matrix(f, "B", &a->B);
     take_matrix(f, "C", &a->C);
     ssm_take(f, "D", &a->D, "dim", SSM_OPTIONAL | SSM_PACKED);
-    ssm_take(f, "z", &a->z, SEQUENCE, SSM_OPTIONAL);
+    ssm_take(f, "z", &a->z, SEQUENCE, SSM_OPTIONAL | SSM_NARROW);
     ssm_take(f, "delta_bias", &a->delta_bias, "dim", SSM_OPTIONAL | SSM_PACKED);
     ssm_take(f, "initial_state", &a->initial_state, STATE, SSM_OPTIONAL | SSM_PACKED);
     if (f->status) return 0;
@@ -106,7 +106,7 @@ int ssmcore_selective_scan(const ssmcore_selective_scan_args *args, const ssmcor
     ssm_scan scan;
     if (ssm_open(&f, "selective_scan", options, args, &a, sizeof a)) return f.status;
     int work = take_sequences(&f, &a, &scan);
-    ssm_give(&f, "out", &a.out, SEQUENCE, 0);
+    ssm_give(&f, "out", &a.out, SEQUENCE, SSM_NARROW);
     ssm_give(&f, "last_state", &a.last_state, STATE, SSM_OPTIONAL | SSM_PACKED);
     ssm_give(&f, "checkpoints", &a.checkpoints, CHECKPOINTS, SSM_OPTIONAL | SSM_PACKED);
     if (work && !f.status) {
@@ -128,18 +128,18 @@ int ssmcore_selective_scan_vjp(const ssmcore_selective_scan_vjp_args *args, cons
     if (ssm_open(&f, "selective_scan_vjp", options, args, &g, sizeof g) || ssm_open_forward(&f, g.forward, &a, sizeof a)) return f.status;
     int work = take_sequences(&f, &a, &scan);
     ssm_take(&f, "checkpoints", &a.checkpoints, CHECKPOINTS, SSM_PACKED);
-    ssm_take(&f, "dout", &g.dout, SEQUENCE, 0);
+    ssm_take(&f, "dout", &g.dout, SEQUENCE, SSM_NARROW);
     ssm_take(&f, "dlast_state", &g.dlast_state, STATE, SSM_OPTIONAL | SSM_PACKED);
     if (f.status) return ssm_close(&f);
     share_out(&scan, UNITS);
     int64_t parts = ceiling(scan.batch, scan.span), nblocks = ceiling(scan.dim / scan.ngroups, scan.block);
-    ssm_give(&f, "du", &g.du, SEQUENCE, SSM_MADE);
-    ssm_give(&f, "ddelta", &g.ddelta, SEQUENCE, SSM_MADE);
+    ssm_give(&f, "du", &g.du, SEQUENCE, SSM_NARROW | SSM_MADE);
+    ssm_give(&f, "ddelta", &g.ddelta, SEQUENCE, SSM_NARROW | SSM_MADE);
     scan.dA = ssm_give_parts(&f, "dA", g.dA, SYSTEM, parts);
     scan.dB = ssm_give_parts(&f, "dB", g.dB, axes_of(a.B), scan.B.constant ? parts : nblocks);
     scan.dC = ssm_give_parts(&f, "dC", g.dC, axes_of(a.C), scan.C.constant ? parts : nblocks);
     if (a.D) scan.dD = ssm_give_parts(&f, "dD", g.dD, "dim", parts);
-    if (a.z) ssm_give(&f, "dz", &g.dz, SEQUENCE, SSM_MADE);
+    if (a.z) ssm_give(&f, "dz", &g.dz, SEQUENCE, SSM_NARROW | SSM_MADE);
     if (a.delta_bias) scan.ddelta_bias = ssm_give_parts(&f, "ddelta_bias", g.ddelta_bias, "dim", parts);
     ssm_give(&f, "dinitial_state", &g.dinitial_state, STATE, SSM_PACKED | SSM_MADE);
     if (work && !f.status) {
@@ -164,20 +164,20 @@ static int64_t position_of(const ssmcore_array *a) { return a->shape[2] > 1 ? a-
 
 static ssm_sequence positions(const ssmcore_array *a) {
     int last = a->ndim - 1;
-    return (ssm_sequence){a->data, a->strides[0], position_of(a), a->strides[last], last == 4 ? a->strides[3] : 0};
+    return (ssm_sequence){a->data, a->strides[0], position_of(a), a->strides[last], last == 4 ? a->strides[3] : 0, ssm_narrow(a)};
 }
 
 static ssm_matrix matrices(const ssmcore_array *a) {
-    return (ssm_matrix){a->data, a->strides[0], position_of(a), a->strides[3], a->strides[4], 0};
+    return (ssm_matrix){a->data, a->strides[0], position_of(a), a->strides[3], a->strides[4], 0, ssm_narrow(a)};
 }
 
 static int take_grids(ssm_frame *f, ssmcore_ss2d_args *a, ssm_scan *scan) {
     check_options(f, a->discretization, a->A);
-    ssm_take(f, "x", &a->x, GRID, SSM_POSITIONS);
-    ssm_take(f, "delta", &a->delta, GRIDS, SSM_POSITIONS);
+    ssm_take(f, "x", &a->x, GRID, SSM_POSITIONS | SSM_NARROW);
+    ssm_take(f, "delta", &a->delta, GRIDS, SSM_POSITIONS | SSM_NARROW);
     ssm_take(f, "A", &a->A, SYSTEMS, SSM_PACKED);
-    ssm_take(f, "B", &a->B, MATRICES, SSM_POSITIONS);
-    ssm_take(f, "C", &a->C, MATRICES, SSM_POSITIONS);
+    ssm_take(f, "B", &a->B, MATRICES, SSM_POSITIONS | SSM_NARROW);
+    ssm_take(f, "C", &a->C, MATRICES, SSM_POSITIONS | SSM_NARROW);
     ssm_take(f, "D", &a->D, "4 dim", SSM_OPTIONAL | SSM_PACKED);
     ssm_take(f, "delta_bias", &a->delta_bias, "4 dim", SSM_OPTIONAL | SSM_PACKED);
     if (f->status) return 0;
@@ -202,7 +202,7 @@ int ssmcore_ss2d(const ssmcore_ss2d_args *args, const ssmcore_options *options) 
     ssm_scan scan;
     if (ssm_open(&f, "ss2d", options, args, &a, sizeof a)) return f.status;
     int work = take_grids(&f, &a, &scan);
-    ssm_give(&f, "out", &a.out, GRID, SSM_POSITIONS);
+    ssm_give(&f, "out", &a.out, GRID, SSM_POSITIONS); /* directions add to it: it is rounded once they all have */
     ssm_give(&f, "checkpoints", &a.checkpoints, GRID_CHECKPOINTS, SSM_OPTIONAL | SSM_PACKED);
     if (work && !f.status) {
         share_out(&scan, forward_units(&f));
@@ -221,12 +221,12 @@ int ssmcore_ss2d_vjp(const ssmcore_ss2d_vjp_args *args, const ssmcore_options *o
     if (ssm_open(&f, "ss2d_vjp", options, args, &g, sizeof g) || ssm_open_forward(&f, g.forward, &a, sizeof a)) return f.status;
     int work = take_grids(&f, &a, &scan);
     ssm_take(&f, "checkpoints", &a.checkpoints, GRID_CHECKPOINTS, SSM_PACKED);
-    ssm_take(&f, "dout", &g.dout, GRID, SSM_POSITIONS);
+    ssm_take(&f, "dout", &g.dout, GRID, SSM_POSITIONS | SSM_NARROW);
     if (f.status) return ssm_close(&f);
     share_out(&scan, UNITS);
     int64_t parts = work ? ceiling(scan.batch, scan.span) : 0, nblocks = work ? ceiling(scan.dim, scan.block) : 0;
     ssm_give(&f, "dx", &g.dx, GRID, SSM_POSITIONS | SSM_MADE);
-    ssm_give(&f, "ddelta", &g.ddelta, GRIDS, SSM_POSITIONS | SSM_MADE);
+    ssm_give(&f, "ddelta", &g.ddelta, GRIDS, SSM_POSITIONS | SSM_NARROW | SSM_MADE);
     scan.dA = ssm_give_parts(&f, "dA", g.dA, SYSTEMS, parts);
     scan.dB = ssm_give_parts(&f, "dB", g.dB, MATRICES, nblocks);
     scan.dC = ssm_give_parts(&f, "dC", g.dC, MATRICES, nblocks);
