@@ -37,7 +37,7 @@ $(BIN)/.ready: pyproject.toml setup.py
 	touch $@
 
 # compiled kernels in the checkout: files that are newer than what was made of them
-KERNELS := $(shell find ssmcore/_kernels -name '*.[ch]' -o -name '*.p[yx][xd]')
+KERNELS := $(shell find ssmcore/_kernels ssmcore/include ssmcore/lib ssmcore/capi.pxd -name '*.[ch]' -o -name '*.p[yx][xd]' -o -name '*.in')
 $(BIN)/.built: $(BIN)/.ready $(KERNELS)
 	SSMCORE_BUILD=$${SSMCORE_BUILD:-require} $(BIN)/python setup.py -q build_ext --inplace
 	touch $@
@@ -146,4 +146,5 @@ weights: build
 
 clean:
 	rm -rf $(VENV) build demo-out serve-data *.egg-info
-	find ssmcore -name '*.so' -delete
+	rm -rf ssmcore/lib/cmake ssmcore/lib/pkgconfig
+	find ssmcore '(' -name '*.so' -o -name '*.so.*' ')' -delete

@@ -69,7 +69,7 @@ def library(folders: list[Path]) -> Extension:
     """The library, whose sources are those of all folders, the longest ones first. Each is compiled with its folder's headers."""
     sources = [name for folder in folders if (folder / "kernel.h").exists() for name in generated(folder)]
     sources += sorted(path.as_posix() for path in KERNELS.glob("*/*.c"))
-    headers = sorted(path.as_posix() for path in (*KERNELS.glob("*/*.h"), *INCLUDE.glob("*.h")))
+    headers = sorted(path.as_posix() for path in (*KERNELS.glob("*/*.h"), INCLUDE / "ssmcore.h"))
     link = []
     if sys.platform.startswith("linux"):  # its threads must not lose their code
         link = ["-pthread", f"-Wl,-soname,{FILES['linux']}", "-Wl,-z,nodelete", "-lm"]
