@@ -46,7 +46,7 @@ static void begin(ssm_scan *scan, const ssm_frame *f, int discretization, int so
 
 static void check_options(ssm_frame *f, int discretization, const ssmcore_array *A) {
     ssm_check_option(f, "discretization", discretization, SSMCORE_ZOH);
-    if (A && A->ndim > 0 && A->shape[A->ndim - 1] < 1)
+    if (A && A->ndim > 0 && A->ndim <= SSMCORE_MAX_NDIM && A->shape[A->ndim - 1] < 1)
         ssm_fail(f, SSMCORE_ERROR_ARGUMENT, "A: expected a dstate of at least 1, got 0; use a state of one entry and A = 0 for none");
 }
 
