@@ -2,7 +2,8 @@
 
 The C files of ssmcore/_kernels become one library, ssmcore/lib/libssmcore. A folder's kernel.h, if any, is compiled once for each instruction
 set: one for each common/isa_*.h. The C files that do so are written into build/. common/binding.pyx becomes the extension module that calls
-the library.
+the library. It keeps to the limited API, so that one wheel serves every CPython from 3.11 on. Free-threaded Pythons have none, and get a
+module of their own. Symbols stay in for profilers; `make wheels` strips them.
 
 SSMCORE_BUILD=auto (default) builds the kernels and continues with a message if that fails. require fails loudly. never builds none.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import os
 import struct
 import sys
+import sysconfig
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Any
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import BaseError
+from setuptools.errors import BaseError, CompileError
 
 KERNELS = Path("ssmcore/_kernels")
 COMMON = KERNELS / "common"
@@ -41,7 +43,8 @@ DIRECTIVES = {
 }
 VERSION = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 MODES = ("auto", "require", "never")
-COMPILE = ["/O2"] if sys.platform == "win32" else ["-O3", "-fno-math-errno", "-Wno-psabi", "-fvisibility=hidden"]
+COMPILE = ["-O3", "-fno-math-errno", "-Wno-psabi", "-fvisibility=hidden"]
+LIMITED_API = sys.implementation.name == "cpython" and not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 
 def generated(folder: Path) -> list[str]:
@@ -72,7 +75,7 @@ def library(folders: list[Path]) -> Extension:
     headers = sorted(path.as_posix() for path in (*KERNELS.glob("*/*.h"), INCLUDE / "ssmcore.h"))
     link = []
     if sys.platform.startswith("linux"):  # its threads must not lose their code
-        link = ["-pthread", f"-Wl,-soname,{FILES['linux']}", "-Wl,-z,nodelete", "-lm"]
+        link = ["-pthread", f"-Wl,-soname,{FILES['linux']}", "-Wl,-z,nodelete", "-Wl,-z,defs", "-lm"]
     elif sys.platform == "darwin":
         link = [f"-Wl,-install_name,@rpath/{FILES['darwin']}"]
     macros = [("SSMCORE_BUILDING", "1"), ("SSMCORE_VERSION", f'"{VERSION}"')]
@@ -108,6 +111,8 @@ def module() -> Extension:
         ".".join((*COMMON.parts, "binding")),
         [f"{COMMON.as_posix()}/binding.pyx"],
         depends=sorted(path.as_posix() for path in headers),
+        define_macros=[("Py_LIMITED_API", "0x030b0000")] if LIMITED_API else [],
+        py_limited_api=LIMITED_API,
         include_dirs=[COMMON.as_posix(), INCLUDE.as_posix()],
         extra_compile_args=COMPILE,
         extra_link_args=[f"-Wl,-rpath,{origin}/../../lib"] if origin else [],
@@ -150,7 +155,22 @@ class BuildKernels(build_ext):
                 raise
             self.warn(f"building {ext.name} failed: {error}")
 
+    def get_libraries(self, ext: Extension) -> list[str]:
+        if sys.platform == "win32" and LIMITED_API:
+            return [*ext.libraries, "python3"]  # otherwise the module would run on this one version
+        return list(super().get_libraries(ext))
+
+    def copy_extensions_to_source(self) -> None:
+        if LIMITED_API:  # Python would find the module of an earlier build first
+            Path(COMMON, f"binding{sysconfig.get_config_var('EXT_SUFFIX')}").unlink(missing_ok=True)
+        super().copy_extensions_to_source()
+
     def build_library(self, ext: Extension) -> None:
+        if self.compiler.compiler_type == "msvc":
+            raise CompileError(
+                "MSVC has no vector types, which the kernels are written in; install ziglang, set CC='python -m ziglang cc', "
+                "and build with `python setup.py build_ext --compiler mingw32`"
+            )
         path = self.get_ext_fullpath(ext.name)
         common = [name for name in ext.depends if Path(name).parent in (COMMON, INCLUDE)]
 
@@ -215,5 +235,8 @@ if mode not in MODES:
 setup(
     ext_modules=extensions(mode),
     cmdclass={"build_ext": BuildKernels},
-    options={"build_ext": {"parallel": os.cpu_count()}},
+    options={
+        "build_ext": {"parallel": os.cpu_count()},
+        "bdist_wheel": {"py_limited_api": "cp311" if LIMITED_API else None},
+    },
 )
