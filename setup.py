@@ -160,11 +160,6 @@ class BuildKernels(build_ext):
             return [*ext.libraries, "python3"]  # otherwise the module would run on this one version
         return list(super().get_libraries(ext))
 
-    def copy_extensions_to_source(self) -> None:
-        if LIMITED_API:  # Python would find the module of an earlier build first
-            Path(COMMON, f"binding{sysconfig.get_config_var('EXT_SUFFIX')}").unlink(missing_ok=True)
-        super().copy_extensions_to_source()
-
     def build_library(self, ext: Extension) -> None:
         if self.compiler.compiler_type == "msvc":
             raise CompileError(
@@ -196,6 +191,8 @@ class BuildKernels(build_ext):
         write_configurations(Path(path).parent)
 
     def copy_extensions_to_source(self) -> None:
+        if LIMITED_API:  # Python would find the module of an earlier build first
+            Path(COMMON, f"binding{sysconfig.get_config_var('EXT_SUFFIX')}").unlink(missing_ok=True)
         super().copy_extensions_to_source()
         folder = Path(*LIBRARY.split(".")[:-1])
         if (folder / FILES.get(sys.platform, FILES["linux"])).exists():
