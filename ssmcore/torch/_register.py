@@ -23,8 +23,8 @@ from ..backends.protocol import Results
 from ..backends.torch_ import forward, vjp
 from ._common import as_array, wide
 
-READ_NARROW = ("cython",)
-"""Backends that read and write bfloat16 and float16 themselves, bfloat16 as the bits in an array of uint16."""
+READ_NARROW = {"cython": ("selective_scan", "ss2d", "causal_conv1d")}
+"""Operations of backends whose kernels read and write bfloat16 and float16 themselves, bfloat16 as the bits in an array of uint16."""
 _LIBRARY = torch.library.Library("ssmcore", "FRAGMENT")
 
 
@@ -185,7 +185,7 @@ class TensorOp:
         if choice is None:
             with torch.no_grad():
                 return vjp(call) if call.douts else forward(call)
-        narrow = choice.backend in READ_NARROW
+        narrow = self.spec.name in READ_NARROW.get(choice.backend, ())
         arrays = {name: as_array(t, narrow=narrow) for name, t in call.arrays.items()}
         douts, kept = (tuple(as_array(t, narrow=narrow) for t in tensors) for tensors in (call.douts, call.kept))
         on_arrays = replace(call, arrays=arrays, douts=douts, kept=kept)

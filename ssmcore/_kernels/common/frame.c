@@ -166,28 +166,28 @@ static uint32_t bits_of(float x) {
     return bits;
 }
 
+/* Conversions without branches, which compilers make vectors of. */
+
 /* Without subnormal numbers of float32, which a thread may treat as 0. */
-static float from_half(uint16_t half) {
-    uint32_t sign = (uint32_t)(half & 0x8000) << 16, exponent = half >> 10 & 31, fraction = half & 0x3ff;
-    if (exponent == 31) return float_of(sign | 0x7f800000 | fraction << 13);
-    if (exponent) return float_of(sign | (exponent + 112) << 23 | fraction << 13);
-    float small = (float)fraction * 0x1p-24f;
-    return float_of(sign | bits_of(small));
+static inline float from_half(uint16_t half) {
+    uint32_t sign = (uint32_t)(half & 0x8000) << 16, size = half & 0x7fff;
+    uint32_t subnormal = bits_of((float)(int32_t)size * 0x1p-24f), normal = (size << 13) + (112u << 23), special = (size << 13) + (224u << 23);
+    uint32_t found = size < 0x7c00 ? normal : special;
+    return float_of(sign | (size < 0x400 ? subnormal : found));
 }
 
 /* To the nearest, ties to even. */
-static uint16_t to_half(float x) {
+static inline uint16_t to_half(float x) {
     uint32_t bits = bits_of(x), sign = bits >> 16 & 0x8000, size = bits & 0x7fffffff;
-    if (size > 0x7f800000) return (uint16_t)(sign | 0x7e00);
-    if (size >= 0x477ff000) return (uint16_t)(sign | 0x7c00); /* 65520 and more */
-    if (size < 0x38800000) return (uint16_t)(sign | (bits_of(float_of(size) + 0.5f) - bits_of(0.5f)));
-    return (uint16_t)(sign | ((size + 0xfff + (size >> 13 & 1) - 0x38000000) >> 13));
+    uint32_t subnormal = bits_of(float_of(size) + 0.5f) - 0x3f000000, normal = (size + 0xfff + (size >> 13 & 1) - 0x38000000) >> 13;
+    uint32_t found = size < 0x38800000 ? subnormal : normal; /* 2^-14 */
+    found = size >= 0x477ff000 ? 0x7c00 : found;             /* 65520 and more */
+    return (uint16_t)(sign | (size > 0x7f800000 ? 0x7e00 : found));
 }
 
-static uint16_t to_brain(float x) {
-    uint32_t bits = bits_of(x);
-    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)((bits >> 16 & 0x8000) | 0x7fc0);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+static inline uint16_t to_brain(float x) {
+    uint32_t bits = bits_of(x), nan = (bits >> 16 & 0x8000) | 0x7fc0, found = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    return (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? nan : found);
 }
 
 static float same32(float x) { return x; }
@@ -242,12 +242,16 @@ enum { ROW = 256, UNIT = 1 << 15 /* elements of a unit of work */ };
 typedef struct {
     ssmcore_array to, from;
     int64_t parts, part;    /* how many to add up, and elements from one to the next */
-    int64_t rows, per_unit; /* along the last axis */
+    int64_t rows, per_unit, pieces; /* along the last axis: a unit has some rows, or a piece of UNIT elements of one */
 } copying;
 
 static void copy_bytes(char *to, const char *from, int64_t to_step, int64_t from_step, int64_t count, size_t bytes) {
     if (to_step == (int64_t)bytes && from_step == to_step)
         memcpy(to, from, (size_t)count * bytes);
+    else if (bytes == 4) /* a size that the compiler knows is one move */
+        for (int64_t i = 0; i < count; i++) memcpy(to + i * to_step, from + i * from_step, 4);
+    else if (bytes == 8)
+        for (int64_t i = 0; i < count; i++) memcpy(to + i * to_step, from + i * from_step, 8);
     else
         for (int64_t i = 0; i < count; i++) memcpy(to + i * to_step, from + i * from_step, bytes);
 }
@@ -271,11 +275,13 @@ static void copy_rows(const void *task, int64_t unit, char *scratch) {
     const ssmcore_array *to = &c->to, *from = &c->from;
     int last = to->ndim - 1, alike = to->type == from->type && c->parts == 1;
     int64_t to_bytes = (int64_t)ssm_bytes(to->type), from_bytes = (int64_t)ssm_bytes(from->type);
-    int64_t to_stride = to->strides[last], from_stride = from->strides[last], length = to->shape[last];
-    int64_t end = (unit + 1) * c->per_unit < c->rows ? (unit + 1) * c->per_unit : c->rows;
+    int64_t to_stride = to->strides[last], from_stride = from->strides[last], begin = unit % c->pieces * UNIT;
+    int64_t length = to->shape[last] - begin, row = unit / c->pieces * c->per_unit;
+    int64_t end = row + c->per_unit < c->rows ? row + c->per_unit : c->rows;
+    if (length > UNIT && c->pieces > 1) length = UNIT;
     (void)scratch;
-    for (int64_t row = unit * c->per_unit; row < end; row++) {
-        int64_t there = 0, here = 0, rest = row;
+    for (; row < end; row++) {
+        int64_t there = begin * to_stride, here = begin * from_stride, rest = row;
         for (int i = last; i-- > 0;) {
             int64_t at = rest % to->shape[i];
             rest /= to->shape[i];
@@ -309,6 +315,23 @@ static void exchange(ssmcore_array *a, int i, int j) {
     a->shape[j] = shape, a->strides[j] = stride;
 }
 
+/* Makes one axis of two that follow one another in both arrays. */
+static void join_axes(ssmcore_array *to, ssmcore_array *from) {
+    int kept = 0;
+    for (int i = 1; i < to->ndim; i++) {
+        int64_t shape = to->shape[i];
+        if (to->strides[kept] == shape * to->strides[i] && from->strides[kept] == shape * from->strides[i]) {
+            to->shape[kept] *= shape;
+        } else {
+            to->shape[++kept] = shape;
+        }
+        to->strides[kept] = to->strides[i];
+        from->strides[kept] = from->strides[i];
+    }
+    for (int i = 0; i <= kept; i++) from->shape[i] = to->shape[i];
+    to->ndim = from->ndim = kept + 1;
+}
+
 void ssm_copy(ssm_frame *f, const ssmcore_array *to, const ssmcore_array *from, int64_t parts) {
     if (to) ssm_copy_parts(f, to, from, parts, ssm_count(to));
 }
@@ -324,12 +347,15 @@ void ssm_copy_parts(ssm_frame *f, const ssmcore_array *to, const ssmcore_array *
     copying c = {.to = *to, .from = *from, .parts = parts, .part = part};
     if (to->ndim == 0)
         for (ssmcore_array *a = &c.to; a; a = a == &c.to ? &c.from : NULL) a->ndim = 1, a->shape[0] = 1, a->strides[0] = 1;
+    join_axes(&c.to, &c.from);
     int last = c.to.ndim - 1, fine = finest(&c.to);
     exchange(&c.to, fine, last);
     exchange(&c.from, fine, last);
-    c.rows = count / c.to.shape[last];
-    c.per_unit = UNIT / c.to.shape[last] > 0 ? UNIT / c.to.shape[last] : 1;
-    ssm_ran(f, ssm_run_units(&c, (c.rows + c.per_unit - 1) / c.per_unit, &f->workers, 4 * parts * count, 0, copy_rows));
+    int64_t length = c.to.shape[last];
+    c.rows = count / length;
+    c.per_unit = length < UNIT ? UNIT / length : 1;
+    c.pieces = (length + UNIT - 1) / UNIT;
+    ssm_ran(f, ssm_run_units(&c, (c.rows + c.per_unit - 1) / c.per_unit * c.pieces, &f->workers, 4 * parts * count, 0, copy_rows));
 }
 
 void ssm_zero(const ssmcore_array *array) {

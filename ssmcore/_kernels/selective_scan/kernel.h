@@ -159,18 +159,19 @@ typedef struct {
     int64_t steps;
     const int64_t *at;
     int streams;
-    const REAL *row[NAME(STREAMS)];
-    int64_t time[NAME(STREAMS)], dim[NAME(STREAMS)];
+    const char *row[NAME(STREAMS)];
+    int64_t size[NAME(STREAMS)], time[NAME(STREAMS)], dim[NAME(STREAMS)]; /* of an element, a step and a channel, in bytes */
 } NAME(ahead);
 
-INLINE void NAME(expect)(NAME(ahead) *ahead, const void *data, int64_t offset, int64_t time, int64_t dim) {
-    if (!data) return;
-    ahead->row[ahead->streams] = (const REAL *)data + offset;
-    ahead->time[ahead->streams] = time;
-    ahead->dim[ahead->streams++] = dim;
+INLINE void NAME(expect)(NAME(ahead) *ahead, const ssm_sequence *x, int64_t offset) {
+    if (!x->data) return;
+    int64_t size = x->type ? 2 : sizeof(REAL);
+    ahead->row[ahead->streams] = (const char *)x->data + offset * size;
+    ahead->size[ahead->streams] = size;
+    ahead->time[ahead->streams] = x->time * size;
+    ahead->dim[ahead->streams++] = x->dim * size;
 }
-#define EXPECT(ahead, x) \
-    NAME(expect)(ahead, (x).type ? 0 : (x).data, b * (x).batch + direction * (x).direction + c * (x).dim, (x).time, (x).dim)
+#define EXPECT(ahead, x) NAME(expect)(ahead, &(x), b * (x).batch + direction * (x).direction + c * (x).dim)
 
 /* What the t-th step asks for: the row of its like, whose vector may straddle two lines, or, where steps are adjacent and
  * channels are rows, a line of a channel. */
@@ -180,10 +181,10 @@ INLINE void NAME(fetch)(const NAME(ahead) *ahead, int64_t t) {
 #pragma GCC unroll 4
     for (int i = 0; i < NAME(STREAMS); i++) {
         if (i >= ahead->streams) break;
-        int64_t offset = ahead->at[t] * ahead->time[i];
-        if (ahead->time[i] == 1) offset = ahead->at[0] + t / VL * line % CHUNK + t % VL * ahead->dim[i];
+        int64_t offset = ahead->at[t] * ahead->time[i], size = ahead->size[i];
+        if (ahead->time[i] == size) offset = (ahead->at[0] + t / VL * line % CHUNK) * size + t % VL * ahead->dim[i];
         __builtin_prefetch(ahead->row[i] + offset);
-        if (ahead->dim[i] == 1) __builtin_prefetch(ahead->row[i] + offset + VL - 1);
+        if (ahead->dim[i] == size) __builtin_prefetch(ahead->row[i] + offset + (VL - 1) * size);
     }
 }
 
