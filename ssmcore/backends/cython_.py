@@ -97,14 +97,21 @@ def _state(state: Array | None, shape: tuple[int, ...], x: Array) -> Array:
     return empty(shape, compute_dtype(x.dtype) if state is None else state.dtype)
 
 
+def _broadcast_to(array: Array, shape: tuple[int, ...]) -> Array:
+    """np.broadcast_to, which takes as long as a small kernel, where it has something to do."""
+    return array if array.shape == shape else np.broadcast_to(array, shape)
+
+
 # ---- discretize ----
 
 
 def _broadcast(call: Call) -> tuple[Array, Array, Array, np.dtype[Any]]:
     A, B, delta = call.arrays.values()
-    shape = np.broadcast_shapes(A.shape, B.shape, (*delta.shape, 1))
+    shape = A.shape
+    if B.shape != shape or delta.shape != shape[:-1]:
+        shape = np.broadcast_shapes(A.shape, B.shape, (*delta.shape, 1))
     dtype = compute_dtype(np.result_type(A, B, delta))
-    A, B, delta = (np.broadcast_to(A, shape), np.broadcast_to(B, shape), np.broadcast_to(delta, shape[:-1]))
+    A, B, delta = (_broadcast_to(A, shape), _broadcast_to(B, shape), _broadcast_to(delta, shape[:-1]))
     return A.astype(dtype, copy=False), B, delta, dtype  # the first array's type is that of the computation
 
 
@@ -136,7 +143,7 @@ def ssm_recurrence(call: Call) -> Results:
     rows = math.prod(lead)
 
     def as_rows(array: Array) -> Array:
-        return np.broadcast_to(array, (*lead, array.shape[-1])).reshape(rows, array.shape[-1])
+        return _broadcast_to(array, (*lead, array.shape[-1])).reshape(rows, array.shape[-1])
 
     read = [as_rows(array) for array in call.arrays.values()]
     y, last = empty(read[3].shape, dtype), empty(read[4].shape, dtype)
