@@ -26,7 +26,7 @@ ifndef OMP_WAIT_POLICY
 export GOMP_SPINCOUNT ?= 3000
 endif
 
-.PHONY: demo serve test test-slow faults mutants lint docs bench performance roofline crossover instructions bench-compare weights build clean
+.PHONY: demo serve test test-slow faults mutants lint docs bench performance roofline crossover instructions bench-compare weights wheels build clean
 
 # an editable install: Python runs the checkout itself
 $(BIN)/.ready: pyproject.toml setup.py
@@ -37,7 +37,7 @@ $(BIN)/.ready: pyproject.toml setup.py
 	touch $@
 
 # compiled kernels in the checkout: files that are newer than what was made of them
-KERNELS := $(shell find ssmcore/_kernels -name '*.[ch]' -o -name '*.p[yx][xd]')
+KERNELS := $(shell find ssmcore/_kernels ssmcore/include ssmcore/lib ssmcore/capi.pxd -name '*.[ch]' -o -name '*.p[yx][xd]' -o -name '*.in')
 $(BIN)/.built: $(BIN)/.ready $(KERNELS)
 	SSMCORE_BUILD=$${SSMCORE_BUILD:-require} $(BIN)/python setup.py -q build_ext --inplace
 	touch $@
@@ -144,6 +144,12 @@ weights: build
 	    --attribution "LIDC-IDRI and 4D-Lung (CC BY 3.0), RIDER Lung CT (CC BY 4.0), Soft-tissue-Sarcoma (CC BY 3.0), of The Cancer Imaging Archive" \
 	    --commit "$$(git rev-parse --short HEAD)"
 
+# wheels for Linux in dist/, checked, installed and tried, in some ten minutes. Needs a C compiler, and gcc-aarch64-linux-gnu,
+# libc6-dev-arm64-cross and qemu-user to try the one for AArch64
+wheels:
+	$(PYTHON) .ci/wheels
+
 clean:
-	rm -rf $(VENV) build demo-out serve-data *.egg-info
-	find ssmcore -name '*.so' -delete
+	rm -rf $(VENV) build dist demo-out serve-data *.egg-info
+	rm -rf ssmcore/lib/cmake ssmcore/lib/pkgconfig
+	find ssmcore '(' -name '*.so' -o -name '*.so.*' ')' -delete

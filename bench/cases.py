@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ssmcore.backends._compiled import LINE, empty
+from ssmcore.backends._results import LINE, empty
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))  # for programs that pytest does not start
 from samples import SAMPLES, Sample

@@ -42,7 +42,7 @@ def count(name: str) -> int:
     """Instructions within the kernels' entry points."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "callgrind.out"
-        command = ["valgrind", "--tool=callgrind", "--collect-atstart=no", "--toggle-collect=ssmcore_*_f32_avx2"]
+        command = ["valgrind", "--tool=callgrind", "--collect-atstart=no", "--toggle-collect=ssm_*_f32_avx2"]
         command.append(f"--callgrind-out-file={out}")
         environment = {**os.environ, "SSMCORE_ISA": "avx2", "OPENBLAS_NUM_THREADS": "1"}
         done = subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._embedding import get_include, get_library
 from ._explain import CpuFeatures, cpu_features, explain
 from ._hippo import hippo, s4d_diagonal
 from ._lti import ssm_convolve, ssm_kernel
@@ -52,6 +53,8 @@ __all__ = [
     "explain",
     "gate_crop",
     "gate_crop_vjp",
+    "get_include",
+    "get_library",
     "hippo",
     "s4d_diagonal",
     "selective_scan",

@@ -9,6 +9,13 @@ from typing import Any, NoReturn
 import numpy as np
 
 Sizes = dict[str, int]
+_WIDE = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
+_REMEMBERED = 1000
+"""Sound shapes that a record remembers."""
+
+
+class ArrayShapes(dict[str, tuple[int, ...] | None]):
+    """Shapes of NumPy arrays by name. Those of tensors may be symbols, which cannot be remembered."""
 
 
 class ArgumentError(ValueError):
@@ -98,6 +105,8 @@ class OpSpec:
     differentiable: bool = True
     traits: tuple[str, ...] = ()
     """What a call may have that not every backend runs: "complex" arrays, "dense" systems."""
+    _sound: dict[tuple[Any, ...], Sizes] = field(default_factory=dict, init=False, repr=False)
+    """Sizes by shapes that have passed the check, which takes as long as a small kernel."""
 
     @property
     def entries(self) -> tuple[str, ...]:
@@ -155,11 +164,11 @@ class OpSpec:
 
     def shapes_of(self, arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...] | None]:
         """Shapes of the arguments, None for an absent one. Raises ArgumentTypeError as `check_dtype` does."""
-        complex_too = {argument.name for argument in self.arguments if argument.complex_too}
         for name, array in arrays.items():
-            if array is not None:
-                self.check_dtype(name, array, complex_too=name in complex_too)
-        return {name: None if array is None else array.shape for name, array in arrays.items()}
+            if array is not None and not (type(array) is np.ndarray and array.dtype in _WIDE):
+                complex_too = any(argument.complex_too for argument in self.arguments if argument.name == name)
+                self.check_dtype(name, array, complex_too=complex_too)
+        return ArrayShapes({name: None if array is None else array.shape for name, array in arrays.items()})
 
     def check_gradient(self, output: Output, dout: Any, sizes: Sizes, *, complex_too: bool = False) -> None:
         """Raises ArgumentError unless `dout` is a sound gradient of the output."""
@@ -226,6 +235,18 @@ class OpSpec:
 
         Raises ArgumentError naming the first argument whose shape disagrees, with the shape the earlier ones imply.
         """
+        if type(shapes) is not ArrayShapes:
+            return self._check_shapes(shapes, hint)
+        key = tuple(shapes.items())
+        known = self._sound.get(key)
+        if known is None:
+            known = self._check_shapes(shapes, hint)
+            if len(self._sound) >= _REMEMBERED:
+                self._sound.clear()
+            self._sound[key] = known
+        return known.copy()
+
+    def _check_shapes(self, shapes: Mapping[str, tuple[int, ...] | None], hint: str) -> Sizes:
         sizes: Sizes = {}
         bound_by: dict[str, str] = {}
         for argument in self.arguments:
@@ -267,7 +288,6 @@ class Call:
     A call with `douts`, the gradients of the outputs, asks for the gradients of `arrays` instead of the outputs. `keep` asks the forward
     pass for the outputs that only the gradient needs; `kept` hands them to the gradient. `into` are arrays that a backend may write
     outputs to, in their order, of any strides but for states, which are C-contiguous. A state may be an argument and a target at once.
-    `ready` arrays and targets are aligned, of one wide dtype, and C-contiguous but for sequences: a backend need not convert them.
     """
 
     spec: OpSpec
@@ -278,7 +298,6 @@ class Call:
     keep: bool = False
     kept: tuple[Any, ...] = ()
     into: tuple[Any, ...] = ()
-    ready: bool = False
     num_threads: int = 1
 
     def __getattr__(self, name: str) -> Any:

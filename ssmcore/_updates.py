@@ -233,7 +233,7 @@ def selective_state_update(
             arrays = dict(zip(_scan.ARGUMENTS, given, strict=True))
             options = {"delta_softplus": bool(dt_softplus), "discretization": discretization, "layout": "bld"}
             out = np.empty(x.shape, x.dtype)
-            call = Call(_scan.SPEC, arrays, options, into=(out[:, None], state), ready=True)
+            call = Call(_scan.SPEC, arrays, options, into=(out[:, None], state))
             backends.run(call, backend=backend, num_threads=num_threads)
             return out
     arrays = {"state": state, "x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D, "z": z, "dt_bias": dt_bias}
@@ -299,10 +299,13 @@ def causal_conv1d_update(
     alone = cache_seqlens is None and conv_state_indices is None and type(x) is type(conv_state) is np.ndarray
     if alone and x.ndim == 2 and _usual_convolution(x, conv_state, weight, bias):
         check_option("causal_conv1d", "activation", activation, _ACTIVATIONS)
-        initial = np.ascontiguousarray(conv_state[:, :, conv_state.shape[2] - (weight.shape[1] - 1) :])
-        arrays = dict(zip(_conv.ARGUMENTS, (x[:, None], weight, bias, initial), strict=True))
         out = np.empty(x.shape, x.dtype)
-        call = Call(_conv.SPEC, arrays, {"activation": activation, "layout": "bld"}, into=(out[:, None],), ready=True)
+        arrays = {"x": x[:, None], "weight": weight, "bias": bias, "initial_state": conv_state}
+        call = Call(_conv.SPEC, arrays, {"activation": activation, "layout": "bld"}, into=(out[:, None],))
+        if backends.run_entry(name, call, backend=backend, num_threads=num_threads):
+            return out
+        past = weight.shape[1] - 1
+        arrays["initial_state"] = np.ascontiguousarray(conv_state[:, :, conv_state.shape[2] - past :])
         backends.run(call, backend=backend, num_threads=num_threads)
         flat = conv_state.reshape(-1)
         flat[:-1] = flat[1:]  # values that cross from one row into another are overwritten next

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # workers side by side get a thread each of torch and BLAS, which read these when they are loaded
@@ -15,6 +16,9 @@ import numpy as np
 import pytest
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
+
+PERTURB = -6
+"""M_PERTURB of glibc's malloc.h."""
 
 # the tests' sizes are small, and several threads are to run on them where several are asked for
 os.environ["SSMCORE_WORK_PER_THREAD"] = "1"
@@ -47,8 +51,8 @@ def any_backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory that numpy.empty returns holds NaN, so that what a kernel leaves unset shows."""
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Memory that numpy.empty returns holds NaN, and that of malloc large numbers, so that what a kernel leaves unset shows."""
     empty = np.empty
 
     def filled(*args: object, **kwargs: object) -> np.ndarray:
@@ -59,12 +63,21 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
             array.fill(0xFF)  # raw memory, whose bytes make NaN of any float
         return array
 
-    from ssmcore.backends import _compiled
+    from ssmcore.backends import _results
 
     poisoned_numpy = type(np)("numpy")
     poisoned_numpy.__dict__.update(np.__dict__)
     poisoned_numpy.empty = filled  # type: ignore[attr-defined]
-    monkeypatch.setattr(_compiled, "np", poisoned_numpy)
+    monkeypatch.setattr(_results, "np", poisoned_numpy)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        yield
+        return
+    mallopt(
+        PERTURB, 0x80
+    )  # memory of the compiled kernels: glibc fills it with the complement, 0x7f, which is 3e38 as float32
+    yield
+    mallopt(PERTURB, 0)
 
 
 @pytest.fixture

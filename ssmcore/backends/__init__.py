@@ -181,6 +181,17 @@ def run(call: Call, *, backend: str | None = None, num_threads: int | None = Non
     return tuple(written)
 
 
+def run_entry(entry: str, call: Call, *, backend: str | None = None, num_threads: int | None = None) -> bool:
+    """Runs a call by a function that a backend may have beside those of the contract; whether it has it."""
+    choice = choose(call.spec, backend, call.traits)
+    function = _loaded(choice.backend)[0].OPERATIONS.get(entry)
+    if function is None:
+        return False
+    call.num_threads = resolve(num_threads)
+    function(call)
+    return True
+
+
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
     """Runs the operations inside the block on one backend, or raises at the operation that it cannot run.

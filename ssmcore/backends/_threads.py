@@ -23,13 +23,17 @@ def _number(variable: str) -> int | None:
     return int(value)
 
 
+def work_per_thread() -> int:
+    """Multiply-adds that the compiled kernels wake a further thread for: SSMCORE_WORK_PER_THREAD, or 0 for their own choice."""
+    return _number("SSMCORE_WORK_PER_THREAD") or 0
+
+
 def resolve(num_threads: int | None) -> int:
     """`num_threads`, else SSMCORE_NUM_THREADS, else torch's setting where torch is loaded, else the available processors.
 
     OMP_NUM_THREADS lowers the last. The compiled kernels wake fewer threads where each would have less than SSMCORE_WORK_PER_THREAD
     (2^20) multiply-adds to do.
     """
-    _number("SSMCORE_WORK_PER_THREAD")  # the kernels read it unchecked
     if num_threads is None:
         wanted = _number("SSMCORE_NUM_THREADS")
         if wanted is not None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from .._conventions import CHECKPOINT_STEPS, centre, sigmoid, softplus
 from .._spec import Call
 from ._by_scans import ss2d_by_scans, ss2d_vjp_by_scans
+from ._results import as_arguments
 from .protocol import Operations, Results
 
 Array = NDArray[Any]
@@ -295,18 +296,13 @@ def selective_scan_vjp(call: Call) -> Results:
     if call.delta_softplus:
         ddelta *= np.where(raw > 20, 1.0, sigmoid(raw))
     ddelta_bias = None if delta_bias is None else ddelta.sum(axis=(0, 1))
-    arrays = dict(call.arrays, initial_state=call.A)
-    grads = zip((du, ddelta, dA, dB, dC, dD, dz, ddelta_bias, dh), arrays.values(), strict=True)
-    return tuple(_narrow_like(call.u.dtype, gradient, array) for gradient, array in grads)
-
-
-def _narrow_like(dtype: np.dtype[Any], gradient: Array | None, array: Array | None) -> Array | None:
-    """The gradient of an array in precision `dtype`: its real part for a real array."""
-    if gradient is None:
-        return None
-    if array is None or array.dtype.kind == "f":
-        return gradient.real.astype(dtype)
-    return gradient.astype(np.result_type(dtype, np.complex64))
+    grads = (du, ddelta, dA, dB, dC, dD, dz, ddelta_bias, dh)
+    if call.A.dtype.kind == "c":  # a real array has the real part; an absent state counts as complex
+        given = dict(call.arrays, initial_state=call.A) if call.initial_state is None else call.arrays
+        pairs = zip(grads, given.values(), strict=True)
+        grads = tuple(g.real if g is not None and a is not None and a.dtype.kind == "f" else g for g, a in pairs)
+        return tuple(g if g is None else g.astype(a.dtype) for g, a in zip(grads, given.values(), strict=True))
+    return as_arguments(call, *grads)
 
 
 def _add(gradient: Array, t: int, per_channel: Array) -> None:
@@ -334,8 +330,8 @@ def ss2d(call: Call) -> Results:
 
 @OPERATIONS
 def ss2d_vjp(call: Call) -> Results:
-    return _narrow(
-        call.x.dtype, *ss2d_vjp_by_scans(selective_scan_vjp, _in_float64(call, douts=tuple(_wide(*call.douts))))
+    return as_arguments(
+        call, *ss2d_vjp_by_scans(selective_scan_vjp, _in_float64(call, douts=tuple(_wide(*call.douts))))
     )
 
 
@@ -414,7 +410,7 @@ def chunk_scan_vjp(call: Call) -> Results:
     if D is not None:
         dx += D * dout
         dD = (dout * x).sum(axis=(0, 1))
-    return _narrow(call.x.dtype, dx, ddt, dA, dB, dC, dD, dh)
+    return as_arguments(call, dx, ddt, dA, dB, dC, dD, dh)
 
 
 # ---- causal_conv1d ----
@@ -463,7 +459,7 @@ def causal_conv1d_vjp(call: Call) -> Results:
         dweight[:, k] = (dout * extended[:, k : k + seqlen]).sum(axis=(0, 1))
     dbias = None if bias is None else dout.sum(axis=(0, 1))
     dinitial_state = np.ascontiguousarray(dextended[:, :past].swapaxes(1, 2))
-    return _narrow(call.x.dtype, dextended[:, past:], dweight, dbias, dinitial_state)
+    return as_arguments(call, dextended[:, past:], dweight, dbias, dinitial_state)
 
 
 # ---- depthwise_conv2d ----
@@ -503,7 +499,7 @@ def depthwise_conv2d_vjp(call: Call) -> Results:
         dbordered[:, i : i + height, j : j + width] += weight[:, i, j] * dout
         dweight[:, i, j] = (dout * bordered[:, i : i + height, j : j + width]).sum(axis=(0, 1, 2))
     dbias = None if bias is None else dout.sum(axis=(0, 1, 2))
-    return _narrow(call.x.dtype, dbordered[:, 1:-1, 1:-1], dweight, dbias)
+    return as_arguments(call, dbordered[:, 1:-1, 1:-1], dweight, dbias)
 
 
 # ---- attention_gate ----
@@ -562,8 +558,8 @@ def attention_gate_vjp(call: Call) -> Results:
     phi_hat = (window - used[dim:-1, 0]) / deviation[dim:-1]
     dphi = np.zeros_like(phi)
     dphi[centre(phi, theta)] = through_norm(da, phi_hat, phi_weight / deviation[dim:-1])
-    return _narrow(
-        call.x.dtype,
+    return as_arguments(
+        call,
         dout * rate[..., None],
         through_norm(da, theta_hat, theta_weight / deviation[:dim]),
         dphi,

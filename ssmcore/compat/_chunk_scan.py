@@ -159,8 +159,9 @@ def mamba_split_conv1d_scan_combined(
     )
     x, B, C = xBC.split([channels, shared // 2, shared // 2], dim=-1)
     heads = (nheads, headdim)
+    # a norm takes the sum before it is rounded, which in float16 may be to infinity
     y, final = mamba_chunk_scan_combined(
-        x.unflatten(-1, heads),
+        (x if rmsnorm_weight is None else x.to(wide(x))).unflatten(-1, heads),
         dt,
         A,
         B.unflatten(-1, (ngroups, -1)),
@@ -177,7 +178,7 @@ def mamba_split_conv1d_scan_combined(
     )
     out = y.flatten(-2)
     if rmsnorm_weight is not None:
-        out = rmsnorm_fn(out, rmsnorm_weight, None, z, rmsnorm_eps, channels // ngroups, norm_before_gate)
+        out = rmsnorm_fn(out, rmsnorm_weight, None, z, rmsnorm_eps, channels // ngroups, norm_before_gate).to(x.dtype)
     if beside:
         out = torch.cat([F.silu(z0) * x0, out], dim=-1)
     if outproj_weight is not None:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from .. import torch as st
 from .._spec import fail
+from ..torch._common import wide
 from ._chunk_scan import mamba_split_conv1d_scan_combined
 from ._mamba_simple import StatesInCache, check_token, initial_dt_bias, kept_parameter
 from ._norms import GatedRMSNorm
@@ -184,7 +185,7 @@ class Mamba2(StatesInCache, nn.Module):
         with torch.no_grad():
             y = st.selective_state_update(
                 ssm_state,
-                x,
+                x.to(wide(x)) if self.rmsnorm else x,
                 step[:, :, None].expand(x.shape),
                 A,
                 B,
@@ -194,7 +195,7 @@ class Mamba2(StatesInCache, nn.Module):
             )
         out = y.flatten(1)
         if self.rmsnorm:
-            out = self.norm(out, z)
+            out = self.norm(out, z).to(x.dtype)
         if x0.shape[-1]:
             out = torch.cat([F.silu(z0) * x0, out], dim=-1)
         return self.out_proj(out)[:, None], conv_state, ssm_state

@@ -120,7 +120,11 @@ def _prepare(
     if dt_bias is not None:
         raw = raw + dt_bias.astype(raw.dtype, copy=False)
     soft = softplus(raw) if dt_softplus else raw
-    step = soft if dt_limit == (0.0, np.inf) and dt_softplus else np.clip(soft, *dt_limit)
+    step = soft
+    if dt_limit != (0.0, np.inf):
+        step = np.clip(soft, *dt_limit)
+    elif not dt_softplus:
+        step = np.maximum(soft, 0)
     if D is not None and D.ndim == 1:
         D = np.broadcast_to(D[:, None], x.shape[2:])
     ready = {"x": x, "dt": step, "A": A, "B": B, "C": C, "D": D, "initial_state": initial_state, "starts": starts}

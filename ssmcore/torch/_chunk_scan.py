@@ -74,10 +74,11 @@ def chunk_scan(
         step = step.clamp(*dt_limit)
     if D is not None and D.ndim == 1:
         D = D[:, None].expand(x.shape[2:])
-    inputs = (x, step, A, B, C, D, initial_state, starts)
+    # the gate takes the sum before it is rounded
+    inputs = (x if z is None else x.to(wide(x)), step, A, B, C, D, initial_state, starts)
     out, last_state, _ = _OP(*inputs, backend=backend, num_threads=num_threads)
     if z is not None:
-        out = (out * F.silu(z)).to(x.dtype)
+        out = (out * F.silu(z.to(out.dtype))).to(x.dtype)
     return (out, last_state) if return_last_state else out
 
 

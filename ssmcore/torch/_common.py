@@ -12,12 +12,14 @@ from .._spec import ArgumentTypeError
 _REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def as_array(x: Tensor | None) -> Any:
-    """The tensor's memory as an array. bfloat16 and float16 become float32, so that gradients of wider arguments are not rounded."""
+def as_array(x: Tensor | None, *, narrow: bool = False) -> Any:
+    """The tensor's memory as an array. bfloat16 and float16 become float32, unless `narrow`: NumPy has bfloat16 as the bits alone, uint16."""
     if x is None:
         return None
     x = x.detach()
-    return (x.float() if x.dtype in (torch.bfloat16, torch.float16) else x).numpy()
+    if x.dtype == torch.bfloat16 and narrow:
+        return x.view(torch.uint16).numpy()
+    return (x.float() if x.dtype in (torch.bfloat16, torch.float16) and not narrow else x).numpy()
 
 
 def wide(x: Tensor) -> torch.dtype:

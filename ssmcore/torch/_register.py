@@ -23,6 +23,8 @@ from ..backends.protocol import Results
 from ..backends.torch_ import forward, vjp
 from ._common import as_array, wide
 
+READ_NARROW = {"cython": ("selective_scan", "ss2d", "causal_conv1d")}
+"""Operations of backends whose kernels read and write bfloat16 and float16 themselves, bfloat16 as the bits in an array of uint16."""
 _LIBRARY = torch.library.Library("ssmcore", "FRAGMENT")
 
 
@@ -183,8 +185,9 @@ class TensorOp:
         if choice is None:
             with torch.no_grad():
                 return vjp(call) if call.douts else forward(call)
-        arrays = {name: as_array(t) for name, t in call.arrays.items()}
-        douts, kept = (tuple(as_array(t) for t in tensors) for tensors in (call.douts, call.kept))
+        narrow = self.spec.name in READ_NARROW.get(choice.backend, ())
+        arrays = {name: as_array(t, narrow=narrow) for name, t in call.arrays.items()}
+        douts, kept = (tuple(as_array(t, narrow=narrow) for t in tensors) for tensors in (call.douts, call.kept))
         on_arrays = replace(call, arrays=arrays, douts=douts, kept=kept)
         return backends.run(on_arrays, backend=choice.backend, num_threads=num_threads)
 
@@ -250,5 +253,6 @@ def as_result(found: Any, dtype: torch.dtype, swapped: bool = False) -> Tensor:
     if isinstance(found, Tensor):
         own = found.to(dtype).clone(memory_format=torch.contiguous_format)
     else:
-        own = torch.from_numpy(np.ascontiguousarray(found)).to(dtype)
+        tensor = torch.from_numpy(np.ascontiguousarray(found))
+        own = (tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor).to(dtype)
     return own.transpose(1, 2) if swapped else own

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import gettempdir
 from types import SimpleNamespace
@@ -179,23 +180,51 @@ def test_an_unknown_instruction_set_is_an_error(monkeypatch: pytest.MonkeyPatch)
         ssmcore.selective_scan(**case, backend="cython")
 
 
+@pytest.fixture(scope="module")
+def block_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int, int], int]:
+    """The function of the C source, which the library does not export."""
+    compiler, kernels = shutil.which("cc"), Path(ssmcore.__file__).parent / "_kernels"
+    if compiler is None or not (kernels / "selective_scan/selective_scan.c").exists():
+        pytest.skip("needs a C compiler and the C sources")
+    made = tmp_path_factory.mktemp("blocks") / "blocks.so"
+    places = [f"-I{kernels / 'common'}", f"-I{kernels.parent / 'include'}"]
+    command = [
+        compiler,
+        "-shared",
+        "-fPIC",
+        "-O1",
+        *places,
+        str(kernels / "selective_scan/selective_scan.c"),
+        "-o",
+        str(made),
+    ]
+    subprocess.run(command, check=True)
+    function = ctypes.CDLL(
+        str(made), mode=os.RTLD_LAZY
+    ).ssm_scan_block  # the functions that it calls are never called here
+    function.argtypes, function.restype = [ctypes.c_int64] * 3, ctypes.c_int64
+    return function
+
+
 @pytest.mark.parametrize("units", [4, 8, 64, 256])
 @pytest.mark.parametrize("lots", [0, 1, 2, 3, 8, 64, 10_000])
 @pytest.mark.parametrize("dim", [0, 1, 16, 33, 48, 96, 131, 192, 384, 400, 1536])
-def test_blocks_are_wide_while_there_are_enough_units(dim: int, lots: int, units: int) -> None:
-    kernels = pytest.importorskip("ssmcore._kernels.selective_scan.binding")
-    block = kernels.block_of(dim, lots, units)
+def test_blocks_are_wide_while_there_are_enough_units(
+    dim: int, lots: int, units: int, block_of: Callable[[int, int, int], int]
+) -> None:
+    block = block_of(dim, lots, units)
     assert block % 16 == 0
-    assert 16 <= block <= max(kernels.WIDE, 16)
-    if block > kernels.NARROW:
+    assert 16 <= block <= 384
+    if block > 64:
         blocks = -(-dim // (block - 15))  # before it was made whole vectors
         assert max(lots, 1) * blocks >= units
-    assert block <= kernels.block_of(dim, lots + 1, units)
+    assert block <= block_of(dim, lots + 1, units)
 
 
 def test_kernels_agree_on_how_often_a_state_is_kept() -> None:
     from ssmcore._conventions import CHECKPOINT_STEPS
-    from ssmcore._kernels.selective_scan import binding, numba
+    from ssmcore._kernels.common import binding
+    from ssmcore._kernels.selective_scan import numba
 
     assert binding.CHUNK == numba.CHUNK == CHECKPOINT_STEPS
 

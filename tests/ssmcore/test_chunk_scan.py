@@ -226,3 +226,26 @@ def test_clamped_steps_have_no_gradient(any_backend: str) -> None:
     assert 0 < outside.sum() < outside.size
     assert (ddt[outside] == 0).all()
     assert (ddt[~outside] != 0).all()
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+@pytest.mark.parametrize("first", [20, 64, 100])
+def test_nothing_of_a_sequence_reaches_its_neighbours(first: int, value: float, any_backend: str) -> None:
+    rng, seqlen = np.random.default_rng(3), 150
+    seq_idx = np.repeat([0, 1, 2], [first, 30, seqlen - first - 30])[None]
+    middle = seq_idx[0] == 1
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape)
+
+    case = {"x": normal(1, seqlen, 2, 5), "dt": abs(normal(1, seqlen, 2)), "A": -abs(normal(2))}
+    case |= {name: normal(1, seqlen, 1, 3) for name in "BC"} | {"seq_idx": seq_idx, "backend": any_backend}
+    dout = normal(*case["x"].shape)
+    out, grads = ssmcore.chunk_scan(**case), ssmcore.chunk_scan_vjp(dout, **case)
+    for name in ("x", "B", "C", "dt"):
+        broken = case | {name: np.where(middle.reshape(1, -1, *[1] * (case[name].ndim - 2)), value, case[name])}
+        with np.errstate(all="ignore"):
+            found, found_grads = ssmcore.chunk_scan(**broken), ssmcore.chunk_scan_vjp(dout, **broken)
+        assert np.array_equal(found[:, ~middle], out[:, ~middle]), name
+        for of in ("x", "dt", "B", "C"):
+            assert np.array_equal(getattr(found_grads, of)[:, ~middle], getattr(grads, of)[:, ~middle]), (name, of)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from conformance import DOUTS, backward, forward, traits_of
 from hypothesis import HealthCheck, given, settings
 from oracles import relative_error
 from samples import SAMPLES
@@ -22,36 +22,6 @@ from ssmcore.ops import SPECS
 CASES = [pytest.param(SPECS[op], sample, id=f"{op}: {sample.name}") for op in SPECS for sample in SAMPLES[op].samples]
 ERRORS = [pytest.param(op, sample, id=f"{op}: {sample.name}") for op in SPECS for sample in SAMPLES[op].errors]
 DTYPES = [np.float32, np.float64]
-DOUTS = ("dout", "dlast_state", "dA_bar", "dB_bar")
-
-
-def forward(name: str, case: dict[str, Any], backend: str) -> tuple[Any, ...]:
-    """All outputs of an operation, its last state included."""
-    function = getattr(ssmcore, name)
-    state = {"return_last_state": True} if "return_last_state" in inspect.signature(function).parameters else {}
-    outputs = function(**case, **state, backend=backend)
-    return outputs if isinstance(outputs, tuple) else (outputs,)
-
-
-def backward(name: str, case: dict[str, Any], backend: str, seed: int = 0) -> tuple[Any, ...]:
-    """The vjp of `name` for random output gradients."""
-    if not SPECS[name].differentiable:
-        return ()
-    rng = np.random.default_rng(seed)
-    grads = [rng.standard_normal(o.shape).astype(o.dtype) for o in forward(name, case, "numpy")]
-    if name == "gate_crop":
-        g = case["g"]
-        return (ssmcore.gate_crop_vjp(grads[0], g.shape[g.ndim - len(case["size"]) :], backend=backend),)
-    function = getattr(ssmcore, f"{name}_vjp")
-    names = [name for name in inspect.signature(function).parameters if name in DOUTS]
-    return function(**dict(zip(names, grads, strict=False)), **case, backend=backend)
-
-
-def traits_of(case: dict[str, Any]) -> set[str]:
-    """Properties of a case that not every backend supports."""
-    complex_too = any(isinstance(v, np.ndarray) and v.dtype.kind == "c" for v in case.values())
-    found = (("complex", complex_too), ("dense", case.get("structure") == "dense"))
-    return {name for name, has in found if has}
 
 
 def runs(name: str, backend: str, case: dict[str, Any]) -> None:
@@ -191,17 +161,3 @@ def test_any_grid_equals_the_reference(grid: Any, backend: str) -> None:
     spec = SPECS["ss2d"]
     compare(forward(spec.name, case, backend), forward(spec.name, case, "numpy"), spec.forward.of(dtype))
     compare(backward(spec.name, case, backend), backward(spec.name, case, "numpy"), spec.gradient.of(dtype))
-
-
-@pytest.mark.parametrize("op", [op for op in SPECS if op != "ss2d"])  # numba has no kernel of its own for it
-def test_twins_share_their_documentation(op: str) -> None:
-    first, second = (importlib.import_module(f"ssmcore._kernels.{op}.{module}") for module in ("binding", "numba"))
-    here = second.__name__
-    functions = [f for f in vars(second).values() if getattr(f, "__module__", None) == here and callable(f)]
-    shared = [f.__name__ for f in functions if hasattr(first, f.__name__) and not f.__name__.endswith("_of")]
-    assert shared
-    for function in shared:
-        docs = [" ".join((getattr(module, function).__doc__ or "").split()) for module in (first, second)]
-        # a fused Cython function lists its signatures first
-        assert docs[1]
-        assert docs[0].endswith(docs[1])

@@ -148,3 +148,20 @@ def test_a_cache_of_packed_sequences_is_refused() -> None:
     m, u, ends = block(layer_idx=0), torch.randn(1, 20, 32, dtype=torch.float64), torch.tensor([0, 3, 14, 20])
     with pytest.raises(ssmcore.ArgumentError, match="inference_params: expected None with packed sequences"):
         m(u, cu_seqlens=ends, inference_params=InferenceParams(max_seqlen=20, max_batch_size=3))
+
+
+@pytest.mark.parametrize("step", [False, True])
+def test_a_sum_beyond_float16_reaches_the_norm(step: bool) -> None:
+    """The norm brings it back into range."""
+    torch.manual_seed(0)
+    block = Mamba2(16, d_state=8, headdim=8).eval()
+    with torch.no_grad():
+        block.D.fill_(3e5)
+    x = torch.randn(1, 1 if step else 70, 16)
+    states = block.allocate_inference_cache(1, 70)
+    with torch.no_grad(), torch.autocast("cpu", torch.float16):
+        out = block.step(x, *states)[0] if step else block(x)
+    with torch.no_grad():
+        wanted = block.step(x, *block.allocate_inference_cache(1, 70))[0] if step else block(x)
+    assert out.isfinite().all()
+    assert (out.float() - wanted).abs().max() <= 2e-2 * wanted.abs().max()

@@ -471,3 +471,50 @@ def test_marks_of_any_strides_and_a_gate_of_another_dtype() -> None:
     )
     half = given | {"x": given["x"].bfloat16(), "z": torch.ones_like(given["x"])}
     assert st.chunk_scan(**half).dtype == torch.bfloat16
+
+
+NARROW = {
+    "selective_scan": ("u", "delta", "B", "C", "z", "out"),
+    "ss2d": ("x", "delta", "B", "C"),
+    "chunk_scan": ("x", "dt", "B", "C", "z"),
+    "causal_conv1d": ("x", "weight"),
+    "depthwise_conv2d": ("x",),
+}
+"""Arguments that autocast would make narrow."""
+
+
+@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("op", "sample"),
+    [(op, sample) for op in NARROW for sample in SAMPLES[op].samples if "complex" not in sample.name],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
+def test_narrow_tensors_are_computed_as_float32_ones_and_rounded_once(
+    op: str, sample: Any, dtype: torch.dtype, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ssmcore.backends import cython_
+
+    if isa not in cython_.usable_isas():
+        pytest.skip(f"this processor does not run {isa}")
+    monkeypatch.setenv("SSMCORE_ISA", isa)
+    case = sample.make(np.random.default_rng(7), np.float32)
+    given = {n: torch.from_numpy(x) if isinstance(x, np.ndarray) else x for n, x in case.items()}
+    given |= {n: given[n].to(dtype) for n in NARROW[op] if isinstance(given.get(n), torch.Tensor)}
+    narrow = {
+        n: x.requires_grad_() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for n, x in given.items()
+    }
+    wide = {
+        n: x.detach().float().requires_grad_() if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+        for n, x in narrow.items()
+    }
+    function = getattr(ssmcore.torch, op)
+    ours, theirs = (function(**arguments, backend="cython") for arguments in (narrow, wide))
+    assert ours.dtype == dtype
+    assert torch.equal(ours, theirs.to(dtype))
+    dout = torch.from_numpy(np.random.default_rng(8).standard_normal(ours.shape)).to(dtype)
+    ours.backward(dout)
+    theirs.backward(dout.float())
+    for name, x in narrow.items():
+        if isinstance(x, torch.Tensor) and x.requires_grad:
+            assert torch.equal(x.grad, wide[name].grad.to(x.dtype)), name

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-COMMON = Path(__file__).parents[2] / "ssmcore/_kernels/common"
+ROOT = Path(__file__).parents[2]
+COMMON = ROOT / "ssmcore/_kernels/common"
 COMPILER = shutil.which("cc")
 pytestmark = [
     pytest.mark.skipif(COMPILER is None or not sys.platform.startswith("linux"), reason="needs a C compiler on Linux"),
@@ -22,7 +23,8 @@ pytestmark = [
 def built(folder: Path, *options: str) -> Path:
     program = folder / "units"
     sources = [Path(__file__).with_name("units.c"), COMMON / "units.c"]
-    command = [str(COMPILER), "-O1", "-g", "-Wall", "-Werror", "-pthread", f"-I{COMMON}", *options, *map(str, sources)]
+    include = [f"-I{COMMON}", f"-I{ROOT / 'ssmcore/include'}"]
+    command = [str(COMPILER), "-O1", "-g", "-Wall", "-Werror", "-pthread", *include, *options, *map(str, sources)]
     found = subprocess.run([*command, "-o", str(program), "-lm"], capture_output=True, text=True, check=False)
     if "cannot find" in found.stderr:
         pytest.skip(f"{' '.join(options)}: this compiler has no such sanitizer")

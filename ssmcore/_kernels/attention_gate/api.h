@@ -1,8 +1,8 @@
-/* What the Cython module hands to the passes of an attention gate; see ops/attention_gate.md. Channels are adjacent. */
+/* What attention_gate.c hands to the passes of an attention gate; see ops/attention_gate.md. Channels are adjacent. */
 #ifndef SSMCORE_ATTENTION_GATE_H
 #define SSMCORE_ATTENTION_GATE_H
 #include "arrays.h"
-#include "cpu.h"
+#include "units.h"
 
 /* Rows of `coefficients`, each (dim): a = scale_theta theta + scale_phi phi + shift; the last six for gradients alone. */
 enum {
@@ -20,9 +20,9 @@ enum {
 };
 
 typedef struct {
-    int64_t batch, height, width, dim, channels;
+    int64_t batch, height, width, dim; /* of theta and phi, or of x */
     int64_t rows; /* of the grid that a unit of work covers */
-    int num_threads;
+    const ssm_workers *workers;
     double gain, offset;             /* rate = sigmoid(gain q + offset) */
     ssm_grid theta, phi, x, dout;    /* read */
     ssm_grid out, dx, dtheta, dphi;  /* written */
@@ -36,8 +36,8 @@ typedef struct {
  * retract: dx = rate dout, and dq, the gradient of gain q + offset. sums: into `partial`, da, da (theta - mean), da (phi - mean) and
  * dq relu(a). spread: dtheta and dphi. */
 #define SSMCORE_PASSES(PASS)                                                                         \
-    PASS(ssmcore_gate_moments, ssm_gate) PASS(ssmcore_gate_compare, ssm_gate) PASS(ssmcore_gate_apply, ssm_gate) \
-    PASS(ssmcore_gate_retract, ssm_gate) PASS(ssmcore_gate_sums, ssm_gate) PASS(ssmcore_gate_spread, ssm_gate)
+    PASS(ssm_gate_moments, ssm_gate) PASS(ssm_gate_compare, ssm_gate) PASS(ssm_gate_apply, ssm_gate) \
+    PASS(ssm_gate_retract, ssm_gate) PASS(ssm_gate_sums, ssm_gate) PASS(ssm_gate_spread, ssm_gate)
 SSMCORE_PASSES(SSMCORE_DECLARE)
 
 /* A comparison of few channels would leave half of a wide vector empty. */

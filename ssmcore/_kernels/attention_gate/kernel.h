@@ -135,8 +135,8 @@ static void NAME(apply_unit)(const void *task, int64_t index, char *arena) {
                 const REAL *from = x + (i + k) * s->x.column;
                 REAL *to = out + (i + k) * s->out.column, one = rate[k];
                 int64_t c = 0;
-                for (; c + VL <= s->channels; c += VL) NAME(write)(to + c, NAME(read)(from + c) * one);
-                for (; c < s->channels; c++) to[c] = from[c] * one;
+                for (; c + VL <= s->dim; c += VL) NAME(write)(to + c, NAME(read)(from + c) * one);
+                for (; c < s->dim; c++) to[c] = from[c] * one;
             }
         }
     }
@@ -158,8 +158,8 @@ static void NAME(retract_unit)(const void *task, int64_t index, char *arena) {
             for (int64_t k = 0; k < count; k++) {
                 const REAL *at = x + (i + k) * s->x.column, *given = dout + (i + k) * s->dout.column;
                 REAL *to = dx + (i + k) * s->dx.column, one = rate[k];
-                for (int64_t c = 0; c < s->channels; c += VL) {
-                    int64_t lanes = NAME(lanes_from)(s->channels, c);
+                for (int64_t c = 0; c < s->dim; c += VL) {
+                    int64_t lanes = NAME(lanes_from)(s->dim, c);
                     vec d = NAME(lanes_of)(given, c, lanes);
                     sum[k] += d * NAME(lanes_of)(at, c, lanes);
                     NAME(put_lanes)(to + c, d * one, lanes);
@@ -224,10 +224,10 @@ static void NAME(spread_unit)(const void *task, int64_t index, char *arena) {
 }
 
 #define PASS(name)                                                                           \
-    int NAME(ssmcore_gate_##name)(const ssm_gate *s) {                                           \
+    int NAME(ssm_gate_##name)(const ssm_gate *s) {                                           \
         int64_t strips = s->batch * ((s->height + s->rows - 1) / s->rows);                   \
-        int64_t cost = s->batch * s->height * s->width * (s->dim + s->channels) * 4;         \
-        return ssm_run_units(s, strips, s->num_threads, cost, 64, NAME(name##_unit));        \
+        int64_t cost = s->batch * s->height * s->width * s->dim * 6;                   \
+        return ssm_run_units(s, strips, s->workers, cost, 64, NAME(name##_unit));            \
     }
 PASS(moments)
 PASS(compare)

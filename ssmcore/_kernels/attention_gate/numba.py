@@ -1,4 +1,4 @@
-"""The passes of an attention gate in numba. Twin of binding.pyx, on C-contiguous grids."""
+"""The passes of an attention gate in numba. Twin of the C kernel, on C-contiguous grids."""
 
 from __future__ import annotations
 

@@ -12,13 +12,13 @@ INLINE void NAME(open_conv)(vec *x, const ssm_conv *s, const NAME(walk) *walk, i
     int64_t past = s->taps - 1;
     NAME(load_steps)(x + past, &s->x, b, 0, c, walk, lanes);
     const REAL *initial = s->initial;
-    const REAL *p = (const REAL *)s->x.data + b * s->x.batch + c * s->x.dim;
+    int64_t first = b * s->x.batch + c * s->x.dim;
     for (int64_t i = 0; i < past; i++) {
         int64_t t = t0 - past + i;
         vec value = {0};
         for (int64_t d = 0; d < lanes; d++) {
-            if (t >= 0) value[d] = p[t * s->x.time + d * s->x.dim];
-            else if (initial) value[d] = initial[(b * s->dim + c + d) * past + past + t];
+            if (t >= 0) value[d] = NAME(element)(s->x.data, s->x.type, first + t * s->x.time + d * s->x.dim);
+            else if (initial) value[d] = initial[(b * s->dim + c + d + 1) * s->kept + t];
         }
         x[i] = value;
     }
@@ -158,11 +158,11 @@ static void NAME(conv_bwd_unit)(const void *task, int64_t index, char *arena) {
 
 INLINE int64_t NAME(conv_cost)(const ssm_conv *s) { return s->batch * s->dim * s->seqlen * (s->taps + (s->silu ? 12 : 0)); }
 
-int NAME(ssmcore_conv_fwd)(const ssm_conv *s) {
-    return ssm_run_units(s, NAME(conv_units)(s), s->num_threads, NAME(conv_cost)(s), NAME(conv_scratch)(s), NAME(conv_fwd_unit));
+int NAME(ssm_conv_fwd)(const ssm_conv *s) {
+    return ssm_run_units(s, NAME(conv_units)(s), s->workers, NAME(conv_cost)(s), NAME(conv_scratch)(s), NAME(conv_fwd_unit));
 }
 
-int NAME(ssmcore_conv_bwd)(const ssm_conv *s) {
-    return ssm_run_units(s, NAME(conv_units)(s), s->num_threads, 3 * NAME(conv_cost)(s), NAME(conv_scratch)(s),
+int NAME(ssm_conv_bwd)(const ssm_conv *s) {
+    return ssm_run_units(s, NAME(conv_units)(s), s->workers, 3 * NAME(conv_cost)(s), NAME(conv_scratch)(s),
                          NAME(conv_bwd_unit));
 }

@@ -1,4 +1,4 @@
-"""Causal depthwise convolution in numba. Twin of binding.pyx, on C-contiguous (batch, seqlen, dim)."""
+"""Causal depthwise convolution in numba. Twin of the C kernel, on C-contiguous (batch, seqlen, dim)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-/* What the Cython module hands to a chunk-scan kernel. Strides count elements. */
+/* What an operation hands to a chunk-scan kernel. Strides count elements. */
 #ifndef SSMCORE_CHUNK_SCAN_H
 #define SSMCORE_CHUNK_SCAN_H
 #include "arrays.h"
-#include "cpu.h"
+#include "units.h"
 
 /* (batch, seqlen, heads or groups, entries); the entries lie next to each other. */
 typedef struct {
@@ -13,7 +13,7 @@ typedef struct {
 typedef struct {
     int64_t batch, seqlen, nheads, ngroups, headdim, dstate;
     int64_t block; /* heads of one group that a unit of work covers; sums depend on it, and not on threads */
-    int num_threads;
+    const ssm_workers *workers;
     ssm_rows x, B, C, dout;
     /* all that follow are contiguous */
     const void *dt, *A, *D;       /* (batch, seqlen, nheads), (nheads), (nheads, headdim); D may be NULL */
@@ -30,6 +30,6 @@ typedef struct {
 /* A left factor's shape: what lies above, or below, the diagonal counts as 0. */
 enum { SSMCORE_FULL, SSMCORE_LOWER, SSMCORE_UPPER };
 
-#define SSMCORE_PASSES(PASS) PASS(ssmcore_chunks_fwd, ssm_chunks) PASS(ssmcore_chunks_bwd, ssm_chunks)
+#define SSMCORE_PASSES(PASS) PASS(ssm_chunks_fwd, ssm_chunks) PASS(ssm_chunks_bwd, ssm_chunks)
 SSMCORE_PASSES(SSMCORE_DECLARE)
 #endif

@@ -153,16 +153,34 @@ INLINE void NAME(close_state)(void *to, NAME(matrix) state, int64_t index, int64
 /* The decays of a chunk of one head. `high` + `low` is the logarithm to base 2 of all decay up to a step, itself included. */
 typedef struct {
     REAL dt[CHUNK], high[CHUNK], low[CHUNK];
-    REAL since[CHUNK];  /* decay of the state before the chunk until a step; 0 where a sequence has started in between */
-    REAL until[CHUNK];  /* decay from a step until the chunk's last one, likewise */
-    REAL whole;         /* that of the chunk, likewise */
-    int64_t start[CHUNK]; /* the first step of the chunk a step knows of */
+    REAL since[CHUNK]; /* decay of the state before the chunk until a step */
+    REAL until[CHUNK]; /* decay from a step until the chunk's last one */
+    REAL whole;        /* that of the chunk */
 } NAME(decays);
+
+/* Whether step t knows nothing of those before it. */
+INLINE int NAME(is_start)(const ssm_chunks *s, int64_t b, int64_t t) { return s->starts && t > 0 && s->starts[b * s->seqlen + t]; }
+
+/* A chunk ends where a state is kept, and where a packed sequence ends: a factor of 0 between sequences would let infinity through. */
+INLINE int64_t NAME(chunk_end)(const ssm_chunks *s, int64_t b, int64_t t0) {
+    int64_t t = t0 + 1, end = (t0 / CHUNK + 1) * CHUNK;
+    if (end > s->seqlen) end = s->seqlen;
+    if (!s->starts) return end;
+    while (t < end && !NAME(is_start)(s, b, t)) t++;
+    return t;
+}
+
+INLINE int64_t NAME(chunk_start)(const ssm_chunks *s, int64_t b, int64_t end) {
+    int64_t t = end - 1;
+    if (!s->starts) return t / CHUNK * CHUNK;
+    while (t % CHUNK && !NAME(is_start)(s, b, t)) t--;
+    return t;
+}
 
 #define SSM_SMALLEST -1e5 /* a logarithm of a decay that is 0 in either type, and loses no digit in a sum of 64 */
 
 static void NAME(decay)(NAME(decays) *d, const ssm_chunks *s, int64_t b, int64_t h, int64_t t0, int64_t steps) {
-    int64_t count = NAME(padded)(steps, PAD), start = 0;
+    int64_t count = NAME(padded)(steps, PAD);
     const REAL *dt = (const REAL *)s->dt + (b * s->seqlen + t0) * s->nheads + h;
     const double rate = (double)((const REAL *)s->A)[h] * 1.44269504088896340736;
     double total = 0;
@@ -172,23 +190,12 @@ static void NAME(decay)(NAME(decays) *d, const ssm_chunks *s, int64_t b, int64_t
         total += log2 < SSM_SMALLEST ? SSM_SMALLEST : log2;
         d->high[t] = (REAL)total;
         d->low[t] = (REAL)(total - d->high[t]);
-        if (s->starts && t < steps && s->starts[b * s->seqlen + t0 + t] && t0 + t > 0) start = t, d->since[t] = 1;
-        else d->since[t] = 0;
-        d->start[t] = start;
     }
-    int fresh = 0, last = -1; /* marks of started sequences are in `since` until here */
-    for (int64_t t = 0; t < count; t++)
-        if (d->since[t] != 0) last = (int)t;
     REAL high = d->high[count - 1], low = d->low[count - 1];
     for (int64_t t = 0; t < count; t += VL) {
-        vec up_to_here = NAME(read)(d->high + t), rest = NAME(read)(d->low + t), marks = NAME(read)(d->since + t);
+        vec up_to_here = NAME(read)(d->high + t), rest = NAME(read)(d->low + t);
         NAME(write)(d->since + t, NAME(exp2)(up_to_here + rest));
         NAME(write)(d->until + t, NAME(exp2)((high - up_to_here) + (low - rest)));
-        for (int i = 0; i < VL; i++) {
-            fresh |= marks[i] != 0;
-            if (fresh) d->since[t + i] = 0;
-            if (t + i < last) d->until[t + i] = 0;
-        }
     }
     d->whole = d->since[count - 1];
 }
@@ -199,11 +206,11 @@ INLINE ivec NAME(lanes_from)(int64_t first) {
     return lane;
 }
 
-/* Row i of the decays between steps, exp(sum of logarithms of steps j + 1 to i), 0 where j > i or of another sequence. */
+/* Row i of the decays between steps, exp(sum of logarithms of steps j + 1 to i), 0 where j > i. */
 INLINE vec NAME(between)(const NAME(decays) *d, int64_t i, int64_t j) {
     ivec lane = NAME(lanes_from)(j);
     vec decay = NAME(exp2)((d->high[i] - NAME(read)(d->high + j)) + (d->low[i] - NAME(read)(d->low + j)));
-    return NAME(select)((lane <= (INT)i) & (lane >= (INT)d->start[i]), decay, (vec){0});
+    return NAME(select)(lane <= (INT)i, decay, (vec){0});
 }
 
 INLINE int64_t NAME(chunk_units)(const ssm_chunks *s) {
@@ -232,7 +239,7 @@ typedef struct {
     REAL *x_copy, *B_copy, *C_copy, *dout_copy, *out_copy; /* padded copies of what cannot be read as it lies */
     REAL *x_scaled, *n_scaled, *q, *between, *turned;
     REAL *scores, *dscores;                              /* C B', and its gradient */
-    REAL *dB, *dC, *turned_state, *scale;
+    REAL *dB, *dC, *turned_state, *zeros, *scale;
 } NAME(scratch);
 
 static int64_t NAME(carve)(NAME(scratch) *m, const ssm_chunks *s, char *arena) {
@@ -249,6 +256,7 @@ static int64_t NAME(carve)(NAME(scratch) *m, const ssm_chunks *s, char *arena) {
     for (int i = 0; i < 4; i++) { *over_q[i] = ARENA(arena, REAL, CHUNK * CHUNK); }
     m->turned = ARENA(arena, REAL, CHUNK * widest);
     m->turned_state = ARENA(arena, REAL, n * x);
+    m->zeros = ARENA(arena, REAL, n * x);
     m->scale = ARENA(arena, REAL, widest);
     return arena - start;
 }
@@ -274,8 +282,9 @@ static void NAME(chunks_fwd_unit)(const void *task, int64_t index, char *arena) 
     for (int64_t h = u.h0; h < u.h1; h++)
         NAME(open_state)((NAME(matrix)){m.states + (h - u.h0) * n_wide * x_wide, x_wide}, s->initial, u.b * s->nheads + h,
                          headdim, dstate);
-    for (int64_t chunk = 0, t0 = 0; chunk < nchunks; chunk++, t0 += CHUNK) {
-        int64_t steps = s->seqlen - t0 < CHUNK ? s->seqlen - t0 : CHUNK, count = NAME(padded)(steps, ROWS);
+    for (int64_t t0 = 0, end; t0 < s->seqlen; t0 = end) {
+        end = NAME(chunk_end)(s, u.b, t0);
+        int64_t steps = end - t0, count = NAME(padded)(steps, ROWS), fresh = NAME(is_start)(s, u.b, t0);
         NAME(matrix) B = NAME(chunk_rows)(m.B_copy, &s->B, u.b, t0, u.group, steps, dstate);
         NAME(matrix) C = NAME(chunk_rows)(m.C_copy, &s->C, u.b, t0, u.group, steps, dstate);
         NAME(score)(&m, B, C, dstate, count);
@@ -286,9 +295,10 @@ static void NAME(chunks_fwd_unit)(const void *task, int64_t index, char *arena) 
             REAL *home = (REAL *)s->out + ((u.b * s->seqlen + t0) * s->nheads + h) * headdim;
             NAME(matrix) out = NAME(result_rows)(m.out_copy, home, out_row, steps, headdim);
             NAME(decay)(d, s, u.b, h, t0, steps);
-            if (s->kept)
-                NAME(put_rows)((REAL *)s->kept + ((u.b * nchunks + chunk) * s->nheads + h) * dstate * headdim, headdim, state,
+            if (s->kept && t0 % CHUNK == 0)
+                NAME(put_rows)((REAL *)s->kept + ((u.b * nchunks + t0 / CHUNK) * s->nheads + h) * dstate * headdim, headdim, state,
                                dstate, headdim);
+            if (fresh) __builtin_memset(state.p, 0, n_wide * x_wide * sizeof(REAL));
             for (int64_t i = 0; i < count; i++)
                 for (int64_t j = 0; j < i / ROWS * ROWS + ROWS; j += VL)
                     NAME(write)(m.q + i * CHUNK + j, NAME(between)(d, i, j) * NAME(read)(d->dt + j) *
@@ -374,14 +384,16 @@ static void NAME(chunks_bwd_unit)(const void *task, int64_t index, char *arena) 
     const int64_t x_wide = NAME(padded)(headdim, PAD), n_wide = NAME(padded)(dstate, PAD);
     const int64_t x_vecs = x_wide / VL, n_vecs = n_wide / VL, out_row = s->nheads * headdim;
     REAL *dD = s->dD;
+    __builtin_memset(m.zeros, 0, n_wide * x_wide * sizeof(REAL));
     for (int64_t h = u.h0; h < u.h1; h++) {
         NAME(open_state)((NAME(matrix)){m.states + (h - u.h0) * n_wide * x_wide, x_wide}, s->dlast, u.b * s->nheads + h, headdim,
                          dstate);
         ((REAL *)s->dA)[u.b * s->nheads + h] = 0;
         if (dD) __builtin_memset(dD + (u.b * s->nheads + h) * headdim, 0, headdim * sizeof(REAL));
     }
-    for (int64_t chunk = nchunks; chunk-- > 0;) {
-        int64_t t0 = chunk * CHUNK, steps = s->seqlen - t0 < CHUNK ? s->seqlen - t0 : CHUNK, count = NAME(padded)(steps, ROWS);
+    for (int64_t end = s->seqlen, t0; end > 0; end = t0) {
+        t0 = NAME(chunk_start)(s, u.b, end);
+        int64_t steps = end - t0, count = NAME(padded)(steps, ROWS), fresh = NAME(is_start)(s, u.b, t0);
         NAME(matrix) B = NAME(chunk_rows)(m.B_copy, &s->B, u.b, t0, u.group, steps, dstate);
         NAME(matrix) C = NAME(chunk_rows)(m.C_copy, &s->C, u.b, t0, u.group, steps, dstate);
         NAME(matrix) dB = {m.dB, n_wide}, dC = {m.dC, n_wide};
@@ -423,7 +435,8 @@ static void NAME(chunks_bwd_unit)(const void *task, int64_t index, char *arena) 
             }
 
             /* what the state before the chunk gave to its steps */
-            const REAL *kept = (const REAL *)s->kept + ((u.b * nchunks + chunk) * s->nheads + h) * dstate * headdim;
+            const REAL *kept = (const REAL *)s->kept + ((u.b * nchunks + t0 / CHUNK) * s->nheads + h) * dstate * headdim;
+            if (fresh) kept = m.zeros;
             NAME(matrix) scaled_dout = {m.x_scaled, x_wide}, dn = {m.n_scaled, n_wide};
             NAME(scale_rows)(scaled_dout, dout, d->since, count, x_vecs);
             NAME(turn)(m.turned_state, (NAME(matrix)){(REAL *)kept, headdim}, dstate, headdim, m.walk);
@@ -475,6 +488,7 @@ static void NAME(chunks_bwd_unit)(const void *task, int64_t index, char *arena) 
             for (int64_t e = 0; e < x_wide; e++) m.scale[e] = d->whole;
             NAME(factors) into = {m.n_scaled, 1, n_wide, dout.p, dout.row, VL, count, SSMCORE_FULL};
             NAME(product)(dstate_after, dstate_after, m.scale, &into, 1, n_wide, x_vecs);
+            if (fresh) __builtin_memset(dstate_after.p, 0, n_wide * x_wide * sizeof(REAL));
 
             /* a step's logarithm of decay: in the decays across it, into it and later ones from before the chunk, out of earlier ones
              * to after it, and through it all */
@@ -506,15 +520,15 @@ INLINE int64_t NAME(chunks_cost)(const ssm_chunks *s) {
     return s->batch * s->nheads * s->seqlen * s->headdim * (2 * s->dstate + CHUNK / 2);
 }
 
-int NAME(ssmcore_chunks_fwd)(const ssm_chunks *s) {
+int NAME(ssm_chunks_fwd)(const ssm_chunks *s) {
     NAME(scratch) m;
-    return ssm_run_units(s, NAME(chunk_units)(s), s->num_threads, NAME(chunks_cost)(s), NAME(carve)(&m, s, 0),
+    return ssm_run_units(s, NAME(chunk_units)(s), s->workers, NAME(chunks_cost)(s), NAME(carve)(&m, s, 0),
                          NAME(chunks_fwd_unit));
 }
 
-int NAME(ssmcore_chunks_bwd)(const ssm_chunks *s) {
+int NAME(ssm_chunks_bwd)(const ssm_chunks *s) {
     NAME(scratch) m;
-    return ssm_run_units(s, NAME(chunk_units)(s), s->num_threads, 3 * NAME(chunks_cost)(s), NAME(carve)(&m, s, 0),
+    return ssm_run_units(s, NAME(chunk_units)(s), s->workers, 3 * NAME(chunks_cost)(s), NAME(carve)(&m, s, 0),
                          NAME(chunks_bwd_unit));
 }
 

@@ -1,4 +1,4 @@
-"""The scan of scalar decays in numba, a step after the other. Twin of binding.pyx, on C-contiguous arrays."""
+"""The scan of scalar decays in numba, a step after the other. Twin of the C kernel, on C-contiguous arrays."""
 
 from __future__ import annotations
 

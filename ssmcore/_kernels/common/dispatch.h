@@ -20,10 +20,9 @@
 #define SSMCORE_DEFINE(name, type)                                          \
     int name##_f32_generic(const type *), name##_f64_generic(const type *); \
     SSMCORE_WIDE(name, type)                                                \
-    int name(const void *task, int isa, int is_double) {                    \
-        const type *argument = task;                                        \
+    int name(const type *argument, int isa, int is_double) {                \
         int set = SSMCORE_CHOOSE(argument, isa, is_double);                 \
-        if (isa > ssm_widest_isa()) return SSMCORE_NO_ISA;                  \
+        if (isa > ssm_widest_isa()) return SSMCORE_ERROR_ISA;                  \
         SSMCORE_CALL_WIDE(name, argument, is_double, set);                  \
         SSMCORE_CALL(name, argument, is_double, generic);                   \
     }

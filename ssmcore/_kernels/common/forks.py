@@ -11,6 +11,9 @@ numba_stranded = False
 
 def _after_fork() -> None:
     global numba_stranded
+    binding = sys.modules.get("ssmcore._kernels.common.binding")
+    if binding is not None:
+        binding.use_team(0)  # its threads stayed with the parent, and it may wait for them
     numba = sys.modules.get("numba")
     try:
         numba_stranded = numba is not None and bool(numba.threading_layer())

@@ -133,6 +133,125 @@ OUTLINE void NAME(store)(REAL *p, const vec *tile, int64_t time, int64_t dim, co
         for (int64_t d = 0; d < lanes; d++) p[at[t] * time + d * dim] = flat[t * VL + d];
 }
 
+#if !REAL_IS_DOUBLE
+/* ---- float16 and bfloat16 ---- */
+
+typedef uint16_t NAME(hvec) __attribute__((vector_size(VECTOR_BYTES / 2)));
+typedef uint16_t NAME(hvec_anywhere) __attribute__((vector_size(VECTOR_BYTES / 2), aligned(2), may_alias));
+
+/* Exact, without subnormal numbers of float32, which a thread may treat as 0. */
+INLINE vec NAME(widened)(NAME(hvec) narrow, const int brain) {
+    ivec bits = __builtin_convertvector(narrow, ivec);
+    if (brain) return (vec)(bits << 16);
+    ivec size = bits & 0x7fff, sign = (bits & 0x8000) << 16;
+    vec subnormal = __builtin_convertvector(size, vec) * 0x1p-24f;
+    vec normal = (vec)((size << 13) + (112 << 23)), special = (vec)((size << 13) + (224 << 23));
+    return (vec)((ivec)NAME(select)(size < 0x400, subnormal, NAME(select)(size < 0x7c00, normal, special)) | sign);
+}
+
+/* To the nearest, ties to even. */
+INLINE NAME(hvec) NAME(narrowed)(vec x, const int brain) {
+    ivec bits = (ivec)x, size = bits & 0x7fffffff, sign = bits >> 16 & 0x8000, nan = size > 0x7f800000, found;
+    if (brain) {
+        found = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+        return __builtin_convertvector((nan & (sign | 0x7fc0)) | (~nan & found), NAME(hvec));
+    }
+    ivec small = size < 0x38800000, large = size >= 0x477ff000; /* below 2^-14; 65520 and more */
+    ivec low = (ivec)((vec)size + 0.5f) - 0x3f000000, middle = (size + 0xfff + (size >> 13 & 1) - 0x38000000) >> 13;
+    found = (small & low) | (~small & middle);
+    found = (large & 0x7c00) | (~large & found);
+    return __builtin_convertvector((nan & 0x7e00) | (~nan & found) | sign, NAME(hvec));
+}
+
+INLINE vec NAME(read_narrow)(const uint16_t *p, const int brain) { return NAME(widened)(*(const NAME(hvec_anywhere) *)p, brain); }
+
+INLINE void NAME(load_narrow)(vec *tile, const uint16_t *p, int64_t time, int64_t dim, const NAME(walk) *walk, int64_t lanes,
+                              const int brain) {
+    const int64_t *at = walk->at, steps = walk->steps;
+    int64_t t = 0;
+    if (dim == 1 && lanes == VL) {
+        for (; t < steps; t++) tile[t] = NAME(read_narrow)(p + at[t] * time, brain);
+        return;
+    }
+    if (time == 1 && walk->in_order)
+        for (; t + VL <= steps; t += VL) {
+            vec block[VL];
+#pragma GCC unroll 16
+            for (int d = 0; d < VL; d++) block[d] = d < lanes ? NAME(read_narrow)(p + at[t] + d * dim, brain) : (vec){0};
+            NAME(transpose)(block);
+            for (int k = 0; k < VL; k++) tile[t + k] = block[k];
+        }
+    for (; t < steps; t++) {
+        NAME(hvec) row = {0};
+        for (int64_t d = 0; d < lanes; d++) row[d] = p[at[t] * time + d * dim];
+        tile[t] = NAME(widened)(row, brain);
+    }
+}
+
+INLINE void NAME(store_narrow)(uint16_t *p, const vec *tile, int64_t time, int64_t dim, const NAME(walk) *walk, int64_t lanes,
+                               const int brain) {
+    const int64_t *at = walk->at, steps = walk->steps;
+    int64_t t = 0;
+    if (time == 1 && dim != 1 && walk->in_order)
+        for (; t + VL <= steps; t += VL) {
+            vec block[VL];
+            for (int k = 0; k < VL; k++) block[k] = tile[t + k];
+            NAME(transpose)(block);
+            for (int64_t d = 0; d < lanes; d++) *(NAME(hvec_anywhere) *)(p + at[t] + d * dim) = NAME(narrowed)(block[d], brain);
+        }
+    for (; t < steps; t++) {
+        NAME(hvec) row = NAME(narrowed)(tile[t], brain);
+        if (dim == 1 && lanes == VL)
+            *(NAME(hvec_anywhere) *)(p + at[t] * time) = row;
+        else
+            for (int64_t d = 0; d < lanes; d++) p[at[t] * time + d * dim] = row[d];
+    }
+}
+
+OUTLINE void NAME(load_f16)(vec *tile, const uint16_t *p, int64_t time, int64_t dim, const NAME(walk) *walk, int64_t lanes) {
+    NAME(load_narrow)(tile, p, time, dim, walk, lanes, 0);
+}
+
+OUTLINE void NAME(load_bf16)(vec *tile, const uint16_t *p, int64_t time, int64_t dim, const NAME(walk) *walk, int64_t lanes) {
+    NAME(load_narrow)(tile, p, time, dim, walk, lanes, 1);
+}
+
+OUTLINE void NAME(store_f16)(uint16_t *p, const vec *tile, int64_t time, int64_t dim, const NAME(walk) *walk, int64_t lanes) {
+    NAME(store_narrow)(p, tile, time, dim, walk, lanes, 0);
+}
+
+OUTLINE void NAME(store_bf16)(uint16_t *p, const vec *tile, int64_t time, int64_t dim, const NAME(walk) *walk, int64_t lanes) {
+    NAME(store_narrow)(p, tile, time, dim, walk, lanes, 1);
+}
+#endif
+
+/* An element, and a tile, of memory of any type a sequence may have; `offset` counts elements. */
+INLINE REAL NAME(element)(const void *data, int type, int64_t offset) {
+#if !REAL_IS_DOUBLE
+    if (type) {
+        NAME(hvec) one = {((const uint16_t *)data)[offset]};
+        return (type == SSMCORE_BFLOAT16 ? NAME(widened)(one, 1) : NAME(widened)(one, 0))[0];
+    }
+#endif
+    (void)type;
+    return ((const REAL *)data)[offset];
+}
+
+INLINE void NAME(load_any)(vec *tile, const ssm_sequence *x, int64_t offset, const NAME(walk) *walk, int64_t lanes) {
+#if !REAL_IS_DOUBLE
+    const uint16_t *narrow = (const uint16_t *)x->data + offset;
+    if (x->type == SSMCORE_BFLOAT16) {
+        NAME(load_bf16)(tile, narrow, x->time, x->dim, walk, lanes);
+        return;
+    }
+    if (x->type == SSMCORE_FLOAT16) {
+        NAME(load_f16)(tile, narrow, x->time, x->dim, walk, lanes);
+        return;
+    }
+#endif
+    NAME(load)(tile, (const REAL *)x->data + offset, x->time, x->dim, walk, lanes);
+}
+
 /* What a loop over a tile's steps reads, a vector a step: the caller's memory itself where a vector lies there in one piece,
  * else a tile that it has been brought into. */
 typedef struct {
@@ -150,22 +269,32 @@ static const int64_t NAME(in_turn)[CHUNK] = {0,  1,  2,  3,  4,  5,  6,  7,  8, 
 /* A sequence of a direction, for the channels from c on. What has no direction's stride is shared: read by all, added to. */
 INLINE NAME(rows) NAME(rows_of)(vec *tile, const ssm_sequence *x, int64_t b, int64_t direction, int64_t c, const NAME(walk) *walk,
                                 int64_t lanes) {
-    const REAL *p = (const REAL *)x->data + b * x->batch + direction * x->direction + c * x->dim;
-    if (x->dim == 1 && lanes == VL) return (NAME(rows)){p, x->time, walk->at};
-    NAME(load)(tile, p, x->time, x->dim, walk, lanes);
+    int64_t offset = b * x->batch + direction * x->direction + c * x->dim;
+    if (x->dim == 1 && lanes == VL && !x->type) return (NAME(rows)){(const REAL *)x->data + offset, x->time, walk->at};
+    NAME(load_any)(tile, x, offset, walk, lanes);
     return (NAME(rows)){(const REAL *)tile, VL, NAME(in_turn)};
 }
 
 INLINE void NAME(load_steps)(vec *tile, const ssm_sequence *x, int64_t b, int64_t direction, int64_t c, const NAME(walk) *walk,
                              int64_t lanes) {
-    NAME(load)(tile, (const REAL *)x->data + b * x->batch + direction * x->direction + c * x->dim, x->time, x->dim, walk,
-               lanes);
+    NAME(load_any)(tile, x, b * x->batch + direction * x->direction + c * x->dim, walk, lanes);
 }
 
 INLINE void NAME(store_steps)(const ssm_sequence *x, int64_t b, int64_t direction, int64_t c, const vec *tile,
                               const NAME(walk) *walk, int64_t lanes) {
-    NAME(store)((REAL *)x->data + b * x->batch + direction * x->direction + c * x->dim, tile, x->time, x->dim, walk, lanes,
-                direction > 0 && x->direction == 0);
+    int64_t offset = b * x->batch + direction * x->direction + c * x->dim;
+#if !REAL_IS_DOUBLE
+    uint16_t *narrow = (uint16_t *)x->data + offset; /* of one direction: nobody adds to a rounded sum */
+    if (x->type == SSMCORE_BFLOAT16) {
+        NAME(store_bf16)(narrow, tile, x->time, x->dim, walk, lanes);
+        return;
+    }
+    if (x->type == SSMCORE_FLOAT16) {
+        NAME(store_f16)(narrow, tile, x->time, x->dim, walk, lanes);
+        return;
+    }
+#endif
+    NAME(store)((REAL *)x->data + offset, tile, x->time, x->dim, walk, lanes, direction > 0 && x->direction == 0);
 }
 
 /* Per-channel rows of (dim, count) arrays as [entry][lane], VL entries at once where all lanes are in use. */

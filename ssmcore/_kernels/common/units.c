@@ -2,12 +2,11 @@
  *
  * A call puts a job into a list and works at it itself. Helpers, threads that wait, join it, and all take units from one counter. A helper
  * that another process keeps off its processor delays nothing but the unit it holds. Waiting threads spin for SPIN_NS, and then sleep. After
- * a fork the child has no helpers and hires its own. A program may give its own threads in place of the pool. */
+ * a fork the child has no helpers and hires its own. A call may bring its program's own threads in place of the pool. */
 #define _GNU_SOURCE
 #include "units.h"
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <string.h>
 
 #if defined(__unix__) || defined(__APPLE__)
 #define HAVE_THREADS 1
@@ -21,17 +20,17 @@
 #define HAVE_THREADS 0
 #endif
 
-int ssmcore_has_threads(void) { return HAVE_THREADS; }
+int32_t ssmcore_has_threads(void) { return HAVE_THREADS; }
 
-static _Atomic(ssmcore_team *) team;
+void *ssm_allocate(const ssm_workers *workers, size_t bytes) {
+    return workers->allocate ? workers->allocate(workers->memory, bytes) : malloc(bytes);
+}
 
-void ssmcore_use_team(ssmcore_team *function) { atomic_store(&team, function); }
-
-/* Multiply-adds that are worth waking a thread: 2^20, or SSMCORE_WORK_PER_THREAD, which backends/_threads.py has checked. */
-static int64_t work_per_thread(void) {
-    const char *wanted = getenv("SSMCORE_WORK_PER_THREAD");
-    int64_t work = wanted ? atoll(wanted) : 0;
-    return work > 0 ? work : 1 << 20;
+void ssm_release(const ssm_workers *workers, void *block, size_t bytes) {
+    if (workers->release)
+        workers->release(workers->memory, block, bytes);
+    else if (!workers->allocate)
+        free(block);
 }
 
 #if HAVE_THREADS
@@ -65,7 +64,6 @@ typedef struct job {
     char *arena;
     _Atomic int64_t next; /* unit */
     _Atomic int helpers;  /* that work at it */
-    _Atomic int team_places; /* taken so far by threads of the program's team */
     /* guarded by `lock`: */
     int places, joined; /* for helpers: free, and taken so far */
     struct job *following;
@@ -220,13 +218,13 @@ static void share(job *one, int helpers) {
     pthread_mutex_unlock(&lock);
 }
 
-/* A thread of the program's team. It gets its own treatment of denormals back. */
-static void join_team(void *given) {
+/* A place at a job for a thread of the program's. It gets its own treatment of denormals back. */
+static void join(void *given, int32_t place) {
     job *one = given;
     fenv_t before;
     fegetenv(&before);
     fesetenv(&one->environment);
-    work_at(one, atomic_fetch_add(&one->team_places, 1));
+    work_at(one, place);
     fesetenv(&before);
 }
 
@@ -235,7 +233,6 @@ static void before_fork(void) { pthread_mutex_lock(&lock); }
 static void in_parent(void) { pthread_mutex_unlock(&lock); }
 
 static void in_child(void) {
-    atomic_store(&team, NULL); /* its threads stayed with the parent, and it may wait for them */
     jobs = NULL;
     asleep = NULL;
     hired = busy = 0;
@@ -246,34 +243,42 @@ static void in_child(void) {
 __attribute__((constructor)) static void watch_forks(void) { pthread_atfork(before_fork, in_parent, in_child); }
 #endif
 
-int ssm_run_units(const void *task, int64_t units, int threads, int64_t cost, int64_t scratch, ssm_unit *work) {
+#if !HAVE_THREADS
+static void join(void *given, int32_t place) { work_at(given, place); }
+#endif
+
+int ssm_run_units(const void *task, int64_t units, const ssm_workers *workers, int64_t cost, int64_t scratch, ssm_unit *work) {
     if (units == 0) return 0;
-    if (threads > units) threads = (int)units;
+    int64_t threads = workers->threads < units ? workers->threads : units;
     if (threads > 1) {
-        int64_t worth = cost / work_per_thread();
-        if (threads > worth) threads = worth > 1 ? (int)worth : 1;
+        int64_t worth = cost / workers->work_per_thread;
+        if (threads > worth) threads = worth > 1 ? worth : 1;
     }
-    if (!HAVE_THREADS) threads = 1;
-    scratch = (scratch + 4095) / 4096 * 4096;
-    char *raw = malloc(scratch * threads + 64);
-    if (!raw) return SSMCORE_NO_MEMORY;
+    if (!HAVE_THREADS && !workers->parallel_for) threads = 1;
+    scratch = (scratch + 63) / 64 * 64;
+    if (threads > 1) scratch = (scratch + 4095) / 4096 * 4096; /* no page is two threads' */
+    size_t bytes = (size_t)(scratch * threads + 64);
+    char *raw = ssm_allocate(workers, bytes);
+    if (!raw) return SSMCORE_ERROR_MEMORY;
     job one;
-    memset(&one, 0, sizeof one);
     one.task = task;
     one.work = work;
     one.units = units;
     one.scratch = scratch;
     one.arena = (char *)(((uintptr_t)raw + 63) / 64 * 64);
-#if HAVE_THREADS
-    ssmcore_team *given = atomic_load(&team);
-    if (threads > 1) fegetenv(&one.environment);
-    if (threads > 1 && given)
-        given(join_team, &one, (unsigned)threads, 0);
-    else if (threads > 1)
-        share(&one, threads - 1);
-    else
-#endif
+    atomic_init(&one.next, 0);
+    atomic_init(&one.helpers, 0);
+    one.places = one.joined = 0;
+    one.following = NULL;
+    if (threads == 1) {
         work_at(&one, 0);
-    free(raw);
+    } else {
+#if HAVE_THREADS
+        fegetenv(&one.environment);
+        if (!workers->parallel_for) share(&one, (int)threads - 1);
+#endif
+        if (workers->parallel_for) workers->parallel_for(workers->pool, (int32_t)threads, join, &one);
+    }
+    ssm_release(workers, raw, bytes);
     return 0;
 }

@@ -158,11 +158,11 @@ INLINE int64_t NAME(dw_cost)(const ssm_dwconv *s) {
     return s->batch * s->dim * s->height * s->width * (9 + (s->silu ? 12 : 0));
 }
 
-int NAME(ssmcore_dwconv_fwd)(const ssm_dwconv *s) {
-    return ssm_run_units(s, NAME(dw_units)(s), s->num_threads, NAME(dw_cost)(s), NAME(dw_scratch)(s), NAME(dw_fwd_unit));
+int NAME(ssm_dwconv_fwd)(const ssm_dwconv *s) {
+    return ssm_run_units(s, NAME(dw_units)(s), s->workers, NAME(dw_cost)(s), NAME(dw_scratch)(s), NAME(dw_fwd_unit));
 }
 
-int NAME(ssmcore_dwconv_bwd)(const ssm_dwconv *s) {
-    return ssm_run_units(s, NAME(dw_units)(s), s->num_threads, 3 * NAME(dw_cost)(s), NAME(dw_scratch)(s),
+int NAME(ssm_dwconv_bwd)(const ssm_dwconv *s) {
+    return ssm_run_units(s, NAME(dw_units)(s), s->workers, 3 * NAME(dw_cost)(s), NAME(dw_scratch)(s),
                          NAME(dw_bwd_unit));
 }

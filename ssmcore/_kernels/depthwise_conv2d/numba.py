@@ -1,4 +1,4 @@
-"""Depthwise 3x3 convolution in numba. Twin of binding.pyx, on C-contiguous (batch, height, width, dim)."""
+"""Depthwise 3x3 convolution in numba. Twin of the C kernel, on C-contiguous (batch, height, width, dim)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Discretisation of diagonal systems in numba. Twin of binding.pyx."""
+"""Discretisation of diagonal systems in numba. Twin of the C kernel."""
 
 from __future__ import annotations
 

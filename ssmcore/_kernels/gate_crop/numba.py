@@ -1,4 +1,4 @@
-"""Centre crop and its adjoint over rows in numba: fills `out`. Twin of binding.pyx."""
+"""Centre crop and its adjoint over rows in numba: fills `out`. Twin of the C kernel."""
 
 from __future__ import annotations
 

@@ -1,15 +1,16 @@
-/* What the Cython module hands to a selective-scan kernel. Strides count elements. Sequences are read and written
+/* What an operation hands to a selective-scan kernel. Strides count elements. Sequences are read and written
  * through (batch, position, direction, dim) strides, so that no layout is transposed and no grid is flipped. */
 #ifndef SSMCORE_SELECTIVE_SCAN_H
 #define SSMCORE_SELECTIVE_SCAN_H
 #include "arrays.h"
-#include "cpu.h"
+#include "units.h"
 
 /* B or C: (batch, seqlen, directions * ngroups, dstate); constant (dim, dstate) when `constant`. */
 typedef struct {
     const void *data;
     int64_t batch, time, group, state;
     int constant;
+    int type; /* as in ssm_sequence */
 } ssm_matrix;
 
 typedef struct {
@@ -18,7 +19,8 @@ typedef struct {
     /* Channels and batch entries a unit of work covers; sums depend on them, and not on threads. What is summed over the
      * entries of a unit has a first axis of parts, ceil(batch / span). */
     int64_t block, span;
-    int discretization, delta_softplus, num_threads;
+    int discretization, delta_softplus;
+    const ssm_workers *workers;
     ssm_sequence u, delta, z, dout;
     ssm_matrix B, C;
     /* all that follow are contiguous */
@@ -35,6 +37,6 @@ typedef struct {
     void *dD, *ddelta_bias;  /* (parts, directions, dim), may be NULL */
 } ssm_scan;
 
-#define SSMCORE_PASSES(PASS) PASS(ssmcore_scan_fwd, ssm_scan) PASS(ssmcore_scan_bwd, ssm_scan)
+#define SSMCORE_PASSES(PASS) PASS(ssm_scan_fwd, ssm_scan) PASS(ssm_scan_bwd, ssm_scan)
 SSMCORE_PASSES(SSMCORE_DECLARE)
 #endif

@@ -14,10 +14,30 @@ typedef struct {
     vec u[CHUNK], dt[CHUNK], slope[CHUNK], dtu[CHUNK], z[CHUNK], y[CHUNK]; /* slope: of dt by delta */
 } NAME(tile);
 
+#if !REAL_IS_DOUBLE
+OUTLINE void NAME(load_narrow_matrix)(REAL *tile, const ssm_matrix *m, int64_t offset, const NAME(walk) *walk, int64_t dstate) {
+    const uint16_t *p = (const uint16_t *)m->data + offset;
+    int brain = m->type == SSMCORE_BFLOAT16;
+    for (int64_t t = 0; t < walk->steps; t++) {
+        int64_t row = walk->at[t] * m->time, n = 0;
+        if (m->state == 1)
+            for (; n + VL <= dstate; n += VL)
+                NAME(write)(tile + t * dstate + n, brain ? NAME(read_narrow)(p + row + n, 1) : NAME(read_narrow)(p + row + n, 0));
+        for (; n < dstate; n++) tile[t * dstate + n] = NAME(element)(p, m->type, row + n * m->state);
+    }
+}
+#endif
+
 /* B or C of a tile as [step][state]. */
 OUTLINE void NAME(load_matrix)(REAL *tile, const ssm_matrix *m, int64_t b, int64_t g, const NAME(walk) *walk,
                               int64_t dstate) {
     const REAL *p = (const REAL *)m->data + b * m->batch + g * m->group;
+#if !REAL_IS_DOUBLE
+    if (m->type) {
+        NAME(load_narrow_matrix)(tile, m, b * m->batch + g * m->group, walk, dstate);
+        return;
+    }
+#endif
     if (m->time == 1 && walk->in_order && dstate % VL == 0 && walk->steps % VL == 0) {
         p += walk->at[0];
         for (int64_t n = 0; n < dstate; n += VL)
@@ -139,18 +159,19 @@ typedef struct {
     int64_t steps;
     const int64_t *at;
     int streams;
-    const REAL *row[NAME(STREAMS)];
-    int64_t time[NAME(STREAMS)], dim[NAME(STREAMS)];
+    const char *row[NAME(STREAMS)];
+    int64_t size[NAME(STREAMS)], time[NAME(STREAMS)], dim[NAME(STREAMS)]; /* of an element, a step and a channel, in bytes */
 } NAME(ahead);
 
-INLINE void NAME(expect)(NAME(ahead) *ahead, const void *data, int64_t offset, int64_t time, int64_t dim) {
-    if (!data) return;
-    ahead->row[ahead->streams] = (const REAL *)data + offset;
-    ahead->time[ahead->streams] = time;
-    ahead->dim[ahead->streams++] = dim;
+INLINE void NAME(expect)(NAME(ahead) *ahead, const ssm_sequence *x, int64_t offset) {
+    if (!x->data) return;
+    int64_t size = x->type ? 2 : sizeof(REAL);
+    ahead->row[ahead->streams] = (const char *)x->data + offset * size;
+    ahead->size[ahead->streams] = size;
+    ahead->time[ahead->streams] = x->time * size;
+    ahead->dim[ahead->streams++] = x->dim * size;
 }
-#define EXPECT(ahead, x) \
-    NAME(expect)(ahead, (x).data, b * (x).batch + direction * (x).direction + c * (x).dim, (x).time, (x).dim)
+#define EXPECT(ahead, x) NAME(expect)(ahead, &(x), b * (x).batch + direction * (x).direction + c * (x).dim)
 
 /* What the t-th step asks for: the row of its like, whose vector may straddle two lines, or, where steps are adjacent and
  * channels are rows, a line of a channel. */
@@ -160,10 +181,10 @@ INLINE void NAME(fetch)(const NAME(ahead) *ahead, int64_t t) {
 #pragma GCC unroll 4
     for (int i = 0; i < NAME(STREAMS); i++) {
         if (i >= ahead->streams) break;
-        int64_t offset = ahead->at[t] * ahead->time[i];
-        if (ahead->time[i] == 1) offset = ahead->at[0] + t / VL * line % CHUNK + t % VL * ahead->dim[i];
+        int64_t offset = ahead->at[t] * ahead->time[i], size = ahead->size[i];
+        if (ahead->time[i] == size) offset = (ahead->at[0] + t / VL * line % CHUNK) * size + t % VL * ahead->dim[i];
         __builtin_prefetch(ahead->row[i] + offset);
-        if (ahead->dim[i] == 1) __builtin_prefetch(ahead->row[i] + offset + VL - 1);
+        if (ahead->dim[i] == size) __builtin_prefetch(ahead->row[i] + offset + (VL - 1) * size);
     }
 }
 
@@ -292,11 +313,13 @@ typedef struct {
     NAME(traits) *traits;
 } NAME(job);
 
-/* Fills `job` from memory that the caller frees; NULL where there is none. */
-static char *NAME(open_job)(NAME(job) *job, const ssm_scan *s) {
-    int64_t units = s->ngroups * NAME(blocks)(s), slots = s->directions * units * BLOCK_VECS(s);
-    char *raw = malloc(slots * (s->dstate * sizeof(vec) + sizeof(NAME(traits))) + 64);
-    if (!raw) return raw;
+INLINE int64_t NAME(slots)(const ssm_scan *s) { return s->directions * s->ngroups * NAME(blocks)(s) * BLOCK_VECS(s); }
+
+INLINE size_t NAME(job_bytes)(const ssm_scan *s) { return NAME(slots)(s) * (s->dstate * sizeof(vec) + sizeof(NAME(traits))) + 64; }
+
+/* Fills `job`, whose arrays lie in `raw`. */
+static void NAME(open_job)(NAME(job) *job, const ssm_scan *s, char *raw) {
+    int64_t units = s->ngroups * NAME(blocks)(s), slots = NAME(slots)(s);
     job->s = s;
     job->A = (vec *)(((uintptr_t)raw + 63) / 64 * 64);
     job->traits = (NAME(traits) *)(job->A + slots * s->dstate);
@@ -311,7 +334,6 @@ static char *NAME(open_job)(NAME(job) *job, const ssm_scan *s) {
                 job->traits[slot.index] = NAME(traits_of)(A, s->dstate);
             }
         }
-    return raw;
 }
 
 /* Steps t to t + count of a tile; whether they are tame: >= 0, and dt a within REACH. */
@@ -362,7 +384,7 @@ INLINE void NAME(gate_steps)(const int count, int64_t t, NAME(tile) *tile, const
 
 /* Whether the last sum over states may go straight home: vectors lie there in one piece, ungated, and nobody adds to them. */
 INLINE int NAME(direct)(const ssm_scan *s, int64_t direction, int64_t lanes) {
-    return s->out.dim == 1 && lanes == VL && !s->z.data && !(direction > 0 && s->out.direction == 0);
+    return s->out.dim == 1 && lanes == VL && !s->out.type && !s->z.data && !(direction > 0 && s->out.direction == 0);
 }
 
 /* Gates y and brings it home. */
@@ -756,19 +778,20 @@ static void NAME(bwd_unit)(const void *task, int64_t index, char *arena) {
 
 static int NAME(run)(const ssm_scan *s, int64_t per_element, int64_t scratch, void (*unit)(const void *, int64_t, char *)) {
     NAME(job) job;
-    char *raw = NAME(open_job)(&job, s);
-    if (!raw) return SSMCORE_NO_MEMORY;
+    char *raw = ssm_allocate(s->workers, NAME(job_bytes)(s));
+    if (!raw) return SSMCORE_ERROR_MEMORY;
+    NAME(open_job)(&job, s, raw);
     int64_t parts = (s->batch + s->span - 1) / s->span;
     int64_t units = parts * s->ngroups * NAME(blocks)(s);
     int64_t cost = per_element * s->batch * s->directions * s->seqlen * s->dim * s->dstate;
-    int status = ssm_run_units(&job, units, s->num_threads, cost, scratch, unit);
-    free(raw);
+    int status = ssm_run_units(&job, units, s->workers, cost, scratch, unit);
+    ssm_release(s->workers, raw, NAME(job_bytes)(s));
     return status;
 }
 
-int NAME(ssmcore_scan_fwd)(const ssm_scan *s) { return NAME(run)(s, 10, NAME(fwd_scratch)(s), NAME(fwd_unit)); }
+int NAME(ssm_scan_fwd)(const ssm_scan *s) { return NAME(run)(s, 10, NAME(fwd_scratch)(s), NAME(fwd_unit)); }
 
-int NAME(ssmcore_scan_bwd)(const ssm_scan *s) { return NAME(run)(s, 30, NAME(bwd_scratch)(s), NAME(bwd_unit)); }
+int NAME(ssm_scan_bwd)(const ssm_scan *s) { return NAME(run)(s, 30, NAME(bwd_scratch)(s), NAME(bwd_unit)); }
 
 #undef EXPECT
 #undef A_SCALE

@@ -1,4 +1,4 @@
-"""Selective scan in numba: fills `out`, `last_state`, `checkpoints`, and the gradients. Twin of binding.pyx.
+"""Selective scan in numba: fills `out`, `last_state`, `checkpoints`, and the gradients. Twin of the C kernel.
 
 Sequences are C-contiguous (batch, seqlen, dim); B and C are (batch, seqlen, ngroups, dstate) or constant (dim, dstate).
 Channels are the innermost loop, over a block of up to BLOCK of one group, which vectorises.

@@ -1,7 +1,7 @@
-/* What the Cython module hands to a recurrence kernel. */
+/* What an operation hands to a recurrence kernel. */
 #ifndef SSMCORE_SSM_RECURRENCE_H
 #define SSMCORE_SSM_RECURRENCE_H
-#include "cpu.h"
+#include "units.h"
 #include <stdint.h>
 
 /* Real parts and imaginary parts; the latter NULL where a number is real. */
@@ -12,7 +12,7 @@ typedef struct {
 /* All arrays are contiguous. A complex system has all its imaginary parts, but for u. */
 typedef struct {
     int64_t rows, dstate, seqlen; /* dstate a multiple of SSMCORE_STATES */
-    int num_threads;
+    const ssm_workers *workers;
     ssm_parts A, B, C; /* (rows, dstate) */
     ssm_parts state;   /* (rows, dstate), before the first step on entry, after the last on return */
     ssm_parts u, y;    /* (rows, seqlen) */
@@ -20,6 +20,6 @@ typedef struct {
 
 enum { SSMCORE_STATES = 16 }; /* fill every vector of every instruction set and type */
 
-#define SSMCORE_PASSES(PASS) PASS(ssmcore_linear_run, ssm_linear)
+#define SSMCORE_PASSES(PASS) PASS(ssm_linear_run, ssm_linear)
 SSMCORE_PASSES(SSMCORE_DECLARE)
 #endif

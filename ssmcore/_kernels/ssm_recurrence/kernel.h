@@ -76,7 +76,7 @@ static void NAME(linear_unit)(const void *task, int64_t row, char *arena) {
     else NAME(linear_row)(1, 1, s, row);
 }
 
-int NAME(ssmcore_linear_run)(const ssm_linear *s) {
-    return ssm_run_units(s, s->rows, s->num_threads, s->rows * s->dstate * s->seqlen * (s->A.imaginary ? 8 : 3), 0,
+int NAME(ssm_linear_run)(const ssm_linear *s) {
+    return ssm_run_units(s, s->rows, s->workers, s->rows * s->dstate * s->seqlen * (s->A.imaginary ? 8 : 3), 0,
                          NAME(linear_unit));
 }

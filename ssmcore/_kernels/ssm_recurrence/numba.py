@@ -1,4 +1,4 @@
-"""Time-invariant diagonal systems in numba. Twin of binding.pyx."""
+"""Time-invariant diagonal systems in numba. Twin of the C kernel."""
 
 from __future__ import annotations
 

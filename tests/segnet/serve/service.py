@@ -84,7 +84,7 @@ class Running:
         """Makes the network wait for an event, until the handle is removed."""
 
         def wait(*_: object) -> None:
-            event.wait(20)
+            event.wait(120)  # a busy machine takes long for what comes in between
 
         return self.worker.segmenter.model.networks[0].register_forward_hook(wait)
 
