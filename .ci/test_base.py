@@ -75,6 +75,16 @@ STEP = {
     "dt_softplus": True,
 }
 
+
+def library() -> None:
+    """Where the C library lies, or, where it was not built, an error that says so."""
+    if EXPECTED_BACKEND == "cython":
+        assert Path(ssmcore.get_library()).is_file()
+        return
+    with pytest.raises(FileNotFoundError, match="it was not built"):
+        ssmcore.get_library()
+
+
 CALLS: dict[str, Callable[[], Any]] = {
     "discretize": lambda: ssmcore.discretize(SCAN["A"], values(3, 2), np.full(3, 0.1)),
     "discretize_vjp": lambda: ssmcore.discretize_vjp(
@@ -108,7 +118,18 @@ CALLS: dict[str, Callable[[], Any]] = {
     "available_processors": lambda: ssmcore.available_processors(),
     "backend_names": lambda: ssmcore.backend_names(),
     "use_backend": lambda: ssmcore.use_backend("numpy"),
+    "get_include": lambda: (Path(ssmcore.get_include()) / "ssmcore.h").read_text(),
+    "get_library": library,
 }
+WITHOUT_ARRAYS = (
+    "available_processors",
+    "backend_names",
+    "cpu_features",
+    "explain",
+    "get_include",
+    "get_library",
+    "use_backend",
+)
 
 
 def arrays_of(result: Any) -> list[np.ndarray]:
@@ -133,7 +154,7 @@ def test_every_public_function_runs_and_gives_the_reference(name: str) -> None:
     found = arrays_of(CALLS[name]())
     with ssmcore.use_backend("numpy"):
         reference = arrays_of(CALLS[name]())
-    assert found or name in ("available_processors", "backend_names", "cpu_features", "explain", "use_backend")
+    assert found or name in WITHOUT_ARRAYS
     for got, wanted in zip(found, reference, strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-10, atol=1e-12)
 
