@@ -148,7 +148,7 @@ def ssm_recurrence(call: Call) -> Results:
     read = [as_rows(array) for array in call.arrays.values()]
     y, last = empty(read[3].shape, dtype), empty(read[4].shape, dtype)
     binding.ssm_recurrence(*read, y, last, *_run(call))
-    return y.reshape(*lead, -1) if y.size else y.reshape(*lead, y.shape[1]), last.reshape(*lead, last.shape[1])
+    return y.reshape(*lead, y.shape[1]), last.reshape(*lead, last.shape[1])
 
 
 # ---- gate_crop ----
